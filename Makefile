@@ -1,0 +1,38 @@
+# Every target makes .venv by itself; a second call finds it ready.
+PYTHON ?= python3
+PY := .venv/bin/python
+# A test run must not find what another run has cached, and never needs the network.
+TEST := HF_HUB_OFFLINE=1 MPLBACKEND=agg $(PY) -m pytest
+
+.PHONY: setup demo test test-slow check format clean
+
+setup: .venv/.ready
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
+	  f"perturblab needs Python 3.11 to 3.13, and $(PYTHON) is {v[0]}.{v[1]}; say make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup
+	@$(PY) -m perturblab.demo
+
+test: setup
+	$(TEST) -m "not slow"
+
+test-slow: setup
+	$(TEST) -m slow
+
+check: setup
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+format: setup
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

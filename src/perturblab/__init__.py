@@ -1,0 +1,14 @@
+"""perturblab: networks that perturb their features on purpose, trained, evaluated and re-measured exactly.
+
+The map of the package, in the order in which a run passes through it:
+
+* `perturblab.data`: names or paths -> checked uint8 tensors in memory; augmentation on whole batches.
+* `perturblab.layers`: perturbation layers, pure function first, module second.
+* `perturblab.models`: the published nets; `build(name, **options)`.
+* `perturblab.train`: one visible loop; the published learning-rate schedules are in `perturblab.schedules`.
+* `perturblab.evaluate`: whole-number accuracy and the audit of the published metrics.
+* `perturblab.records`, `perturblab.stats`, `perturblab.report`: one record a run, intervals, verdicts.
+* `perturblab.cli`: the command line.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,7 @@
+"""`python -m perturblab`."""
+
+import sys
+
+from perturblab.cli import main
+
+sys.exit(main())

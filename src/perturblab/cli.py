@@ -1,0 +1,379 @@
+"""The command line: it parses, calls and prints. Nothing here imports torch before a command needs it."""
+
+import argparse
+import difflib
+import json
+import os
+import signal
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from perturblab import __version__
+from perturblab.config import NET_OPTIONS, NetConfig, TrainConfig, validated
+from perturblab.errors import NonFiniteError, UserError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from perturblab.progress import Show
+    from perturblab.records import Record
+
+DONE, BUG, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+# The published spelling first where a field has a shorter name too.
+_ALIASES = {"manual_seed": ("--seed",), "learning_rate": ("--lr",)}
+
+# What a second call for the same run may say anew.
+_MAY_CHANGE = {"nepochs", "dataroot", "nthreads", "device", "quiet", "debug"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake in one sentence instead of printing the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def _is_flag(field: FieldInfo) -> bool:
+    kinds = get_args(field.annotation) if isinstance(field.annotation, types.UnionType) else (field.annotation,)
+    return bool in kinds
+
+
+def _choices(field: FieldInfo) -> str:
+    kinds: list[Any] = [field.annotation]
+    for kind in kinds:  # grows: the choices may stand inside an optional and an annotated type
+        kinds += get_args(kind) if get_origin(kind) is not Literal else ()
+    found = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+    return f" ({', '.join(map(str, found))})" if found else ""
+
+
+def _spellings(name: str) -> list[str]:
+    return list(dict.fromkeys(["--" + name.replace("_", "-"), "--" + name, *_ALIASES.get(name, ())]))
+
+
+def _add_fields(parser: argparse.ArgumentParser, model: "type[BaseModel]", leave_out: Sequence[str] = ()) -> None:
+    for name, field in model.model_fields.items():
+        if name in leave_out:
+            continue
+        default = "" if field.default in (None, False) else f" [{field.default}]"
+        text = f"{field.description}{_choices(field)}{default}".replace("%", "%%")
+        common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
+        if _is_flag(field):
+            parser.add_argument(*_spellings(name), action=argparse.BooleanOptionalAction, **common)
+        else:
+            parser.add_argument(*_spellings(name), metavar=name.rsplit("_", 1)[-1].upper(), **common)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="perturblab",
+        allow_abbrev=False,
+        description="Networks that perturb their features: trained, evaluated and re-measured exactly.",
+    )
+    parser.add_argument("--version", action="version", version=f"perturblab {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> _Parser:
+        added: _Parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(run=run)
+        return added
+
+    models = command("models", _models, "List the nets by name.")
+    models.add_argument("--json", action="store_true", help="as JSON")
+    described = command("describe", _describe, "Count a net from its modules; no data are needed.")
+    _add_fields(described, TrainConfig, ("debug", "quiet"))
+    described.add_argument("--image-size", "--image_size", metavar="H[,W]", default="32", help="pixels [32]")
+    described.add_argument("--channels", metavar="C", default="3", help="channels of an image [3]")
+    described.add_argument("--nclasses", metavar="K", default="10", help="number of classes [10]")
+    described.add_argument("--json", action="store_true", help="as JSON")
+    trained = command("train", _train, "Train a net and leave a run folder.")
+    _add_fields(trained, TrainConfig)
+    evaluated = command("evaluate", _evaluate, "Count a run's correct test images, each exactly once.")
+    evaluated.add_argument("folder", metavar="RUN", help="a run's folder")
+    evaluated.add_argument("--audit", action="store_true", help="the published metrics beside the exact one")
+    evaluated.add_argument("--batch-size", "--batch_size", metavar="B", help="nominal test batch of the audit [the run's]")
+    evaluated.add_argument("--dataroot", help="where the data set is looked for first [the run's]")
+    evaluated.add_argument("--json", action="store_true", help="as JSON")
+    reported = command("report", _report, "Tabulate the records below a folder.")
+    reported.add_argument("folder", metavar="DIR", nargs="?", default="results", help="where the records lie [results]")
+    reported.add_argument("--control", metavar="LABEL", help="the group that the others are compared with")
+    reported.add_argument("--markdown", action="store_true", help="as a Markdown table, for README")
+    return parser
+
+
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _parser()
+    known, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise UserError(_unknown(parser, known.command, unknown[0]))
+    if not known.command:
+        raise UserError("no command given; see perturblab --help")
+    return known
+
+
+def _unknown(parser: _Parser, command: str | None, got: str) -> str:
+    if not got.startswith("-"):
+        return f"got {got!r}, which belongs to no option; see perturblab {command or ''} --help".replace("  ", " ")
+    chosen = parser if command is None else _subparser(parser, command)
+    flag = got.split("=")[0]
+    near = difflib.get_close_matches(flag, chosen._option_string_actions, 1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"see {chosen.prog} --help"
+    return f"unknown option {flag}; {hint}"
+
+
+def _subparser(parser: _Parser, command: str) -> _Parser:
+    actions = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    found: _Parser = actions.choices[command]
+    return found
+
+
+def _given(args: argparse.Namespace, model: "type[BaseModel]") -> dict[str, Any]:
+    return {name: value for name, value in vars(args).items() if name in model.model_fields}
+
+
+def _integers(text: str, flag: str, count: Sequence[int] = (1,)) -> list[int]:
+    parts = text.split(",")
+    if len(parts) not in count or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
+        raise UserError(f"{flag} got {text!r}; expected {' or '.join(['N', 'N,N'][c - 1] for c in count)} of at least 1")
+    return [int(part) for part in parts]
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def _models(args: argparse.Namespace) -> int:
+    from perturblab.models import NETS, options_read
+
+    nets = [{"net": name, "about": net.about, "options": sorted(options_read(name))} for name, net in NETS.items()]
+    if args.json:
+        _print_json(nets)
+    else:
+        print("\n".join(f"{net['net']:17} {net['about']}" for net in nets))
+    return DONE
+
+
+def _describe(args: argparse.Namespace) -> int:
+    config = validated(TrainConfig, _given(args, TrainConfig))
+    size = _integers(args.image_size, "--image-size", (1, 2))
+    channels, nclasses = (_integers(args.channels, "--channels")[0], _integers(args.nclasses, "--nclasses")[0])
+    import torch
+
+    from perturblab.models import Task, describe
+    from perturblab.runs import build_net
+
+    task = Task(nclasses, channels, (size[0], size[-1]))
+    with torch.device("meta"):
+        net = build_net(config, task, seed=config.manual_seed, warn=_warn)
+    described = describe(net, task, config.net)
+    if args.json:
+        _print_json(described)
+    else:
+        print(_description(described))
+    return DONE
+
+
+def _description(described: dict[str, Any]) -> str:
+    lines = [f"{'layer':40} {'type':18} {'output':>16} {'parameters':>12} {'masks':>12} {'MACs':>14}"]
+    for row in described["layers"]:
+        shape = "x".join(map(str, row["shape"]))
+        numbers = f"{row['parameters']:>12,} {row['masks']:>12,} {row['macs']:>14,}"
+        lines.append(f"{row['name']:40} {row['type']:18} {shape:>16} {numbers}")
+    lines.append(
+        f"{described['net']}: {described['trainable']:,} trainable, {described['frozen']:,} frozen, "
+        f"{described['masks']:,} mask values, {described['macs']:,} MACs an image, "
+        f"receptive field {described['receptive_field']} pixels"
+    )
+    return "\n".join(lines)
+
+
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _train(args: argparse.Namespace) -> int:
+    given = _given(args, TrainConfig)
+    config = validated(TrainConfig, given)
+    if not config.resume:
+        folder = _new_folder(config)
+    import torch
+
+    from perturblab import runs
+    from perturblab.progress import Show
+
+    torch.set_num_threads(config.nthreads or len(os.sched_getaffinity(0)))
+    show = Show(quiet=config.quiet)
+    if config.debug:
+        _show_perturbations()
+    if config.resume:
+        folder = Path(config.resume)
+        run = runs.resume_run(folder, _changes(config, folder), show)
+    else:
+        run = runs.open_run(config, folder, show)
+    _introduce(run, show)
+    with _interruptible() as stop:
+        try:
+            record = runs.execute(run, show, stop)
+        except runs.Interrupted as interrupted:
+            _warn(f"{interrupted}; go on with: perturblab train --resume {folder}")
+            return INTERRUPTED
+    print(_result(record, folder))
+    return DONE
+
+
+def _new_folder(config: TrainConfig) -> Path:
+    import datetime
+
+    stamp = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
+    folder = Path(config.out or f"runs/{config.net}-seed{config.manual_seed}-{stamp}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out {folder} exists and is never overwritten; choose another, or go on with --resume {folder}")
+    return folder
+
+
+def _changes(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """What a resumed run takes from this call; anything else that differs is refused."""
+    from perturblab import checkpoint
+
+    saved = checkpoint.load_checkpoint(folder / "checkpoint.pt")
+    own = validated(TrainConfig, saved["config"])
+    given = {name: getattr(config, name) for name in config.model_fields_set - {"resume"}}
+    other = sorted(name for name, value in given.items() if name not in _MAY_CHANGE and value != getattr(own, name))
+    if other:
+        flags = ", ".join("--" + name.replace("_", "-") for name in other)
+        raise UserError(f"{flags} differ from those that {folder} was started with; drop them, or start a new run")
+    if "nepochs" in given:
+        _check_longer(config, own, int(saved["state"]["epoch"]))
+    return {name: value for name, value in given.items() if name in _MAY_CHANGE}
+
+
+def _check_longer(config: TrainConfig, own: TrainConfig, epoch: int) -> None:
+    if own.optimizer_schedule in ("cosine", "onecycle"):
+        raise UserError(f"--nepochs cannot change: the {own.optimizer_schedule} schedule of this run depends on it; start a new run")
+    if config.nepochs is not None and config.nepochs < epoch:
+        raise UserError(f"--nepochs got {config.nepochs}, and {epoch} epochs are done; expected at least as many")
+
+
+def _show_perturbations() -> None:
+    import logging
+
+    from perturblab.layers.perturb import debug_log
+
+    debug_log.setLevel(logging.DEBUG)
+    debug_log.addHandler(logging.StreamHandler(sys.stderr))
+
+
+def _introduce(run: Any, show: "Show") -> None:
+    counts = {name: sum(p.numel() for p in run.model.parameters() if p.requires_grad) for name in ("trainable",)}
+    images = run.data
+    show.say(f"data: {images.display}, {len(run.train):,} training, {len(run.val or ()):,} validation, {len(images.test):,} test images")
+    show.say(f"classes in order: {', '.join(images.classes)}")
+    show.say(f"net: {run.config.net}, {counts['trainable']:,} trainable parameters, on {run.device}")
+    show.say(f"run: {run.folder}")
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a clean stop after the current step."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _result(record: "Record", folder: Path) -> str:
+    from perturblab.stats import wilson
+
+    last = record.counts.last
+    low, high = wilson(last.correct, last.total)
+    lines = [
+        f"test accuracy after epoch {last.epoch + 1}: {last.accuracy:.2f} % "
+        f"({last.correct}/{last.total}, 95 % Wilson interval [{low:.2f}, {high:.2f}])"
+    ]
+    if record.audit:
+        audit = record.audit
+        lines.append(
+            f"the published metrics for these answers: mean over batches {audit.last.batch_mean:.2f} %, truncated "
+            f"{audit.last.batch_mean_truncated:.2f} %, smoothed {audit.last.smoothed:.2f} %; best smoothed epoch "
+            f"{audit.best_smoothed.smoothed:.2f} %, exact in that epoch {audit.best_smoothed.accuracy:.2f} %"
+        )
+    lines.append(f"record: {folder / 'record.json'}, curves: {folder / 'progress.svg'}")
+    return "\n".join(lines)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    batch = _integers(args.batch_size, "--batch-size")[0] if args.batch_size is not None else None
+    from perturblab.runs import evaluate_run
+
+    result = evaluate_run(Path(args.folder), audited=args.audit, batch_size=batch, dataroot=args.dataroot)
+    if args.json:
+        _print_json(result)
+    else:
+        print(_evaluation(result))
+    return DONE
+
+
+def _evaluation(result: dict[str, Any]) -> str:
+    exact, (low, high) = result["exact"], result["wilson"]
+    percent = 100 * exact["correct"] / exact["total"]
+    lines = [f"exact: {percent:.2f} % ({exact['correct']}/{exact['total']}), 95 % Wilson interval [{low:.2f}, {high:.2f}]"]
+    if "smoothed" in result:
+        lines += [
+            f"mean over {result['n_batches']} batches of nominal size: {result['batch_mean']:.2f} %",
+            f"the same with the integer truncation of PyTorch before 1.3: {result['batch_mean_truncated']:.2f} %",
+            f"0.7/0.3 smoothed over the batches in test order: {result['smoothed']:.2f} %",
+        ]
+    return "\n".join(lines)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from perturblab import records, report
+
+    found = records.load_all(Path(args.folder))
+    if args.markdown or not found:
+        print(report.markdown(found, args.control))
+    else:
+        Console().print(report.rich_table(found, args.control))
+    return DONE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the arguments; those of the process by default.
+
+    Returns:
+        0 done, 1 a bug or a failed check, 2 the user's mistake, 130 interrupted and resumable.
+    """
+    try:
+        args = _parsed(sys.argv[1:] if argv is None else argv)
+        code: int = args.run(args)
+        return code
+    except (UserError, NonFiniteError) as error:
+        print(f"perturblab: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("perturblab: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE

@@ -1,0 +1,140 @@
+"""What can be said on the command line: one validated, frozen model for a training run.
+
+Field names are the published flags with underscores. A default of None means: the published code's, or the net's own.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from perturblab.errors import UserError
+
+Config = TypeVar("Config", bound=BaseModel)
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _integer(value: Any) -> Any:
+    """The command line gives text, which a choice of integers would not take."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+FilterSize = Annotated[Literal[0, 1, 3, 5, 7], BeforeValidator(_integer)]
+
+# What the three published codes mean where a flag is not given (KL and UP: main.py; OR: config.py).
+_KL = {"net_type": "resnet18", "optim_method": "SGD", "learning_rate": 1e-3, "level": 0.5, "nepochs": 150}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "kl": _KL,
+    "up": _KL,
+    "or": {"net_type": "noiseresnet18", "optim_method": "Adam", "learning_rate": 1e-3, "level": 0.1, "nepochs": 500},
+}
+
+
+class NetConfig(BaseModel):
+    """The net; every option beside ``code`` and ``net_type`` is read by some nets only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    code: Literal["or", "kl", "up"] = Field("kl", description="whose code a name, a default or a schedule means")
+    net_type: str | None = Field(None, description="the net; see perturblab models")
+    nfilters: Positive | None = Field(None, description="filters of the first stage")
+    nmasks: Positive | None = Field(None, description="noise masks for each input channel (fan-out)")
+    unique_masks: bool | None = Field(None, description="own masks for every input channel")
+    train_masks: bool | None = Field(None, description="train the masks like weights")
+    mix_maps: bool | None = Field(None, description="a second 1x1 convolution in every perturbation layer")
+    level: float | None = Field(None, description="noise level")
+    scale_noise: float | None = Field(None, description="factor on the level of the first layer")
+    noise_type: Literal["uniform", "normal"] | None = Field(None, description="distribution of the masks")
+    filter_size: FilterSize | None = Field(None, description="0: perturbation; else a convolution")
+    first_filter_size: FilterSize | None = Field(None, description="the same for the first layer")
+    act: Literal["relu", "lrelu", "prelu", "rrelu", "elu", "selu", "tanh", "sigmoid"] | None = Field(
+        None, description="activation function"
+    )
+    use_act: bool | None = Field(None, description="activation after the mask of the first layer too")
+    pool_type: Literal["max", "avg"] | None = Field(None, description="pooling")
+    dropout: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="dropout; the ResNets never read it")
+    constant_masks: bool | None = Field(None, description="control: one value a mask, the same at every pixel")
+    redraw_masks: Literal["never", "train", "always"] | None = Field(None, description="control: new masks a forward")
+    untied_bias: bool | None = Field(None, description="control: the mask outside the activation")
+    nweights: Positive | None = Field(None, description="anchors in each block of lbcnet")
+    depth: Positive | None = Field(None, description="blocks of lbcnet")
+    full: Positive | None = Field(None, description="hidden linear layer of lbcnet")
+    anchors: Literal["binary", "gaussian", "dense"] | None = Field(None, description="filters of lbcnet")
+    sparsity: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="draws over values of the anchors")
+
+    @property
+    def net(self) -> str:
+        """The net's name, with the published default."""
+        return self.net_type or str(PUBLISHED[self.code]["net_type"])
+
+
+_NOT_OPTIONS = {"code", "net_type"}
+NET_OPTIONS = tuple(name for name in NetConfig.model_fields if name not in _NOT_OPTIONS)
+
+
+class TrainConfig(NetConfig):
+    """A training run, as given."""
+
+    dataset_train: str = Field("CIFAR10", description="name or folder of the training set")
+    dataset_test: str | None = Field(None, description="name or folder of the test set; the training set's by default")
+    dataroot: str = Field("data", description="where a name is looked for first")
+    classes: tuple[str, ...] | None = Field(None, description="only these classes, in this order: a,b,c")
+    train_size: Positive | None = Field(None, description="train on so many images (stratified, seeded)")
+    val_size: Annotated[int, Field(ge=0)] = Field(0, description="hold out so many training images (stratified, seeded)")
+
+    batch_size: Positive = Field(64, description="images a step")
+    nepochs: Positive | None = Field(None, description="epochs of the whole run")
+    manual_seed: Annotated[int, Field(ge=0)] = Field(1, description="decides init, masks, order and augmentation")
+    optim_method: Literal["SGD", "Adam", "RMSprop", "AdamW"] | None = Field(None, description="optimiser")
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(None, description="base learning rate")
+    optimizer_schedule: Literal["or", "kl", "up", "cosine", "onecycle", "constant"] | None = Field(
+        None, description="learning-rate schedule; that of the code by default"
+    )
+    momentum: Share = Field(0.9, description="momentum of SGD (Nesterov) and RMSprop")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="weight decay on every trained tensor")
+    adam_beta1: Share = Field(0.9, description="first beta of Adam")
+    adam_beta2: Share = Field(0.999, description="second beta of Adam")
+    learning_rate_decay: str | None = Field(None, description="refused: read by none of the published codes")
+
+    audit: bool = Field(False, description="test set every epoch, with the published metrics beside the exact one")
+    out: str | None = Field(None, description="the run's folder; new")
+    resume: str | None = Field(None, description="go on with this run")
+    save: str | None = Field(None, description="accepted; the run's folder holds the weights")
+    logs: str | None = Field(None, description="accepted; the run's folder holds the logs")
+    nthreads: Positive | None = Field(None, description="compute threads; all cores by default")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    quiet: bool = Field(False, description="no progress bar")
+    debug: bool = Field(False, description="print input, mask and output of every perturbation at every step")
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _refuse(self) -> "TrainConfig":
+        if self.learning_rate_decay is not None:
+            raise ValueError("--learning-rate-decay is read by none of the published codes; use --optimizer-schedule")
+        if self.resume is not None and self.out is not None:
+            raise ValueError("--resume goes on in the run's own folder; drop --out")
+        return self
+
+
+def validated(model: type[Config], given: dict[str, Any]) -> Config:
+    """Validate what was given.
+
+    Raises:
+        UserError: the first mistake, in one sentence: flag, got, expected.
+    """
+    try:
+        return model(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["type"] == "value_error":
+            raise UserError(str(first["ctx"]["error"])) from error
+        flag = "--" + str(first["loc"][0]).replace("_", "-")
+        raise UserError(f"{flag} got {first['input']!r}: {_lowered(first['msg'])}; see --help") from error
+
+
+def _lowered(message: str) -> str:
+    return message[0].lower() + message[1:]

@@ -1,0 +1,110 @@
+"""Decoded images on disk, named by the content of the files they were decoded from."""
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypedDict
+
+from perturblab.data.sets import Decoded, Split, content_hashes
+
+VERSION = 1
+
+
+class _Header(TypedDict):
+    classes: list[str]
+    hashes: dict[str, str]
+
+
+def folder() -> Path:
+    """Where decoded images are kept.
+
+    Returns:
+        ``$PERTURBLAB_CACHE``, or ``~/.cache/perturblab``; it may be deleted at any time.
+    """
+    return Path(os.environ.get("PERTURBLAB_CACHE") or Path.home() / ".cache" / "perturblab")
+
+
+def key(kind: str, files: Mapping[str, str]) -> str:
+    """Name content.
+
+    Args:
+        kind: which reader decodes it.
+        files: path inside the source -> sha256 of the file; the paths count, because they may name classes.
+
+    Returns:
+        sha256, hexadecimal; another format version gives another one.
+    """
+    return hashlib.sha256(json.dumps([VERSION, kind, sorted(files.items())]).encode()).hexdigest()
+
+
+def read(name: str) -> tuple[Decoded, dict[str, str]] | None:
+    """Read what `write` wrote.
+
+    Args:
+        name: as given to `write`.
+
+    Returns:
+        The images and the hashes of their content; None when they are not there or damaged in any way.
+    """
+    path = _path(name)
+    if not path.is_file():
+        return None
+    try:
+        return _read(path)
+    except Exception:  # whatever a damaged file raises: it is decoded again and written anew
+        return None
+
+
+def _read(path: Path) -> tuple[Decoded, dict[str, str]] | None:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["header"])
+        train, test = (Split(file.get_tensor(f"{x}.images"), file.get_tensor(f"{x}.labels")) for x in ("train", "test"))
+    decoded = Decoded(train, test, tuple(header["classes"]))
+    # Hashing everything read is what makes a flipped bit visible; it costs a tenth of a second on CIFAR-10.
+    fresh = _header(decoded)
+    return (decoded, fresh["hashes"]) if fresh == header else None
+
+
+def write(name: str, decoded: Decoded) -> dict[str, str]:
+    """Keep decoded images; an interrupted write leaves nothing behind under that name.
+
+    Args:
+        name: a file name without suffix.
+        decoded: splits of (N, C, H, W) images.
+
+    Returns:
+        The hashes of the content. A folder that cannot be written warns: the run goes on without a cache.
+    """
+    header = _header(decoded)
+    try:
+        _write(_path(name), decoded, json.dumps(header))
+    except OSError as error:
+        warnings.warn(f"decoded images are not kept, {folder()} cannot be written: {error}", stacklevel=2)
+    return header["hashes"]
+
+
+def _header(decoded: Decoded) -> _Header:
+    return {"classes": list(decoded.classes), "hashes": content_hashes(decoded.train, decoded.test)}
+
+
+def _write(path: Path, decoded: Decoded, header: str) -> None:
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    splits = {"train": decoded.train, "test": decoded.test}
+    tensors = {f"{x}.images": split.images.contiguous() for x, split in splits.items()}
+    tensors |= {f"{x}.labels": split.labels.contiguous() for x, split in splits.items()}
+    # Two runs may write at once: each has its own temporary folder, and the rename is atomic.
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        save_file(tensors, Path(scratch) / path.name, metadata={"header": header})
+        os.replace(Path(scratch) / path.name, path)
+
+
+def _path(name: str) -> Path:
+    return folder() / f"{name}.safetensors"

@@ -1,0 +1,226 @@
+"""The data sets known by name, how a copy is recognised, and the preparation each one gets."""
+
+import difflib
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from perturblab.data.sets import Decoded, ImageData, image_size, sizes
+from perturblab.errors import DataError
+
+Size = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How pixels become inputs.
+
+    Args:
+        mean: per channel, for pixels in [0, 1].
+        std: per channel, for pixels in [0, 1].
+        crop_padding: black pixels on every side from which a crop is drawn; 0 for no cropping.
+        flip: whether half of the images are mirrored left to right.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_padding: int = 0
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class Known:
+    """A data set known by name.
+
+    Args:
+        name: as on the command line.
+        display: as in front of people.
+        size: (C, H, W) of its images.
+        classes: in label order.
+        counts: training and test images of the complete set.
+        hub: repository and configuration on the hub; empty for what is bundled.
+    """
+
+    name: str
+    display: str
+    size: Size
+    classes: tuple[str, ...]
+    counts: tuple[int, int]
+    hub: tuple[str, ...] = ()
+
+
+def numbers(count: int) -> tuple[str, ...]:
+    """Class names for labels without names.
+
+    Args:
+        count: how many classes.
+
+    Returns:
+        "0", "1", ...
+    """
+    return tuple(map(str, range(count)))
+
+
+_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+_CIFAR100 = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+_FASHION = "T - shirt / top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+_COLOUR, _GREY = (3, 32, 32), (1, 28, 28)
+
+KNOWN = (
+    Known("digits", "digits", (1, 8, 8), numbers(10), (1200, 597)),
+    Known("MNIST", "MNIST", _GREY, numbers(10), (60000, 10000), ("ylecun/mnist", "mnist")),
+    Known(
+        "FashionMNIST",
+        "Fashion-MNIST",
+        _GREY,
+        tuple(_FASHION.split(",")),
+        (60000, 10000),
+        ("zalando-datasets/fashion_mnist", "fashion_mnist"),
+    ),
+    Known("CIFAR10", "CIFAR-10", _COLOUR, tuple(_CIFAR10.split()), (50000, 10000), ("uoft-cs/cifar10", "plain_text")),
+    Known("CIFAR100", "CIFAR-100", _COLOUR, tuple(_CIFAR100.split()), (50000, 10000), ("uoft-cs/cifar100", "cifar100")),
+    Known("SVHN", "SVHN", _COLOUR, numbers(10), (73257, 26032), ("ufldl-stanford/svhn", "cropped_digits")),
+)
+
+_CIFAR_MEAN, _CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+# The constants of the published code; identical for both CIFAR sets in all three code bases.
+PREPARATIONS = {
+    "CIFAR10": Preparation(_CIFAR_MEAN, _CIFAR_STD, crop_padding=4, flip=True),
+    "CIFAR100": Preparation(_CIFAR_MEAN, _CIFAR_STD, crop_padding=4, flip=True),
+    "MNIST": Preparation((0.1307,), (0.3081,)),
+}
+
+# sha256 -> name, display. Source files where the decoder may change the pixels (JPEG), decoded content where it
+# cannot: then every lossless copy, whatever its layout, carries the name.
+_JPEG_COPY = ("CIFAR10", "CIFAR-10 (JPEG copy)")
+COPIES = {
+    "a8207611ef4f53d3628f7085b863ede466c92a047ce7b5f7f46192a70472fc52": _JPEG_COPY,
+    "c2ae38cca419cd52d6b8e495d32641eb724bd3ee32df7e9863fd225e1c14f376": _JPEG_COPY,
+    "de97c810e026da8831e037c554ff78148a5616b2d74ed6612b45e6957a3070a9": ("MNIST", "MNIST"),
+    "6ab9e0b14374b6e523f74c6dbf3fcc044a277afce42fc3e1efaa8f2ca75164d9": ("MNIST", "MNIST"),
+}
+
+
+def plain(name: str) -> str:
+    """A name without case and punctuation, so that "cifar-10" is "CIFAR10".
+
+    Args:
+        name: a data set's or a folder's name.
+
+    Returns:
+        Its letters and digits, in lower case.
+    """
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def known_as(name: str) -> Known:
+    """Find a data set by name.
+
+    Args:
+        name: in any case, with or without hyphens.
+
+    Returns:
+        The known data set.
+
+    Raises:
+        DataError: no data set is called so; the message tells the nearest name and all of them.
+    """
+    by_name = {plain(known.name): known for known in KNOWN}
+    if plain(name) in by_name:
+        return by_name[plain(name)]
+    near = difflib.get_close_matches(plain(name), by_name, n=1, cutoff=0)
+    names = ", ".join(known.name for known in KNOWN)
+    raise DataError(
+        f"{name!r} is neither a folder nor a data set; did you mean {by_name[near[0]].name}?"
+        f" Expected a path or one of {names}"
+    )
+
+
+def by_copy(hashes: Collection[str]) -> tuple[str, str] | None:
+    """Recognise content by its hashes.
+
+    Args:
+        hashes: sha256 of all source files, or of the decoded splits.
+
+    Returns:
+        (name, display) when every hash belongs to one known copy, else None.
+    """
+    found = {COPIES.get(value) for value in hashes}
+    return found.pop() if len(found) == 1 else None
+
+
+def by_classes(classes: Sequence[str], size: Size) -> str:
+    """Recognise a data set by what its classes are called and the size of its images.
+
+    Class names that are numbers tell nothing; some of CIFAR-10's classes make a subset of CIFAR-10.
+
+    Args:
+        classes: class names.
+        size: (C, H, W).
+
+    Returns:
+        The name, or "".
+    """
+    telling = [known for known in KNOWN if known.classes[0] != "0" and known.size == size]
+    for known in telling:
+        if set(classes) == set(known.classes) or (known.name == "CIFAR10" and set(classes) < set(known.classes)):
+            return known.name
+    return ""
+
+
+def contradiction(decoded: Decoded, known: Known) -> str:
+    """Why decoded images cannot be a known data set, or some of its classes.
+
+    Args:
+        decoded: splits of (N, C, H, W) images.
+        known: what they are said to be.
+
+    Returns:
+        "5 classes of 3x8x8 images, CIFAR10 has 10 of 3x32x32", or "" when nothing speaks against it.
+    """
+    size, most = image_size(decoded.train), len(known.classes)
+    if size == known.size and len(decoded.classes) <= most:
+        return ""
+    return f"{len(decoded.classes)} classes of {sizes(size)} images, {known.name} has {most} of {sizes(known.size)}"
+
+
+def preparation(data: ImageData) -> Preparation:
+    """Normalisation and augmentation of a data set; they follow what it is, not how its path is spelled.
+
+    CIFAR10, CIFAR100 and MNIST (and a choice of their classes) get the published constants, CIFAR also crop 4 and
+    flip. Every other set is normalised with the mean and standard deviation of its own training images, per
+    channel, and is not augmented.
+
+    Args:
+        data: the data set; only its name and training images (N, C, H, W) are read.
+
+    Returns:
+        What `augment` and `normalise` need.
+    """
+    return PREPARATIONS.get(data.name) or Preparation(*_moments(data.train.images))
+
+
+def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel in [0, 1], from exact integer sums."""
+    sums, squares = [0] * images.shape[1], [0] * images.shape[1]
+    for part in torch.split(images, 1024):
+        wide = part.long()
+        for channel in range(images.shape[1]):
+            sums[channel] += int(wide[:, channel].sum())
+            squares[channel] += int(wide[:, channel].square().sum())
+    count = images.numel() // images.shape[1]
+    mean = tuple(total / count / 255 for total in sums)
+    spread = (math.sqrt(count * square - total**2) / count / 255 for total, square in zip(sums, squares, strict=True))
+    # A channel that never varies carries nothing; dividing by 1 keeps it at 0.
+    return mean, tuple(value or 1.0 for value in spread)

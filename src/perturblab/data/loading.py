@@ -1,0 +1,168 @@
+"""`load`: a name or a path -> a checked data set in memory."""
+
+import hashlib
+from pathlib import Path
+
+from perturblab.data import cache
+from perturblab.data.binary import read_cifar, read_idx
+from perturblab.data.digits import read_digits
+from perturblab.data.hub import fetch
+from perturblab.data.known import Known, by_classes, by_copy, contradiction, known_as, numbers, plain
+from perturblab.data.layouts import LAYOUTS, Source, complete, sources
+from perturblab.data.pictures import read_parquet, read_pictures
+from perturblab.data.sets import Decoded, ImageData, Progress, check, content_hashes, image_size, silent
+from perturblab.errors import DataError
+
+_READERS = {
+    "parquet": read_parquet,
+    "pictures": read_pictures,
+    "cifar10": read_cifar,
+    "cifar100": read_cifar,
+    "idx": read_idx,
+}
+# Formats that hold the original pixels; a complete set in one of them is the data set, not some copy of it.
+_EXACT = ("cifar10", "cifar100", "idx")
+
+
+def load(source: str, *, dataroot: str | Path = "data", progress: Progress | None = None) -> ImageData:
+    """Load a data set by path or by name, decoded once and then read from the cache.
+
+    A path is a folder in one of these layouts: parquet files as on the hub, ``train/CLASS/*.png`` with
+    ``test/CLASS/*.png``, or the CIFAR or MNIST files that other tools leave. A name (digits, MNIST, FashionMNIST,
+    CIFAR10, CIFAR100, SVHN, in any case) is looked for under ``dataroot``, then in the cache, then on the hub.
+
+    Args:
+        source: an existing folder, or a name.
+        dataroot: the folder that is searched for names: itself, and its subfolders called like the data set.
+        progress: called as ``progress(text, done, total)`` while something slow goes on.
+
+    Returns:
+        The data set: images uint8 (N, C, H, W), labels int64 (N,).
+
+    Raises:
+        DataError: the source is unknown, missing, unreadable or inconsistent.
+    """
+    report = progress or silent
+    folder = Path(source).expanduser()
+    if source.strip() and folder.is_dir():
+        return _from_folder(folder, report)
+    known = known_as(source)
+    if known.name == "digits":
+        digits = read_digits()
+        return ImageData("digits", "digits", digits.classes, *digits[:2], content_hashes(*digits[:2]))
+    return _from_dataroot(known, Path(dataroot).expanduser(), report) or _from_hub(known, Path(dataroot), report)
+
+
+def _from_folder(folder: Path, report: Progress) -> ImageData:
+    found = sources(folder)
+    if not found:
+        raise DataError(f"{folder} holds no data set; expected {LAYOUTS}")
+    if len(found) > 1:
+        names = ", ".join(source.hint or str(source.folder) for source in found)
+        raise DataError(
+            f"{folder} holds several data sets ({names}); give one of these folders, or a name and --dataroot"
+        )
+    return _from_source(found[0], "", folder.resolve().name, report)
+
+
+def _from_dataroot(known: Known, root: Path, report: Progress) -> ImageData | None:
+    for folder in _called(known, root):
+        for source in sources(folder):
+            if source.hint in ("", known.name):
+                return _from_source(source, known.name, folder.name, report)
+    for source in sources(root):
+        if source.hint == known.name:
+            return _from_source(source, known.name, root.resolve().name, report)
+        if not source.hint and (data := _if_it_is(known, source, root, report)):
+            return data
+    return None
+
+
+def _called(known: Known, root: Path) -> list[Path]:
+    """Subfolders called like the data set, such as "cifar10-jpeg" for CIFAR10; those called exactly so first."""
+    name = plain(known.name)
+    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    rest = {path: plain(path.name).removeprefix(name) for path in folders if plain(path.name).startswith(name)}
+    # A digit after the name makes another name: CIFAR100 is not CIFAR10.
+    return sorted((path for path, end in rest.items() if not end[:1].isdigit()), key=lambda path: rest[path] != "")
+
+
+def _if_it_is(known: Known, source: Source, root: Path, report: Progress) -> ImageData | None:
+    """The dataroot itself may be the data set, but its name says nothing: its content must fit."""
+    data = _from_source(source, "", root.resolve().name, report)
+    if data.name == known.name:
+        return data
+    nameless = not data.name and data.classes == numbers(len(data.classes))
+    if not nameless or contradiction(Decoded(data.train, data.test, data.classes), known):
+        return None
+    return _from_source(source, known.name, root.resolve().name, report)
+
+
+def _from_source(source: Source, asked: str, folder: str, report: Progress) -> ImageData:
+    complete(source)
+    files = {path.relative_to(source.folder).as_posix(): _file_hash(path) for path in source.all_files()}
+    key = cache.key(source.kind, files)
+    found = cache.read(key)
+    if found:
+        decoded, hashes = found
+    else:
+        decoded = check(_READERS[source.kind](source, report), str(source.folder))
+        hashes = cache.write(key, decoded)
+    copy = by_copy(files.values()) or by_copy(hashes.values())
+    return _named(decoded, hashes, source, asked, copy, folder)
+
+
+def _file_hash(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+
+
+def _named(
+    decoded: Decoded, hashes: dict[str, str], source: Source, asked: str, copy: tuple[str, str] | None, folder: str
+) -> ImageData:
+    """Give decoded images the name they have earned: a known copy's, the one asked for, or the layout's."""
+    if copy and asked not in ("", copy[0]):
+        raise DataError(f"{source.folder} holds {copy[1]}, not {asked}; name another folder with --dataroot")
+    name = copy[0] if copy else asked or source.hint or by_classes(decoded.classes, image_size(decoded.train))
+    display = copy[1] if copy else folder
+    if not name:
+        return ImageData("", display, decoded.classes, decoded.train, decoded.test, hashes)
+    known = known_as(name)
+    if wrong := contradiction(decoded, known):
+        raise DataError(f"{source.folder} holds {wrong}; correct the files or name another folder with --dataroot")
+    if source.kind in _EXACT and (len(decoded.train), len(decoded.test)) == known.counts:
+        display = known.display
+    return ImageData(name, display, _class_names(decoded, known), decoded.train, decoded.test, hashes)
+
+
+def _class_names(decoded: Decoded, known: Known) -> tuple[str, ...]:
+    """Files without class names number them; a known data set can tell the names."""
+    numbered = decoded.classes == numbers(len(known.classes))
+    return known.classes if numbered else decoded.classes
+
+
+def _from_hub(known: Known, root: Path, report: Progress) -> ImageData:
+    """Fetched images are kept under their name: the hub must not be asked again to learn that nothing changed."""
+    key = f"hub-{known.name.lower()}-v{cache.VERSION}"
+    found = cache.read(key)
+    if found:
+        decoded, hashes = found
+    else:
+        decoded = check(_fetched(known, root, report), known.display)
+        hashes = cache.write(key, decoded)
+    return ImageData(known.name, known.display, _class_names(decoded, known), decoded.train, decoded.test, hashes)
+
+
+def _fetched(known: Known, root: Path, report: Progress) -> Decoded:
+    try:
+        return fetch(known, report)
+    except DataError:
+        raise
+    except Exception as error:  # no connection, no disk space, a changed repository: the remedy is the same
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{known.name} is neither under {root} nor in the cache, and the hub did not provide it ({reason});"
+            f" provide {LAYOUTS} in a folder called {known.name.lower()}, and name its parent with --dataroot"
+        ) from error

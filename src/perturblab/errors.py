@@ -1,0 +1,16 @@
+"""Errors that a user can cause; each is a subclass of the built-in exception that a caller would catch."""
+
+
+class UserError(ValueError):
+    """A mistake of the user: one sentence that says what, got, expected and the remedy.
+
+    The command line prints it on one line of stderr and exits with code 2.
+    """
+
+
+class DataError(UserError):
+    """A data set that is missing, unreadable or inconsistent."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or logits that are not finite; nothing may be recorded as a result."""

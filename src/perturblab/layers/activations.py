@@ -1,0 +1,33 @@
+"""The activation functions that the published commands can name."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "lrelu": nn.LeakyReLU,
+    "prelu": nn.PReLU,
+    "rrelu": nn.RReLU,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+def activation(name: str) -> nn.Module:
+    """Make a new activation module, never in place.
+
+    Every place of a net gets its own: the published code shared one module, so that a single PReLU slope
+    served three places and stood under three names in the state dict.
+
+    Args:
+        name: a key of `ACTIVATIONS`.
+
+    Raises:
+        ValueError: the name is not one of them.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"act is {name!r}; choose one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()

@@ -1,0 +1,116 @@
+"""Noise masks: how they are drawn, kept and handed to a layer."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+KINDS = ("uniform", "normal")
+REDRAW = ("never", "train", "always")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How the masks of a layer are drawn and used.
+
+    Args:
+        nmasks: masks for each input channel (the fan-out).
+        unique: every input channel has its own masks; else all channels share one set.
+        level: factor on the drawn values; 0 makes the layer equal to its mask-free twin.
+        kind: "uniform", in [-1, 1), or "normal", with unit variance.
+        trained: the masks are parameters instead of buffers.
+        constant: one value a mask instead of one a pixel: a random threshold without a place (control).
+        redraw: "never"; "train": new masks at every training forward, the first ones in eval;
+            "always": new masks at every forward (control).
+        outside: the mask is added after the activation, as an untied bias (control).
+
+    Raises:
+        ValueError: a setting is out of range, or trained masks are to be redrawn.
+    """
+
+    nmasks: int = 1
+    unique: bool = True
+    level: float = 0.1
+    kind: str = "uniform"
+    trained: bool = False
+    constant: bool = False
+    redraw: str = "never"
+    outside: bool = False
+
+    def __post_init__(self) -> None:
+        if self.nmasks < 1:
+            raise ValueError(f"nmasks is {self.nmasks}; a perturbation layer needs at least 1 mask for each channel")
+        if self.kind not in KINDS:
+            raise ValueError(f"noise_type is {self.kind!r}; choose one of {', '.join(KINDS)}")
+        if self.redraw not in REDRAW:
+            raise ValueError(f"redraw_masks is {self.redraw!r}; choose one of {', '.join(REDRAW)}")
+        if self.trained and self.redraw != "never":
+            raise ValueError(f"masks cannot be both trained and redrawn (redraw_masks is {self.redraw!r}); drop one")
+
+
+def draw_masks(shape: tuple[int, ...], kind: str, generator: torch.Generator) -> Tensor:
+    """Draw mask values before the level is applied.
+
+    Args:
+        shape: (C or 1, M, H or 1, W or 1).
+        kind: "uniform", in [-1, 1), or "normal".
+        generator: the stream that decides the values.
+
+    Returns:
+        float32 values of that shape, on the default device (no values on the meta device).
+
+    Reference:
+        Juefei-Xu, Boddeti, Savvides, Perturbative Neural Networks, CVPR 2018, section 3.
+    """
+    values = torch.empty(shape)
+    if values.is_meta:
+        return values
+    if kind == "normal":
+        return values.normal_(generator=generator)
+    return values.uniform_(-1.0, 1.0, generator=generator)
+
+
+class Masks(nn.Module):
+    """The masks of one layer; calling it gives level x mask, rounded once.
+
+    They are a buffer (a parameter when trained), so that they are saved, loaded and moved with the model: the
+    authors' code kept them in an ordinary tensor, lost them on save and drew others on resume.
+
+    Args:
+        channels: input channels C of the layer.
+        size: (H, W) of its input.
+        noise: how the masks are drawn and used.
+        generator: the stream that decides their values.
+    """
+
+    value: Tensor
+    draws: Tensor
+    draw_seed: Tensor
+
+    def __init__(self, channels: int, size: tuple[int, int], noise: Noise, *, generator: torch.Generator) -> None:
+        super().__init__()
+        self.noise = noise
+        place = (1, 1) if noise.constant else size
+        value = draw_masks((channels if noise.unique else 1, noise.nmasks, *place), noise.kind, generator)
+        if noise.trained:
+            self.value = nn.Parameter(value)
+        else:
+            self.register_buffer("value", value)
+        if noise.redraw != "never":
+            # A counter and a seed instead of a generator: both are saved, copied and resumed like any tensor.
+            self.register_buffer("draw_seed", torch.randint(2**62, (), generator=generator, device="cpu"))
+            self.register_buffer("draws", torch.zeros((), dtype=torch.int64, device="cpu"))
+
+    def forward(self) -> Tensor:
+        """Return level x mask, (C or 1, M, H or 1, W or 1)."""
+        redraw = self.noise.redraw == "always" or (self.noise.redraw == "train" and self.training)
+        return (self._fresh() if redraw else self.value) * self.noise.level
+
+    def _fresh(self) -> Tensor:
+        seed = (int(self.draw_seed) + int(self.draws)) % 2**63
+        self.draws += 1
+        values = draw_masks(tuple(self.value.shape), self.noise.kind, torch.Generator().manual_seed(seed))
+        return values.to(self.value)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.value.shape)}, {self.noise}"

@@ -1,0 +1,297 @@
+"""The perturbation layer, in the three orders that were published.
+
+A perturbation layer adds fixed noise masks to its input, applies an activation and combines the maps with a
+learned 1x1 convolution: y = sum_i V_i act(x + N_i) (Juefei-Xu, Boddeti, Savvides, Perturbative Neural Networks,
+CVPR 2018). The published codes disagree about the order of its parts:
+
+* `NoiseLayer`: mask, ReLU, batch norm, 1x1 (github.com/juefeix/pnn.pytorch);
+* `PerturbLayer`: mask, activation, 1x1, batch norm, activation (github.com/michaelklachko/pnn.pytorch);
+* `PerturbLayerFirst`: mask, batch norm, sigmoid, grouped 1x1, batch norm, sigmoid
+  (github.com/juefeix/pnn.pytorch.update).
+"""
+
+import logging
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perturblab.layers.activations import activation
+from perturblab.layers.masks import Masks, Noise
+
+FILTER_SIZES = (0, 1, 3, 5, 7)
+debug_log = logging.getLogger("perturblab.debug")
+
+Activation = Callable[[Tensor], Tensor]
+
+
+def perturb(x: Tensor, masks: Tensor, *, act: Activation | None = None, outside: bool = False) -> Tensor:
+    """Add every mask to every channel and apply the activation.
+
+    Args:
+        x: features, (N, C, H, W).
+        masks: level x mask, (C or 1, M, H or 1, W or 1).
+        act: elementwise activation, or None.
+        outside: add the mask after the activation (an untied bias) instead of before.
+
+    Returns:
+        (N, C * M, H, W); map ``c * M + m`` is ``act(x[:, c] + masks[c, m])``.
+
+    Raises:
+        ValueError: the channels, the height or the width of the masks do not fit ``x``.
+
+    Reference:
+        Perturbative Neural Networks, CVPR 2018, section 3.
+    """
+    _check_masks(x, masks)
+    maps = x.unsqueeze(2)  # (N, C, 1, H, W)
+    if act is None:
+        maps = maps + masks
+    elif outside:
+        maps = act(maps) + masks
+    else:
+        maps = act(maps + masks)
+    maps = maps.flatten(1, 2)
+    if debug_log.isEnabledFor(logging.DEBUG):
+        debug_log.debug(debug_text(x, masks, maps))
+    return maps
+
+
+def _check_masks(x: Tensor, masks: Tensor) -> None:
+    if masks.shape[0] not in (1, x.shape[1]):
+        raise ValueError(
+            f"the masks are for {masks.shape[0]} channels, the features have {x.shape[1]}; use one set, or one a channel"
+        )
+    if any(have not in (1, need) for have, need in zip(masks.shape[-2:], x.shape[-2:], strict=True)):
+        have, need = tuple(masks.shape[-2:]), tuple(x.shape[-2:])
+        raise ValueError(f"the masks are {have[0]}x{have[1]}, the features {need[0]}x{need[1]}; build the layer for that size")
+
+
+def perturb_conv2d(
+    x: Tensor,
+    masks: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    act: Activation | None = None,
+    outside: bool = False,
+) -> Tensor:
+    """Perturb the features and combine the maps with a (grouped) 1x1 convolution.
+
+    Args:
+        x: features, (N, C, H, W).
+        masks: level x mask, (C or 1, M, H or 1, W or 1).
+        weight: (O, C * M / groups, 1, 1); the number of groups follows from its shape.
+        bias: (O,), or None.
+        act: elementwise activation, or None.
+        outside: add the mask after the activation instead of before.
+
+    Returns:
+        (N, O, H, W).
+
+    Raises:
+        ValueError: masks and features do not fit each other.
+
+    Reference:
+        Perturbative Neural Networks, CVPR 2018, section 3.
+    """
+    maps = perturb(x, masks, act=act, outside=outside)
+    return F.conv2d(maps, weight, bias, groups=maps.shape[1] // weight.shape[1])
+
+
+class PerturbConv2d(nn.Conv2d):
+    """Perturbation and 1x1 convolution: what replaces a 3x3 convolution.
+
+    Args:
+        in_channels: channels C of the input, (N, C, H, W).
+        out_channels: channels O of the output, (N, O, H, W).
+        size: (H, W) of the input.
+        noise: how the masks are drawn and used; with more than one mask a channel the convolution is grouped by
+            input channel, as published.
+        act: name of the activation after the mask, or None.
+        generator: the stream that decides the masks.
+
+    Raises:
+        ValueError: several masks a channel and ``out_channels`` is no multiple of ``in_channels``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        size: tuple[int, int],
+        noise: Noise,
+        act: str | None = "relu",
+        generator: torch.Generator,
+    ) -> None:
+        groups = _groups(in_channels, out_channels, noise.nmasks)
+        super().__init__(in_channels * noise.nmasks, out_channels, kernel_size=1, groups=groups)
+        self.masks = Masks(in_channels, size, noise, generator=generator)
+        self.act = activation(act) if act else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        masks, outside = self.masks(), self.masks.noise.outside
+        return perturb_conv2d(x, masks, self.weight, self.bias, act=self.act, outside=outside)
+
+
+def _groups(in_channels: int, out_channels: int, nmasks: int) -> int:
+    if nmasks == 1:
+        return 1
+    if out_channels % in_channels:
+        raise ValueError(
+            f"nmasks {nmasks} groups the 1x1 convolution by input channel, and {out_channels} filters are no multiple of "
+            f"{in_channels} channels; use a multiple of {in_channels}, or nmasks 1"
+        )
+    return in_channels
+
+
+def debug_text(x: Tensor, masks: Tensor, maps: Tensor, n: int = 2) -> str:
+    """Say the first values of input, masks and perturbed maps, for any number of masks, channels and images.
+
+    Args:
+        x: features, (N, C, H, W).
+        masks: level x mask, (C or 1, M, H or 1, W or 1).
+        maps: perturbed features, (N, C * M, H, W).
+        n: how many values of the first row; and how many images, channels and masks at the most.
+    """
+    nmasks = masks.shape[1]
+    lines = [
+        f"{name} {tuple(values.shape)} [{i}, {j}] {[round(v, 5) for v in values[i, j, 0, :n].tolist()]}"
+        for name, values, step in (("input", x, 1), ("mask", masks, 1), ("output", maps, nmasks))
+        for i in range(min(n, values.shape[0]))
+        for j in sorted({*range(min(n, values.shape[1])), *range(0, min(n * step, values.shape[1]), step)})
+    ]
+    return "\n".join(lines)
+
+
+def _conv(in_channels: int, out_channels: int, filter_size: int, *, first: bool) -> nn.Conv2d:
+    """A plain convolution as the published layer makes it: 1x1 with a bias, larger ones without."""
+    if filter_size not in FILTER_SIZES:
+        raise ValueError(f"filter_size is {filter_size}; choose 0 (perturbation), 1, 3, 5 or 7")
+    # The published 7x7 layer has stride 2 everywhere, which crashes after the first layer; there ours keeps the size.
+    stride = 2 if first and filter_size == 7 else 1
+    return nn.Conv2d(
+        in_channels, out_channels, filter_size, stride=stride, padding=filter_size // 2, bias=filter_size == 1
+    )
+
+
+def _conv_norm_act(conv: nn.Conv2d, act: str) -> list[nn.Module]:
+    return [conv, nn.BatchNorm2d(conv.out_channels), activation(act)]
+
+
+class PerturbLayer(nn.Sequential):
+    """Mask, activation, 1x1, batch norm, activation; or, with a filter size, convolution, batch norm, activation.
+
+    Args:
+        in_channels: channels of the input, (N, C, H, W).
+        out_channels: channels of the output, (N, O, H, W).
+        size: (H, W) of the input.
+        noise: how the masks are drawn and used.
+        filter_size: 0 for the perturbation; 1, 3, 5 or 7 for a plain convolution of that size.
+        act: activation after the batch norm and, with ``use_act``, after the mask.
+        use_act: apply the activation after the mask too.
+        mix_maps: add a second 1x1 convolution, batch norm and activation that mixes the maps.
+        first: a first layer; a 7x7 convolution then has stride 2.
+        generator: the stream that decides the masks.
+
+    Raises:
+        ValueError: a filter size that is none of these, or groups that cannot divide the channels.
+
+    Reference:
+        github.com/michaelklachko/pnn.pytorch, models.py, PerturbLayer.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        size: tuple[int, int],
+        noise: Noise,
+        filter_size: int = 0,
+        act: str = "relu",
+        use_act: bool = True,
+        mix_maps: bool = False,
+        first: bool = False,
+        generator: torch.Generator,
+    ) -> None:
+        if filter_size:
+            super().__init__(*_conv_norm_act(_conv(in_channels, out_channels, filter_size, first=first), act))
+            return
+        inner = act if use_act else None
+        conv = PerturbConv2d(in_channels, out_channels, size=size, noise=noise, act=inner, generator=generator)
+        mix = _conv_norm_act(nn.Conv2d(out_channels, out_channels, 1), act) if mix_maps else []
+        super().__init__(*_conv_norm_act(conv, act), *mix)
+
+
+class NoiseLayer(nn.Module):
+    """Mask, ReLU, batch norm, 1x1: the order of the authors' first code, one mask a channel and pixel.
+
+    Args:
+        in_channels: channels of the input, (N, C, H, W).
+        out_channels: channels of the output, (N, O, H, W).
+        size: (H, W) of the input.
+        noise: how the masks are drawn and used; ``nmasks`` is 1 in the published code.
+        generator: the stream that decides the masks.
+
+    Reference:
+        github.com/juefeix/pnn.pytorch, models/naiveresnet.py, NoiseLayer.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, size: tuple[int, int], noise: Noise, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        maps = in_channels * noise.nmasks
+        self.masks = Masks(in_channels, size, noise, generator=generator)
+        self.act = nn.ReLU()
+        self.norm = nn.BatchNorm2d(maps)
+        self.conv = nn.Conv2d(maps, out_channels, 1, groups=_groups(in_channels, out_channels, noise.nmasks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = perturb(x, self.masks(), act=self.act, outside=self.masks.noise.outside)
+        return self.conv(self.norm(maps))
+
+
+class PerturbLayerFirst(nn.Module):
+    """The authors' reply for a first layer: mask, batch norm, sigmoid, grouped 1x1, batch norm, sigmoid.
+
+    Args:
+        in_channels: channels of the input, (N, C, H, W).
+        out_channels: channels of the output, (N, O, H, W).
+        size: (H, W) of the input.
+        noise: how the masks are drawn and used.
+        mix_maps: add a second 1x1 convolution, batch norm and sigmoid that mixes the maps.
+        generator: the stream that decides the masks.
+
+    Raises:
+        ValueError: several masks a channel and ``out_channels`` is no multiple of ``in_channels``.
+
+    Reference:
+        github.com/juefeix/pnn.pytorch.update, models.py, PerturbLayerFirst.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        size: tuple[int, int],
+        noise: Noise,
+        mix_maps: bool = False,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        maps = in_channels * noise.nmasks
+        conv = nn.Conv2d(maps, out_channels, 1, groups=_groups(in_channels, out_channels, noise.nmasks))
+        mix = _conv_norm_act(nn.Conv2d(out_channels, out_channels, 1), "sigmoid") if mix_maps else []
+        self.masks = Masks(in_channels, size, noise, generator=generator)
+        self.norm = nn.BatchNorm2d(maps)
+        self.act = nn.Sigmoid()
+        self.layers = nn.Sequential(*_conv_norm_act(conv, "sigmoid"), *mix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.act(self.norm(perturb(x, self.masks())))
+        return self.layers(maps)

@@ -1,0 +1,48 @@
+"""Progress of long work: a bar with time left on a terminal, plain lines off it."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class Show:
+    """Where a command tells what it does: stderr, so that stdout stays the result's.
+
+    Args:
+        quiet: say nothing.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+
+    def say(self, text: str) -> None:
+        """One plain line, above the bar if there is one."""
+        self.console.print(text, markup=False)
+
+    @contextmanager
+    def bar(self, total: int, done: int = 0) -> Iterator[None]:
+        """Show a bar inside the block; only on a terminal."""
+        if self.quiet or not sys.stderr.isatty():
+            yield
+            return
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn(compact=True))
+        with Progress(*columns, console=self.console, transient=True) as self._progress:
+            self._task = self._progress.add_task("", total=total, completed=done)
+            yield
+        self._progress = None
+
+    def move(self, done: int, text: str) -> None:
+        """Move the bar, where there is one."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, description=text)
+
+    def loading(self, text: str, done: int, total: int) -> None:
+        """Progress of reading data: a line at the start only, since the bar belongs to training."""
+        if done == 0:
+            self.say(text)

@@ -1,0 +1,377 @@
+"""One record a run: a JSON file that says what was measured and everything needed to repeat it."""
+
+import base64
+import contextlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field, FiniteFloat, JsonValue, ValidationError, field_validator, model_validator
+
+from perturblab.errors import UserError
+
+VERSION = 1
+PACKAGES = ("torch", "numpy", "scipy", "pillow", "datasets", "safetensors", "pydantic")
+FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "neon", "asimd")
+
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Percent = Annotated[FiniteFloat, Field(ge=0)]  # no upper end: float32 means of 100 % exceed it by rounding
+
+_EMBEDDED_PATH = re.compile(r"""(?:^|[\s=:"'(,;])(?:/[\w.~-]+/|~/|[A-Za-z]:\\)""")
+
+
+class Count(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Exact count of correct test images after an epoch (0-based)."""
+
+    epoch: Natural
+    correct: Natural
+    total: Positive
+
+    @model_validator(mode="after")
+    def _correct_is_possible(self) -> Self:
+        if self.correct > self.total:
+            raise ValueError(f"correct is {self.correct}, expected at most total = {self.total}")
+        return self
+
+    @property
+    def accuracy(self) -> float:
+        """Exact accuracy in percent."""
+        return 100 * self.correct / self.total
+
+
+class PublishedBest(BaseModel, frozen=True, extra="forbid", strict=True):
+    """The published rule: the best batch mean (percent) on test among the epochs with an index above 10."""
+
+    epoch: Annotated[int, Field(gt=10)]
+    batch_mean: Percent
+    rule: Literal["best epoch on test, epoch index > 10"] = "best epoch on test, epoch index > 10"
+
+
+class BestTest(Count, frozen=True, extra="forbid", strict=True):
+    """The best epoch on test, which is an optimistic selection and says so."""
+
+    selection: Literal["selected on the test set"] = "selected on the test set"
+    published_rule: PublishedBest | None = None
+
+
+class Counts(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Test counts of the last epoch, of the best one on validation and, with the audit, of the best one on test."""
+
+    last: Count
+    best_val: Count | None = None
+    best_test: BestTest | None = None
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Self:
+        for name, count in (("best_val", self.best_val), ("best_test", self.best_test)):
+            if count and count.total != self.last.total:
+                raise ValueError(f"{name}.total is {count.total}, expected last.total = {self.last.total}")
+            if count and count.epoch > self.last.epoch:
+                raise ValueError(f"{name}.epoch is {count.epoch}, expected at most last.epoch = {self.last.epoch}")
+        if self.best_test and self.best_test.correct < self.last.correct:
+            raise ValueError(f"best_test.correct is {self.best_test.correct}, below last.correct {self.last.correct}")
+        return self
+
+
+class AuditRow(Count, frozen=True, extra="forbid", strict=True):
+    """One epoch in every metric of the published codes: the exact count and the means over batches, in percent."""
+
+    batch_mean: Percent
+    batch_mean_truncated: Percent
+    smoothed: Percent
+    n_batches: Positive
+
+
+class Audit(BaseModel, frozen=True, extra="forbid", strict=True):
+    """The metric audit: the last epoch, and the best ones by the smoothed and by the exact metric."""
+
+    last: AuditRow
+    best_smoothed: AuditRow
+    best_exact: AuditRow
+
+
+class Processor(BaseModel, frozen=True, extra="forbid", strict=True):
+    """The processor: its model, the features that decide speed, its logical cores."""
+
+    model: str
+    features: list[str]
+    cores: Positive
+
+
+class Environment(BaseModel, frozen=True, extra="forbid", strict=True):
+    """What the run ran on and with."""
+
+    packages: dict[str, str]
+    python: str
+    processor: Processor
+    threads: Positive
+    precision: str
+    compile: str
+    device: str
+
+
+class Data(BaseModel, frozen=True, extra="forbid", strict=True):
+    """The data: display names, content hashes, class order, and the number of samples of each part."""
+
+    train: str
+    test: str
+    recognised: str
+    hashes: dict[str, str]
+    classes: list[str]
+    sizes: dict[str, Natural]
+
+
+class Parameters(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Numbers of parameters, of mask values, and of multiply-accumulates an image."""
+
+    trainable: Natural
+    frozen: Natural
+    masks: Natural
+    macs: Natural
+
+
+class Mask(BaseModel, frozen=True, extra="forbid", strict=True):
+    """An 8-bit picture of one mask of a layer: a PNG in base64."""
+
+    layer: str
+    shape: list[Natural]
+    png: str
+
+    @field_validator("png")
+    @classmethod
+    def _png_is_a_picture(cls, png: str) -> str:
+        # binascii.Error is a ValueError, so text that is not base64 is reported by pydantic too.
+        if not base64.b64decode(png, validate=True).startswith(b"\x89PNG\r\n\x1a\n"):
+            raise ValueError("expected a PNG picture in base64")
+        return png
+
+
+class Record(BaseModel, frozen=True, extra="forbid", strict=True):
+    """All that a run leaves; ``seconds`` is its wall time. It holds no path of the machine and no name of its user."""
+
+    version: Annotated[int, Field(ge=VERSION, le=VERSION)] = VERSION
+    config: dict[str, JsonValue]
+    seed: int
+    counts: Counts
+    audit: Audit | None = None
+    environment: Environment
+    data: Data
+    parameters: Parameters
+    masks: list[Mask] = []
+    seconds: Annotated[FiniteFloat, Field(ge=0)]
+    status: Literal["finished", "interrupted"]
+
+    @model_validator(mode="after")
+    def _nothing_private(self) -> Self:
+        # The pictures are left out: base64 may hold any run of letters and slashes by chance.
+        for key, value in _leaves(self.model_dump(exclude={"masks": {"__all__": {"png"}}})):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{key} is {value}, expected a finite number")
+            if isinstance(value, str) and _is_private(value):
+                raise ValueError(f"{key} is {value!r}, expected no path of this machine")
+        return self
+
+
+def save(record: Record, path: Path) -> None:
+    """Write a record as JSON, atomically: the file is the old one or the new one, never a part.
+
+    Args:
+        record: what to write.
+        path: the file, ``record.json`` by custom; missing folders are made.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    text = json.dumps(record.model_dump(mode="json"), sort_keys=True, indent=1, allow_nan=False)
+    write_atomically(path, f"{text}\n".encode())
+
+
+def load(path: Path) -> Record:
+    """Read a record.
+
+    Args:
+        path: the JSON file.
+
+    Returns:
+        The record, every field checked.
+
+    Raises:
+        UserError: the file is missing, no JSON, of another version, or a field is wrong; names the file and the key.
+    """
+    return _record(_json(path), path)
+
+
+def load_all(folder: Path) -> list[Record]:
+    """Read every record below a folder: each ``*.json`` file that has the top-level keys "version" and "counts".
+
+    Args:
+        folder: a results folder or a run folder.
+
+    Returns:
+        The records, sorted by path; an empty list when there are none.
+
+    Raises:
+        UserError: the folder is missing, or a file is no JSON or a broken record (none is left out in silence).
+    """
+    if not folder.is_dir():
+        raise UserError(f"{_name(folder)} is no folder, expected one with records; give the folder of the results")
+    found = [(path, _json(path)) for path in sorted(folder.rglob("*.json")) if path.is_file()]
+    return [
+        _record(value, path) for path, value in found if isinstance(value, dict) and {"version", "counts"} <= set(value)
+    ]
+
+
+def environment(*, threads: int, precision: str, compile: str, device: str) -> Environment:
+    """Describe where a run happens, without importing any of the packages it names.
+
+    Args:
+        threads: compute threads.
+        precision: "fp32" or "bf16".
+        compile: the decision taken, in words.
+        device: the kind of device, such as "cpu".
+
+    Returns:
+        The environment.
+    """
+    return Environment(
+        packages=packages(),
+        python=platform.python_version(),
+        processor=processor(),
+        threads=threads,
+        precision=precision,
+        compile=compile,
+        device=device,
+    )
+
+
+def packages() -> dict[str, str]:
+    """Give the versions of the installed packages that bear on a result.
+
+    Returns:
+        Version by name; a package that is not installed is left out.
+    """
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
+    """Describe the processor.
+
+    Args:
+        cpuinfo: the kernel's description; where it is missing the platform module serves.
+
+    Returns:
+        Model, the features among ``FEATURES`` that it has, and the number of logical cores.
+    """
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    pairs = (line.partition(":") for line in reversed(lines))
+    facts = {key.strip().lower(): value.strip() for key, _, value in pairs}
+    flags = set((facts.get("flags") or facts.get("features") or "").split())
+    model = facts.get("model name") or platform.processor() or platform.machine() or "unknown"
+    return Processor(model=model, features=[name for name in FEATURES if name in flags], cores=os.cpu_count() or 1)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new one, never a part.
+
+    Args:
+        path: the file; missing folders are made.
+        content: all of it.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(
+            f"{_name(path)} cannot be written ({reason}), expected a writable folder; choose another"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _record(value: Any, path: Path) -> Record:
+    version = value.get("version") if isinstance(value, dict) else None
+    if isinstance(version, int) and version != VERSION:
+        raise UserError(f"{_name(path)}: version is {version}, expected {VERSION}; read it with a matching perturblab")
+    try:
+        return Record.model_validate(value)
+    except ValidationError as error:
+        raise UserError(f"{_name(path)}: {_complaint(error)}; repair the file or run again") from error
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(
+            f"{_name(path)} cannot be read ({reason}), expected a record; give the file of a run"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        reason = _short(str(error))
+        raise UserError(
+            f"{_name(path)} is no JSON ({reason}), expected a record; repair the file or run again"
+        ) from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _complaint(error: ValidationError) -> str:
+    # Only the first: one sentence, and the next ones are often its consequences.
+    first = error.errors(include_url=False)[0]
+    key = _short(".".join(str(part) for part in first["loc"]) or "record")
+    got = "" if first["type"] in ("missing", "value_error") else f"got {_short(repr(first['input']))}, expected: "
+    return f"{key}: {got}{_short(first['msg'], 160)}"
+
+
+def _short(text: str, limit: int = 60) -> str:
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
+
+
+def _name(path: Path) -> str:
+    # Every run's file is called record.json, so the folder is what tells them apart.
+    return _short("/".join(path.parts[-2:]).replace("//", "/"), 120)
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield key or "key", name
+            yield from _leaves(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{key}.{index}")
+    else:
+        yield key, value
+
+
+def _is_private(text: str) -> bool:
+    home = os.path.expanduser("~")  # unlike Path.home() it never raises, as for a user without an entry
+    at_home = len(home) > 1 and re.search(rf"(?<!\w){re.escape(home)}(?!\w)", text)
+    return text.startswith(("/", "~")) or bool(at_home) or bool(_EMBEDDED_PATH.search(text))

@@ -1,0 +1,507 @@
+"""Reports as pure functions of records: groups of seeds, a table with verdicts, a progress figure of a run."""
+
+import hashlib
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from perturblab import records as record_files
+from perturblab import stats
+from perturblab.errors import UserError
+from perturblab.records import Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from rich.table import Table
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+NOTHING = "There are no records yet."
+# What differs between two seeds of one experiment without changing what is measured.
+UNCOMPARED = frozenset({"seed", "label", "out", "save", "logs", "results", "resume", "dataroot", "quiet", "jobs"})
+BEST_ON_TEST = "Best epoch on test (selected on the test set, optimistic)"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Records of one experiment, which differ in the seed only; sorted by seed."""
+
+    label: str
+    records: tuple[Record, ...]
+
+    @property
+    def finished(self) -> dict[int, Record]:
+        """The finished records by seed."""
+        return {record.seed: record for record in self.records if record.status == "finished"}
+
+    @property
+    def interrupted(self) -> tuple[int, ...]:
+        """Seeds whose run did not finish; listed, never averaged."""
+        return tuple(record.seed for record in self.records if record.status == "interrupted")
+
+
+@dataclass(frozen=True)
+class AuditMeans:
+    """Means over seeds in percent: the last epoch in the published metrics, and the best epoch on test, exact."""
+
+    batch_mean: float
+    batch_mean_truncated: float
+    smoothed: float
+    best_test: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A group in numbers: exact last-epoch accuracies in percent, and the difference to the control in points.
+
+    ``wilson`` is there for a single seed only. ``holm_p`` is the paired t p-value after Holm's correction for all
+    comparisons of the table. ``note`` says why there is no comparison.
+    """
+
+    label: str
+    trainable: int
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+    interrupted: tuple[int, ...]
+    interval: stats.Interval | None
+    wilson: tuple[float, float] | None
+    audit: AuditMeans | None
+    comparison: stats.Paired | None = None
+    holm_p: float | None = None
+    comparisons: int = 0
+    note: str = ""
+
+
+def group(records: Sequence[Record]) -> list[Group]:
+    """Group records that differ in the seed (and in where their files lie) only.
+
+    Args:
+        records: in any order.
+
+    Returns:
+        Groups with distinct labels, sorted by label, numbers in it by value. A label is the config's own ``label``,
+        or the net with its filters; what differs among groups of the same label is added.
+
+    Raises:
+        UserError: two records of the same group and seed with different results.
+    """
+    members: dict[str, list[Record]] = {}
+    for record in records:
+        members.setdefault(_canonical(_settings(record)), []).append(record)
+    groups = [Group("", _one_a_seed(members[key])) for key in sorted(members)]
+    labelled = [Group(label, g.records) for label, g in zip(_labels(groups), groups, strict=True)]
+    return sorted(labelled, key=lambda g: _natural(g.label))
+
+
+def table(records: Sequence[Record], control: str | None = None) -> list[Row]:
+    """Reduce records to one row a group, the control first.
+
+    Args:
+        records: in any order.
+        control: label of the group that all others are compared to, paired by seed; None for no comparison.
+
+    Returns:
+        The rows; the audit is there when every finished record has one.
+
+    Raises:
+        UserError: no group has the control's label, or a seed is there twice with different results.
+    """
+    groups = group(records)
+    audited = all(r.audit and r.counts.best_test for g in groups for r in g.finished.values())
+    rows = [_row(g, audited) for g in groups]
+    if control is None or not rows:
+        return rows
+    reference = _find(groups, control)
+    compared = [_compare(row, g, reference) for row, g in zip(rows, groups, strict=True)]
+    return sorted(_corrected(compared), key=lambda row: row.label != control)
+
+
+def markdown(records: Sequence[Record], control: str | None = None) -> str:
+    """Write the table for GitHub, with one line under it that says what the numbers are.
+
+    Args:
+        records: in any order; the same records give the same bytes.
+        control: label of the group that all others are compared to, or None.
+
+    Returns:
+        Markdown that ends in a newline; a sentence when there are no records.
+
+    Raises:
+        UserError: as ``table``.
+    """
+    rows = table(records, control)
+    if not rows:
+        return f"{NOTHING}\n"
+    columns = _columns(rows, control)
+    lines = [list(columns), ["---", *["---:"] * (len(columns) - 1)]]
+    lines += [[cell(row) for cell in columns.values()] for row in rows]
+    lines[0], lines[2:] = _escaped(lines[0]), [_escaped(line) for line in lines[2:]]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{text}\n\n{_escape(_footnote(records))}\n"
+
+
+def rich_table(records: Sequence[Record], control: str | None = None) -> "Table":
+    """Build the table for terminals.
+
+    Args:
+        records: in any order.
+        control: label of the group that all others are compared to, or None.
+
+    Returns:
+        A table to print with rich; its caption says what the numbers are.
+
+    Raises:
+        UserError: as ``table``.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = table(records, control)
+    if not rows:
+        return Table(title=NOTHING)
+    columns = _columns(rows, control)
+    # Text, not str: a label in square brackets must not be taken for markup.
+    made = Table(*columns, caption=Text(_clean(_footnote(records))), show_lines=True)
+    for row in rows:
+        made.add_row(*[Text(_clean(cell(row))) for cell in columns.values()])
+    return made
+
+
+def update_between_markers(text: str, table: str) -> str:
+    """Replace what lies between the two markers of the results.
+
+    Args:
+        text: a document with ``<!-- results:begin -->`` and, after it, ``<!-- results:end -->``, once each.
+        table: what to put between them.
+
+    Returns:
+        The document; the same again when done twice.
+
+    Raises:
+        UserError: a marker is missing, there twice, or they are in the wrong order.
+    """
+    for marker in (BEGIN, END):
+        if text.count(marker) != 1:
+            raise UserError(f"the text has {text.count(marker)} lines {marker}, expected one; put it where results go")
+    if text.index(END) < text.index(BEGIN):
+        raise UserError(f"the text has {END} before {BEGIN}, expected it after; swap the two lines")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    return f"{before}{BEGIN}\n{table.strip()}\n{END}{after}"
+
+
+def progress_svg(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """Draw a run's loss and accuracy over its epochs; the same rows give the same bytes.
+
+    Args:
+        rows: one mapping an epoch as in ``metrics.jsonl``; accuracies in percent; a metric may be None or missing.
+        path: the SVG file to write, atomically.
+        title: one line over the figure.
+
+    Raises:
+        UserError: there are no rows, or the file cannot be written.
+    """
+    if not rows:
+        raise UserError("rows has no epoch, expected at least one; draw the progress after the first epoch")
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # the reader's own settings must not change the bytes
+        matplotlib.rcParams.update(_FIGURE)
+        record_files.write_atomically(path, _draw(rows, _clean(title)))
+
+
+# Grouping and labels
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    """Everything that makes two records the same experiment."""
+    hashes = hashlib.sha256(_canonical(record.data.hashes).encode()).hexdigest()[:8]
+    config = {key: value for key, value in record.config.items() if key not in UNCOMPARED or key == "label"}
+    data = {"train data": record.data.train, "test data": record.data.test, "data hashes": hashes}
+    return config | data | {"trainable": record.parameters.trainable}
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _one_a_seed(records: Iterable[Record]) -> tuple[Record, ...]:
+    """Sort by seed; a copy of a result counts once, and a finished run replaces its own interrupted record."""
+    kept: dict[int, Record] = {}
+    for record in sorted(records, key=lambda r: (r.seed, r.status, _canonical(r.model_dump(mode="json")))):
+        first = kept.setdefault(record.seed, record)
+        if record.status == first.status == "finished" and record.counts.last != first.counts.last:
+            counts = f"{first.counts.last.correct} and {record.counts.last.correct}"
+            label = _clean(_base(_settings(record)))
+            raise UserError(
+                f"{label} has two records of seed {record.seed} with {counts} correct, expected one; keep one"
+            )
+    return tuple(kept.values())
+
+
+def _labels(groups: Sequence[Group]) -> list[str]:
+    settings = [_settings(g.records[0]) for g in groups]
+    bases = [_base(s) for s in settings]
+    labels = [
+        base + _difference(own, [s for s, b in zip(settings, bases, strict=True) if b == base])
+        for base, own in zip(bases, settings, strict=True)
+    ]
+    return _numbered(labels)
+
+
+def _base(settings: Mapping[str, Any]) -> str:
+    if isinstance(settings.get("label"), str) and settings["label"].strip():
+        return str(settings["label"])
+    net = settings.get("net_type") or settings.get("net") or "net"
+    filters = settings.get("nfilters")
+    return f"{net}, {filters} filters" if filters is not None else str(net)
+
+
+def _difference(own: Mapping[str, Any], namesakes: Sequence[Mapping[str, Any]]) -> str:
+    keys = sorted({key for other in namesakes for key in other})
+    differing = [key for key in keys if len({_canonical([s.get(key)]) for s in namesakes}) > 1]
+    words = [f"{key}={_plain(own.get(key))}" for key in differing]
+    return f" ({', '.join(words)})" if words else ""
+
+
+def _numbered(labels: Sequence[str]) -> list[str]:
+    """Number what is still the same, as 1 and "1" are: a label is also the name of a control."""
+    taken: Counter[str] = Counter()
+    numbered = []
+    for label in labels:
+        taken[label] += 1
+        numbered.append(label if taken[label] == 1 else f"{label} #{taken[label]}")
+    return numbered
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _natural(label: str) -> tuple[list[tuple[int, int, str]], str]:
+    parts = re.findall(r"[0-9]+|[^0-9]+", label)
+    return [(0, int(part[:300]), "") if part[0] in "0123456789" else (1, 0, part) for part in parts], label
+
+
+def _find(groups: Sequence[Group], control: str) -> Group:
+    for candidate in groups:
+        if candidate.label == control:
+            return candidate
+    known = ", ".join(repr(g.label) for g in groups)
+    raise UserError(f"control is {control!r}, expected one of {known}; name one of these groups")
+
+
+# Rows
+
+
+def _row(group: Group, audited: bool) -> Row:
+    finished = list(group.finished.values())
+    values = tuple(record.counts.last.accuracy for record in finished)
+    single = finished[0].counts.last if len(finished) == 1 else None
+    return Row(
+        label=group.label,
+        trainable=group.records[0].parameters.trainable,
+        seeds=tuple(group.finished),
+        values=values,
+        interrupted=group.interrupted,
+        interval=stats.t_interval(values) if values else None,
+        wilson=stats.wilson(single.correct, single.total) if single else None,
+        audit=_audit_means(finished) if audited and finished else None,
+    )
+
+
+def _audit_means(records: Sequence[Record]) -> AuditMeans:
+    audits = [record.audit.last for record in records if record.audit]
+    return AuditMeans(
+        batch_mean=fmean(row.batch_mean for row in audits),
+        batch_mean_truncated=fmean(row.batch_mean_truncated for row in audits),
+        smoothed=fmean(row.smoothed for row in audits),
+        best_test=fmean(r.counts.best_test.accuracy for r in records if r.counts.best_test),
+    )
+
+
+def _compare(row: Row, group: Group, control: Group) -> Row:
+    if group is control:
+        return replace(row, note="control")
+    ours, theirs = group.finished, control.finished
+    common = [seed for seed in ours if seed in theirs]
+    if not common:
+        return replace(row, note="not compared: no finished seed in common with the control")
+    if any(_test_set(ours[seed]) != _test_set(theirs[seed]) for seed in common):
+        return replace(row, note="not compared: another test set than the control")
+    a, b = ([runs[seed].counts.last.accuracy for seed in common] for runs in (ours, theirs))
+    return replace(row, comparison=stats.paired(a, b))
+
+
+def _corrected(rows: Sequence[Row]) -> list[Row]:
+    """Add Holm's correction over all comparisons that have enough seeds for a verdict."""
+    tested = {
+        index: row.comparison.t_p
+        for index, row in enumerate(rows)
+        if row.comparison and row.comparison.t_p is not None and row.comparison.n >= stats.MIN_SEEDS
+    }
+    adjusted = dict(zip(tested, stats.holm(list(tested.values())), strict=True))
+    return [replace(r, holm_p=adjusted[i], comparisons=len(tested)) if i in adjusted else r for i, r in enumerate(rows)]
+
+
+def _test_set(record: Record) -> tuple[str, str | None, int, tuple[str, ...]]:
+    data = record.data
+    return data.test, data.hashes.get("test"), record.counts.last.total, tuple(data.classes)
+
+
+# Cells
+
+
+def _columns(rows: Sequence[Row], control: str | None) -> dict[str, Callable[[Row], str]]:
+    columns: dict[str, Callable[[Row], str]] = {
+        "Experiment": lambda row: row.label,
+        "Trainable parameters": lambda row: f"{row.trainable:,}",
+        "Seeds": lambda row: str(len(row.seeds)),
+        "Accuracy, %": _accuracy,
+        "Each seed": _each_seed,
+    }
+    if control is not None:
+        columns["Against the control"] = _verdict
+    if any(row.audit for row in rows):
+        columns |= _audit_columns()
+    return columns
+
+
+def _audit_columns() -> dict[str, Callable[[Row], str]]:
+    return {
+        "Batch mean": lambda row: f"{row.audit.batch_mean:.2f}" if row.audit else "-",
+        "Batch mean, truncated": lambda row: f"{row.audit.batch_mean_truncated:.2f}" if row.audit else "-",
+        "Smoothed": lambda row: f"{row.audit.smoothed:.2f}" if row.audit else "-",
+        BEST_ON_TEST: _best_on_test,
+    }
+
+
+def _accuracy(row: Row) -> str:
+    if row.interval is None:
+        return "no finished run"
+    mean, interval = f"{row.interval.mean:.2f}", row.interval
+    if interval.n >= stats.MIN_SEEDS and interval.low is not None and interval.high is not None:
+        return f"{mean} [{max(0.0, interval.low):.2f}, {min(100.0, interval.high):.2f}]"
+    if row.wilson:
+        return f"{mean} (too few seeds; test images alone: Wilson [{row.wilson[0]:.2f}, {row.wilson[1]:.2f}])"
+    return f"{mean} (too few seeds)"
+
+
+def _each_seed(row: Row) -> str:
+    finished = [f"{seed}: {value:.2f}" for seed, value in zip(row.seeds, row.values, strict=True)]
+    return ", ".join(finished + [f"{seed}: interrupted" for seed in row.interrupted])
+
+
+def _verdict(row: Row) -> str:
+    if row.comparison is None:
+        return row.note
+    words = stats.sentence(row.comparison)
+    if row.comparisons < 2 or row.holm_p is None:
+        return words
+    lost = row.comparison.verdict in ("better", "worse") and row.holm_p > stats.ALPHA
+    return f"{words}; Holm p = {row.holm_p:.3f} over {row.comparisons} comparisons{', does not hold' if lost else ''}"
+
+
+def _best_on_test(row: Row) -> str:
+    if row.audit is None or row.interval is None:
+        return "-"
+    return f"{row.audit.best_test:.2f} ({stats.signed(row.audit.best_test - row.interval.mean)})"
+
+
+def _footnote(records: Sequence[Record]) -> str:
+    data = "; ".join(sorted({f"{r.data.train} (train), {r.data.test} (test)" for r in records}))
+    seeds = ", ".join(str(seed) for seed in sorted({r.seed for r in records}))
+    epochs = ", ".join(str(n) for n in sorted({r.counts.last.epoch + 1 for r in records if r.status == "finished"}))
+    return (
+        "Accuracy: exact count over the whole test set after the last epoch, mean over seeds with its 95 % t-interval "
+        f"over seeds in brackets. Data: {data}. Seeds: {seeds}. Epochs: {epochs or 'none finished'}."
+    )
+
+
+def _escaped(cells: Iterable[str]) -> list[str]:
+    return [_escape(cell) for cell in cells]
+
+
+def _escape(text: str) -> str:
+    """Make text safe in a cell: no new column or row, no tag, no marker, no link or picture."""
+    text = _clean(text).replace("&", "&amp;")
+    return re.sub(r"[<>|`*\\~]|!(?=\[)|\](?=[(\[:])", lambda match: f"&#{ord(match[0])};", text)
+
+
+def _clean(text: str) -> str:
+    """Give one line of printable characters; a terminal must not be steered by a label."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+# The figure
+
+_FIGURE: dict[Any, Any] = {
+    "svg.hashsalt": "perturblab",
+    "svg.fonttype": "none",  # text stays text: small files, and a screen reader can read them
+    "text.parse_math": False,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+}
+_TRAIN = {"color": "#0072b2", "linestyle": "-", "marker": "o"}
+_VALIDATION = {"color": "#e69f00", "linestyle": "--", "marker": "s"}
+# Metric, name in the legend, look. Line styles and markers differ too, so that a grey print can be read; the exact
+# accuracy is wide and comes first, so that the others, which often lie within its width, stay visible on top.
+_EXACT = {"color": "#000000", "linestyle": "-", "marker": "x", "linewidth": 3.2, "markeredgewidth": 2}
+_LOSS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("train_loss", "train", _TRAIN),
+    ("val_loss", "validation", _VALIDATION),
+)
+_ACCURACY: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("exact", "test, exact", _EXACT),
+    ("train_accuracy", "train", _TRAIN),
+    ("val_accuracy", "validation", _VALIDATION),
+    ("smoothed", "test, smoothed", {"color": "#d55e00", "linestyle": "-.", "marker": "D"}),
+    ("batch_mean", "test, batch mean", {"color": "#56b4e9", "linestyle": ":", "marker": "^"}),
+    (
+        "batch_mean_truncated",
+        "test, batch mean, truncated",
+        {"color": "#cc79a7", "linestyle": (0, (4, 1, 1, 1, 1, 1)), "marker": "v"},
+    ),
+)
+
+
+def _draw(rows: Sequence[Mapping[str, Any]], title: str) -> bytes:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.suptitle(title)
+    loss, accuracy = figure.subplots(1, 2)
+    _panel(loss, rows, _LOSS, "loss")
+    _panel(accuracy, rows, _ACCURACY, "accuracy, %")
+    if len(rows) == 1:
+        figure.supxlabel("one epoch only: points, no curve", fontsize=9, color="#555555")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def _panel(axes: "Axes", rows: Sequence[Mapping[str, Any]], metrics: Sequence[Any], unit: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for rank, (key, name, look) in enumerate(metrics):
+        points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
+        if points:
+            # About ten markers a curve, staggered: they tell the curves apart without covering them.
+            step = 1 + len(points) // 10
+            every = (rank * step // len(metrics), step)
+            axes.plot(*zip(*points, strict=True), label=name, **{"markersize": 5, "markevery": every, **look})
+    axes.set(xlabel="epoch (the first is 0)", ylabel=unit)
+    axes.set_xlim(rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if axes.lines:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, handlelength=3)

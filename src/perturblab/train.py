@@ -1,0 +1,209 @@
+"""Training: one visible loop.
+
+It sees a model, training images and a recipe, never a test label: `train` is a generator that hands over after every
+epoch, and whoever drives it evaluates, records and saves.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from perturblab.errors import NonFiniteError, UserError
+from perturblab.schedules import lr_factor
+from perturblab.seeding import stream
+
+OPTIMIZERS = ("SGD", "Adam", "RMSprop", "AdamW")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a net is trained.
+
+    Args:
+        nepochs: epochs of the whole run.
+        batch_size: images a step.
+        optimizer: one of `OPTIMIZERS`.
+        learning_rate: base learning rate.
+        momentum: of SGD (Nesterov) and RMSprop.
+        weight_decay: on every trainable tensor, batch norm, biases and trained masks included, as published.
+        betas: of Adam and AdamW.
+        schedule: see `perturblab.schedules`.
+        dataset: recognised name of the training set, which the published schedules depend on.
+        drop_last: skip an epoch's last batch when it is short, as the authors' first code does.
+        seed: decides order, augmentation and dropout, each from its own stream.
+    """
+
+    nepochs: int
+    batch_size: int = 64
+    optimizer: str = "SGD"
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: str = "kl"
+    dataset: str = "CIFAR10"
+    drop_last: bool = False
+    seed: int = 1
+
+
+@dataclass
+class Epoch:
+    """What an epoch reached so far: sums over the images trained on."""
+
+    loss: float = 0.0
+    correct: int = 0
+    images: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class State:
+    """Where a run stands between two steps: with model and optimiser, all that is needed to go on bit for bit."""
+
+    optimizer: torch.optim.Optimizer
+    order: torch.Generator
+    augmentation: torch.Generator
+    forward: Tensor  # global random state for dropout and rrelu, which take no generator
+    epoch: int = 0
+    step: int = 0
+    permutation: Tensor | None = None
+    reached: Epoch = field(default_factory=Epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and dictionaries only, so that it loads with ``weights_only=True``."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "order": self.order.get_state(),
+            "augmentation": self.augmentation.get_state(),
+            "forward": self.forward,
+            "epoch": self.epoch,
+            "step": self.step,
+            "permutation": self.permutation,
+            "reached": vars(self.reached).copy(),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on where ``state_dict()`` was taken."""
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.order.set_state(saved["order"])
+        self.augmentation.set_state(saved["augmentation"])
+        self.forward, self.permutation = saved["forward"], saved["permutation"]
+        self.epoch, self.step, self.reached = saved["epoch"], saved["step"], Epoch(**saved["reached"])
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The published optimisers, on every parameter that is trained.
+
+    Raises:
+        ValueError: no optimiser has that name.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    common: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    match recipe.optimizer:
+        case "SGD":
+            return torch.optim.SGD(parameters, momentum=recipe.momentum, nesterov=recipe.momentum > 0, **common)
+        case "RMSprop":
+            return torch.optim.RMSprop(parameters, momentum=recipe.momentum, **common)
+        case "Adam":
+            return torch.optim.Adam(parameters, betas=recipe.betas, **common)
+        case "AdamW":
+            return torch.optim.AdamW(parameters, betas=recipe.betas, **common)
+    raise ValueError(f"optim_method is {recipe.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
+
+
+def start(model: nn.Module, recipe: Recipe) -> State:
+    """The state before the first step."""
+    return State(
+        make_optimizer(model, recipe),
+        stream(recipe.seed, "order"),
+        stream(recipe.seed, "augmentation"),
+        stream(recipe.seed, "forward").get_state(),
+    )
+
+
+def steps_per_epoch(images: int, recipe: Recipe) -> int:
+    """How many optimiser steps an epoch has.
+
+    Raises:
+        UserError: none, because the only batch is short and dropped.
+    """
+    steps = images // recipe.batch_size if recipe.drop_last else -(-images // recipe.batch_size)
+    if not steps:
+        raise UserError(
+            f"--batch-size {recipe.batch_size} is larger than the {images} training images, and code or skips a short batch; "
+            "use a smaller one"
+        )
+    return steps
+
+
+def train(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    state: State,
+    *,
+    prepare: Callable[[Tensor, torch.Generator], Tensor],
+    after_step: Callable[[State], bool] = lambda state: True,
+) -> Iterator[Epoch]:
+    """Train epoch by epoch.
+
+    Args:
+        model: from prepared images to logits (N, classes); trained in place.
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,).
+        recipe: how to train.
+        state: from `start`, or loaded; moved along in place and consistent after every step.
+        prepare: from a batch of ``images`` and the augmentation's stream to what the model takes.
+        after_step: called after every step; False stops between two steps.
+
+    Yields:
+        What each finished epoch reached; ``state`` then stands at the start of the next.
+
+    Raises:
+        NonFiniteError: a loss is not finite; the step is not made.
+    """
+    steps = steps_per_epoch(len(labels), recipe)
+    while state.epoch < recipe.nepochs:
+        model.train()
+        if state.permutation is None:
+            state.permutation = torch.randperm(len(labels), generator=state.order)
+        while state.step < steps:
+            began = time.perf_counter()
+            rows = state.permutation[state.step * recipe.batch_size : (state.step + 1) * recipe.batch_size]
+            lr = recipe.learning_rate * lr_factor(
+                recipe.schedule, recipe.dataset, state.epoch, recipe.nepochs, state.step, steps
+            )
+            for group in state.optimizer.param_groups:
+                group["lr"] = lr
+            x = prepare(images[rows], state.augmentation)
+            y = labels[rows].to(x.device)
+            with torch.random.fork_rng(devices=[]):
+                torch.set_rng_state(state.forward)
+                logits = model(x)
+                state.forward = torch.get_rng_state()
+            loss = cross_entropy(logits, y)
+            value = loss.item()
+            if not abs(value) < float("inf"):
+                raise NonFiniteError(
+                    f"the loss is {value} in epoch {state.epoch}, step {state.step}, at learning rate {lr:g}; "
+                    f"try --learning-rate {lr / 10:g}, or look at the data"
+                )
+            state.optimizer.zero_grad()
+            loss.backward()
+            state.optimizer.step()
+            state.reached.loss += value * len(rows)
+            state.reached.correct += int((logits.argmax(1) == y).sum())
+            state.reached.images += len(rows)
+            state.reached.seconds += time.perf_counter() - began
+            state.step += 1
+            if not after_step(state):
+                return
+        reached = state.reached
+        state.epoch, state.step, state.permutation, state.reached = state.epoch + 1, 0, None, Epoch()
+        yield reached

@@ -1,0 +1,354 @@
+"""Records: what is written is what is read, and nothing else gets in."""
+
+import base64
+import copy
+import getpass
+import json
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from perturblab import records
+from perturblab.errors import UserError
+from perturblab.records import Record
+
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(range(40))).decode()
+ROW = {"epoch": 29, "correct": 8512, "total": 10000}
+AUDIT = ROW | {"batch_mean": 85.2, "batch_mean_truncated": 84.3, "smoothed": 85.9, "n_batches": 79}
+RULE = {"epoch": 12, "batch_mean": 85.4, "rule": "best epoch on test, epoch index > 10"}
+FULL = {
+    "version": 1,
+    "config": {"net_type": "noiseresnet18", "nfilters": 64, "lr": 0.1, "milestones": [10, 20], "val_size": None},
+    "seed": 0,
+    "counts": {
+        "last": ROW,
+        "best_val": ROW | {"epoch": 20, "correct": 8400},
+        "best_test": ROW
+        | {"epoch": 12, "correct": 8530, "selection": "selected on the test set", "published_rule": RULE},
+    },
+    "audit": {"last": AUDIT, "best_smoothed": AUDIT, "best_exact": AUDIT | {"epoch": 12, "correct": 8530}},
+    "environment": {
+        "packages": {"torch": "2.9.0+cpu"},
+        "python": "3.11.7",
+        "processor": {"model": "A processor @ 2.0GHz", "features": ["avx2"], "cores": 2},
+        "threads": 2,
+        "precision": "fp32",
+        "compile": "off",
+        "device": "cpu",
+    },
+    "data": {
+        "train": "CIFAR-10 (JPEG copy)",
+        "test": "CIFAR-10 (JPEG copy)",
+        "recognised": "cifar10",
+        "hashes": {"train": "ab", "test": "cd"},
+        "classes": ["airplane", "cat/dog"],
+        "sizes": {"train": 50000, "test": 10000},
+    },
+    "parameters": {"trainable": 11, "frozen": 0, "masks": 64, "macs": 5},
+    "masks": [{"layer": "conv1", "shape": [1, 64, 32, 32], "png": PNG}],
+    "seconds": 12.5,
+    "status": "finished",
+}
+
+
+def changed(*changes):
+    """FULL with values set at dotted keys; the value ``...`` deletes the key."""
+    value = copy.deepcopy(FULL)
+    for key, new in changes:
+        *parents, last = key.split(".")
+        place = value
+        for name in parents:
+            place = place[int(name) if name.isdigit() else name]
+        if new is ...:
+            del place[last]
+        else:
+            place[last] = new
+    return value
+
+
+def written(folder, value, name="record.json"):
+    path = folder / "run-1" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return path
+
+
+def test_round_trip_keeps_every_field_and_every_byte(tmp_path):
+    path = tmp_path / "a" / "record.json"
+    records.save(Record.model_validate(FULL), path)
+    first = path.read_bytes()
+    assert json.loads(first) == FULL
+    records.save(records.load(path), path)
+    assert path.read_bytes() == first
+    assert first.startswith(b'{\n "audit"') and first.endswith(b"}\n")  # sorted, indented by 1
+
+
+@given(
+    st.dictionaries(
+        st.text("abcdé|<_", min_size=1),
+        st.recursive(
+            st.none()
+            | st.booleans()
+            | st.integers()
+            | st.floats(allow_nan=False, allow_infinity=False)
+            | st.text("ab\n|<é"),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab"), inner, max_size=3),
+        ),
+        max_size=4,
+    ),
+    st.integers(),
+)
+@settings(deadline=None)
+def test_any_config_survives(tmp_path_factory, config, seed):
+    path = tmp_path_factory.mktemp("any") / "record.json"
+    record = Record.model_validate(FULL | {"config": config, "seed": seed})
+    records.save(record, path)
+    assert records.load(path) == record
+
+
+def test_optional_parts_may_be_missing(tmp_path):
+    value = changed(("audit", ...), ("masks", ...), ("counts.best_val", None), ("counts.best_test", ...))
+    record = records.load(written(tmp_path, value))
+    assert (record.audit, record.masks, record.counts.best_val, record.counts.best_test) == (None, [], None, None)
+
+
+def test_accuracy_is_the_exact_count_in_percent():
+    assert Record.model_validate(FULL).counts.last.accuracy == 85.12
+
+
+def test_records_are_frozen():
+    record = Record.model_validate(FULL)
+    with pytest.raises(ValidationError, match="frozen"):
+        record.seed = 1
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (("version", 2), "version is 2, expected 1; read it with a matching perturblab"),
+        (("version", ...), None),  # absent: the default, and load_all does not take the file for a record
+        (
+            ("version", True),
+            "version: got True, expected: Input should be a valid integer; repair the file or run again",
+        ),
+        (("version", "1"), "version: got '1', expected: Input should be a valid integer"),
+        (("seed", ...), "seed: Field required; repair the file or run again"),
+        (("seed", 1.5), "seed: got 1.5, expected: Input should be a valid integer"),
+        (("notes", "x"), "notes: got 'x', expected: Extra inputs are not permitted"),
+        (("counts.last.epochs", 1), "counts.last.epochs: got 1, expected: Extra inputs are not permitted"),
+        (("counts.last.correct", 10001), "counts.last: Value error, correct is 10001, expected at most total = 10000"),
+        (
+            ("counts.last.correct", -1),
+            "counts.last.correct: got -1, expected: Input should be greater than or equal to 0",
+        ),
+        (("counts.last.total", 0), "counts.last.total: got 0, expected: Input should be greater than or equal to 1"),
+        (("counts.last.epoch", -1), "counts.last.epoch: got -1"),
+        (("counts.best_val.total", 9999), "counts: Value error, best_val.total is 9999, expected last.total = 10000"),
+        (
+            ("counts.best_test.epoch", 30),
+            "counts: Value error, best_test.epoch is 30, expected at most last.epoch = 29",
+        ),
+        (("counts.best_test.correct", 8511), "counts: Value error, best_test.correct is 8511, below last.correct 8512"),
+        (
+            ("counts.best_test.selection", "validation"),
+            "counts.best_test.selection: got 'validation', expected: Input should",
+        ),
+        (
+            ("counts.best_test.published_rule.epoch", 10),
+            "published_rule.epoch: got 10, expected: Input should be greater",
+        ),
+        (("counts.best_test.published_rule.rule", "best"), "published_rule.rule: got 'best'"),
+        (("audit.last.smoothed", "85"), "audit.last.smoothed: got '85', expected: Input should be a valid number"),
+        (("audit.best_exact", ...), "audit.best_exact: Field required"),
+        (("environment.threads", 0), "environment.threads: got 0"),
+        (("environment.processor.cores", 0), "environment.processor.cores: got 0"),
+        (("data.sizes.test", -1), "data.sizes.test: got -1"),
+        (("parameters.trainable", 0.5), "parameters.trainable: got 0.5"),
+        (("masks", [{"layer": "a", "shape": [1], "png": "%%"}]), "masks.0.png: Value error, "),
+        (
+            ("masks", [{"layer": "a", "shape": [1], "png": "AAAA"}]),
+            "masks.0.png: Value error, expected a PNG picture in base64",
+        ),
+        (("seconds", -1), "seconds: got -1"),
+        (("status", "failed"), "status: got 'failed', expected: Input should be 'finished' or 'interrupted'"),
+        (("bad\nkey", 1), "bad key: got 1"),
+        (("config", "x" * 500), "config: got 'xxx"),
+    ],
+)
+def test_a_wrong_field_is_named_in_one_line(tmp_path, change, text):
+    path = written(tmp_path, changed(change))
+    if text is None:
+        assert records.load(path).version == 1
+        return
+    with pytest.raises(UserError) as caught:
+        records.load(path)
+    message = str(caught.value)
+    assert message.startswith("run-1/record.json: ") and text in message
+    assert "\n" not in message and len(message) < 400 and str(tmp_path) not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("{", "run-1/record.json is no JSON (Expecting property name"),
+        (
+            "",
+            "run-1/record.json is no JSON (Expecting value: line 1 column 1 (char 0)), expected a record; repair the file",
+        ),
+        ('{"seconds": NaN}', "run-1/record.json is no JSON (NaN is no number of JSON)"),
+        ("[" * 100_000, "run-1/record.json is no JSON (maximum recursion depth"),
+        ("9" * 5000, "run-1/record.json is no JSON (Exceeds the limit"),
+        ("[]", "run-1/record.json: record: got [], expected: "),
+        ("null", "run-1/record.json: record: got None, expected: "),
+    ],
+)
+def test_what_is_no_record_is_refused(tmp_path, content, text):
+    with pytest.raises(UserError) as caught:
+        records.load(written(tmp_path, content))
+    assert text in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_no_text_and_a_missing_file(tmp_path):
+    path = written(tmp_path, "")
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="run-1/record.json is no JSON .*utf-8"):
+        records.load(path)
+    with pytest.raises(
+        UserError, match=r"run-1/gone.json cannot be read \(No such file or directory\), expected a record"
+    ):
+        records.load(path.with_name("gone.json"))
+
+
+PRIVATE = ["/data/cifar", "~/data", "~", "/", "--out=/scratch/run", "at /mnt/disk now", "C:\\Users\\x", "file:/home/x"]
+
+
+@pytest.mark.parametrize("value", PRIVATE)
+@pytest.mark.parametrize("place", ["config.path", "data.train", "environment.device", "environment.processor.model"])
+def test_no_path_of_the_machine_gets_in(place, value):
+    with pytest.raises(ValidationError, match=rf"{place} is .*, expected no path of this machine"):
+        Record.model_validate(changed((place, value)))
+
+
+def test_no_path_hides_deep_in_the_config_or_in_a_key_or_in_a_layer_name():
+    deep = changed(("config.a", [{"b": ["fine", "/data/x"]}]))
+    with pytest.raises(ValidationError, match="config.a.0.b.1 is '/data/x'"):
+        Record.model_validate(deep)
+    for value in (changed(("config", {"/data/x": 1})), changed(("masks.0.layer", "/data/x"))):
+        with pytest.raises(ValidationError, match="expected no path of this machine"):
+            Record.model_validate(value)
+
+
+def test_the_home_folder_does_not_get_in(monkeypatch):
+    monkeypatch.setenv("HOME", "/u")
+    with pytest.raises(ValidationError, match="expected no path of this machine"):
+        Record.model_validate(changed(("config.note", "see:/u")))
+    Record.model_validate(changed(("config.note", "either/upper")))  # not the folder, only its letters
+
+
+@pytest.mark.parametrize(
+    "fine", ["1/255", "results/a/b", "a / b", "https://example.org/x", "../shared/data", "cat/dog", "a~b"]
+)
+def test_what_only_looks_like_a_path_is_kept(fine):
+    assert Record.model_validate(changed(("config.note", fine))).config["note"] == fine
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_numbers_are_finite(bad):
+    with pytest.raises(ValidationError, match="config.lr is (nan|inf), expected a finite number"):
+        Record.model_validate(changed(("config.lr", bad)))
+    with pytest.raises(ValidationError, match="finite"):
+        Record.model_validate(changed(("seconds", bad)))
+
+
+def test_load_all_takes_records_only_sorted_by_path(tmp_path):
+    for name, seed in (("b/record.json", 1), ("a/deep/record.json", 2), ("a-seed3.json", 3)):
+        records.save(Record.model_validate(FULL | {"seed": seed}), tmp_path / name)
+    (tmp_path / "b" / "attacks").mkdir()
+    (tmp_path / "b" / "attacks" / "fgsm.json").write_text('[{"attack": "fgsm"}]')
+    (tmp_path / "other.json").write_text('{"version": 1}')
+    (tmp_path / "folder.json").mkdir()
+    assert [record.seed for record in records.load_all(tmp_path)] == [2, 3, 1]
+    assert records.load_all(tmp_path / "b" / "attacks") == []
+
+
+def test_load_all_leaves_nothing_out_in_silence(tmp_path):
+    written(tmp_path, changed(("version", 9)))
+    with pytest.raises(UserError, match="run-1/record.json: version is 9"):
+        records.load_all(tmp_path)
+    written(tmp_path, "{")
+    with pytest.raises(UserError, match="run-1/record.json is no JSON"):
+        records.load_all(tmp_path)
+    with pytest.raises(UserError, match="gone is no folder, expected one with records; give the folder of the results"):
+        records.load_all(tmp_path / "gone")
+
+
+def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "record.json"
+    path.write_text("old")
+
+    def crash(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", crash)
+    with pytest.raises(
+        UserError, match=r"record.json cannot be written \(No space left on device\), expected a writable"
+    ):
+        records.save(Record.model_validate(FULL), path)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_a_folder_in_the_way_is_the_users_mistake(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/record.json cannot be written"):
+        records.save(Record.model_validate(FULL), tmp_path / "file" / "record.json")
+
+
+def test_environment_is_valid_and_says_nothing_of_host_or_user():
+    env = records.environment(threads=2, precision="fp32", compile="off", device="cpu")
+    record = Record.model_validate(FULL | {"environment": env.model_dump()})
+    text = record.environment.model_dump_json()
+    words = set(text.replace('"', " ").split())
+    assert record.environment.python == platform.python_version()
+    assert not {platform.node(), getpass.getuser()} & words
+    assert env.packages["pydantic"] and "numpy" in env.packages
+
+
+def test_packages_leave_out_what_is_not_installed(monkeypatch):
+    monkeypatch.setattr(records, "PACKAGES", ("numpy", "no-such-package-here"))
+    assert list(records.packages()) == ["numpy"]
+
+
+X86 = "processor\t: 0\nmodel name\t: A CPU\nflags\t\t: fpu avx2 avx512f amx_bf16\n\nprocessor\t: 1\nmodel name\t: Another\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "features"),
+    [
+        (X86, "A CPU", ["avx2", "avx512f", "amx_bf16"]),
+        ("processor\t: 0\nFeatures\t: fp asimd evtstrm\n", None, ["asimd"]),
+        ("", None, []),
+        (None, None, []),
+    ],
+)
+def test_processor(tmp_path, text, model, features):
+    path = tmp_path / "cpuinfo"
+    if text is not None:
+        path.write_text(text)
+    got = records.processor(path)
+    assert got.model == (model or platform.processor() or platform.machine() or "unknown")
+    assert (got.features, got.cores) == (features, os.cpu_count())
+
+
+def test_importing_and_describing_never_imports_torch():
+    code = (
+        "import sys, perturblab.records as r; r.environment(threads=1, precision='fp32', compile='off', device='cpu');"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'scipy', 'matplotlib', 'datasets')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
