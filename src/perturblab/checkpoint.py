@@ -1,37 +1,22 @@
 """Files of a run that carry tensors: written whole or not at all, opened without executing anything."""
 
-import os
-import tempfile
-from collections.abc import Callable
+import io
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from perturblab.errors import UserError
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then put it in its place."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from perturblab.files import write_atomically
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write what is needed to go on: tensors, numbers, strings, lists and dictionaries."""
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
+    file = io.BytesIO()
+    torch.save(content, file)
+    write_atomically(path, file.getvalue())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -46,7 +31,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, weights_only=True)
     except Exception as error:  # torch.load raises a dozen kinds for a torn or foreign file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} cannot be read as a checkpoint ({reason}); train again, or restore the file") from error
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({reason}); train again, or restore the file"
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint; restore the file")
     return content
@@ -55,7 +42,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write a net's parameters and buffers, masks included, as safetensors."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary))
+    write_atomically(path, safetensors.torch.save(tensors))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -67,8 +54,8 @@ def load_weights(path: Path, model: nn.Module) -> None:
     if not path.is_file():
         raise UserError(f"{path.parent} holds no {path.name}; train the run first, or restore the file")
     try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read as weights ({error}); restore the file") from error
     try:
         model.load_state_dict(tensors)

@@ -1,103 +1,61 @@
 """The command line: it parses, calls and prints. Nothing here imports torch before a command needs it."""
 
 import argparse
-import difflib
 import json
 import os
 import signal
 import sys
-import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
-
-from pydantic.fields import FieldInfo
+from typing import TYPE_CHECKING, Any
 
 from perturblab import __version__
-from perturblab.config import NET_OPTIONS, NetConfig, TrainConfig, validated
+from perturblab.arguments import Parser, add_fields, given, integers, parsed
+from perturblab.config import TrainConfig, validated
 from perturblab.errors import NonFiniteError, UserError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from perturblab.progress import Show
     from perturblab.records import Record
+    from perturblab.runs import Run
 
 DONE, BUG, MISTAKE, INTERRUPTED = 0, 1, 2, 130
-
-# The published spelling first where a field has a shorter name too.
-_ALIASES = {"manual_seed": ("--seed",), "learning_rate": ("--lr",)}
 
 # What a second call for the same run may say anew.
 _MAY_CHANGE = {"nepochs", "dataroot", "nthreads", "device", "quiet", "debug"}
 
 
-class _Parser(argparse.ArgumentParser):
-    """Tells a mistake in one sentence instead of printing the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
-def _is_flag(field: FieldInfo) -> bool:
-    kinds = get_args(field.annotation) if isinstance(field.annotation, types.UnionType) else (field.annotation,)
-    return bool in kinds
-
-
-def _choices(field: FieldInfo) -> str:
-    kinds: list[Any] = [field.annotation]
-    for kind in kinds:  # grows: the choices may stand inside an optional and an annotated type
-        kinds += get_args(kind) if get_origin(kind) is not Literal else ()
-    found = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
-    return f" ({', '.join(map(str, found))})" if found else ""
-
-
-def _spellings(name: str) -> list[str]:
-    return list(dict.fromkeys(["--" + name.replace("_", "-"), "--" + name, *_ALIASES.get(name, ())]))
-
-
-def _add_fields(parser: argparse.ArgumentParser, model: "type[BaseModel]", leave_out: Sequence[str] = ()) -> None:
-    for name, field in model.model_fields.items():
-        if name in leave_out:
-            continue
-        default = "" if field.default in (None, False) else f" [{field.default}]"
-        text = f"{field.description}{_choices(field)}{default}".replace("%", "%%")
-        common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
-        if _is_flag(field):
-            parser.add_argument(*_spellings(name), action=argparse.BooleanOptionalAction, **common)
-        else:
-            parser.add_argument(*_spellings(name), metavar=name.rsplit("_", 1)[-1].upper(), **common)
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="perturblab",
         allow_abbrev=False,
         description="Networks that perturb their features: trained, evaluated and re-measured exactly.",
     )
     parser.add_argument("--version", action="version", version=f"perturblab {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> _Parser:
-        added: _Parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> Parser:
+        added: Parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         added.set_defaults(run=run)
         return added
 
     models = command("models", _models, "List the nets by name.")
     models.add_argument("--json", action="store_true", help="as JSON")
     described = command("describe", _describe, "Count a net from its modules; no data are needed.")
-    _add_fields(described, TrainConfig, ("debug", "quiet"))
+    add_fields(described, TrainConfig, ("debug", "quiet"))
     described.add_argument("--image-size", "--image_size", metavar="H[,W]", default="32", help="pixels [32]")
     described.add_argument("--channels", metavar="C", default="3", help="channels of an image [3]")
     described.add_argument("--nclasses", metavar="K", default="10", help="number of classes [10]")
     described.add_argument("--json", action="store_true", help="as JSON")
     trained = command("train", _train, "Train a net and leave a run folder.")
-    _add_fields(trained, TrainConfig)
+    add_fields(trained, TrainConfig)
     evaluated = command("evaluate", _evaluate, "Count a run's correct test images, each exactly once.")
     evaluated.add_argument("folder", metavar="RUN", help="a run's folder")
     evaluated.add_argument("--audit", action="store_true", help="the published metrics beside the exact one")
-    evaluated.add_argument("--batch-size", "--batch_size", metavar="B", help="nominal test batch of the audit [the run's]")
+    evaluated.add_argument(
+        "--batch-size", "--batch_size", metavar="B", help="nominal test batch of the audit [the run's]"
+    )
     evaluated.add_argument("--dataroot", help="where the data set is looked for first [the run's]")
     evaluated.add_argument("--json", action="store_true", help="as JSON")
     reported = command("report", _report, "Tabulate the records below a folder.")
@@ -105,43 +63,6 @@ def _parser() -> _Parser:
     reported.add_argument("--control", metavar="LABEL", help="the group that the others are compared with")
     reported.add_argument("--markdown", action="store_true", help="as a Markdown table, for README")
     return parser
-
-
-def _parsed(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _parser()
-    known, unknown = parser.parse_known_args(argv)
-    if unknown:
-        raise UserError(_unknown(parser, known.command, unknown[0]))
-    if not known.command:
-        raise UserError("no command given; see perturblab --help")
-    return known
-
-
-def _unknown(parser: _Parser, command: str | None, got: str) -> str:
-    if not got.startswith("-"):
-        return f"got {got!r}, which belongs to no option; see perturblab {command or ''} --help".replace("  ", " ")
-    chosen = parser if command is None else _subparser(parser, command)
-    flag = got.split("=")[0]
-    near = difflib.get_close_matches(flag, chosen._option_string_actions, 1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"see {chosen.prog} --help"
-    return f"unknown option {flag}; {hint}"
-
-
-def _subparser(parser: _Parser, command: str) -> _Parser:
-    actions = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    found: _Parser = actions.choices[command]
-    return found
-
-
-def _given(args: argparse.Namespace, model: "type[BaseModel]") -> dict[str, Any]:
-    return {name: value for name, value in vars(args).items() if name in model.model_fields}
-
-
-def _integers(text: str, flag: str, count: Sequence[int] = (1,)) -> list[int]:
-    parts = text.split(",")
-    if len(parts) not in count or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
-        raise UserError(f"{flag} got {text!r}; expected {' or '.join(['N', 'N,N'][c - 1] for c in count)} of at least 1")
-    return [int(part) for part in parts]
 
 
 def _print_json(value: Any) -> None:
@@ -160,17 +81,18 @@ def _models(args: argparse.Namespace) -> int:
 
 
 def _describe(args: argparse.Namespace) -> int:
-    config = validated(TrainConfig, _given(args, TrainConfig))
-    size = _integers(args.image_size, "--image-size", (1, 2))
-    channels, nclasses = (_integers(args.channels, "--channels")[0], _integers(args.nclasses, "--nclasses")[0])
+    config = validated(TrainConfig, given(args, TrainConfig))
+    size = integers(args.image_size, "--image-size", (1, 2))
+    channels, nclasses = (integers(args.channels, "--channels")[0], integers(args.nclasses, "--nclasses")[0])
     import torch
 
+    from perturblab.configured import build_net
     from perturblab.models import Task, describe
-    from perturblab.runs import build_net
+    from perturblab.progress import Show
 
     task = Task(nclasses, channels, (size[0], size[-1]))
     with torch.device("meta"):
-        net = build_net(config, task, seed=config.manual_seed, warn=_warn)
+        net = build_net(config, task, seed=config.manual_seed, warn=Show().warn)
     described = describe(net, task, config.net)
     if args.json:
         _print_json(described)
@@ -193,13 +115,8 @@ def _description(described: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _warn(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
 def _train(args: argparse.Namespace) -> int:
-    given = _given(args, TrainConfig)
-    config = validated(TrainConfig, given)
+    config = validated(TrainConfig, given(args, TrainConfig))
     if not config.resume:
         folder = _new_folder(config)
     import torch
@@ -218,11 +135,14 @@ def _train(args: argparse.Namespace) -> int:
         run = runs.open_run(config, folder, show)
     _introduce(run, show)
     with _interruptible() as stop:
-        try:
-            record = runs.execute(run, show, stop)
-        except runs.Interrupted as interrupted:
-            _warn(f"{interrupted}; go on with: perturblab train --resume {folder}")
-            return INTERRUPTED
+        record = runs.execute(run, show, stop)
+    if record is None:
+        state = run.state
+        show.warn(
+            f"stopped in epoch {state.epoch + 1} after step {state.step} of {run.steps}; "
+            f"go on with: perturblab train --resume {folder}"
+        )
+        return INTERRUPTED
     print(_result(record, folder))
     return DONE
 
@@ -233,7 +153,9 @@ def _new_folder(config: TrainConfig) -> Path:
     stamp = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
     folder = Path(config.out or f"runs/{config.net}-seed{config.manual_seed}-{stamp}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--out {folder} exists and is never overwritten; choose another, or go on with --resume {folder}")
+        raise UserError(
+            f"--out {folder} exists and is never overwritten; choose another, or go on with --resume {folder}"
+        )
     return folder
 
 
@@ -243,19 +165,21 @@ def _changes(config: TrainConfig, folder: Path) -> dict[str, Any]:
 
     saved = checkpoint.load_checkpoint(folder / "checkpoint.pt")
     own = validated(TrainConfig, saved["config"])
-    given = {name: getattr(config, name) for name in config.model_fields_set - {"resume"}}
-    other = sorted(name for name, value in given.items() if name not in _MAY_CHANGE and value != getattr(own, name))
+    said = {name: getattr(config, name) for name in config.model_fields_set - {"resume"}}
+    other = sorted(name for name, value in said.items() if name not in _MAY_CHANGE and value != getattr(own, name))
     if other:
         flags = ", ".join("--" + name.replace("_", "-") for name in other)
         raise UserError(f"{flags} differ from those that {folder} was started with; drop them, or start a new run")
-    if "nepochs" in given:
+    if "nepochs" in said:
         _check_longer(config, own, int(saved["state"]["epoch"]))
-    return {name: value for name, value in given.items() if name in _MAY_CHANGE}
+    return {name: value for name, value in said.items() if name in _MAY_CHANGE}
 
 
 def _check_longer(config: TrainConfig, own: TrainConfig, epoch: int) -> None:
     if own.optimizer_schedule in ("cosine", "onecycle"):
-        raise UserError(f"--nepochs cannot change: the {own.optimizer_schedule} schedule of this run depends on it; start a new run")
+        raise UserError(
+            f"--nepochs cannot change: the {own.optimizer_schedule} schedule of this run depends on it; start a new run"
+        )
     if config.nepochs is not None and config.nepochs < epoch:
         raise UserError(f"--nepochs got {config.nepochs}, and {epoch} epochs are done; expected at least as many")
 
@@ -269,12 +193,12 @@ def _show_perturbations() -> None:
     debug_log.addHandler(logging.StreamHandler(sys.stderr))
 
 
-def _introduce(run: Any, show: "Show") -> None:
-    counts = {name: sum(p.numel() for p in run.model.parameters() if p.requires_grad) for name in ("trainable",)}
-    images = run.data
-    show.say(f"data: {images.display}, {len(run.train):,} training, {len(run.val or ()):,} validation, {len(images.test):,} test images")
+def _introduce(run: "Run", show: "Show") -> None:
+    images, splits = run.images, (run.training, run.validation or (), run.images.test)
+    trainable = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    show.say("data: {}, {:,} training, {:,} validation, {:,} test images".format(images.display, *map(len, splits)))
     show.say(f"classes in order: {', '.join(images.classes)}")
-    show.say(f"net: {run.config.net}, {counts['trainable']:,} trainable parameters, on {run.device}")
+    show.say(f"net: {run.config.net}, {trainable:,} trainable parameters, on {run.device}")
     show.say(f"run: {run.folder}")
 
 
@@ -317,10 +241,13 @@ def _result(record: "Record", folder: Path) -> str:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    batch = _integers(args.batch_size, "--batch-size")[0] if args.batch_size is not None else None
+    batch = integers(args.batch_size, "--batch-size")[0] if args.batch_size is not None else None
+    from perturblab.progress import Show
     from perturblab.runs import evaluate_run
 
-    result = evaluate_run(Path(args.folder), audited=args.audit, batch_size=batch, dataroot=args.dataroot)
+    result = evaluate_run(
+        Path(args.folder), Show(quiet=args.json), audited=args.audit, batch_size=batch, dataroot=args.dataroot
+    )
     if args.json:
         _print_json(result)
     else:
@@ -331,7 +258,9 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _evaluation(result: dict[str, Any]) -> str:
     exact, (low, high) = result["exact"], result["wilson"]
     percent = 100 * exact["correct"] / exact["total"]
-    lines = [f"exact: {percent:.2f} % ({exact['correct']}/{exact['total']}), 95 % Wilson interval [{low:.2f}, {high:.2f}]"]
+    lines = [
+        f"exact: {percent:.2f} % ({exact['correct']}/{exact['total']}), 95 % Wilson interval [{low:.2f}, {high:.2f}]"
+    ]
     if "smoothed" in result:
         lines += [
             f"mean over {result['n_batches']} batches of nominal size: {result['batch_mean']:.2f} %",
@@ -364,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 done, 1 a bug or a failed check, 2 the user's mistake, 130 interrupted and resumable.
     """
     try:
-        args = _parsed(sys.argv[1:] if argv is None else argv)
+        args = parsed(_parser(), sys.argv[1:] if argv is None else argv)
         code: int = args.run(args)
         return code
     except (UserError, NonFiniteError) as error:

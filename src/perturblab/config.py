@@ -3,9 +3,19 @@
 Field names are the published flags with underscores. A default of None means: the published code's, or the net's own.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from perturblab.errors import UserError
 
@@ -80,7 +90,7 @@ class TrainConfig(NetConfig):
     dataroot: str = Field("data", description="where a name is looked for first")
     classes: tuple[str, ...] | None = Field(None, description="only these classes, in this order: a,b,c")
     train_size: Positive | None = Field(None, description="train on so many images (stratified, seeded)")
-    val_size: Annotated[int, Field(ge=0)] = Field(0, description="hold out so many training images (stratified, seeded)")
+    val_size: Annotated[int, Field(ge=0)] = Field(0, description="hold out so many of them (stratified, seeded)")
 
     batch_size: Positive = Field(64, description="images a step")
     nepochs: Positive | None = Field(None, description="epochs of the whole run")
@@ -105,6 +115,13 @@ class TrainConfig(NetConfig):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     quiet: bool = Field(False, description="no progress bar")
     debug: bool = Field(False, description="print input, mask and output of every perturbation at every step")
+
+    @field_validator("dataroot", "dataset_train", "dataset_test")
+    @classmethod
+    def _found_from_anywhere(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """A folder is kept as an absolute path, so that a run can be resumed from another one."""
+        is_folder = value is not None and (info.field_name == "dataroot" or Path(value).expanduser().is_dir())
+        return str(Path(value).expanduser().absolute()) if value is not None and is_folder else value
 
     @field_validator("classes", mode="before")
     @classmethod

@@ -74,7 +74,8 @@ def answers(
         part = slice(start, start + batch_size)
         logits, target = model(prepare(images[part])), labels[part]
         if not torch.isfinite(logits).all():
-            raise NonFiniteError(f"logits of images {start} to {start + len(target) - 1} are not finite; nothing is counted")
+            last = start + len(target) - 1
+            raise NonFiniteError(f"logits of images {start} to {last} are not finite; nothing is counted")
         target = target.to(logits.device)
         correct[part] = (logits.argmax(1) == target).cpu()
         loss += float(nn.functional.cross_entropy(logits.float(), target, reduction="sum"))
@@ -131,7 +132,7 @@ def audit(correct: Tensor, batch_size: int, *, start: float = 0.0) -> dict[str, 
         start: smoothed value left by the epoch before.
 
     Returns:
-        ``correct``, ``total`` (exact), ``batch_mean``, ``batch_mean_truncated``, ``smoothed`` in percent, ``n_batches``.
+        ``correct``, ``total``, ``n_batches``; in percent ``batch_mean``, ``batch_mean_truncated``, ``smoothed``.
     """
     return {
         "correct": int(correct.sum()),

@@ -25,6 +25,10 @@ class Show:
         """One plain line, above the bar if there is one."""
         self.console.print(text, markup=False)
 
+    def warn(self, text: str) -> None:
+        """One line that is shown even when quiet."""
+        sys.stderr.write(f"{text}\n")
+
     @contextmanager
     def bar(self, total: int, done: int = 0) -> Iterator[None]:
         """Show a bar inside the block; only on a terminal."""

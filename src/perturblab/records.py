@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, FiniteFloat, JsonValue, ValidationError, field_validator, model_validator
 
 from perturblab.errors import UserError
+from perturblab.files import write_atomically
 
 VERSION = 1
 PACKAGES = ("torch", "numpy", "scipy", "pillow", "datasets", "safetensors", "pydantic")
@@ -282,34 +283,6 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
     flags = set((facts.get("flags") or facts.get("features") or "").split())
     model = facts.get("model name") or platform.processor() or platform.machine() or "unknown"
     return Processor(model=model, features=[name for name in FEATURES if name in flags], cores=os.cpu_count() or 1)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new one, never a part.
-
-    Args:
-        path: the file; missing folders are made.
-        content: all of it.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(
-            f"{_name(path)} cannot be written ({reason}), expected a writable folder; choose another"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
 def _record(value: Any, path: Path) -> Record:

@@ -1,23 +1,19 @@
-"""Reports as pure functions of records: groups of seeds, a table with verdicts, a progress figure of a run."""
+"""Reports as pure functions of records: groups of seeds, and a table with verdicts."""
 
 import hashlib
-import io
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from perturblab import records as record_files
 from perturblab import stats
 from perturblab.errors import UserError
 from perturblab.records import Record
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from rich.table import Table
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -166,9 +162,9 @@ def rich_table(records: Sequence[Record], control: str | None = None) -> "Table"
         return Table(title=NOTHING)
     columns = _columns(rows, control)
     # Text, not str: a label in square brackets must not be taken for markup.
-    made = Table(*columns, caption=Text(_clean(_footnote(records))), show_lines=True)
+    made = Table(*columns, caption=Text(one_line(_footnote(records))), show_lines=True)
     for row in rows:
-        made.add_row(*[Text(_clean(cell(row))) for cell in columns.values()])
+        made.add_row(*[Text(one_line(cell(row))) for cell in columns.values()])
     return made
 
 
@@ -194,27 +190,6 @@ def update_between_markers(text: str, table: str) -> str:
     return f"{before}{BEGIN}\n{table.strip()}\n{END}{after}"
 
 
-def progress_svg(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Draw a run's loss and accuracy over its epochs; the same rows give the same bytes.
-
-    Args:
-        rows: one mapping an epoch as in ``metrics.jsonl``; accuracies in percent; a metric may be None or missing.
-        path: the SVG file to write, atomically.
-        title: one line over the figure.
-
-    Raises:
-        UserError: there are no rows, or the file cannot be written.
-    """
-    if not rows:
-        raise UserError("rows has no epoch, expected at least one; draw the progress after the first epoch")
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # the reader's own settings must not change the bytes
-        matplotlib.rcParams.update(_FIGURE)
-        record_files.write_atomically(path, _draw(rows, _clean(title)))
-
-
 # Grouping and labels
 
 
@@ -237,7 +212,7 @@ def _one_a_seed(records: Iterable[Record]) -> tuple[Record, ...]:
         first = kept.setdefault(record.seed, record)
         if record.status == first.status == "finished" and record.counts.last != first.counts.last:
             counts = f"{first.counts.last.correct} and {record.counts.last.correct}"
-            label = _clean(_base(_settings(record)))
+            label = one_line(_base(_settings(record)))
             raise UserError(
                 f"{label} has two records of seed {record.seed} with {counts} correct, expected one; keep one"
             )
@@ -429,79 +404,10 @@ def _escaped(cells: Iterable[str]) -> list[str]:
 
 def _escape(text: str) -> str:
     """Make text safe in a cell: no new column or row, no tag, no marker, no link or picture."""
-    text = _clean(text).replace("&", "&amp;")
+    text = one_line(text).replace("&", "&amp;")
     return re.sub(r"[<>|`*\\~]|!(?=\[)|\](?=[(\[:])", lambda match: f"&#{ord(match[0])};", text)
 
 
-def _clean(text: str) -> str:
+def one_line(text: str) -> str:
     """Give one line of printable characters; a terminal must not be steered by a label."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-# The figure
-
-_FIGURE: dict[Any, Any] = {
-    "svg.hashsalt": "perturblab",
-    "svg.fonttype": "none",  # text stays text: small files, and a screen reader can read them
-    "text.parse_math": False,
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-}
-_TRAIN = {"color": "#0072b2", "linestyle": "-", "marker": "o"}
-_VALIDATION = {"color": "#e69f00", "linestyle": "--", "marker": "s"}
-# Metric, name in the legend, look. Line styles and markers differ too, so that a grey print can be read; the exact
-# accuracy is wide and comes first, so that the others, which often lie within its width, stay visible on top.
-_EXACT = {"color": "#000000", "linestyle": "-", "marker": "x", "linewidth": 3.2, "markeredgewidth": 2}
-_LOSS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("train_loss", "train", _TRAIN),
-    ("val_loss", "validation", _VALIDATION),
-)
-_ACCURACY: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("exact", "test, exact", _EXACT),
-    ("train_accuracy", "train", _TRAIN),
-    ("val_accuracy", "validation", _VALIDATION),
-    ("smoothed", "test, smoothed", {"color": "#d55e00", "linestyle": "-.", "marker": "D"}),
-    ("batch_mean", "test, batch mean", {"color": "#56b4e9", "linestyle": ":", "marker": "^"}),
-    (
-        "batch_mean_truncated",
-        "test, batch mean, truncated",
-        {"color": "#cc79a7", "linestyle": (0, (4, 1, 1, 1, 1, 1)), "marker": "v"},
-    ),
-)
-
-
-def _draw(rows: Sequence[Mapping[str, Any]], title: str) -> bytes:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    FigureCanvasSVG(figure)
-    figure.suptitle(title)
-    loss, accuracy = figure.subplots(1, 2)
-    _panel(loss, rows, _LOSS, "loss")
-    _panel(accuracy, rows, _ACCURACY, "accuracy, %")
-    if len(rows) == 1:
-        figure.supxlabel("one epoch only: points, no curve", fontsize=9, color="#555555")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
-
-
-def _panel(axes: "Axes", rows: Sequence[Mapping[str, Any]], metrics: Sequence[Any], unit: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    for rank, (key, name, look) in enumerate(metrics):
-        points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
-        if points:
-            # About ten markers a curve, staggered: they tell the curves apart without covering them.
-            step = 1 + len(points) // 10
-            every = (rank * step // len(metrics), step)
-            axes.plot(*zip(*points, strict=True), label=name, **{"markersize": 5, "markevery": every, **look})
-    axes.set(xlabel="epoch (the first is 0)", ylabel=unit)
-    axes.set_xlim(rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    if axes.lines:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, handlelength=3)

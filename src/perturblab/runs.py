@@ -1,7 +1,5 @@
-"""From a configuration to a run folder: data, net, training, evaluation and the record of all of it."""
+"""A run: from its configuration to its folder."""
 
-import base64
-import io
 import json
 import time
 from collections.abc import Callable
@@ -10,111 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from perturblab import checkpoint, data, evaluate, records, report, stats, train
-from perturblab.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig
+from perturblab import checkpoint, data, evaluate, figures, records, stats, train
+from perturblab.config import TrainConfig, validated
+from perturblab.configured import build_net, choose_device, make_recipe, net_options
 from perturblab.errors import UserError
-from perturblab.layers import Masks
-from perturblab.models import Task, build, describe, options_read, resolve
+from perturblab.files import write_atomically
+from perturblab.models import Task
 from perturblab.progress import Show
+from perturblab.recording import make_record
 from perturblab.seeding import stream
 
 SAVE_EVERY = 60.0  # seconds of training between two checkpoints
-
-# What stays out of a record: it says where things lay, or how much was shown.
-_PLACES = {"dataroot", "out", "resume", "save", "logs", "nthreads", "device", "quiet", "debug", "learning_rate_decay"}
-
-
-class Interrupted(Exception):
-    """Training was stopped between two steps; the run can be resumed."""
-
-
-def net_options(config: NetConfig, warn: Callable[[str], None]) -> dict[str, Any]:
-    """The options that the net reads, with the defaults of the chosen code and of the net.
-
-    Args:
-        config: what was given.
-        warn: told about a published flag that no ResNet reads.
-
-    Raises:
-        UserError: no such net; a given option that it does not read; an option out of range.
-    """
-    try:
-        read = options_read(config.net)
-        given = {name: value for name in NET_OPTIONS if (value := getattr(config, name)) is not None}
-        unread = [name for name in given if name not in read]
-        if "dropout" in unread:
-            # The published commands may carry it: their parser took it, and their ResNets never looked at it.
-            warn(f"warning: --dropout is not read by {config.net}, as in the published codes")
-            del given["dropout"]
-            unread.remove("dropout")
-        if unread:
-            flags = ", ".join("--" + name.replace("_", "-") for name in unread)
-            raise UserError(f"{flags} given, but {config.net} does not read it; drop it or choose another --net-type")
-        fixed = {"level": PUBLISHED[config.code]["level"], "code": config.code}
-        return asdict(resolve(config.net, {**{k: v for k, v in fixed.items() if k in read}, **given}))
-    except ValueError as error:
-        raise _as_user_error(error) from error
-
-
-def _as_user_error(error: ValueError) -> UserError:
-    return error if isinstance(error, UserError) else UserError(str(error))
-
-
-def build_net(config: NetConfig, task: Task, *, seed: int, warn: Callable[[str], None] = lambda text: None) -> nn.Module:
-    """Build the net of a configuration.
-
-    Raises:
-        UserError: the net cannot be built as asked.
-    """
-    options = net_options(config, warn)
-    try:
-        return build(config.net, task=task, seed=seed, **options)
-    except ValueError as error:
-        raise _as_user_error(error) from error
-
-
-def make_recipe(config: TrainConfig, dataset: str) -> train.Recipe:
-    """The recipe of a configuration, with the published defaults of its code."""
-    published = PUBLISHED[config.code]
-    return train.Recipe(
-        nepochs=config.nepochs or published["nepochs"],
-        batch_size=config.batch_size,
-        optimizer=config.optim_method or published["optim_method"],
-        learning_rate=config.learning_rate or published["learning_rate"],
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        betas=(config.adam_beta1, config.adam_beta2),
-        schedule=config.optimizer_schedule or config.code,
-        dataset=dataset,
-        drop_last=config.code == "or",
-        seed=config.manual_seed,
-    )
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes CUDA where there is one.
-
-    Raises:
-        UserError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device got {name!r}, which is not to be had here; use cpu, or cuda on a machine with one") from error
-
-
-def load_data(config: TrainConfig, show: Show) -> data.ImageData:
-    """The images of a configuration, with the classes it asks for."""
-    loaded = data.load(config.dataset_train, dataroot=config.dataroot, progress=show.loading)
-    if config.dataset_test not in (None, config.dataset_train):
-        test = data.load(str(config.dataset_test), dataroot=config.dataroot, progress=show.loading)
-        loaded = data.combine(loaded, test)
-    return data.select_classes(loaded, config.classes) if config.classes else loaded
 
 
 @dataclass
@@ -123,21 +30,21 @@ class Run:
 
     config: TrainConfig
     folder: Path
-    data: data.ImageData
-    train: data.Split
-    val: data.Split | None
+    images: data.ImageData
+    training: data.Split
+    validation: data.Split | None
     preparation: data.Preparation
     model: nn.Module
     recipe: train.Recipe
     state: train.State
     device: torch.device
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, Any]]  # one an epoch, as in metrics.jsonl
     correct: list[Tensor]  # audited answers, bool (N,), one an epoch
 
     @property
-    def task(self) -> Task:
-        """What the net was built for."""
-        return _task(self.data)
+    def steps(self) -> int:
+        """Optimiser steps in an epoch."""
+        return train.steps_per_epoch(len(self.training), self.recipe)
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 (N, C, H, W) to what the model takes, on its device."""
@@ -145,7 +52,7 @@ class Run:
         return x.contiguous(memory_format=torch.channels_last)
 
     def augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """The same, with this run's augmentation."""
+        """The same, (N, C, H, W), with this run's augmentation."""
         return self.normalised(data.augment(images, self.preparation, generator))
 
     def answers(self, split: data.Split) -> evaluate.Answers:
@@ -154,9 +61,12 @@ class Run:
         return evaluate.answers(self.model, split.images, split.labels, prepare=self.normalised)
 
 
-def _task(images: data.ImageData) -> Task:
-    channels, height, width = images.image_size
-    return Task(len(images.classes), channels, (height, width))
+def _load_images(config: TrainConfig, show: Show) -> data.ImageData:
+    loaded = data.load(config.dataset_train, dataroot=config.dataroot, progress=show.loading)
+    if config.dataset_test not in (None, config.dataset_train):
+        test = data.load(str(config.dataset_test), dataroot=config.dataroot, progress=show.loading)
+        loaded = data.combine(loaded, test)
+    return data.select_classes(loaded, config.classes) if config.classes else loaded
 
 
 def open_run(config: TrainConfig, folder: Path, show: Show) -> Run:
@@ -166,27 +76,27 @@ def open_run(config: TrainConfig, folder: Path, show: Show) -> Run:
         UserError: bad data, an impossible net, no such device.
     """
     device = choose_device(config.device)
-    net_options(config, show.say)  # a mistake in the flags is told before the data are read
-    images = load_data(config, show)
-    split, val = images.train, None
+    net_options(config, show.warn)  # a mistake in the flags is told before the data are read
+    images = _load_images(config, show)
+    training, validation = images.train, None
     if config.train_size:
-        split = data.stratified_subset(split, config.train_size, stream(config.manual_seed, "subset"))
+        training = data.stratified_subset(training, config.train_size, stream(config.manual_seed, "subset"))
     if config.val_size:
-        split, val = data.hold_out(split, config.val_size, stream(config.manual_seed, "validation"))
-    model = build_net(config, _task(images), seed=config.manual_seed)
+        training, validation = data.hold_out(training, config.val_size, stream(config.manual_seed, "validation"))
+    channels, height, width = images.image_size
+    task = Task(len(images.classes), channels, (height, width))
+    model = build_net(config, task, seed=config.manual_seed)
     recipe = make_recipe(config, images.name)
-    _check_last_batch(config, _task(images), len(split), recipe)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    state = train.start(model, recipe)
-    preparation = data.preparation(images)
-    return Run(config, folder, images, split, val, preparation, model, recipe, state, device, [], [])
+    _check_last_batch(config, task, len(training), recipe)
+    model = convert_conv2d_weight_memory_format(model.to(device), torch.channels_last)
+    state, preparation = train.start(model, recipe), data.preparation(images)
+    return Run(config, folder, images, training, validation, preparation, model, recipe, state, device, [], [])
 
 
 def _check_last_batch(config: TrainConfig, task: Task, images: int, recipe: train.Recipe) -> None:
     """Refuse at the start what batch norm would refuse at the end of the first epoch."""
-    smallest = recipe.batch_size if recipe.drop_last else min(images % recipe.batch_size or recipe.batch_size, images)
-    train.steps_per_epoch(images, recipe)
-    if smallest > 1:
+    steps = train.steps_per_epoch(images, recipe)
+    if min(images - (steps - 1) * recipe.batch_size, recipe.batch_size) > 1:
         return
     with torch.device("meta"):
         net = build_net(config, task, seed=0).train()
@@ -194,8 +104,8 @@ def _check_last_batch(config: TrainConfig, task: Task, images: int, recipe: trai
         net(torch.empty(1, task.channels, *task.size, device="meta"))
     except ValueError as error:
         raise UserError(
-            f"--batch-size {recipe.batch_size} leaves a batch of 1 of {images} training images, and this net's batch norm "
-            "sees a single value there; use another batch size"
+            f"--batch-size {recipe.batch_size} leaves a batch of 1 of {images} training images, where this net's batch "
+            "norm sees a single value; use another batch size"
         ) from error
 
 
@@ -204,64 +114,69 @@ def resume_run(folder: Path, changes: dict[str, Any], show: Show) -> Run:
 
     Args:
         folder: the run's folder.
-        changes: fields given now that may replace the run's own.
+        changes: fields given now that replace the run's own.
         show: where progress goes.
 
     Raises:
-        UserError: no such run, or another net or other data than the run's.
+        UserError: no such run, or other images than the run's.
     """
     saved = checkpoint.load_checkpoint(folder / "checkpoint.pt")
-    config = TrainConfig(**{**saved["config"], **changes})
-    run = open_run(config, folder, show)
-    if dict(run.data.hashes) != saved["hashes"]:
-        raise UserError(f"the images of {run.data.display} are not those that {folder} was trained on; restore them")
+    run = open_run(validated(TrainConfig, {**saved["config"], **changes}), folder, show)
+    _check_images(run, saved, ("train", "test"))
     run.model.load_state_dict(saved["model"])
     run.state.load_state_dict(saved["state"])
     run.rows, run.correct = saved["rows"], saved["correct"]
     return run
 
 
-def execute(run: Run, show: Show, stop: Callable[[], bool] = lambda: False) -> records.Record:
+def _check_images(run: Run, saved: dict[str, Any], splits: tuple[str, ...]) -> None:
+    other = [split for split in splits if run.images.hashes[split] != saved["hashes"][split]]
+    if other:
+        raise UserError(f"the {other[0]} images of {run.images.display} are not those of {run.folder}; give --dataroot")
+
+
+def execute(run: Run, show: Show, stop: Callable[[], bool] = lambda: False) -> records.Record | None:
     """Train to the end, evaluating after every epoch, and write the run's folder.
 
     Args:
         run: opened or resumed.
         show: where progress goes.
-        stop: asked after every step; True ends the run cleanly.
+        stop: asked after every step; True ends the run cleanly, to be resumed.
 
     Returns:
-        The record, also written as ``record.json``.
+        The record, also written as ``record.json``; None when the run was stopped.
 
     Raises:
-        Interrupted: ``stop`` said so; a checkpoint was written.
         NonFiniteError: the loss is not finite; nothing is recorded as a result.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
-    steps = train.steps_per_epoch(len(run.train), run.recipe)
     saved = time.monotonic()
 
     def after_step(state: train.State) -> bool:
         nonlocal saved
-        show.move(state.epoch * steps + state.step, _step_text(state, run.recipe))
+        show.move(state.epoch * run.steps + state.step, _step_text(state, run.recipe))
         if time.monotonic() - saved > SAVE_EVERY:
             save(run)
             saved = time.monotonic()
         return not stop()
 
-    with show.bar(steps * run.recipe.nepochs, run.state.epoch * steps + run.state.step):
+    with show.bar(run.steps * run.recipe.nepochs, run.state.epoch * run.steps + run.state.step):
         for reached in train.train(
             run.model,
-            run.train.images,
-            run.train.labels,
+            run.training.images,
+            run.training.labels,
             run.recipe,
             run.state,
             prepare=run.augmented,
             after_step=after_step,
         ):
-            show.say(_epoch_text(_finish_epoch(run, reached), run.recipe))
+            run.rows.append(_row(run, reached))
+            show.say(_epoch_text(run.rows[-1], run.recipe))
     save(run)
-    if run.state.epoch < run.recipe.nepochs:
-        raise Interrupted(f"stopped in epoch {run.state.epoch} after step {run.state.step} of {steps}")
+    return _finish(run) if run.state.epoch == run.recipe.nepochs else None
+
+
+def _finish(run: Run) -> records.Record:
     checkpoint.save_weights(run.folder / "weights.safetensors", run.model)
     record = make_record(run)
     records.save(record, run.folder / "record.json")
@@ -269,12 +184,11 @@ def execute(run: Run, show: Show, stop: Callable[[], bool] = lambda: False) -> r
 
 
 def _step_text(state: train.State, recipe: train.Recipe) -> str:
+    done = f"epoch {state.epoch + 1}/{recipe.nepochs}"
     reached = state.reached
-    if not reached.images:
-        return f"epoch {state.epoch + 1}/{recipe.nepochs}"
     return (
-        f"epoch {state.epoch + 1}/{recipe.nepochs}  loss {reached.loss / reached.images:.3f}  "
-        f"accuracy {100 * reached.correct / reached.images:.2f} %  {reached.images / reached.seconds:,.0f} images/s"
+        f"{done}  loss {reached.loss / reached.images:.3f}  accuracy {100 * reached.correct / reached.images:.2f} %  "
+        f"{reached.images / reached.seconds:,.0f} images/s"
     )
 
 
@@ -292,8 +206,8 @@ def _epoch_text(row: dict[str, Any], recipe: train.Recipe) -> str:
     return "  ".join(parts)
 
 
-def _finish_epoch(run: Run, reached: train.Epoch) -> dict[str, Any]:
-    """Evaluate after an epoch, outside the training code, and add its row."""
+def _row(run: Run, reached: train.Epoch) -> dict[str, Any]:
+    """Evaluate after an epoch, outside the training code."""
     row: dict[str, Any] = {
         "epoch": run.state.epoch - 1,
         "lr": run.state.optimizer.param_groups[0]["lr"],
@@ -304,29 +218,31 @@ def _finish_epoch(run: Run, reached: train.Epoch) -> dict[str, Any]:
         "val_loss": None,
         "val_accuracy": None,
     }
-    if run.val is not None:
-        answers = run.answers(run.val)
+    if run.validation is not None:
+        answers = run.answers(run.validation)
         row |= {"val_loss": answers.loss, "val_accuracy": answers.counts.percent}
-    last = run.state.epoch == run.recipe.nepochs
-    if run.config.audit or last or _is_best_val(run, row):
+    if run.config.audit or run.state.epoch == run.recipe.nepochs or _is_best_validation(run, row):
         row |= _test_row(run)
-    run.rows.append(row)
     return row
 
 
-def _is_best_val(run: Run, row: dict[str, Any]) -> bool:
+def _is_best_validation(run: Run, row: dict[str, Any]) -> bool:
     best = max((r["val_accuracy"] for r in run.rows if r["val_accuracy"] is not None), default=-1.0)
     return row["val_accuracy"] is not None and row["val_accuracy"] > best
 
 
 def _test_row(run: Run) -> dict[str, Any]:
-    answers = run.answers(run.data.test)
+    answers = run.answers(run.images.test)
     row: dict[str, Any] = {"test_loss": answers.loss, "exact": answers.counts.percent, **asdict(answers.counts)}
     if run.config.audit:
-        start = run.rows[-1]["smoothed"] if run.rows else 0.0
-        row |= evaluate.audit(answers.correct, run.config.batch_size, start=start)
         run.correct.append(answers.correct)
+        row |= evaluate.audit(answers.correct, run.config.batch_size, start=_carried(run.rows))
     return row
+
+
+def _carried(rows: list[dict[str, Any]]) -> float:
+    """The smoothed value that the last of these epochs left to the next."""
+    return float(rows[-1].get("smoothed", 0.0)) if rows else 0.0
 
 
 def save(run: Run) -> None:
@@ -334,7 +250,7 @@ def save(run: Run) -> None:
     content = {
         "version": records.VERSION,
         "config": run.config.model_dump(exclude={"resume"}),
-        "hashes": dict(run.data.hashes),
+        "hashes": dict(run.images.hashes),
         "model": run.model.state_dict(),
         "state": run.state.state_dict(),
         "rows": run.rows,
@@ -342,131 +258,41 @@ def save(run: Run) -> None:
     }
     checkpoint.save_checkpoint(run.folder / "checkpoint.pt", content)
     lines = "".join(json.dumps(row) + "\n" for row in run.rows)
-    checkpoint.write_atomically(run.folder / "metrics.jsonl", lambda path: path.write_text(lines))
+    write_atomically(run.folder / "metrics.jsonl", lines.encode())
     if run.rows:
-        report.progress_svg(run.rows, run.folder / "progress.svg", title=f"{run.config.net} on {run.data.display}")
-
-
-def make_record(run: Run) -> records.Record:
-    """The record of a finished run."""
-    described = describe(run.model, run.task, run.config.net)
-    split = {"train": len(run.train), "val": len(run.val) if run.val else 0, "test": len(run.data.test)}
-    return records.Record(
-        version=records.VERSION,
-        config=resolved_config(run),
-        seed=run.config.manual_seed,
-        counts=_counts(run.rows, audited=run.config.audit),
-        audit=_audit(run.rows) if run.config.audit else None,
-        environment=records.environment(
-            threads=torch.get_num_threads(), precision="fp32", compile="off", device=run.device.type
-        ),
-        data=records.Data(
-            train=run.data.display,
-            test=run.data.display,
-            recognised=run.data.name,
-            hashes=dict(run.data.hashes),
-            classes=list(run.data.classes),
-            sizes=split,
-        ),
-        parameters={key: described[key] for key in ("trainable", "frozen", "masks", "macs")},
-        masks=mask_pictures(run.model),
-        seconds=sum(row["seconds"] for row in run.rows),
-        status="finished",
-    )
-
-
-def resolved_config(run: Run) -> dict[str, Any]:
-    """What repeats the run: every flag with its default filled in; data by name, no places."""
-    config = run.config
-    given = config.model_dump(exclude={*_PLACES, *NET_OPTIONS, "manual_seed", "net_type"}, mode="json")
-    recipe = asdict(run.recipe)
-    options = net_options(config, lambda text: None)
-    resolved = {"nepochs": "nepochs", "optim_method": "optimizer", "learning_rate": "learning_rate"}
-    return {
-        **given,
-        "net_type": config.net,
-        "dataset_train": run.data.display,
-        "dataset_test": run.data.display,
-        "optimizer_schedule": recipe["schedule"],
-        **{name: recipe[key] for name, key in resolved.items()},
-        **options,
-        "code": config.code,
-    }
-
-
-def _counts(rows: list[dict[str, Any]], *, audited: bool) -> records.Counts:
-    best = max((r for r in rows if r["val_accuracy"] is not None), key=lambda r: r["val_accuracy"], default=None)
-    return records.Counts(
-        last=_count(rows[-1]),
-        best_val=None if best is None else _count(best),
-        best_test=_best_test(rows) if audited else None,
-    )
-
-
-def _count(row: dict[str, Any]) -> records.Count:
-    return records.Count(epoch=row["epoch"], correct=row["correct"], total=row["total"])
-
-
-def _best_test(rows: list[dict[str, Any]]) -> records.BestTest:
-    best = max(rows, key=lambda row: row["correct"])
-    late = evaluate.published_best([row["batch_mean"] for row in rows])
-    published = None if late is None else records.PublishedBest(epoch=late, batch_mean=rows[late]["batch_mean"])
-    return records.BestTest(**_count(best).model_dump(), published_rule=published)
-
-
-def _audit(rows: list[dict[str, Any]]) -> records.Audit:
-    def row(of: dict[str, Any]) -> records.AuditRow:
-        return records.AuditRow(**{name: of[name] for name in records.AuditRow.model_fields})
-
-    return records.Audit(
-        last=row(rows[-1]),
-        best_smoothed=row(max(rows, key=lambda r: r["smoothed"])),
-        best_exact=row(max(rows, key=lambda r: r["correct"])),
-    )
-
-
-def mask_pictures(model: nn.Module) -> list[records.Mask]:
-    """One 8-bit picture of a mask a layer: the first mask of the first channel, from its lowest to its highest value."""
-    return [_mask_picture(name, m.value.detach()) for name, m in model.named_modules() if isinstance(m, Masks)]
-
-
-def _mask_picture(name: str, value: Tensor) -> records.Mask:
-    mask = value[0, 0].float().cpu()
-    low, high = mask.min(), mask.max()
-    gray = ((mask - low) / (high - low).clamp_min(1e-12) * 255).round().to(torch.uint8)
-    file = io.BytesIO()
-    Image.fromarray(gray.numpy()).save(file, "PNG")
-    return records.Mask(layer=name, shape=list(value.shape), png=base64.b64encode(file.getvalue()).decode())
+        title = f"{run.config.net} on {run.images.display}, seed {run.config.manual_seed}"
+        figures.progress_svg(run.rows, run.folder / "progress.svg", title=title)
 
 
 def evaluate_run(
-    folder: Path, *, audited: bool = False, batch_size: int | None = None, dataroot: str | None = None
+    folder: Path, show: Show, *, audited: bool = False, batch_size: int | None = None, dataroot: str | None = None
 ) -> dict[str, Any]:
     """Count a run's correct test images anew, from its weights.
 
     Args:
         folder: the run's folder.
+        show: where progress goes.
         audited: add the published metrics, computed from the same answers.
         batch_size: nominal test batch of the audit; the run's by default.
         dataroot: where the data set is looked for first; the run's by default.
 
     Returns:
         ``exact`` {correct, total}, ``wilson`` [low, high] in percent; audited, also ``batch_mean``,
-        ``batch_mean_truncated``, ``smoothed`` (percent) and ``n_batches``.
+        ``batch_mean_truncated``, ``smoothed`` (percent; it starts from what the run's epoch before left) and
+        ``n_batches``.
 
     Raises:
         UserError: no such run, other test images than the run's, weights of another net.
     """
     saved = checkpoint.load_checkpoint(folder / "checkpoint.pt")
     changes = {} if dataroot is None else {"dataroot": dataroot}
-    run = open_run(TrainConfig(**{**saved["config"], **changes}), folder, Show(quiet=True))
-    if run.data.hashes["test"] != saved["hashes"]["test"]:
-        raise UserError(f"the test images of {run.data.display} are not those of {folder}; give --dataroot")
+    run = open_run(validated(TrainConfig, {**saved["config"], **changes}), folder, show)
+    _check_images(run, saved, ("test",))
     checkpoint.load_weights(folder / "weights.safetensors", run.model)
-    found = run.answers(run.data.test)
+    found = run.answers(run.images.test)
     counts = found.counts
     result: dict[str, Any] = {"exact": asdict(counts), "wilson": list(stats.wilson(counts.correct, counts.total))}
     if audited:
-        metrics = evaluate.audit(found.correct, batch_size or run.config.batch_size)
+        metrics = evaluate.audit(found.correct, batch_size or run.config.batch_size, start=_carried(saved["rows"][:-1]))
         result |= {name: metrics[name] for name in ("batch_mean", "batch_mean_truncated", "smoothed", "n_batches")}
     return result

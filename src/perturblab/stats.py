@@ -309,6 +309,6 @@ def _check_confidence(confidence: float) -> None:
 
 def _scipy_stats() -> Any:
     # Imported late: importing this module must stay cheap, and scipy.stats takes most of a second.
-    from scipy import stats  # type: ignore[import-untyped]
+    from scipy import stats
 
     return stats

@@ -135,8 +135,8 @@ def steps_per_epoch(images: int, recipe: Recipe) -> int:
     steps = images // recipe.batch_size if recipe.drop_last else -(-images // recipe.batch_size)
     if not steps:
         raise UserError(
-            f"--batch-size {recipe.batch_size} is larger than the {images} training images, and code or skips a short batch; "
-            "use a smaller one"
+            f"--batch-size {recipe.batch_size} is larger than the {images} training images, and code or skips a short "
+            "batch; use a smaller one"
         )
     return steps
 

@@ -5,6 +5,7 @@ import io
 import math
 import pickle
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,8 @@ def read_cifar(source: Source, progress: Progress) -> Decoded:
     """
     fine = "fine_" if source.kind == "cifar100" else ""
     meta = source.files["meta"][0]
-    classes = tuple(_text(name) for name in _entry(_unpickle(meta), f"{fine}label_names", meta))
+    names = _entry(_unpickle(meta), f"{fine}label_names", meta)
+    classes = tuple(map(_text, names if isinstance(names, list) else ()))
     train, test = (_batches(source.files[split], f"{fine}labels", split, progress) for split in ("train", "test"))
     return Decoded(train, test, classes)
 
@@ -89,8 +91,9 @@ def _entry(content: dict[str, Any], name: str, path: Path) -> Any:
 def _batch(path: Path, label_name: str) -> Split:
     content = _unpickle(path)
     pixels, labels = _entry(content, "data", path), _entry(content, label_name, path)
-    fits = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape == (len(labels), 3 * 32 * 32)
-    if not fits or not all(type(label) is int for label in labels):
+    whole = isinstance(labels, list) and all(type(label) is int and abs(label) < 2**31 for label in labels)
+    bytes_ = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8
+    if not whole or not bytes_ or pixels.shape != (len(labels), 3 * 32 * 32):
         raise DataError(
             f"{path} does not hold N x 3072 bytes and N whole labels; expected a CIFAR batch: fetch it again"
         )
@@ -132,8 +135,10 @@ def _idx(path: Path, ndim: int) -> Tensor:
             shape = _idx_shape(file.read(start), ndim, path)
             _check_length(path, start + math.prod(shape))
             content = file.read(math.prod(shape) + 1)
-    except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not readable ({error}); fetch it again") from error
+    if len(content) != math.prod(shape):
+        raise DataError(f"{path} claims {math.prod(shape)} values but has {len(content)}; fetch it again")
     return torch.from_numpy(np.frombuffer(content, np.uint8).copy()).view(shape)
 
 

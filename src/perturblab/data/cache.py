@@ -17,6 +17,7 @@ VERSION = 1
 class _Header(TypedDict):
     classes: list[str]
     hashes: dict[str, str]
+    seal: str
 
 
 def folder() -> Path:
@@ -54,12 +55,12 @@ def read(name: str) -> tuple[Decoded, dict[str, str]] | None:
     if not path.is_file():
         return None
     try:
-        return _read(path)
+        return _read(path, name)
     except Exception:  # whatever a damaged file raises: it is decoded again and written anew
         return None
 
 
-def _read(path: Path) -> tuple[Decoded, dict[str, str]] | None:
+def _read(path: Path, name: str) -> tuple[Decoded, dict[str, str]] | None:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
@@ -67,7 +68,7 @@ def _read(path: Path) -> tuple[Decoded, dict[str, str]] | None:
         train, test = (Split(file.get_tensor(f"{x}.images"), file.get_tensor(f"{x}.labels")) for x in ("train", "test"))
     decoded = Decoded(train, test, tuple(header["classes"]))
     # Hashing everything read is what makes a flipped bit visible; it costs a tenth of a second on CIFAR-10.
-    fresh = _header(decoded)
+    fresh = _header(decoded, name)
     return (decoded, fresh["hashes"]) if fresh == header else None
 
 
@@ -81,16 +82,14 @@ def write(name: str, decoded: Decoded) -> dict[str, str]:
     Returns:
         The hashes of the content. A folder that cannot be written warns: the run goes on without a cache.
     """
-    header = _header(decoded)
+    from safetensors import SafetensorError
+
+    header = _header(decoded, name)
     try:
         _write(_path(name), decoded, json.dumps(header))
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         warnings.warn(f"decoded images are not kept, {folder()} cannot be written: {error}", stacklevel=2)
     return header["hashes"]
-
-
-def _header(decoded: Decoded) -> _Header:
-    return {"classes": list(decoded.classes), "hashes": content_hashes(decoded.train, decoded.test)}
 
 
 def _write(path: Path, decoded: Decoded, header: str) -> None:
@@ -104,6 +103,13 @@ def _write(path: Path, decoded: Decoded, header: str) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         save_file(tensors, Path(scratch) / path.name, metadata={"header": header})
         os.replace(Path(scratch) / path.name, path)
+
+
+def _header(decoded: Decoded, name: str) -> _Header:
+    classes, hashes = list(decoded.classes), content_hashes(decoded.train, decoded.test)
+    # The seal covers what the hashes do not: the class names, and that the file was written under this name.
+    seal = hashlib.sha256(json.dumps([name, classes, hashes]).encode()).hexdigest()
+    return {"classes": classes, "hashes": hashes, "seal": seal}
 
 
 def _path(name: str) -> Path:

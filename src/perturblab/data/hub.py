@@ -29,7 +29,7 @@ def fetch(known: Known, progress: Progress) -> Decoded:
         Exception: whatever `datasets` raises when it cannot provide the data set.
     """
     online = reachable()
-    import datasets  # type: ignore[import-untyped]
+    import datasets
 
     progress(f"fetching {known.display} from the hub", 0, 1)
     with _settings(online, progress is not silent):

@@ -42,6 +42,7 @@ class Known:
         classes: in label order.
         counts: training and test images of the complete set.
         hub: repository and configuration on the hub; empty for what is bundled.
+        files: the folder in which other tools leave it, or "".
     """
 
     name: str
@@ -50,6 +51,7 @@ class Known:
     classes: tuple[str, ...]
     counts: tuple[int, int]
     hub: tuple[str, ...] = ()
+    files: str = ""
 
 
 def numbers(count: int) -> tuple[str, ...]:
@@ -79,7 +81,7 @@ _COLOUR, _GREY = (3, 32, 32), (1, 28, 28)
 
 KNOWN = (
     Known("digits", "digits", (1, 8, 8), numbers(10), (1200, 597)),
-    Known("MNIST", "MNIST", _GREY, numbers(10), (60000, 10000), ("ylecun/mnist", "mnist")),
+    Known("MNIST", "MNIST", _GREY, numbers(10), (60000, 10000), ("ylecun/mnist", "mnist"), "MNIST/raw"),
     Known(
         "FashionMNIST",
         "Fashion-MNIST",
@@ -87,9 +89,26 @@ KNOWN = (
         tuple(_FASHION.split(",")),
         (60000, 10000),
         ("zalando-datasets/fashion_mnist", "fashion_mnist"),
+        "FashionMNIST/raw",
     ),
-    Known("CIFAR10", "CIFAR-10", _COLOUR, tuple(_CIFAR10.split()), (50000, 10000), ("uoft-cs/cifar10", "plain_text")),
-    Known("CIFAR100", "CIFAR-100", _COLOUR, tuple(_CIFAR100.split()), (50000, 10000), ("uoft-cs/cifar100", "cifar100")),
+    Known(
+        "CIFAR10",
+        "CIFAR-10",
+        _COLOUR,
+        tuple(_CIFAR10.split()),
+        (50000, 10000),
+        ("uoft-cs/cifar10", "plain_text"),
+        "cifar-10-batches-py",
+    ),
+    Known(
+        "CIFAR100",
+        "CIFAR-100",
+        _COLOUR,
+        tuple(_CIFAR100.split()),
+        (50000, 10000),
+        ("uoft-cs/cifar100", "cifar100"),
+        "cifar-100-python",
+    ),
     Known("SVHN", "SVHN", _COLOUR, numbers(10), (73257, 26032), ("ufldl-stanford/svhn", "cropped_digits")),
 )
 
@@ -107,6 +126,8 @@ _JPEG_COPY = ("CIFAR10", "CIFAR-10 (JPEG copy)")
 COPIES = {
     "a8207611ef4f53d3628f7085b863ede466c92a047ce7b5f7f46192a70472fc52": _JPEG_COPY,
     "c2ae38cca419cd52d6b8e495d32641eb724bd3ee32df7e9863fd225e1c14f376": _JPEG_COPY,
+    "71d3be42f93ad20da73bb4a9744d0bebdaa6832be56dc010e21940e72c4c8b1e": ("MNIST", "MNIST"),
+    "4718853ea946af656684509414983beff2e65cf414265c27966161014c003b8b": ("MNIST", "MNIST"),
     "de97c810e026da8831e037c554ff78148a5616b2d74ed6612b45e6957a3070a9": ("MNIST", "MNIST"),
     "6ab9e0b14374b6e523f74c6dbf3fcc044a277afce42fc3e1efaa8f2ca75164d9": ("MNIST", "MNIST"),
 }
@@ -136,6 +157,8 @@ def known_as(name: str) -> Known:
     Raises:
         DataError: no data set is called so; the message tells the nearest name and all of them.
     """
+    if "/" in name:
+        raise DataError(f"there is no folder {name}; give an existing folder, or a name with --dataroot")
     by_name = {plain(known.name): known for known in KNOWN}
     if plain(name) in by_name:
         return by_name[plain(name)]

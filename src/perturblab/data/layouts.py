@@ -1,5 +1,6 @@
 """Which of the readable layouts a folder holds."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,10 +8,7 @@ from pathlib import Path
 
 from perturblab.errors import DataError
 
-LAYOUTS = (
-    "a folder of train-*.parquet and test-*.parquet (the hub's layout), train/CLASS/*.png and test/CLASS/*.png,"
-    " cifar-10-batches-py, cifar-100-python, MNIST/raw or FashionMNIST/raw"
-)
+LAYOUTS = "train-*.parquet and test-*.parquet (the hub's layout), train/CLASS/*.png and test/CLASS/*.png"
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 _IDX = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -29,12 +27,14 @@ class Source:
         folder: where they lie; messages and the cache name files relative to it.
         files: "train" and "test" (and "meta" for CIFAR's class names) -> files, in reading order.
         hint: the data set that the layout itself tells, or "".
+        missing: names of files that the layout needs and the folder lacks.
     """
 
     kind: str
     folder: Path
     files: Mapping[str, Sequence[Path]]
     hint: str = ""
+    missing: Sequence[str] = ()
 
     def all_files(self) -> list[Path]:
         """Every file whose content decides what is decoded."""
@@ -52,11 +52,11 @@ def sources(folder: Path) -> list[Source]:
     """
     found = [*_parquet(folder), *_pictures(folder)]
     for base, hint in ((folder, ""), (folder / "raw", ""), *_tool_folders(folder)):
-        found += _idx(base, hint)
+        found += _named_files("idx", base, _IDX, hint)
     for base in (folder, folder / "cifar-10-batches-py"):
-        found += _cifar(base, "cifar10", _CIFAR10, "CIFAR10")
+        found += _named_files("cifar10", base, _CIFAR10, "CIFAR10")
     for base in (folder, folder / "cifar-100-python"):
-        found += _cifar(base, "cifar100", _CIFAR100, "CIFAR100")
+        found += _named_files("cifar100", base, _CIFAR100, "CIFAR100")
     return found
 
 
@@ -74,7 +74,7 @@ def complete(source: Source) -> Source:
         ``source`` itself.
 
     Raises:
-        DataError: a split is missing, or a class folder holds no image.
+        DataError: a split or a file is missing, or a class folder holds no image.
     """
     for split in ("train", "test"):
         if not source.files.get(split):
@@ -82,6 +82,8 @@ def complete(source: Source) -> Source:
             raise DataError(
                 f"{source.folder} has no {split} split (found: {there}); expected train and test: add {split}"
             )
+    if source.missing:
+        raise DataError(f"{source.folder} lacks {', '.join(source.missing)}; add them, or unpack the archive again")
     if source.kind == "pictures":
         _no_empty_class(source)
     return source
@@ -90,7 +92,7 @@ def complete(source: Source) -> Source:
 def _no_empty_class(source: Source) -> None:
     for split in ("train", "test"):
         root = source.folder / split
-        filled = {path.relative_to(root).parts[0] for path in source.files[split]}
+        filled = {inside(path, root).split("/")[0] for path in source.files[split]}
         for path in _folders(root):
             if path.name not in filled:
                 raise DataError(f"{path} holds no image; expected {', '.join(sorted(SUFFIXES))}: fill or remove it")
@@ -101,12 +103,16 @@ def _parquet(folder: Path) -> list[Source]:
         return []
     bases = [base for base in (folder, *_folders(folder)) if any(base.glob("*.parquet"))]
     # The hub's SVHN repository also holds whole street photographs, which have no class.
-    cropped = [base for base in bases if base.name == "cropped_digits"]
-    return [Source("parquet", base, {s: _shards(base, s) for s in ("train", "test")}) for base in cropped or bases]
+    bases = [base for base in bases if base.name == "cropped_digits"] or bases
+    return [Source("parquet", base, _shards(base), "SVHN" * (base.name == "cropped_digits")) for base in bases]
 
 
-def _shards(folder: Path, split: str) -> list[Path]:
-    return sorted(path for path in folder.glob("*.parquet") if re.fullmatch(rf"{split}(-.*)?\.parquet", path.name))
+def _shards(folder: Path) -> dict[str, list[Path]]:
+    files = sorted(folder.glob("*.parquet"))
+    return {
+        split: [path for path in files if re.fullmatch(rf"{split}(-.*)?\.parquet", path.name)]
+        for split in ("train", "test")
+    }
 
 
 def _pictures(folder: Path) -> list[Source]:
@@ -117,8 +123,26 @@ def _pictures(folder: Path) -> list[Source]:
 
 
 def _images(root: Path) -> list[Path]:
-    files = (path for each in _folders(root) for path in each.rglob("*"))
-    return sorted(path for path in files if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    # Strings and os.walk, not Path.rglob: with 60,000 files that is the difference between 3 seconds and 1.
+    names = (os.path.join(base, name) for each in _folders(root) for base, _, files in os.walk(each) for name in files)
+    return [Path(name) for name in sorted(names) if _is_image(os.path.basename(name))]
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
+
+
+def inside(path: Path, folder: Path) -> str:
+    """The path of a file relative to a folder; much faster than `Path.relative_to`.
+
+    Args:
+        path: ``folder / ...``.
+        folder: where it lies.
+
+    Returns:
+        The relative path, with "/" between its parts.
+    """
+    return str(path).removeprefix(f"{folder}{os.sep}").replace(os.sep, "/")
 
 
 def _folders(root: Path) -> list[Path]:
@@ -127,26 +151,16 @@ def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _idx(folder: Path, hint: str) -> list[Source]:
-    files = {split: [path for name in names if (path := _plain_or_gz(folder / name))] for split, names in _IDX.items()}
-    if not any(files.values()):
-        return []
-    for split, names in _IDX.items():
-        if len(files[split]) == 1:
-            raise DataError(f"{folder} has {files[split][0].name} alone; expected {' and '.join(names)}: add the other")
-    return [Source("idx", folder, files, hint)]
-
-
 def _plain_or_gz(path: Path) -> Path | None:
     packed = path.with_name(path.name + ".gz")
     return path if path.is_file() else packed if packed.is_file() else None
 
 
-def _cifar(folder: Path, kind: str, names: Mapping[str, Sequence[str]], hint: str) -> list[Source]:
-    files = {split: [folder / name for name in group if (folder / name).is_file()] for split, group in names.items()}
+def _named_files(kind: str, folder: Path, names: Mapping[str, Sequence[str]], hint: str) -> list[Source]:
+    """The layouts whose files have fixed names."""
+    files = {part: [path for name in group if (path := _plain_or_gz(folder / name))] for part, group in names.items()}
     if not files["train"] and not files["test"]:
         return []
-    missing = [name for group in names.values() for name in group if not (folder / name).is_file()]
-    if missing:
-        raise DataError(f"{folder} lacks {', '.join(missing)}; expected all files of {hint}: unpack the archive again")
-    return [Source(kind, folder, files, hint)]
+    there = {path.name.removesuffix(".gz") for group in files.values() for path in group}
+    missing = [name for group in names.values() for name in group if name not in there]
+    return [Source(kind, folder, files, hint, missing)]

@@ -7,8 +7,8 @@ from perturblab.data import cache
 from perturblab.data.binary import read_cifar, read_idx
 from perturblab.data.digits import read_digits
 from perturblab.data.hub import fetch
-from perturblab.data.known import Known, by_classes, by_copy, contradiction, known_as, numbers, plain
-from perturblab.data.layouts import LAYOUTS, Source, complete, sources
+from perturblab.data.known import KNOWN, Known, by_classes, by_copy, contradiction, known_as, numbers, plain
+from perturblab.data.layouts import LAYOUTS, Source, complete, inside, sources
 from perturblab.data.pictures import read_parquet, read_pictures
 from perturblab.data.sets import Decoded, ImageData, Progress, check, content_hashes, image_size, silent
 from perturblab.errors import DataError
@@ -56,13 +56,17 @@ def load(source: str, *, dataroot: str | Path = "data", progress: Progress | Non
 def _from_folder(folder: Path, report: Progress) -> ImageData:
     found = sources(folder)
     if not found:
-        raise DataError(f"{folder} holds no data set; expected {LAYOUTS}")
+        raise DataError(f"{folder} holds no data set; expected {LAYOUTS}, or one of {', '.join(_tool_folders())}")
     if len(found) > 1:
         names = ", ".join(source.hint or str(source.folder) for source in found)
         raise DataError(
             f"{folder} holds several data sets ({names}); give one of these folders, or a name and --dataroot"
         )
     return _from_source(found[0], "", folder.resolve().name, report)
+
+
+def _tool_folders() -> list[str]:
+    return [known.files for known in KNOWN if known.files]
 
 
 def _from_dataroot(known: Known, root: Path, report: Progress) -> ImageData | None:
@@ -100,7 +104,7 @@ def _if_it_is(known: Known, source: Source, root: Path, report: Progress) -> Ima
 
 def _from_source(source: Source, asked: str, folder: str, report: Progress) -> ImageData:
     complete(source)
-    files = {path.relative_to(source.folder).as_posix(): _file_hash(path) for path in source.all_files()}
+    files = {inside(path, source.folder): _file_hash(path) for path in source.all_files()}
     key = cache.key(source.kind, files)
     found = cache.read(key)
     if found:
@@ -114,7 +118,8 @@ def _from_source(source: Source, asked: str, folder: str, report: Progress) -> I
 
 def _file_hash(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with open(path, "rb", buffering=0) as file:
+            return hashlib.sha256(file.readall()).hexdigest()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
 
@@ -162,7 +167,8 @@ def _fetched(known: Known, root: Path, report: Progress) -> Decoded:
         raise
     except Exception as error:  # no connection, no disk space, a changed repository: the remedy is the same
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        files = f", or {known.files}" if known.files else ""
         raise DataError(
-            f"{known.name} is neither under {root} nor in the cache, and the hub did not provide it ({reason});"
-            f" provide {LAYOUTS} in a folder called {known.name.lower()}, and name its parent with --dataroot"
+            f"{known.name} is neither under {root} nor in the cache, and the hub did not provide it ({reason}); name a"
+            f" folder with --dataroot that holds {known.name.lower()} with {LAYOUTS}{files}"
         ) from error

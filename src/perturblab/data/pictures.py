@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from perturblab.data.known import numbers
-from perturblab.data.layouts import Source
+from perturblab.data.layouts import Source, inside
 from perturblab.data.sets import Decoded, Progress, Split, other_classes
 from perturblab.errors import DataError
 
@@ -79,7 +79,7 @@ def stack(pictures: Iterable[tuple[str, bytes | None]], count: int, text: str, p
     for done, (where, data) in enumerate(pictures):
         pixels = decode(data, where)
         if not done:
-            images = np.empty((count, *pixels.shape), np.uint8)
+            images = _room(count, pixels.shape)
         if pixels.shape != images.shape[1:]:
             have, need = (_size_and_mode(shape) for shape in (pixels.shape, images.shape[1:]))
             raise DataError(f"{where} is {have}, expected {need} as the first image: make all images alike")
@@ -88,6 +88,14 @@ def stack(pictures: Iterable[tuple[str, bytes | None]], count: int, text: str, p
             progress(text, done, count)
     progress(text, count, count)
     return _channels_first(torch.from_numpy(images))
+
+
+def _room(count: int, shape: Sequence[int]) -> Pixels:
+    try:
+        return np.empty((count, *shape), np.uint8)
+    except (MemoryError, ValueError) as error:
+        size = _size_and_mode(shape)
+        raise DataError(f"{count} images of {size} do not fit into memory; use fewer or smaller ones") from error
 
 
 def _size_and_mode(shape: Sequence[int]) -> str:
@@ -129,7 +137,7 @@ def _stack_files(files: Sequence[Path], split: str, progress: Progress) -> Tenso
 
 
 def _class_of(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).parts[1]
+    return inside(path, folder).split("/")[1]
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -163,7 +171,7 @@ def read_parquet(source: Source, progress: Progress) -> Decoded:
 
 
 def _shard(path: Path) -> Shard:
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -241,12 +249,19 @@ def _class_names(shards: Sequence[Shard], values: list[Any]) -> tuple[str, ...] 
     if any(isinstance(value, str) for value in values):
         return in_order(set(map(str, values)))
     for shard in shards:
-        stored = (shard.table.schema.metadata or {}).get(b"huggingface", b"{}")
-        features = json.loads(stored).get("info", {}).get("features", {})
-        names = features.get(_column(shard, _LABEL_COLUMNS), {}).get("names")
-        if names:
-            return tuple(map(str, names))
+        if names := _stored_names(shard):
+            return names
     return None
+
+
+def _stored_names(shard: Shard) -> tuple[str, ...]:
+    """The class names that `datasets` keeps in a table's metadata."""
+    stored = (shard.table.schema.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        features = json.loads(stored).get("info", {}).get("features", {})
+        return tuple(map(str, features.get(_column(shard, _LABEL_COLUMNS), {}).get("names") or ()))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DataError(f"{shard.where} has unreadable metadata ({_first_line(error)}); fetch it again") from error
 
 
 def _as_labels(values: list[Any], classes: tuple[str, ...], where: str) -> Tensor:

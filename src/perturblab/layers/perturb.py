@@ -61,11 +61,11 @@ def perturb(x: Tensor, masks: Tensor, *, act: Activation | None = None, outside:
 def _check_masks(x: Tensor, masks: Tensor) -> None:
     if masks.shape[0] not in (1, x.shape[1]):
         raise ValueError(
-            f"the masks are for {masks.shape[0]} channels, the features have {x.shape[1]}; use one set, or one a channel"
+            f"the masks are for {masks.shape[0]} channels, the features have {x.shape[1]}; expected 1 or {x.shape[1]}"
         )
     if any(have not in (1, need) for have, need in zip(masks.shape[-2:], x.shape[-2:], strict=True)):
         have, need = tuple(masks.shape[-2:]), tuple(x.shape[-2:])
-        raise ValueError(f"the masks are {have[0]}x{have[1]}, the features {need[0]}x{need[1]}; build the layer for that size")
+        raise ValueError(f"the masks are {have}, the features {need}; build the layer with size={need}")
 
 
 def perturb_conv2d(
@@ -141,8 +141,8 @@ def _groups(in_channels: int, out_channels: int, nmasks: int) -> int:
         return 1
     if out_channels % in_channels:
         raise ValueError(
-            f"nmasks {nmasks} groups the 1x1 convolution by input channel, and {out_channels} filters are no multiple of "
-            f"{in_channels} channels; use a multiple of {in_channels}, or nmasks 1"
+            f"nmasks {nmasks} groups the 1x1 convolution by input channel, and {out_channels} filters are no multiple "
+            f"of {in_channels} channels; use a multiple of {in_channels}, or nmasks 1"
         )
     return in_channels
 
@@ -252,7 +252,8 @@ class NoiseLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         maps = perturb(x, self.masks(), act=self.act, outside=self.masks.noise.outside)
-        return self.conv(self.norm(maps))
+        out: Tensor = self.conv(self.norm(maps))
+        return out
 
 
 class PerturbLayerFirst(nn.Module):
@@ -293,5 +294,5 @@ class PerturbLayerFirst(nn.Module):
         self.layers = nn.Sequential(*_conv_norm_act(conv, "sigmoid"), *mix)
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = self.act(self.norm(perturb(x, self.masks())))
-        return self.layers(maps)
+        out: Tensor = self.layers(self.act(self.norm(perturb(x, self.masks()))))
+        return out

@@ -30,7 +30,9 @@ class Net:
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
-def _family(name: str, depths: tuple[int, ...], options: type[Any], make: Callable[..., nn.Module], about: str) -> dict[str, Net]:
+def _family(
+    name: str, depths: tuple[int, ...], options: type[Any], make: Callable[..., nn.Module], about: str
+) -> dict[str, Net]:
     return {
         f"{name}{depth}": Net(options, partial(make, nblocks=_BLOCKS[depth], bottleneck=depth >= 50), about)
         for depth in depths
@@ -111,6 +113,6 @@ def build(name: str, *, task: Task | None = None, seed: int = 1, **options: Any)
     Raises:
         ValueError: an unknown name or option, or a combination that cannot be built.
     """
-    net = NETS[name].make(task or Task(), resolve(name, options), stream(seed, "masks")) if name in NETS else _net(name)
+    net = _net(name).make(task or Task(), resolve(name, options), stream(seed, "masks"))
     init_weights(net, stream(seed, "init"))
     return net

@@ -38,12 +38,12 @@ class Row:
 class _Counter(TorchDispatchMode):
     """Watches every operation of one forward pass of one image: its MACs and its receptive field."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def begin(self) -> "_Counter":
         self.macs = 0
         self.field = Field()
         # The tensors are kept with their fields, so that an id is never used twice.
         self._seen: dict[int, tuple[Tensor, Field]] = {}
+        return self
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -129,7 +129,8 @@ def describe(net: nn.Module, task: Task, name: str = "") -> dict[str, Any]:
         trainable, frozen, masks = _own(module)
         trained = sum(p.numel() for m in module.modules() if isinstance(m, Masks) for p in m.parameters())
         rows[module] = Row(path, type(module).__name__, [], trainable + frozen - trained, masks)
-    counter, training = _Counter(), net.training
+    make: Any = _Counter  # torch does not type its constructor
+    counter, training = make().begin(), net.training
     device = next(net.parameters()).device
     with torch.no_grad(), _hooks(rows, counter), counter:
         net.eval()(torch.zeros(1, task.channels, *task.size, device=device))

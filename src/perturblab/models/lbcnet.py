@@ -45,7 +45,8 @@ class Identity(nn.Module):
         self.body = body
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(x) + x
+        out: Tensor = self.body(x) + x
+        return out
 
 
 def _filters(options: LBCOptions, masks: torch.Generator) -> list[nn.Module]:
@@ -53,9 +54,7 @@ def _filters(options: LBCOptions, masks: torch.Generator) -> list[nn.Module]:
     if options.anchors == "dense":
         return [nn.Conv2d(width, nweights, 3, padding=1), nn.ReLU(), nn.Conv2d(nweights, width, 1)]
     return [
-        LocalBinaryConv2d(
-            width, width, nweights, anchors=options.anchors, sparsity=options.sparsity, generator=masks
-        )
+        LocalBinaryConv2d(width, width, nweights, anchors=options.anchors, sparsity=options.sparsity, generator=masks)
     ]
 
 
@@ -66,7 +65,7 @@ def lbcnet(task: Task, options: LBCOptions, masks: torch.Generator) -> nn.Sequen
         ValueError: the image is smaller than the 5x5 pooling at the end.
     """
     if min(task.size) < 5:
-        raise ValueError(f"images are {task.size[0]}x{task.size[1]}; lbcnet ends in a 5x5 pooling and needs at least 5x5")
+        raise ValueError(f"images are {task.size}; lbcnet ends in a 5x5 pooling and needs at least 5x5")
     width = options.nfilters
     blocks = [Identity(nn.Sequential(nn.BatchNorm2d(width), *_filters(options, masks))) for _ in range(options.depth)]
     inputs = width * (task.size[0] // 5) * (task.size[1] // 5)

@@ -37,9 +37,7 @@ class NoiseResNetOptions:
 
     def noise(self) -> Noise:
         """The masks of every layer: one a channel and pixel."""
-        return Noise(
-            level=self.level, constant=self.constant_masks, redraw=self.redraw_masks, outside=self.untied_bias
-        )
+        return Noise(level=self.level, constant=self.constant_masks, redraw=self.redraw_masks, outside=self.untied_bias)
 
 
 def _basic(noise: Noise, masks: torch.Generator, in_channels: int, planes: int, stride: int, size: Size) -> nn.Module:

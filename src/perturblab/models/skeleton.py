@@ -11,7 +11,7 @@ Size = tuple[int, int]
 # body(in_channels, planes, stride, size of the input) -> the residual branch of one block
 Body = Callable[[int, int, int, Size], nn.Module]
 
-POOLS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
+POOLS: dict[str, type[nn.MaxPool2d] | type[nn.AvgPool2d]] = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,14 @@ class ResNet(nn.Module):
     """
 
     def __init__(
-        self, stem: nn.Module, size: Size, body: Body, nblocks: Sequence[int], nfilters: int, nclasses: int, expansion: int = 1
+        self,
+        stem: nn.Module,
+        size: Size,
+        body: Body,
+        nblocks: Sequence[int],
+        nfilters: int,
+        nclasses: int,
+        expansion: int = 1,
     ) -> None:
         super().__init__()
         self.stem = stem
@@ -127,7 +134,8 @@ class ResNet(nn.Module):
         for name, part in self.named_children():
             if name != "linear":
                 x = part(x)
-        return self.linear(x.mean((2, 3)))
+        logits: Tensor = self.linear(x.mean((2, 3)))
+        return logits
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:

@@ -1,0 +1,102 @@
+"""From validated models to command-line options, and mistakes in one sentence."""
+
+import argparse
+import difflib
+import types
+from collections.abc import Sequence
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from perturblab.errors import UserError
+
+# The published spelling first where a field has a shorter name too.
+_ALIASES = {"manual_seed": ("--seed",), "learning_rate": ("--lr",)}
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake in one sentence instead of printing the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def _is_flag(field: FieldInfo) -> bool:
+    kinds = get_args(field.annotation) if isinstance(field.annotation, types.UnionType) else (field.annotation,)
+    return bool in kinds
+
+
+def _choices(field: FieldInfo) -> str:
+    kinds: list[Any] = [field.annotation]
+    for kind in kinds:  # grows: the choices may stand inside an optional and an annotated type
+        kinds += get_args(kind) if get_origin(kind) is not Literal else ()
+    found = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+    return f" ({', '.join(map(str, found))})" if found else ""
+
+
+def _spellings(name: str) -> list[str]:
+    return list(dict.fromkeys(["--" + name.replace("_", "-"), "--" + name, *_ALIASES.get(name, ())]))
+
+
+def add_fields(parser: argparse.ArgumentParser, model: type[BaseModel], leave_out: Sequence[str] = ()) -> None:
+    """Give a parser one option for every field, in both spellings; what is not given is not set."""
+    for name, field in model.model_fields.items():
+        if name in leave_out:
+            continue
+        default = "" if field.default in (None, False) else f" [{field.default}]"
+        text = f"{field.description}{_choices(field)}{default}".replace("%", "%%")
+        common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
+        if _is_flag(field):
+            parser.add_argument(*_spellings(name), action=argparse.BooleanOptionalAction, **common)
+        else:
+            parser.add_argument(*_spellings(name), metavar=name.rsplit("_", 1)[-1].upper(), **common)
+
+
+def parsed(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line.
+
+    Raises:
+        UserError: an unknown option (with the nearest right one), a missing value, no command.
+    """
+    known, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise UserError(_unknown(parser, known.command, unknown[0]))
+    if not known.command:
+        raise UserError("no command given; see perturblab --help")
+    return known
+
+
+def _unknown(parser: Parser, command: str | None, got: str) -> str:
+    if not got.startswith("-"):
+        return f"got {got!r}, which belongs to no option; see perturblab {command or ''} --help".replace("  ", " ")
+    chosen = parser if command is None else _subparser(parser, command)
+    flag = got.split("=")[0]
+    near = difflib.get_close_matches(flag, chosen._option_string_actions, 1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"see {chosen.prog} --help"
+    return f"unknown option {flag}; {hint}"
+
+
+def _subparser(parser: Parser, command: str) -> Parser:
+    actions = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    found: Parser = actions.choices[command]
+    return found
+
+
+def given(args: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
+    """The fields of a model that were given."""
+    return {name: value for name, value in vars(args).items() if name in model.model_fields}
+
+
+def integers(text: str, flag: str, count: Sequence[int] = (1,)) -> list[int]:
+    """Read one or more positive integers, separated by commas.
+
+    Raises:
+        UserError: something else was given.
+    """
+    parts = text.split(",")
+    if len(parts) not in count or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
+        raise UserError(
+            f"{flag} got {text!r}; expected {' or '.join(['N', 'N,N'][c - 1] for c in count)} of at least 1"
+        )
+    return [int(part) for part in parts]

@@ -1,0 +1,94 @@
+"""From what was given on the command line to what is built: published defaults, options, net, recipe, device."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from perturblab.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig
+from perturblab.errors import UserError
+from perturblab.models import Task, build, options_read, resolve
+from perturblab.train import Recipe
+
+
+def net_options(config: NetConfig, warn: Callable[[str], None]) -> dict[str, Any]:
+    """The options that the net reads, with the defaults of the chosen code and of the net.
+
+    Args:
+        config: what was given.
+        warn: told about a published flag that no ResNet reads.
+
+    Raises:
+        UserError: no such net; a given option that it does not read; an option out of range.
+    """
+    try:
+        read = options_read(config.net)
+        given = {name: value for name in NET_OPTIONS if (value := getattr(config, name)) is not None}
+        unread = [name for name in given if name not in read]
+        if "dropout" in unread:
+            # The published commands may carry it: their parser took it, and their ResNets never looked at it.
+            warn(f"warning: --dropout is not read by {config.net}, as in the published codes")
+            del given["dropout"]
+            unread.remove("dropout")
+        if unread:
+            flags = ", ".join("--" + name.replace("_", "-") for name in unread)
+            raise UserError(f"{flags} given, but {config.net} does not read it; drop it or choose another --net-type")
+        fixed = {"level": PUBLISHED[config.code]["level"], "code": config.code}
+        return asdict(resolve(config.net, {**{k: v for k, v in fixed.items() if k in read}, **given}))
+    except ValueError as error:
+        raise _as_user_error(error) from error
+
+
+def _as_user_error(error: ValueError) -> UserError:
+    return error if isinstance(error, UserError) else UserError(str(error))
+
+
+def build_net(
+    config: NetConfig, task: Task, *, seed: int, warn: Callable[[str], None] = lambda text: None
+) -> nn.Module:
+    """Build the net of a configuration.
+
+    Raises:
+        UserError: the net cannot be built as asked.
+    """
+    options = net_options(config, warn)
+    try:
+        return build(config.net, task=task, seed=seed, **options)
+    except ValueError as error:
+        raise _as_user_error(error) from error
+
+
+def make_recipe(config: TrainConfig, dataset: str) -> Recipe:
+    """The recipe of a configuration, with the published defaults of its code."""
+    published = PUBLISHED[config.code]
+    return Recipe(
+        nepochs=config.nepochs or published["nepochs"],
+        batch_size=config.batch_size,
+        optimizer=config.optim_method or published["optim_method"],
+        learning_rate=config.learning_rate or published["learning_rate"],
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        betas=(config.adam_beta1, config.adam_beta2),
+        schedule=config.optimizer_schedule or config.code,
+        dataset=dataset,
+        drop_last=config.code == "or",
+        seed=config.manual_seed,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" takes CUDA where there is one.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"--device got {name!r}, which is not to be had here; use cpu, or cuda on a machine with one"
+        ) from error

@@ -1,0 +1,100 @@
+"""Pictures of a run, drawn from its metrics."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perturblab.errors import UserError
+from perturblab.files import write_atomically
+from perturblab.report import one_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_FIGURE: dict[Any, Any] = {
+    "svg.hashsalt": "perturblab",
+    "svg.fonttype": "none",  # text stays text: small files, and a screen reader can read them
+    "text.parse_math": False,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+}
+_TRAIN = {"color": "#0072b2", "linestyle": "-", "marker": "o"}
+_VALIDATION = {"color": "#e69f00", "linestyle": "--", "marker": "s"}
+# Metric, name in the legend, look. Line styles and markers differ too, so that a grey print can be read; the exact
+# accuracy is wide and comes first, so that the others, which often lie within its width, stay visible on top.
+_EXACT = {"color": "#000000", "linestyle": "-", "marker": "x", "linewidth": 3.2, "markeredgewidth": 2}
+_LOSS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("train_loss", "train", _TRAIN),
+    ("val_loss", "validation", _VALIDATION),
+)
+_ACCURACY: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("exact", "test, exact", _EXACT),
+    ("train_accuracy", "train", _TRAIN),
+    ("val_accuracy", "validation", _VALIDATION),
+    ("smoothed", "test, smoothed", {"color": "#d55e00", "linestyle": "-.", "marker": "D"}),
+    ("batch_mean", "test, batch mean", {"color": "#56b4e9", "linestyle": ":", "marker": "^"}),
+    (
+        "batch_mean_truncated",
+        "test, batch mean, truncated",
+        {"color": "#cc79a7", "linestyle": (0, (4, 1, 1, 1, 1, 1)), "marker": "v"},
+    ),
+)
+
+
+def progress_svg(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """Draw a run's loss and accuracy over its epochs; the same rows give the same bytes.
+
+    Args:
+        rows: one mapping an epoch as in ``metrics.jsonl``; accuracies in percent; a metric may be None or missing.
+        path: the SVG file to write, atomically.
+        title: one line over the figure.
+
+    Raises:
+        UserError: there are no rows, or the file cannot be written.
+    """
+    if not rows:
+        raise UserError("rows has no epoch, expected at least one; draw the progress after the first epoch")
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # the reader's own settings must not change the bytes
+        matplotlib.rcParams.update(_FIGURE)
+        write_atomically(path, _draw(rows, one_line(title)))
+
+
+def _draw(rows: Sequence[Mapping[str, Any]], title: str) -> bytes:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.suptitle(title)
+    loss, accuracy = figure.subplots(1, 2)
+    _panel(loss, rows, _LOSS, "loss")
+    _panel(accuracy, rows, _ACCURACY, "accuracy, %")
+    if len(rows) == 1:
+        figure.supxlabel("one epoch only: points, no curve", fontsize=9, color="#555555")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def _panel(axes: "Axes", rows: Sequence[Mapping[str, Any]], metrics: Sequence[Any], unit: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for rank, (key, name, look) in enumerate(metrics):
+        points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
+        if points:
+            # About ten markers a curve, staggered: they tell the curves apart without covering them.
+            step = 1 + len(points) // 10
+            every = (rank * step // len(metrics), step)
+            axes.plot(*zip(*points, strict=True), label=name, **{"markersize": 5, "markevery": every, **look})
+    axes.set(xlabel="epoch (the first is 0)", ylabel=unit)
+    axes.set_xlim(rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if axes.lines:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, handlelength=3)

@@ -1,0 +1,115 @@
+"""The record of a finished run."""
+
+import base64
+import io
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from perturblab import evaluate, records
+from perturblab.config import NET_OPTIONS
+from perturblab.configured import net_options
+from perturblab.layers import Masks
+from perturblab.models import Task, describe
+
+if TYPE_CHECKING:
+    from perturblab.runs import Run
+
+# What stays out of a record: it says where things lay, or how much was shown.
+_PLACES = {"dataroot", "out", "resume", "save", "logs", "nthreads", "device", "quiet", "debug", "learning_rate_decay"}
+
+
+def make_record(run: "Run") -> records.Record:
+    """The record of a finished run."""
+    channels, *size = run.images.image_size
+    described = describe(run.model, Task(len(run.images.classes), channels, (size[0], size[1])), run.config.net)
+    splits = {"train": run.training, "val": run.validation or (), "test": run.images.test}
+    return records.Record(
+        version=records.VERSION,
+        config=resolved_config(run),
+        seed=run.config.manual_seed,
+        counts=_counts(run.rows, audited=run.config.audit),
+        audit=_audit(run.rows) if run.config.audit else None,
+        environment=records.environment(
+            threads=torch.get_num_threads(), precision="fp32", compile="off", device=run.device.type
+        ),
+        data=records.Data(
+            train=run.images.display,
+            test=run.images.display,
+            recognised=run.images.name,
+            hashes=dict(run.images.hashes),
+            classes=list(run.images.classes),
+            sizes={name: len(split) for name, split in splits.items()},
+        ),
+        parameters=records.Parameters(**{key: described[key] for key in records.Parameters.model_fields}),
+        masks=mask_pictures(run.model),
+        seconds=sum(row["seconds"] for row in run.rows),
+        status="finished",
+    )
+
+
+def resolved_config(run: "Run") -> dict[str, Any]:
+    """What repeats the run: every flag with its default filled in; data by name, no places."""
+    config = run.config
+    given = config.model_dump(exclude={*_PLACES, *NET_OPTIONS, "manual_seed", "net_type"}, mode="json")
+    recipe = asdict(run.recipe)
+    options = net_options(config, lambda text: None)
+    resolved = {"nepochs": "nepochs", "optim_method": "optimizer", "learning_rate": "learning_rate"}
+    return {
+        **given,
+        "net_type": config.net,
+        "dataset_train": run.images.display,
+        "dataset_test": run.images.display,
+        "optimizer_schedule": recipe["schedule"],
+        **{name: recipe[key] for name, key in resolved.items()},
+        **options,
+        "code": config.code,
+    }
+
+
+def _counts(rows: list[dict[str, Any]], *, audited: bool) -> records.Counts:
+    best = max((r for r in rows if r["val_accuracy"] is not None), key=lambda r: r["val_accuracy"], default=None)
+    return records.Counts(
+        last=_count(rows[-1]),
+        best_val=None if best is None else _count(best),
+        best_test=_best_test(rows) if audited else None,
+    )
+
+
+def _count(row: dict[str, Any]) -> records.Count:
+    return records.Count(epoch=row["epoch"], correct=row["correct"], total=row["total"])
+
+
+def _best_test(rows: list[dict[str, Any]]) -> records.BestTest:
+    best = max(rows, key=lambda row: row["correct"])
+    late = evaluate.published_best([row["batch_mean"] for row in rows])
+    published = None if late is None else records.PublishedBest(epoch=late, batch_mean=rows[late]["batch_mean"])
+    return records.BestTest(**_count(best).model_dump(), published_rule=published)
+
+
+def _audit(rows: list[dict[str, Any]]) -> records.Audit:
+    def row(of: dict[str, Any]) -> records.AuditRow:
+        return records.AuditRow(**{name: of[name] for name in records.AuditRow.model_fields})
+
+    return records.Audit(
+        last=row(rows[-1]),
+        best_smoothed=row(max(rows, key=lambda r: r["smoothed"])),
+        best_exact=row(max(rows, key=lambda r: r["correct"])),
+    )
+
+
+def mask_pictures(model: nn.Module) -> list[records.Mask]:
+    """One 8-bit picture a layer: the first mask of the first channel, black its lowest value, white its highest."""
+    return [_mask_picture(name, m.value.detach()) for name, m in model.named_modules() if isinstance(m, Masks)]
+
+
+def _mask_picture(name: str, value: Tensor) -> records.Mask:
+    mask = value[0, 0].float().cpu()
+    low, high = mask.min(), mask.max()
+    gray = ((mask - low) / (high - low).clamp_min(1e-12) * 255).round().to(torch.uint8)
+    file = io.BytesIO()
+    Image.fromarray(gray.numpy()).save(file, "PNG")
+    return records.Mask(layer=name, shape=list(value.shape), png=base64.b64encode(file.getvalue()).decode())

@@ -1,0 +1,414 @@
+"""One row for each layer and each net: how it is made and what it promises; `test_conformance.py` holds it to that.
+
+Every row has a second implementation: a few plain functions that read the row's state dict and follow the order of
+the published code. Without the masks, the same functions are the mask-free twin that level 0 must equal.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perturblab.layers import (
+    ACTIVATIONS,
+    LocalBinaryConv2d,
+    Masks,
+    Noise,
+    NoiseLayer,
+    PerturbConv2d,
+    PerturbLayer,
+    PerturbLayerFirst,
+)
+from perturblab.models import Task, build
+from perturblab.models.skeleton import init_weights
+
+Size = tuple[int, int]
+LEVEL, NCLASSES, WIDTH = 0.5, 4, 6
+# Of a drawn value: its second moment, and the variance of its square.
+UNIFORM, NORMAL, SIGNS = (1 / 3, 4 / 45), (1.0, 2.0), (1 - 0.606531, 0.606531 * (1 - 0.606531))
+
+
+# --- the second implementation ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class State:
+    """A part of a state dict; ``level`` None leaves the masks out."""
+
+    values: Mapping[str, Tensor]
+    train: bool
+    level: float | None = LEVEL
+    act: str = "relu"
+    outside: bool = False
+
+    def __getitem__(self, part: str) -> "State":
+        start = f"{part}."
+        return replace(self, values={k.removeprefix(start): v for k, v in self.values.items() if k.startswith(start)})
+
+    def __bool__(self) -> bool:
+        return bool(self.values)
+
+
+Second = Callable[[State, Tensor], Tensor]
+
+
+def conv(s: State, x: Tensor, stride: int = 1) -> Tensor:
+    weight, bias = s.values["weight"], s.values.get("bias")
+    return F.conv2d(x, weight, bias, stride, weight.shape[-1] // 2, groups=x.shape[1] // weight.shape[1])
+
+
+def linear(s: State, x: Tensor) -> Tensor:
+    return F.linear(x, s.values["weight"], s.values["bias"])
+
+
+def norm(s: State, x: Tensor) -> Tensor:
+    running = (None, None) if s.train else (s.values["running_mean"], s.values["running_var"])
+    return F.batch_norm(x, *running, s.values["weight"], s.values["bias"], training=s.train)
+
+
+def act(s: State, x: Tensor) -> Tensor:
+    functions: dict[str, Second] = {
+        "relu": lambda s, x: F.relu(x),
+        "lrelu": lambda s, x: F.leaky_relu(x, 0.01),
+        "prelu": lambda s, x: F.prelu(x, s.values["weight"]),
+        "rrelu": lambda s, x: F.rrelu(x, 1 / 8, 1 / 3, training=False),
+        "elu": lambda s, x: F.elu(x),
+        "selu": lambda s, x: F.selu(x),
+        "tanh": lambda s, x: torch.tanh(x),
+        "sigmoid": lambda s, x: torch.sigmoid(x),
+    }
+    return functions[s.act](s, x)
+
+
+def masked(s: State, x: Tensor, factor: float = 1.0) -> Tensor:
+    """Map c * M + m is channel c plus level x factor x its mask m; a single set of masks serves every channel."""
+    masks = s["masks"].values["value"]
+    pairs = [(c, mask) for c in range(x.shape[1]) for mask in masks[c if len(masks) > 1 else 0]]
+    maps = [x[:, c] if s.level is None else x[:, c] + s.level * factor * mask for c, mask in pairs]
+    return torch.stack(maps, 1)
+
+
+def masked_act(s: State, x: Tensor, factor: float = 1.0) -> Tensor:
+    return masked(s, act(s["act"], x), factor) if s.outside else act(s["act"], masked(s, x, factor))
+
+
+def noise_layer(s: State, x: Tensor) -> Tensor:
+    """The authors: + mask, ReLU, BN, 1x1."""
+    return conv(s["conv"], norm(s["norm"], masked_act(s, x)))
+
+
+def perturb_layer(s: State, x: Tensor, *, use_act: bool = True, factor: float = 1.0, stride: int = 1) -> Tensor:
+    """The reproduction: + mask, act if use_act, 1x1, BN, act; to mix the maps 1x1, BN, act again."""
+    if s["0.masks"]:
+        x = (masked_act if use_act else masked)(s["0"], x, factor)
+    x = act(s["2"], norm(s["1"], conv(s["0"], x, stride)))
+    return act(s["5"], norm(s["4"], conv(s["3"], x))) if s["3"] else x
+
+
+def reply_layer(s: State, x: Tensor, factor: float = 1.0) -> Tensor:
+    """The authors' reply: + mask, BN, sigmoid, grouped 1x1, BN, sigmoid; to mix the maps 1x1, BN, sigmoid again."""
+    x = torch.sigmoid(norm(s["norm"], masked(s, x, factor)))
+    return perturb_layer(replace(s["layers"], act="sigmoid"), x)
+
+
+def binary_layer(s: State, x: Tensor) -> Tensor:
+    return conv(s, F.relu(F.conv2d(x, s.values["anchors"], padding=1)))
+
+
+def perturb_conv(s: State, x: Tensor) -> Tensor:
+    return conv(s, masked_act(s, x))
+
+
+def resnet_block(s: State, x: Tensor, stride: int) -> Tensor:
+    return norm(s["4"], conv(s["3"], F.relu(norm(s["1"], conv(s["0"], x, stride)))))
+
+
+def resnet_neck(s: State, x: Tensor, stride: int) -> Tensor:
+    x = F.relu(norm(s["1"], conv(s["0"], x)))
+    x = F.relu(norm(s["4"], conv(s["3"], x, stride)))
+    return norm(s["7"], conv(s["6"], x))
+
+
+def noise_block(s: State, x: Tensor, stride: int) -> Tensor:
+    """Layer, max-pool, BN, ReLU, layer, BN: the branch keeps its sign."""
+    x = F.max_pool2d(noise_layer(s["0"], x), stride, ceil_mode=True)
+    return norm(s["5"], noise_layer(s["4"], F.relu(norm(s["2"], x))))
+
+
+def noise_neck(s: State, x: Tensor, stride: int) -> Tensor:
+    x = noise_layer(s["3"], F.relu(norm(s["1"], conv(s["0"], x))))
+    x = F.relu(norm(s["5"], F.max_pool2d(x, stride, ceil_mode=True)))
+    return norm(s["8"], conv(s["7"], x))
+
+
+def perturb_block(s: State, x: Tensor, stride: int, *, pool: Callable[..., Tensor] = F.max_pool2d) -> Tensor:
+    """Layer, pool, layer: the pool comes after batch norm and activation, and the branch ends in an activation."""
+    return perturb_layer(s["2"], pool(perturb_layer(s["0"], x), stride, ceil_mode=True))
+
+
+def perturb_neck(s: State, x: Tensor, stride: int) -> Tensor:
+    x = perturb_layer(s["3"], act(s["2"], norm(s["1"], conv(s["0"], x))))
+    return norm(s["6"], conv(s["5"], F.max_pool2d(x, stride, ceil_mode=True)))
+
+
+def conv_stem(s: State, x: Tensor) -> Tensor:
+    wide = s["0"].values["weight"].shape[-1] == 7
+    x = F.relu(norm(s["1"], conv(s["0"], x, 2 if wide else 1)))
+    return F.max_pool2d(x, 3, 2, 1) if wide else x
+
+
+def perturb_stem(s: State, x: Tensor, **options: Any) -> Tensor:
+    wide = s["0.0"].values["weight"].shape[-1] == 7
+    x = perturb_layer(s["0"], x, stride=2 if wide else 1, **{"use_act": False} | options)
+    return F.max_pool2d(x, 3, 2, 1) if wide else x
+
+
+def reply_stem(s: State, x: Tensor) -> Tensor:
+    """The reply: many masks at 20 times the level, or a convolution; sigmoid; then 1x1 without bias, BN, act."""
+    x = reply_layer(s["0"], x, 20.0) if s["0.masks"] else perturb_layer(replace(s["0"], act="sigmoid"), x)
+    return act(s["3"], norm(s["2"], conv(s["1"], x)))
+
+
+def resnet(s: State, x: Tensor, *, stem: Second, block: Callable[[State, Tensor, int], Tensor]) -> Tensor:
+    x = stem(s["stem"], x)
+    for stage in range(1, 5):
+        for number in range(len({key.split(".")[0] for key in s[f"layer{stage}"].values})):
+            part, stride = s[f"layer{stage}.{number}"], 2 if stage > 1 and number == 0 else 1
+            short = norm(part["shortcut.1"], conv(part["shortcut.0"], x, stride)) if part["shortcut"] else x
+            x = F.relu(block(part["body"], x, stride) + short)
+    return linear(s["linear"], x.mean((2, 3)))
+
+
+def convnet(s: State, x: Tensor, *, layers: tuple[int, ...]) -> Tensor:
+    """Layers and 3x3 pools, then linear, BN, activation, linear (dropout does nothing in eval)."""
+    at = 0
+    for depth in layers:
+        for _ in range(depth):
+            x, at = perturb_layer(s[f"{at}"], x, use_act=at > 0), at + 1
+        x, at = F.max_pool2d(x, 3, 2, 1), at + 1
+    x = act(s[f"{at + 4}"], norm(s[f"{at + 3}"], linear(s[f"{at + 2}"], x.flatten(1))))
+    return linear(s[f"{at + 6}"], x)
+
+
+def lbcnet(s: State, x: Tensor, *, depth: int) -> Tensor:
+    x = F.relu(norm(s["stem.1"], conv(s["stem.0"], x)))
+    for number in range(depth):
+        part = s[f"blocks.{number}.body"]
+        y = norm(part["0"], x)
+        dense = bool(part["3"])
+        x = x + (conv(part["3"], F.relu(conv(part["1"], y))) if dense else binary_layer(part["1"], y))
+    x = F.relu(linear(s["hidden.1"], F.avg_pool2d(x, 5).flatten(1)))
+    return linear(s["linear.1"], x)
+
+
+# --- the rows -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer or a net.
+
+    Args:
+        name: the id of its tests.
+        covers: the exported class, or the key of `perturblab.models.NETS`.
+        make: ``make(seed, size)`` or, with masks, ``make(seed, size, level)``.
+        second: the second implementation; None where there is nothing to compute (`Masks`).
+        shape: (C, H, W) of one image.
+        out: shape of one output, given (H, W).
+        masks: how many sets of masks (or anchors) it holds.
+        moments: second moment of the masks (or anchors), and variance of the square; None without them.
+        random: what gives other values at each call: "never", "train" (training mode), "always" (eval too).
+        act, outside: what the second implementation must know.
+        smallest: smallest height and width.
+    """
+
+    name: str
+    covers: Any
+    make: Callable[..., nn.Module]
+    second: Second | None
+    out: Callable[[int, int], tuple[int, ...]]
+    masks: int = 1
+    moments: tuple[float, float] | None = UNIFORM
+    shape: tuple[int, int, int] = (3, 6, 5)
+    random: str = "never"
+    act: str = "relu"
+    outside: bool = False
+    smallest: int = 1
+
+    @property
+    def is_net(self) -> bool:
+        return isinstance(self.covers, str)
+
+    def new(self, seed: int = 1, *, size: Size | None = None, level: float | None = None) -> nn.Module:
+        """The module, of that seed; only what has masks takes a level."""
+        return self.make(seed, size or self.shape[1:], *(() if level is None else (level,)))
+
+    def inputs(self, count: int = 2, *, size: Size | None = None, seed: int = 0) -> tuple[Tensor, ...]:
+        """What a call needs: images (N, C, H, W), or nothing."""
+        if self.covers is Masks:
+            return ()
+        generator = torch.Generator().manual_seed(seed)
+        return (torch.randn(count, self.shape[0], *(size or self.shape[1:]), generator=generator),)
+
+    def state(self, module: nn.Module, level: float | None = LEVEL) -> State:
+        return State(module.state_dict(), module.training, level, self.act, self.outside)
+
+
+def layer_case(
+    name: str,
+    covers: type[nn.Module],
+    second: Second | None,
+    *channels: int,
+    noise: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    **row: Any,
+) -> Case:
+    """A row of a layer: its channels, the settings of its noise, its other options."""
+
+    def make(seed: int, size: Size, level: float = LEVEL) -> nn.Module:
+        generator = torch.Generator().manual_seed(seed)
+        drawn = Noise(level=level, **noise or {})
+        if covers is Masks:
+            return Masks(*channels, size, drawn, generator=generator)
+        place = {} if covers is LocalBinaryConv2d else {"size": size, "noise": drawn}
+        made = covers(*channels, **place, **options or {}, generator=generator)
+        init_weights(made, generator)
+        return made
+
+    defaults = {"out": lambda h, w: (channels[1], h, w), "moments": NORMAL if (noise or {}).get("kind") else UNIFORM}
+    return Case(f"{covers.__name__}-{name}", covers, make, second, **defaults | row)
+
+
+def masks_case(name: str, shape: Callable[[int, int], tuple[int, ...]], **row: Any) -> Case:
+    return layer_case(name, Masks, None, 3, out=shape, **row)
+
+
+def net_case(net: str, second: Second, masks: int = 0, *, name: str = "", row: Any = None, **options: Any) -> Case:
+    """A row of a net at a tiny width, for 4 classes."""
+
+    def make(seed: int, size: Size, *level: float) -> nn.Module:
+        given = options | ({"level": level[0]} if level else {})
+        return build(net, task=Task(NCLASSES, 3, size), seed=seed, **given)
+
+    settings = {"moments": UNIFORM if masks else None, "shape": (3, 8, 8), "out": lambda h, w: (NCLASSES,)}
+    return Case(f"{net}-{name}" if name else net, net, make, second, masks=masks, **settings | (row or {}))
+
+
+def conv_case(name: str, size: int, out: Callable[[int, int], tuple[int, ...]], stride: int = 1) -> Case:
+    options = {"filter_size": size, "first": stride == 2}
+    second = partial(perturb_layer, stride=stride)
+    return layer_case(name, PerturbLayer, second, 3, 6, options=options, masks=0, moments=None, out=out)
+
+
+def wide(h: int, w: int) -> tuple[int, ...]:
+    return (6, h, w)
+
+
+AGAIN = {"redraw": "train"}, {"redraw": "always"}
+MASKS = [
+    masks_case("unique", lambda h, w: (3, 2, h, w), noise={"nmasks": 2}),
+    masks_case("shared-normal", lambda h, w: (1, 2, h, w), noise={"nmasks": 2, "unique": False, "kind": "normal"}),
+    masks_case("trained", lambda h, w: (3, 1, h, w), noise={"trained": True}),
+    masks_case("constant", lambda h, w: (3, 1, 1, 1), noise={"constant": True}),
+    masks_case("redrawn-in-train", lambda h, w: (3, 1, h, w), noise=AGAIN[0], random="train"),
+    masks_case("redrawn-always", lambda h, w: (3, 1, h, w), noise=AGAIN[1], random="always"),
+]
+PERTURB_CONVS = [
+    layer_case("one-mask", PerturbConv2d, perturb_conv, 3, 4),
+    layer_case("three-masks", PerturbConv2d, perturb_conv, 3, 6, noise={"nmasks": 3}),
+    layer_case("three-shared", PerturbConv2d, perturb_conv, 3, 6, noise={"nmasks": 3, "unique": False}),
+    layer_case("outside", PerturbConv2d, perturb_conv, 3, 4, noise={"outside": True}, outside=True),
+]
+PERTURB_LAYERS = [
+    *(
+        layer_case(name, PerturbLayer, perturb_layer, 3, 4, options={"act": name}, act=name)
+        for name in ACTIVATIONS
+        if name != "rrelu"
+    ),
+    layer_case("rrelu", PerturbLayer, perturb_layer, 3, 4, options={"act": "rrelu"}, act="rrelu", random="train"),
+    layer_case("unique", PerturbLayer, perturb_layer, 3, 6, noise={"nmasks": 4}),
+    layer_case("shared", PerturbLayer, perturb_layer, 3, 6, noise={"nmasks": 4, "unique": False}),
+    layer_case("mixed", PerturbLayer, perturb_layer, 3, 6, noise={"nmasks": 4}, options={"mix_maps": True}),
+    layer_case("normal", PerturbLayer, perturb_layer, 3, 6, noise={"kind": "normal"}),
+    layer_case("trained", PerturbLayer, perturb_layer, 3, 6, noise={"trained": True, "nmasks": 2}),
+    layer_case("constant", PerturbLayer, perturb_layer, 3, 6, noise={"constant": True, "nmasks": 2}),
+    layer_case("outside", PerturbLayer, perturb_layer, 3, 6, noise={"outside": True}, outside=True),
+    layer_case("no-act", PerturbLayer, partial(perturb_layer, use_act=False), 3, 6, options={"use_act": False}),
+    layer_case("redrawn-in-train", PerturbLayer, perturb_layer, 3, 6, noise=AGAIN[0], random="train"),
+    layer_case("redrawn-always", PerturbLayer, perturb_layer, 3, 6, noise=AGAIN[1], random="always"),
+    *(conv_case(f"conv{size}", size, wide) for size in (1, 3, 5, 7)),
+    conv_case("conv7-first", 7, lambda h, w: (6, (h + 1) // 2, (w + 1) // 2), stride=2),
+]
+NOISE_LAYERS = [
+    layer_case("one-mask", NoiseLayer, noise_layer, 3, 4),
+    layer_case("three-masks", NoiseLayer, noise_layer, 3, 6, noise={"nmasks": 3}),
+    layer_case("outside", NoiseLayer, noise_layer, 3, 4, noise={"outside": True}, outside=True),
+    layer_case("constant", NoiseLayer, noise_layer, 3, 4, noise={"constant": True}),
+]
+REPLY_LAYERS = [
+    layer_case("five-masks", PerturbLayerFirst, reply_layer, 3, 6, noise={"nmasks": 5}),
+    layer_case("shared", PerturbLayerFirst, reply_layer, 3, 6, noise={"nmasks": 5, "unique": False}),
+    layer_case("mixed", PerturbLayerFirst, reply_layer, 3, 6, noise={"nmasks": 2}, options={"mix_maps": True}),
+]
+BINARY_LAYERS = [
+    layer_case("binary", LocalBinaryConv2d, binary_layer, 3, 6, 16, moments=SIGNS),
+    layer_case("gaussian", LocalBinaryConv2d, binary_layer, 3, 6, 16, options={"anchors": "gaussian"}, moments=NORMAL),
+]
+LAYERS = [*MASKS, *PERTURB_CONVS, *PERTURB_LAYERS, *NOISE_LAYERS, *REPLY_LAYERS, *BINARY_LAYERS]
+
+plain, plain_neck = (partial(resnet, stem=conv_stem, block=block) for block in (resnet_block, resnet_neck))
+noise, noise_deep = (partial(resnet, stem=conv_stem, block=block) for block in (noise_block, noise_neck))
+pnn, pnn_neck = (partial(resnet, stem=perturb_stem, block=block) for block in (perturb_block, perturb_neck))
+average = partial(resnet, stem=perturb_stem, block=partial(perturb_block, pool=F.avg_pool2d))
+first_act = partial(resnet, stem=partial(perturb_stem, use_act=True, factor=3.0), block=perturb_block)
+reply = partial(resnet, stem=reply_stem, block=perturb_block)
+DROPOUT: dict[str, Any] = {"random": "train"}
+P18 = partial(net_case, "perturb_resnet18", nfilters=WIDTH)
+LBC = partial(net_case, "lbcnet", partial(lbcnet, depth=2), nfilters=4, nweights=6, depth=2, full=8)
+NET_ROWS = [
+    net_case("resnet18", plain, nfilters=WIDTH),
+    net_case("resnet34", plain, nfilters=3),
+    net_case("resnet50", plain_neck, nfilters=3),
+    net_case("noiseresnet18", noise, 16, nfilters=WIDTH),
+    net_case("noiseresnet18", noise, 16, name="first3", nfilters=WIDTH, first_filter_size=3),
+    net_case("noiseresnet18", noise, 16, name="up", nfilters=WIDTH, first_filter_size=3, code="up"),
+    net_case("noiseresnet18", noise, 16, name="untied", nfilters=WIDTH, untied_bias=True, row={"outside": True}),
+    net_case("noiseresnet18", noise, 16, name="constant", nfilters=WIDTH, constant_masks=True),
+    net_case("noiseresnet18", noise, 16, name="redrawn", nfilters=3, redraw_masks="train", row=DROPOUT),
+    net_case("noiseresnet34", noise, 32, nfilters=3),
+    net_case("noiseresnet50", noise_deep, 16, nfilters=3),
+    net_case("noiseresnet101", noise_deep, 33, nfilters=2),
+    net_case("noiseresnet152", noise_deep, 50, nfilters=2),
+    P18(pnn, 17),
+    P18(pnn, 16, name="first3", first_filter_size=3),
+    P18(pnn, 0, name="1x1", first_filter_size=3, filter_size=1),
+    P18(pnn, 16, name="first7", first_filter_size=7),
+    P18(pnn, 16, name="mixed", first_filter_size=3, nmasks=4, mix_maps=True),
+    P18(pnn, 16, name="shared", first_filter_size=3, nmasks=4, unique_masks=False),
+    P18(pnn, 16, name="trained", first_filter_size=3, nmasks=4, unique_masks=False, train_masks=True),
+    P18(pnn, 16, name="5x5-first", first_filter_size=5, noise_type="normal", row={"moments": NORMAL}),
+    P18(pnn, 0, name="7x7", first_filter_size=7, filter_size=7),
+    P18(pnn, 17, name="prelu", act="prelu", row={"act": "prelu"}),
+    P18(pnn, 17, name="rrelu", act="rrelu", row=DROPOUT | {"act": "rrelu"}),
+    P18(pnn, 17, name="redrawn", redraw_masks="always", row={"random": "always"}),
+    P18(pnn, 17, name="untied", untied_bias=True, act="tanh", row={"outside": True, "act": "tanh"}),
+    P18(average, 17, name="avg", pool_type="avg"),
+    P18(first_act, 17, name="use-act", use_act=True, scale_noise=3.0),
+    P18(reply, 17, name="up", code="up"),
+    P18(reply, 16, name="up-first3", code="up", first_filter_size=3),
+    net_case("perturb_resnet34", pnn, 33, nfilters=3),
+    net_case("perturb_resnet50", pnn_neck, 17, nfilters=3),
+    net_case("cifarnet", partial(convnet, layers=(2, 2, 2)), 6, nfilters=WIDTH, row=DROPOUT),
+    net_case("lenet", partial(convnet, layers=(1, 1, 1)), 3, nfilters=WIDTH, row=DROPOUT),
+    LBC(masks=2, row=DROPOUT | {"moments": SIGNS, "smallest": 5}),
+    LBC(masks=2, name="gaussian", anchors="gaussian", row=DROPOUT | {"moments": NORMAL, "smallest": 5}),
+    LBC(masks=0, name="dense", anchors="dense", row=DROPOUT | {"smallest": 5}),
+]
+
+# One row for each attack belongs here once there are attacks, with the same kind of list at the end.
+
+CASES = [*LAYERS, *NET_ROWS]

@@ -1,0 +1,242 @@
+"""The same promises for every layer and every net of `cases.py`."""
+
+import copy
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from cases import CASES, LAYERS, LEVEL, NET_ROWS, Case
+from torch import Tensor, nn
+
+import perturblab.layers
+from perturblab.layers import LocalBinaryConv2d, Masks
+from perturblab.models import NETS
+
+
+def over(cases: list[Case]) -> pytest.MarkDecorator:
+    assert cases, "an empty list of cases would pass without a test"
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
+
+
+MAPS = [case for case in CASES if case.second]  # with an input; `Masks` has none
+MASKED = [case for case in MAPS if case.masks and not case.smallest > 1 and case.covers is not LocalBinaryConv2d]
+DRAWN = [case for case in CASES if case.masks]
+STEADY = [case for case in CASES if case.random != "always"]
+
+
+def shaken(module: nn.Module, seed: int = 5) -> nn.Module:
+    """Give batch norms and slopes values of their own, so that no two of them can be exchanged unnoticed."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+                part.weight.uniform_(0.5, 1.5, generator=generator)
+                part.bias.normal_(0, 0.3, generator=generator)
+                part.running_mean.normal_(0, 0.3, generator=generator)
+                part.running_var.uniform_(0.5, 1.5, generator=generator)
+            elif isinstance(part, nn.PReLU):
+                part.weight.uniform_(0.1, 0.9, generator=generator)
+    return module
+
+
+def drawn_values(module: nn.Module) -> list[Tensor]:
+    masks = [part.value.detach() for part in module.modules() if isinstance(part, Masks)]
+    return masks + [part.anchors for part in module.modules() if isinstance(part, LocalBinaryConv2d)]
+
+
+def same_state(a: nn.Module, b: nn.Module) -> bool:
+    one, two = a.state_dict(), b.state_dict()
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_every_exported_layer_and_every_net_has_a_row() -> None:
+    exported = {getattr(perturblab.layers, name) for name in perturblab.layers.__all__}
+    layers = {thing for thing in exported if inspect.isclass(thing) and issubclass(thing, nn.Module)}
+    assert layers
+    assert {case.covers for case in LAYERS} == layers
+    assert {case.covers for case in NET_ROWS} == set(NETS)
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+@over(CASES)
+@pytest.mark.parametrize("size", [None, (7, 10), (5, 5), (1, 1)], ids=str)
+@torch.no_grad()
+def test_shape_for_odd_and_oblong_sizes_and_a_batch_of_one(case: Case, size: tuple[int, int] | None) -> None:
+    size = size and (max(size[0], case.smallest), max(size[1], case.smallest))
+    module = case.new(size=size).eval()
+    for count in (1, 3):
+        batch = (count,) if case.second else ()
+        assert module(*case.inputs(count, size=size)).shape == (*batch, *case.out(*size or case.shape[1:]))
+
+
+@over(CASES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@torch.no_grad()
+def test_dtype_is_kept(case: Case, dtype: torch.dtype) -> None:
+    x = case.inputs()
+    assert case.new().eval()(*x).dtype is torch.float32
+    assert case.new().to(dtype).eval()(*(t.to(dtype) for t in x)).dtype is dtype
+
+
+@over(CASES)
+def test_to_moves_every_parameter_and_buffer(case: Case) -> None:
+    module = case.new().to("meta")
+    assert module.state_dict()
+    assert all(tensor.is_meta for tensor in module.state_dict().values())
+
+
+def through_torch(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    torch.save(state, path)
+    return torch.load(path, weights_only=True)
+
+
+def through_safetensors(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    safetensors.torch.save_file(state, path)
+    return safetensors.torch.load_file(path)
+
+
+@over(CASES)
+@pytest.mark.parametrize("through", [lambda state, path: state, through_torch, through_safetensors])
+@torch.no_grad()
+def test_state_dict_goes_round_bit_for_bit(
+    case: Case, through: Callable[..., dict[str, Tensor]], tmp_path: Path
+) -> None:
+    first, other = shaken(case.new(1)).eval(), case.new(2).eval()
+    other.load_state_dict(through(first.state_dict(), tmp_path / "state"), strict=True)
+    assert same_state(first, other)
+    x = case.inputs()
+    assert torch.equal(first(*x), other(*x))
+
+
+@over(CASES)
+def test_same_seed_same_bits_another_seed_others(case: Case) -> None:
+    torch.manual_seed(1)
+    first = case.new(7)
+    torch.manual_seed(2)  # a global seed must not matter
+    assert same_state(first, case.new(7))
+    other = case.new(8)
+    assert not same_state(first, other)
+    pairs = list(zip(drawn_values(first), drawn_values(other), strict=True))
+    assert len(pairs) == case.masks
+    assert not any(torch.equal(a, b) for a, b in pairs)
+    values = drawn_values(first)
+    assert not any(torch.equal(a, b) for i, a in enumerate(values) for b in values[:i]), "two layers share their masks"
+
+
+@over(MASKED)
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@torch.no_grad()
+def test_level_zero_is_the_mask_free_twin_bit_for_bit(case: Case, train: bool) -> None:
+    module = shaken(case.new(level=0.0)).train(train and case.random != "train")
+    assert torch.equal(module(*case.inputs(4)), case.second(case.state(module, None), *case.inputs(4)))
+
+
+@over([case for case in MAPS if case.random != "always"])
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@torch.no_grad()
+def test_agrees_with_its_second_implementation(case: Case, train: bool) -> None:
+    module = shaken(case.new()).double().train(train and case.random == "never")
+    (x,) = case.inputs(4)
+    want = case.second(case.state(module), x.double())
+    torch.testing.assert_close(module(x.double()), want, rtol=1e-10, atol=1e-10)
+    if case.masks and case.smallest == 1 and case.covers is not LocalBinaryConv2d:
+        without = case.second(case.state(module, None), x.double())
+        assert not torch.allclose(want, without, atol=1e-6), "the masks made no difference"
+
+
+@over(CASES)
+@torch.no_grad()
+def test_what_is_random_is_as_documented(case: Case) -> None:
+    module, x = case.new(), case.inputs(4)
+    for train in (True, False):
+        module.train(train)
+        random = case.random == "always" or (case.random == "train" and train)
+        assert torch.equal(module(*x), module(*x)) != random, f"training {train}"
+
+
+@over([case for case in MAPS if case.random != "always"])
+@torch.no_grad()
+def test_eval_treats_every_image_alone(case: Case) -> None:
+    """So a ragged last batch, and a batch of one, give what any other batch gives."""
+    module, (x,) = shaken(case.new()).double().eval(), case.inputs(5)
+    alone = torch.cat([module(part) for part in x.double().split([2, 2, 1])])
+    torch.testing.assert_close(module(x.double()), alone, rtol=1e-9, atol=1e-9)
+
+
+@over(MAPS)
+def test_gradcheck(case: Case) -> None:
+    """Inputs and every parameter; nets along random directions only. Eval mode, where nothing is drawn but `always`."""
+    module = shaken(case.new()).double().eval()
+    names, values = zip(*module.named_parameters(), strict=True)
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+
+    def call(x: Tensor, *values: Tensor) -> Tensor:
+        state = {name: buffer.clone() for name, buffer in buffers.items()}  # a counter of draws starts afresh
+        return torch.func.functional_call(module, state | dict(zip(names, values, strict=True)), (x,))
+
+    size = (max(2, case.smallest),) * 2
+    module = shaken(case.new(size=size)).double().eval()
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    values = tuple(value.detach().requires_grad_() for value in module.parameters())
+    (x,) = case.inputs(2, size=size)
+    assert torch.autograd.gradcheck(call, (x.double().requires_grad_(), *values), fast_mode=case.is_net)
+
+
+@over(CASES)
+def test_every_parameter_gets_a_gradient(case: Case) -> None:
+    module, x = shaken(case.new()), case.inputs(4)
+    out = module(*x)
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(3))
+    if any(parameter.requires_grad for parameter in module.parameters()):
+        (out * weights).sum().backward()
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+            assert parameter.grad.count_nonzero(), name
+
+
+@over(CASES)
+@torch.no_grad()
+def test_deepcopy_is_equal_and_independent(case: Case) -> None:
+    module, x = shaken(case.new()).eval(), case.inputs()
+    twin = copy.deepcopy(module)
+    assert same_state(module, twin)
+    assert torch.equal(module(*x), twin(*x))
+    for value in twin.state_dict().values():
+        value.zero_()
+    assert not same_state(module, twin)
+
+
+@over(CASES)
+def test_repr_names_the_layer_and_its_masks(case: Case) -> None:
+    module = case.new()
+    text = repr(module)
+    assert text.startswith(type(module).__name__ + "(")
+    assert text.count("Noise(") == sum(isinstance(part, Masks) for part in module.modules())
+
+
+@over(DRAWN)
+def test_moments_of_what_is_drawn(case: Case) -> None:
+    """Mean 0 and the second moment, within 5 standard errors; the values are before the level."""
+    rounds = 1 if case.is_net else 60
+    values = torch.cat([v.flatten() for seed in range(rounds) for v in drawn_values(case.new(seed))]).double()
+    second, scatter = case.moments
+    assert abs(values.mean()) < 5 * math.sqrt(second / len(values))
+    assert abs(values.square().mean() - second) < 5 * math.sqrt(scatter / len(values))
+    assert len(values) >= 150, "too few values to say anything"
+
+
+@over([case for case in MASKED if case.random == "never" and case.is_net])
+def test_masks_move_only_when_trained(case: Case) -> None:
+    module, (x,) = case.new(), case.inputs(4)
+    before = [value.clone() for value in drawn_values(module)]
+    optimiser = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=LEVEL)
+    module(x).square().sum().backward()
+    optimiser.step()
+    moved = [not torch.equal(a, b) for a, b in zip(before, drawn_values(module), strict=True)]
+    assert moved == [case.name.endswith("trained")] * case.masks
