@@ -628,6 +628,39 @@ def test_the_exact_name_comes_first(tmp_path):
     assert data.load("CIFAR10", dataroot=tmp_path).display == "cifar10"
 
 
+def test_the_files_other_tools_leave_come_before_copies(tmp_path):
+    cifar10_folder(tmp_path / "cifar-10-batches-py")
+    colour_folder(tmp_path / "cifar10-a")
+    assert len(data.load("CIFAR10", dataroot=tmp_path).train) == 20
+
+
+def test_several_copies_are_not_chosen_from(tmp_path):
+    colour_folder(tmp_path / "cifar10-a")
+    colour_folder(tmp_path / "cifar10-b" / "plain_text")
+    with pytest.raises(DataError, match=r"several copies of CIFAR10 \(.*cifar10-a and .*cifar10-b/plain_text\)"):
+        data.load("CIFAR10", dataroot=tmp_path)
+    (tmp_path / "cifar10-b" / "plain_text").rename(tmp_path / "cifar10-a" / "other")
+    with pytest.raises(DataError, match=r"cifar10-a holds several data sets"):
+        data.load("CIFAR10", dataroot=tmp_path)
+
+
+def test_other_sets_below_the_dataroot_are_not_decoded(tmp_path, monkeypatch):
+    colour_folder(tmp_path / "faces")
+    image_folder(tmp_path, splits=("train",))
+    monkeypatch.setattr(pictures, "decode", never_read)
+    with pytest.raises(DataError, match="CIFAR10 is neither"):
+        data.load("CIFAR10", dataroot=tmp_path)
+
+
+def test_what_cannot_be_listed_is_one_line(tmp_path, monkeypatch):
+    def refuse(*_args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(layouts, "_folders", refuse)
+    with pytest.raises(DataError, match=r"cannot be read .*Permission denied.*; check its permissions"):
+        data.load(str(tmp_path))
+
+
 def test_dataroot_may_be_the_set_itself(tmp_path):
     colour_folder(tmp_path / "some")
     assert data.load("CIFAR10", dataroot=tmp_path / "some").name == "CIFAR10"

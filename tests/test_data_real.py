@@ -60,8 +60,9 @@ def test_name_and_path_are_one_data_set_read_from_the_cache(cifar, monkeypatch, 
 
 
 def test_cifar10_is_close_to_its_published_mean(cifar):
-    mean = cifar.train.images.float().mean((0, 2, 3)) / 255
-    assert mean.tolist() == pytest.approx(data.preparation(cifar).mean, abs=2e-3)
+    # Every ninth image: the rows go round the ten classes in turn, so every tenth would be airplanes only.
+    mean = cifar.train.images[::9].float().mean((0, 2, 3)) / 255
+    assert mean.tolist() == pytest.approx(data.preparation(cifar).mean, abs=5e-3)
 
 
 def test_cifar3(cifar):

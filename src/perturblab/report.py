@@ -20,6 +20,8 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 NOTHING = "There are no records yet."
 # What differs between two seeds of one experiment without changing what is measured.
 UNCOMPARED = frozenset({"seed", "label", "out", "save", "logs", "results", "resume", "dataroot", "quiet", "jobs"})
+# What the inner layers of a net are that has the choice.
+_KINDS = {0: "noise", 1: "1x1 only", 3: "3x3", 5: "5x5", 7: "7x7"}
 BEST_ON_TEST = "Best epoch on test (selected on the test set, optimistic)"
 
 
@@ -232,9 +234,12 @@ def _labels(groups: Sequence[Group]) -> list[str]:
 def _base(settings: Mapping[str, Any]) -> str:
     if isinstance(settings.get("label"), str) and settings["label"].strip():
         return str(settings["label"])
-    net = settings.get("net_type") or settings.get("net") or "net"
-    filters = settings.get("nfilters")
-    return f"{net}, {filters} filters" if filters is not None else str(net)
+    words = [str(settings.get("net_type") or settings.get("net") or "net")]
+    if settings.get("nfilters") is not None:
+        words.append(f"{settings['nfilters']} filters")
+    if settings.get("filter_size") in _KINDS:
+        words.append(_KINDS[settings["filter_size"]])
+    return ", ".join(words)
 
 
 def _difference(own: Mapping[str, Any], namesakes: Sequence[Mapping[str, Any]]) -> str:

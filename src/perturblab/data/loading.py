@@ -1,6 +1,7 @@
 """`load`: a name or a path -> a checked data set in memory."""
 
 import hashlib
+import re
 from pathlib import Path
 
 from perturblab.data import cache
@@ -42,7 +43,13 @@ def load(source: str, *, dataroot: str | Path = "data", progress: Progress | Non
     Raises:
         DataError: the source is unknown, missing, unreadable or inconsistent.
     """
-    report = progress or silent
+    try:
+        return _loaded(source, Path(dataroot).expanduser(), progress or silent)
+    except OSError as error:  # a folder that may not be listed, a file that goes away meanwhile
+        raise DataError(f"{source!r} cannot be read ({error}); check its permissions") from error
+
+
+def _loaded(source: str, root: Path, report: Progress) -> ImageData:
     folder = Path(source).expanduser()
     if source.strip() and folder.is_dir():
         return _from_folder(folder, report)
@@ -50,7 +57,7 @@ def load(source: str, *, dataroot: str | Path = "data", progress: Progress | Non
     if known.name == "digits":
         digits = read_digits()
         return ImageData("digits", "digits", digits.classes, *digits[:2], content_hashes(*digits[:2]))
-    return _from_dataroot(known, Path(dataroot).expanduser(), report) or _from_hub(known, Path(dataroot), report)
+    return _from_dataroot(known, root, report) or _from_hub(known, root, report)
 
 
 def _from_folder(folder: Path, report: Progress) -> ImageData:
@@ -58,10 +65,7 @@ def _from_folder(folder: Path, report: Progress) -> ImageData:
     if not found:
         raise DataError(f"{folder} holds no data set; expected {LAYOUTS}, or one of {', '.join(_tool_folders())}")
     if len(found) > 1:
-        names = ", ".join(source.hint or str(source.folder) for source in found)
-        raise DataError(
-            f"{folder} holds several data sets ({names}); give one of these folders, or a name and --dataroot"
-        )
+        raise DataError(_several(folder, found))
     return _from_source(found[0], "", folder.resolve().name, report)
 
 
@@ -70,25 +74,57 @@ def _tool_folders() -> list[str]:
 
 
 def _from_dataroot(known: Known, root: Path, report: Progress) -> ImageData | None:
-    for folder in _called(known, root):
-        for source in sources(folder):
-            if source.hint in ("", known.name):
-                return _from_source(source, known.name, folder.name, report)
+    called = [source for folder in _called(known, root) if (source := _only(known, folder))]
+    if called:
+        first, *others = called
+        if others and _rank(known, first.folder, root) == _rank(known, others[0].folder, root):
+            names = " and ".join(str(source.folder) for source in (first, others[0]))
+            raise DataError(f"{root} holds several copies of {known.name} ({names}); give the path of one")
+        return _from_source(first, known.name, _child(first.folder, root), report)
     for source in sources(root):
         if source.hint == known.name:
             return _from_source(source, known.name, root.resolve().name, report)
-        if not source.hint and (data := _if_it_is(known, source, root, report)):
+        if _is_direct(known, source, root) and (data := _if_it_is(known, source, root, report)):
             return data
     return None
 
 
+def _only(known: Known, folder: Path) -> Source | None:
+    found = [source for source in sources(folder) if source.hint in ("", known.name)]
+    if len(found) > 1:
+        raise DataError(_several(folder, found))
+    return found[0] if found else None
+
+
+def _several(folder: Path, found: list[Source]) -> str:
+    names = ", ".join(source.hint or str(source.folder) for source in found)
+    return f"{folder} holds several data sets ({names}); give one of these folders, or a name and --dataroot"
+
+
 def _called(known: Known, root: Path) -> list[Path]:
-    """Subfolders called like the data set, such as "cifar10-jpeg" for CIFAR10; those called exactly so first."""
-    name = plain(known.name)
-    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    rest = {path: plain(path.name).removeprefix(name) for path in folders if plain(path.name).startswith(name)}
+    """Subfolders called like the data set, such as "cifar10-jpeg" for CIFAR10; the best match first."""
+    if not root.is_dir():
+        return []
     # A digit after the name makes another name: CIFAR100 is not CIFAR10.
-    return sorted((path for path, end in rest.items() if not end[:1].isdigit()), key=lambda path: rest[path] != "")
+    like = re.compile(rf"{plain(known.name)}(?!\d)")
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and like.match(plain(path.name)))
+    return sorted(folders, key=lambda folder: _rank(known, folder, root))
+
+
+def _rank(known: Known, folder: Path, root: Path) -> int:
+    """How well a folder's name fits: exactly, as other tools call it, or only at its beginning."""
+    child = _child(folder, root)
+    return 0 if plain(child) == plain(known.name) else 1 if child == known.files.split("/")[0] else 2
+
+
+def _child(folder: Path, root: Path) -> str:
+    return inside(folder, root).split("/")[0]
+
+
+def _is_direct(known: Known, source: Source, root: Path) -> bool:
+    """Whether an unnamed source is the dataroot's own; other sets below it must not be decoded to find out."""
+    own = source.folder == root or (source.folder.parent == root and source.folder.name in (known.hub[1], "data"))
+    return not source.hint and own and all(source.files[split] for split in ("train", "test"))
 
 
 def _if_it_is(known: Known, source: Source, root: Path, report: Progress) -> ImageData | None:
@@ -169,6 +205,6 @@ def _fetched(known: Known, root: Path, report: Progress) -> Decoded:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         files = f", or {known.files}" if known.files else ""
         raise DataError(
-            f"{known.name} is neither under {root} nor in the cache, and the hub did not provide it ({reason}); name a"
-            f" folder with --dataroot that holds {known.name.lower()} with {LAYOUTS}{files}"
+            f"{known.name} is neither under {root} nor in the cache, and the hub did not provide it ({reason});"
+            f" name with --dataroot a folder that holds {known.name.lower()}/ with {LAYOUTS}{files}"
         ) from error
