@@ -130,9 +130,7 @@ def test_weight_of_the_last_batches_in_the_smoothed_number(last: int, weight: fl
     assert round(smoothed(tensor(flags), 10), 1) == weight
 
 
-@pytest.mark.parametrize(
-    ("accuracy", "deficit"), [(100, 0.48), (86, 0.41)], ids=["all right", "as the published nets"]
-)
+@pytest.mark.parametrize(("accuracy", "deficit"), [(100, 0.48), (86, 0.41)], ids=["all right", "as the published nets"])
 def test_a_short_last_batch_lowers_the_batch_mean(accuracy: int, deficit: float) -> None:
     """10,000 images at batch 64: 16 are left, and right answers to all of them are 25 % of a nominal batch."""
     exact = Fraction(accuracy, 100)

@@ -61,7 +61,8 @@ def _parser() -> Parser:
     reported = command("report", _report, "Tabulate the records below a folder.")
     reported.add_argument("folder", metavar="DIR", nargs="?", default="results", help="where the records lie [results]")
     reported.add_argument("--control", metavar="LABEL", help="the group that the others are compared with")
-    reported.add_argument("--markdown", action="store_true", help="as a Markdown table, for README")
+    reported.add_argument("--markdown", action="store_true", help="as a Markdown table")
+    reported.add_argument("--into", metavar="FILE", help="write the Markdown between the markers of this file")
     return parser
 
 
@@ -124,7 +125,8 @@ def _train(args: argparse.Namespace) -> int:
     from perturblab import runs
     from perturblab.progress import Show
 
-    torch.set_num_threads(config.nthreads or len(os.sched_getaffinity(0)))
+    if config.nthreads:
+        torch.set_num_threads(config.nthreads)
     show = Show(quiet=config.quiet)
     if config.debug:
         _show_perturbations()
@@ -276,11 +278,26 @@ def _report(args: argparse.Namespace) -> int:
     from perturblab import records, report
 
     found = records.load_all(Path(args.folder))
-    if args.markdown or not found:
+    if args.into:
+        _write_between_markers(Path(args.into), report.markdown(found, args.control))
+    elif args.markdown or not found:
         print(report.markdown(found, args.control))
     else:
         Console().print(report.rich_table(found, args.control))
     return DONE
+
+
+def _write_between_markers(path: Path, table: str) -> None:
+    from perturblab import report
+    from perturblab.files import write_atomically
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--into {path} cannot be read ({type(error).__name__}); give a text file with markers"
+        ) from error
+    write_atomically(path, report.update_between_markers(text, table).encode())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

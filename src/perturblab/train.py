@@ -4,6 +4,7 @@ It sees a model, training images and a recipe, never a test label: `train` is a 
 epoch, and whoever drives it evaluates, records and saves.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -59,6 +60,13 @@ class Epoch:
     correct: int = 0
     images: int = 0
     seconds: float = 0.0
+
+    def add(self, loss: float, correct: int, images: int, seconds: float) -> None:
+        """Count one step: its mean loss, correct answers, images and time."""
+        self.loss += loss * images
+        self.correct += correct
+        self.images += images
+        self.seconds += seconds
 
 
 @dataclass
@@ -176,34 +184,44 @@ def train(
         while state.step < steps:
             began = time.perf_counter()
             rows = state.permutation[state.step * recipe.batch_size : (state.step + 1) * recipe.batch_size]
-            lr = recipe.learning_rate * lr_factor(
-                recipe.schedule, recipe.dataset, state.epoch, recipe.nepochs, state.step, steps
-            )
-            for group in state.optimizer.param_groups:
-                group["lr"] = lr
             x = prepare(images[rows], state.augmentation)
             y = labels[rows].to(x.device)
-            with torch.random.fork_rng(devices=[]):
-                torch.set_rng_state(state.forward)
-                logits = model(x)
-                state.forward = torch.get_rng_state()
+            lr = _set_learning_rate(state, recipe, steps)
+            logits = _forward(model, x, state)
             loss = cross_entropy(logits, y)
-            value = loss.item()
-            if not abs(value) < float("inf"):
-                raise NonFiniteError(
-                    f"the loss is {value} in epoch {state.epoch}, step {state.step}, at learning rate {lr:g}; "
-                    f"try --learning-rate {lr / 10:g}, or look at the data"
-                )
+            value = _finite(loss.item(), state, lr)
             state.optimizer.zero_grad()
             loss.backward()
             state.optimizer.step()
-            state.reached.loss += value * len(rows)
-            state.reached.correct += int((logits.argmax(1) == y).sum())
-            state.reached.images += len(rows)
-            state.reached.seconds += time.perf_counter() - began
+            state.reached.add(value, int((logits.argmax(1) == y).sum()), len(rows), time.perf_counter() - began)
             state.step += 1
             if not after_step(state):
                 return
         reached = state.reached
         state.epoch, state.step, state.permutation, state.reached = state.epoch + 1, 0, None, Epoch()
         yield reached
+
+
+def _set_learning_rate(state: State, recipe: Recipe, steps: int) -> float:
+    factor = lr_factor(recipe.schedule, recipe.dataset, state.epoch, recipe.nepochs, state.step, steps)
+    for group in state.optimizer.param_groups:
+        group["lr"] = recipe.learning_rate * factor
+    return recipe.learning_rate * factor
+
+
+def _forward(model: nn.Module, x: Tensor, state: State) -> Tensor:
+    """Run the model on the run's own random state, since dropout and rrelu take no generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(state.forward)
+        logits: Tensor = model(x)
+        state.forward = torch.get_rng_state()
+    return logits
+
+
+def _finite(loss: float, state: State, lr: float) -> float:
+    if not math.isfinite(loss):
+        raise NonFiniteError(
+            f"the loss is {loss} in epoch {state.epoch + 1}, step {state.step + 1}, at learning rate {lr:g}; "
+            f"try --learning-rate {lr / 10:g}, or look at the data"
+        )
+    return loss

@@ -1,0 +1,124 @@
+"""The walls of the house: who may import whom, no cycles, small files, nothing heavy behind --help."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import perturblab
+
+ROOT = Path(perturblab.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+# Leaves that all may import; every other part may import what stands here and nothing else of ours.
+LEAVES = {"errors", "files", "seeding"}
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "files": set(),
+    "seeding": set(),
+    "layers": set(),
+    "models": {"layers"},
+    "data": set(),
+    "schedules": set(),
+    "evaluate": set(),
+    "train": {"schedules"},
+    "checkpoint": set(),
+    "records": set(),
+    "stats": set(),
+    "report": {"records", "stats"},
+    "figures": {"report"},
+    "config": set(),
+    "configured": {"config", "models", "train"},
+    "recording": {"config", "configured", "evaluate", "layers", "models", "records"},
+    "progress": set(),
+    "runs": {
+        *("checkpoint", "config", "configured", "data", "evaluate", "figures", "models"),
+        *("progress", "recording", "records", "stats", "train"),
+    },
+    "arguments": set(),
+    "cli": {
+        *("arguments", "checkpoint", "config", "configured", "layers", "models"),
+        *("progress", "records", "report", "runs", "stats"),
+    },
+    "demo": {"config", "progress", "records", "report", "runs"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+NEVER_TORCH = {"records", "stats", "report", "figures", "config", "arguments", "errors", "files", "progress", "cli"}
+
+
+def part(path: Path) -> str:
+    """The room of a file: its folder below the package, or its own name."""
+    inside = path.relative_to(ROOT)
+    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Full names of the modules that a file imports; those for type checkers only are left out."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "perturblab":
+            yield from (f"perturblab.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def parts_imported(path: Path) -> set[str]:
+    """The rooms that a file imports."""
+    names = {name.split(".")[1] for name in imported(path) if name.startswith("perturblab.")}
+    return names - {"__version__"}
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert {part(path) for path in FILES} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_are_allowed(path: Path) -> None:
+    assert parts_imported(path) - {part(path)} - LEAVES <= ALLOWED[part(path)]
+
+
+def test_there_are_no_cycles() -> None:
+    edges = {path: parts_imported(path) - {part(path)} for path in FILES}
+    rooms: dict[str, set[str]] = {}
+    for path, names in edges.items():
+        rooms.setdefault(part(path), set()).update(names)
+    done: set[str] = set()
+    while ready := {room for room, names in rooms.items() if room not in done and names <= done}:
+        done |= ready
+    assert done == set(rooms)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_stay_small_enough_to_read(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 430
+
+
+@pytest.mark.parametrize("room", sorted(NEVER_TORCH))
+def test_light_rooms_do_not_import_torch(room: str) -> None:
+    code = f"import sys, perturblab.{room}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_module_works_at_import() -> None:
+    """Top-level statements define; they do not call anything but what makes constants."""
+    for path in FILES:
+        if path.name == "__main__.py":
+            continue
+        for node in ast.parse(path.read_text()).body:
+            is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            assert not isinstance(node, ast.Expr) or is_docstring, f"{path}: {ast.unparse(node)}"
+            assert not isinstance(node, ast.For | ast.While | ast.With), f"{path}: {ast.unparse(node)[:60]}"

@@ -1,0 +1,317 @@
+"""The perturbation layers against plain loops, closed forms and the published orders; defects D5, D6, D7 and D14."""
+
+import logging
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from perturblab.layers import (
+    ACTIVATIONS,
+    Masks,
+    Noise,
+    NoiseLayer,
+    PerturbConv2d,
+    PerturbLayer,
+    PerturbLayerFirst,
+    activation,
+    draw_masks,
+    perturb,
+    perturb_conv2d,
+)
+from perturblab.models.skeleton import init_weights
+
+SELU, ALPHA = 1.0507009873554805, 1.6732632423543772
+SCALAR: dict[str, Callable[[float], float]] = {
+    "relu": lambda v: max(v, 0.0),
+    "lrelu": lambda v: v if v > 0 else 0.01 * v,
+    "prelu": lambda v: v if v > 0 else 0.25 * v,
+    "rrelu": lambda v: v if v > 0 else v * (1 / 8 + 1 / 3) / 2,
+    "elu": lambda v: v if v > 0 else math.expm1(v),
+    "selu": lambda v: SELU * (v if v > 0 else ALPHA * math.expm1(v)),
+    "tanh": math.tanh,
+    "sigmoid": lambda v: 1 / (1 + math.exp(-v)),
+}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
+
+
+def looped(x: Tensor, masks: Tensor, weight: Tensor, bias: Tensor, act: str | None, outside: bool) -> Tensor:
+    """y[n, o, h, w] = b[o] + sum over the (c, m) of its group of V[o, c, m] act(x[n, c, h, w] + N[c, m, h, w])."""
+    function = SCALAR[act] if act else lambda v: v
+    (batch, channels, height, width), nmasks = x.shape, masks.shape[1]
+    out = torch.zeros(batch, len(weight), height, width, dtype=torch.float64)
+    fan_in = weight.shape[1]
+    for n, o, h, w in torch.cartesian_prod(*map(torch.arange, out.shape)).tolist():
+        group = o // (len(weight) * fan_in // (channels * nmasks))  # outputs of a group stand side by side
+        total = float(bias[o])
+        for at in range(fan_in):
+            c, m = divmod(group * fan_in + at, nmasks)
+            mask = float(masks[c % len(masks), m, h % masks.shape[2], w % masks.shape[3]])
+            value = float(x[n, c, h, w])
+            total += float(weight[o, at, 0, 0]) * (function(value) + mask if outside else function(value + mask))
+        out[n, o, h, w] = total
+    return out
+
+
+@pytest.mark.parametrize("act", [None, *ACTIVATIONS])
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("unique", [True, False])
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(
+    shape=st.tuples(*(st.integers(1, 3) for _ in range(4))),
+    nmasks=st.integers(1, 3),
+    factor=st.integers(1, 2),
+    grouped=st.booleans(),
+    constant=st.booleans(),
+)
+def test_perturb_conv2d_agrees_with_a_loop(
+    act: str | None,
+    outside: bool,
+    unique: bool,
+    shape: tuple[int, ...],
+    nmasks: int,
+    factor: int,
+    grouped: bool,
+    constant: bool,
+) -> None:
+    channels, place = shape[1], (1, 1) if constant else shape[2:]
+    masks = drawn(channels if unique else 1, nmasks, *place, seed=1)
+    fan_in = nmasks if grouped else channels * nmasks
+    x, weight, bias = drawn(*shape), drawn(channels * factor, fan_in, 1, 1, seed=2), drawn(channels * factor, seed=3)
+    function = activation(act).double().eval() if act else None
+    got = perturb_conv2d(x, masks, weight, bias, act=function, outside=outside)
+    torch.testing.assert_close(got, looped(x, masks, weight, bias, act, outside), rtol=1e-12, atol=1e-12)
+
+
+def test_every_activation_has_a_scalar_twin() -> None:
+    assert SCALAR.keys() == ACTIVATIONS.keys()
+
+
+@pytest.mark.parametrize("act", [None, *ACTIVATIONS])
+@pytest.mark.parametrize("outside", [False, True])
+def test_perturb_conv2d_gradcheck(act: str | None, outside: bool) -> None:
+    function = activation(act).double().eval() if act else None
+    given = [drawn(2, 3, 2, 2), drawn(3, 2, 2, 2, seed=1), drawn(6, 2, 1, 1, seed=2), drawn(6, seed=3)]
+    inputs = [tensor.requires_grad_() for tensor in given]
+    assert torch.autograd.gradcheck(lambda *a: perturb_conv2d(*a, act=function, outside=outside), inputs)
+
+
+def test_order_of_the_maps_is_channel_then_mask() -> None:
+    x, masks = drawn(2, 3, 4, 5), drawn(3, 2, 4, 5, seed=1)
+    maps = perturb(x, masks)
+    assert all(torch.equal(maps[:, c * 2 + m], x[:, c] + masks[c, m]) for c in range(3) for m in range(2))
+    shared = perturb(x, masks[:1])
+    assert all(torch.equal(shared[:, c * 2 + m], x[:, c] + masks[0, m]) for c in range(3) for m in range(2))
+
+
+@pytest.mark.parametrize(
+    ("masks", "text"),
+    [
+        ((2, 1, 4, 5), "the masks are for 2 channels, the features have 3"),
+        ((3, 1, 5, 4), r"the masks are \(?5.+4\)?, the features \(?4.+5\)?; build the layer"),
+        ((3, 1, 4, 4), r"the masks are \(?4.+4\)?, the features \(?4.+5\)?; build the layer"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(masks: tuple[int, ...], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        perturb(torch.zeros(2, 3, 4, 5), torch.zeros(masks))
+
+
+def made(kind: type[nn.Module] = PerturbConv2d, outputs: int = 6, **options: Any) -> nn.Module:
+    settings = options.pop("settings", {})
+    noise = Noise(**options)
+    return kind(3, outputs, size=(4, 5), noise=noise, generator=generator(1), **settings).double()
+
+
+def test_first_layer_without_activation_is_a_1x1_convolution_plus_a_fixed_bias_map() -> None:
+    layer, x = made(settings={"act": None}, level=0.7), drawn(2, 3, 4, 5)
+    bias_map = torch.einsum("oc,chw->ohw", layer.weight[:, :, 0, 0], layer.masks.value[:, 0] * 0.7)
+    torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, layer.bias) + bias_map)
+
+
+def test_untied_bias_is_a_bias_map_behind_the_activation() -> None:
+    layer, x = made(outside=True, level=0.7), drawn(2, 3, 4, 5)
+    bias_map = F.conv2d(0.7 * layer.masks.value[:, 0].unsqueeze(0), layer.weight)
+    torch.testing.assert_close(layer(x), F.conv2d(F.relu(x), layer.weight, layer.bias) + bias_map)
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_constant_masks_know_no_place(constant: bool) -> None:
+    layer, x = made(constant=constant, nmasks=2, level=1.0), drawn(2, 3, 4, 5)
+    assert torch.allclose(layer(x.roll((1, 2), (2, 3))), layer(x).roll((1, 2), (2, 3))) == constant
+
+
+@pytest.mark.parametrize("kind", ["uniform", "normal"])
+@pytest.mark.parametrize("level", [0.0, 0.1, 2.0])
+def test_masks_are_level_times_what_was_drawn(kind: str, level: float) -> None:
+    masks = Masks(3, (4, 5), Noise(nmasks=2, level=level, kind=kind), generator=generator(3))
+    assert torch.equal(masks.value, draw_masks((3, 2, 4, 5), kind, generator(3)))
+    assert torch.equal(masks(), masks.value * level)
+
+
+def test_moments_and_range_of_both_kinds() -> None:
+    uniform, normal = (draw_masks((1, 1, 400, 500), kind, generator()).double() for kind in ("uniform", "normal"))
+    assert (uniform.min() >= -1, uniform.max() < 1) == (True, True)
+    for values, moments in ((uniform, (0, 1 / 3, 0, 1 / 5)), (normal, (0, 1, 0, 3))):
+        for power, moment in enumerate(moments, 1):
+            assert values.pow(power).mean() == pytest.approx(moment, abs=0.06)
+    assert uniform[..., :-1].mul(uniform[..., 1:]).mean().abs() < 0.004, "neighbours are correlated"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"nmasks": 0}, "nmasks is 0; a perturbation layer needs at least 1 mask"),
+        ({"kind": "laplace"}, "noise_type is 'laplace'; choose one of uniform, normal"),
+        ({"redraw": "eval"}, "redraw_masks is 'eval'; choose one of never, train, always"),
+        ({"trained": True, "redraw": "train"}, "masks cannot be both trained and redrawn"),
+    ],
+)
+def test_noise_out_of_range_is_refused(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(text)):
+        Noise(**options)
+
+
+def test_trained_masks_are_parameters_and_fixed_ones_buffers() -> None:
+    fixed, trained = made(), made(trained=True)
+    for layer, parameters, buffers in ((fixed, 0, 1), (trained, 1, 0)):
+        assert sum(name == "masks.value" for name, _ in layer.named_parameters()) == parameters
+        assert sum(name == "masks.value" for name, _ in layer.named_buffers()) == buffers
+    assert fixed.state_dict().keys() == trained.state_dict().keys()
+    trained.load_state_dict(fixed.state_dict())
+    assert torch.equal(trained.masks.value, fixed.masks.value)
+
+
+@pytest.mark.parametrize("redraw", ["train", "always"])
+def test_redrawn_masks_resume_where_they_were_saved(redraw: str) -> None:
+    masks, other = (Masks(3, (4, 5), Noise(redraw=redraw), generator=generator(seed)) for seed in (1, 2))
+    seen = [masks() for _ in range(3)]
+    assert not any(torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
+    other.load_state_dict(masks.state_dict())
+    assert torch.equal(masks(), other())
+    first = masks.eval()()
+    assert torch.equal(first, masks()) == (redraw == "train")
+    assert torch.equal(first, masks.value * 0.1) == (redraw == "train")
+    twins = [Masks(3, (4, 5), Noise(redraw=redraw), generator=generator(1)) for _ in range(2)]
+    assert torch.equal(*(twin() for twin in twins))
+
+
+@pytest.mark.parametrize("kind", ["uniform", "normal"])
+def test_redrawn_masks_keep_their_distribution(kind: str) -> None:
+    masks = Masks(3, (30, 30), Noise(redraw="always", kind=kind, level=1.0), generator=generator(4))
+    values = torch.stack([masks() for _ in range(20)])
+    assert values.mean() == pytest.approx(0, abs=0.03)
+    assert values.square().mean() == pytest.approx(1 / 3 if kind == "uniform" else 1, rel=0.04)
+
+
+def test_masks_neither_read_nor_move_the_global_seed() -> None:
+    masks = Masks(3, (4, 5), Noise(redraw="always"), generator=generator(1))
+    before = torch.get_rng_state()
+    Masks(3, (4, 5), Noise(redraw="always"), generator=generator(1))
+    masks()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_7x7_convolution_halves_the_map_only_in_front(first: bool) -> None:
+    layer = made(PerturbLayer, settings={"filter_size": 7, "first": first}).eval()
+    assert layer(drawn(1, 3, 4, 5)).shape == ((1, 6, 2, 3) if first else (1, 6, 4, 5))
+
+
+def test_a_filter_size_that_was_never_published_is_refused() -> None:
+    with pytest.raises(ValueError, match="filter_size is 4; choose 0 "):
+        made(PerturbLayer, settings={"filter_size": 4})
+
+
+@pytest.mark.parametrize(("size", "bias"), [(0, True), (1, True), (3, False), (5, False), (7, False)])
+def test_only_1x1_convolutions_have_a_bias(size: int, bias: bool) -> None:
+    assert (made(PerturbLayer, settings={"filter_size": size})[0].bias is not None) == bias
+
+
+def test_an_unknown_activation_is_refused() -> None:
+    with pytest.raises(ValueError, match="act is 'gelu'; choose one of relu, lrelu, prelu, rrelu, elu, selu"):
+        activation("gelu")
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_defect_d5_every_place_has_its_own_activation(act: str) -> None:
+    """One shared module made one PReLU slope serve three places and stand under three names."""
+    layer = made(PerturbLayer, settings={"act": act, "mix_maps": True})
+    places = [part for part in layer.modules() if type(part) is ACTIVATIONS[act]]
+    assert len(places) == 3  # after the mask, after the batch norm, after the mixing
+    slopes = [p for part in places for p in part.parameters()]
+    assert len({id(p) for p in slopes}) == len(slopes) == (3 if act == "prelu" else 0)
+    keys = [key for key, value in layer.state_dict().items() if value.shape == (1,)]
+    assert len(keys) == len(slopes)
+
+
+@pytest.mark.parametrize("kind", [PerturbConv2d, PerturbLayer, NoiseLayer, PerturbLayerFirst])
+def test_defect_d6_groups_that_cannot_divide_are_refused_in_one_sentence(kind: type[nn.Module]) -> None:
+    with pytest.raises(ValueError, match=r"nmasks 2 .* 128 filters .* 3 channels; use a multiple of 3, or nmasks 1"):
+        made(kind, outputs=128, nmasks=2)
+    assert made(kind, outputs=128, nmasks=1).eval()(drawn(1, 3, 4, 5)).shape == (1, 128, 4, 5)
+    assert made(kind, outputs=129, nmasks=2).eval()(drawn(1, 3, 4, 5)).shape == (1, 129, 4, 5)
+
+
+@pytest.mark.parametrize(("nmasks", "mix", "seen"), [(1, False, 3), (2, False, 1), (2, True, 3)])
+def test_defect_d7_what_is_mixed_is_what_was_asked_for(nmasks: int, mix: bool, seen: int) -> None:
+    """With several masks a map sees one input channel, so 1/3 of the weights: a choice to be seen, not a surprise."""
+    layer = made(PerturbLayer, nmasks=nmasks, settings={"mix_maps": mix, "act": "elu"}).eval()
+    x = drawn(1, 3, 4, 5).requires_grad_()
+    for channel in range(6):
+        (gradient,) = torch.autograd.grad(layer(x)[0, channel].sum(), x)
+        touched = [c for c in range(3) if gradient[0, c].abs().max() > 0]
+        assert len(touched) == seen
+        assert seen == 3 or touched == [channel // 2]
+    assert layer[0].weight.numel() == 6 * nmasks * (3 if nmasks == 1 else 1)
+
+
+@pytest.mark.parametrize("nmasks", [1, 2, 5])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"unique": False}, {"constant": True}], ids=str)
+def test_defect_d14_debug_works_for_any_number_of_masks_and_channels(
+    nmasks: int, channels: int, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    noise, x = Noise(nmasks=nmasks, level=1.0, **options), torch.randn(1, channels, 4, 5, generator=generator())
+    layer = PerturbConv2d(channels, 6, size=(4, 5), noise=noise, generator=generator(1))
+    layer(x)
+    assert not caplog.records
+    with caplog.at_level(logging.DEBUG, "perturblab.debug"):
+        layer(x)
+        layer(x)
+    assert len(caplog.records) == 2, "one message a step"
+    text, mask = caplog.records[0].getMessage(), layer.masks()[0, 0, 0]
+    shown = {"input": x[0, 0, 0, :2], "mask": mask[:2], "output": F.relu(x[0, 0, 0, :2] + mask[:2])}
+    for name, values in shown.items():
+        assert re.search(rf"^{name} .*{re.escape(str([round(v, 5) for v in values.tolist()]))}$", text, re.M), name
+
+
+def test_debug_shows_the_second_mask_and_the_second_channel(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "perturblab.debug"):
+        perturb(torch.arange(120.0).view(2, 3, 4, 5), torch.arange(80.0).view(1, 4, 4, 5))
+    text = caplog.text
+    assert "[0, 1] [20.0, 21.0]" in text.split("mask")[0], "second channel of the input"
+    assert "mask (1, 4, 4, 5) [0, 1] [20.0, 21.0]" in text
+    assert "output (2, 12, 4, 5) [0, 1] [20.0, 22.0]" in text, "first channel, second mask"
+    assert "output (2, 12, 4, 5) [0, 4] [20.0, 22.0]" in text, "second channel, first mask"
+
+
+def test_init_leaves_the_masks_alone() -> None:
+    layer = made(trained=True)
+    before = layer.masks.value.clone()
+    init_weights(layer, generator(9))
+    assert torch.equal(before, layer.masks.value)
