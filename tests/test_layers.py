@@ -149,6 +149,13 @@ def test_untied_bias_is_a_bias_map_behind_the_activation() -> None:
     torch.testing.assert_close(layer(x), F.conv2d(F.relu(x), layer.weight, layer.bias) + bias_map)
 
 
+@pytest.mark.parametrize("kind", [PerturbConv2d, PerturbLayer, NoiseLayer, PerturbLayerFirst])
+def test_untied_bias_is_never_dropped_in_silence(kind: type[nn.Module]) -> None:
+    inside, outside = (made(kind, level=0.7, outside=outside).eval() for outside in (False, True))
+    outside.load_state_dict(inside.state_dict())
+    assert not torch.allclose(inside(drawn(2, 3, 4, 5)), outside(drawn(2, 3, 4, 5)))
+
+
 @pytest.mark.parametrize("constant", [True, False])
 def test_constant_masks_know_no_place(constant: bool) -> None:
     layer, x = made(constant=constant, nmasks=2, level=1.0), drawn(2, 3, 4, 5)

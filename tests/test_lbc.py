@@ -23,7 +23,7 @@ def layer(**options: object) -> LocalBinaryConv2d:
 
 
 def looped(x: Tensor, anchors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    (batch, channels, height, width), reach = x.shape, anchors.shape[-1] // 2
+    (batch, _, height, width), reach = x.shape, anchors.shape[-1] // 2
     out = torch.zeros(batch, len(weight), height, width, dtype=torch.float64)
     for n, h, w in torch.cartesian_prod(*map(torch.arange, (batch, height, width))).tolist():
         for m, anchor in enumerate(anchors):

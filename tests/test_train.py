@@ -422,7 +422,7 @@ def test_a_longer_run_continues_a_shorter_one() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_before_the_step(value: float) -> None:
-    """After 1 epoch and 2 steps, with the place, the rate and the remedy; nothing is learnt from the bad batch."""
+    """After 1 epoch and 2 steps; the place (counted from 1), the rate and the remedy; nothing learnt from the batch."""
     recipe = replace(RECIPE, schedule="constant")
     model = lenet()
     state = start(model, recipe)
@@ -440,7 +440,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(value: float) -> None:
     with pytest.raises(NonFiniteError) as caught:
         list(train(model, IMAGES, LABELS, recipe, state, prepare=spoilt))
     assert str(caught.value) == (
-        "the loss is nan in epoch 1, step 2, at learning rate 0.02; try --learning-rate 0.002, or look at the data"
+        "the loss is nan in epoch 2, step 3, at learning rate 0.02; try --learning-rate 0.002, or look at the data"
     )
     assert same({name: p.detach() for name, p in model.named_parameters()}, good[0])
     assert equal(through_file(state.optimizer.state_dict()), moments[0])
@@ -450,6 +450,6 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(value: float) -> None:
 def test_the_rate_named_in_the_message_is_the_one_of_the_step() -> None:
     recipe = replace(RECIPE, learning_rate=1e30)
     with pytest.raises(
-        NonFiniteError, match=r"in epoch 0, step 1, at learning rate 9\.[0-9]+e\+29; try .* 9\.[0-9]+e\+28"
+        NonFiniteError, match=r"in epoch 1, step 2, at learning rate 9\.[0-9]+e\+29; try .* 9\.[0-9]+e\+28"
     ):
         trained(lenet(), recipe)

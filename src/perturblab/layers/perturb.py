@@ -294,5 +294,11 @@ class PerturbLayerFirst(nn.Module):
         self.layers = nn.Sequential(*_conv_norm_act(conv, "sigmoid"), *mix)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layers(self.act(self.norm(perturb(x, self.masks()))))
+        masks = self.masks()
+        if self.masks.noise.outside:
+            plain = x.repeat_interleave(masks.shape[1], 1)
+            maps = self.act(self.norm(plain)) + masks.expand(x.shape[1], *masks.shape[1:]).flatten(0, 1)
+        else:
+            maps = self.act(self.norm(perturb(x, masks)))
+        out: Tensor = self.layers(maps)
         return out

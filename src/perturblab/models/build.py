@@ -87,7 +87,12 @@ def resolve(name: str, options: Mapping[str, Any]) -> Any:
     unread = sorted(set(options) - read)
     if unread:
         raise ValueError(f"{name} does not read {', '.join(unread)}; it reads {', '.join(sorted(read))}")
-    return net.options(**options)
+    made = net.options(**options)
+    if made.nfilters < 1:
+        raise ValueError(f"nfilters is {made.nfilters}; a net needs at least 1")
+    if getattr(made, "code", "kl") not in ("or", "kl", "up"):
+        raise ValueError(f"code is {made.code!r}; choose one of or, kl, up")
+    return made
 
 
 def _net(name: str) -> Net:

@@ -1,5 +1,6 @@
 """Counting from the modules themselves: parameters, masks, multiply-accumulates, receptive field."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -73,9 +74,12 @@ def _grown(seen: Field, kernel: int, stride: int) -> Field:
 
 def _counted(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The modules that are one row each: leaves, where a layer with its masks and activation counts as a leaf."""
+    inside: set[str] = set()
     for name, module in net.named_modules():
-        if isinstance(module, Masks):
+        if isinstance(module, Masks) or name.rpartition(".")[0] in inside:
             continue
+        if isinstance(module, nn.Conv2d):
+            inside.add(name)
         if isinstance(module, nn.Conv2d) or not any(True for _ in module.children()):
             yield name, module
         elif any(isinstance(child, Masks) for child in module.children()):
@@ -124,17 +128,16 @@ def describe(net: nn.Module, task: Task, name: str = "") -> dict[str, Any]:
         ``macs`` (convolutions and linear layers, per image), ``receptive_field`` (side in pixels of what one cell
         of the last map has seen, clipped to the image) and ``layers``, a row each.
     """
+    net = copy.deepcopy(net).eval()  # to look at a net changes neither its modes nor its count of draws
     rows = {}
     for path, module in _counted(net):
         trainable, frozen, masks = _own(module)
         trained = sum(p.numel() for m in module.modules() if isinstance(m, Masks) for p in m.parameters())
         rows[module] = Row(path, type(module).__name__, [], trainable + frozen - trained, masks)
     make: Any = _Counter  # torch does not type its constructor
-    counter, training = make().begin(), net.training
-    device = next(net.parameters()).device
+    counter, like = make().begin(), next(net.parameters())
     with torch.no_grad(), _hooks(rows, counter), counter:
-        net.eval()(torch.zeros(1, task.channels, *task.size, device=device))
-    net.train(training)
+        net(torch.zeros(1, task.channels, *task.size, device=like.device, dtype=like.dtype))
     trainable, frozen, masks = _own(net)
     return {
         "net": name,

@@ -1,0 +1,467 @@
+"""Counts: every published row exact to the unit, everything else against a closed form; receptive fields.
+
+The closed form below knows nothing of the modules: it adds up convolutions, norms and masks from the widths and sizes.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from perturblab.models import NETS, Task, build, describe
+
+CIFAR, MNIST, IMAGENET = Task(), Task(10, 1, (28, 28)), Task(1000, 3, (224, 224))
+Options = dict[str, Any]
+
+K6 = {"nfilters": 128, "first_filter_size": 3, "nmasks": 64, "mix_maps": True}
+K7 = {"nfilters": 128, "first_filter_size": 3, "nmasks": 64, "unique_masks": False}
+N, P = "noiseresnet18", "perturb_resnet18"
+SVHN = {"depth": 40, "full": 512, "sparsity": 0.9}
+LBC_CIFAR = {"nfilters": 384, "nweights": 704, "depth": 50, "full": 512, "sparsity": 0.001}
+# id, net, options, task: trainable, frozen, masks, MACs, running statistics (None: not published)
+PUBLISHED: list[tuple[str, str, Options, Task, tuple[int, int, int, int | None, int | None]]] = [
+    ("K1", "resnet18", {"nfilters": 44}, CIFAR, (5_284_982, 0, 0, 262_905_280, 6_600)),
+    ("K2", N, {"nfilters": 128, "first_filter_size": 7}, CIFAR, (5_640_074, 0, 68_608, 26_322_944, 32_768)),
+    ("K3", N, {"nfilters": 128, "first_filter_size": 3}, CIFAR, (5_624_714, 0, 1_097_728, 347_482_112, 32_768)),
+    (
+        "K4",
+        P,
+        {"nfilters": 128, "first_filter_size": 3, "filter_size": 1},
+        CIFAR,
+        (5_611_146, 0, 0, 347_482_112, 19_200),
+    ),
+    ("K5", P, {"nfilters": 128}, CIFAR, (5_608_202, 0, 1_100_800, 344_336_384, 19_200)),
+    ("K6", P, K6, CIFAR, (6_813_834, 0, 70_254_592, 533_080_064, 34_560)),
+    ("K7", P, K7, CIFAR, (1_220_234, 0, 412_672, 113_649_664, 19_200)),
+    ("K7-mixed", P, K7 | {"mix_maps": True}, CIFAR, (6_813_834, 0, 412_672, 533_080_064, 34_560)),
+    ("K8", P, K7 | {"train_masks": True}, CIFAR, (1_632_906, 0, 412_672, 113_649_664, 19_200)),
+    ("H2", "resnet18", {"nfilters": 128}, CIFAR, (44_662_922, 0, 0, 2_218_141_696, 19_200)),
+    ("resnet18-nf64", "resnet18", {}, CIFAR, (11_173_962, 0, 0, 555_422_720, 9_600)),
+    (
+        "H4",
+        P,
+        {"nfilters": 128, "first_filter_size": 1, "filter_size": 1},
+        CIFAR,
+        (5_608_202, 0, 0, 344_336_384, 19_200),
+    ),
+    ("H5", P, {"nfilters": 128, "first_filter_size": 3}, CIFAR, (5_611_146, 0, 1_097_728, 347_482_112, 19_200)),
+    ("H6", P, K6 | {"mix_maps": False}, CIFAR, (1_220_234, 0, 70_254_592, 113_649_664, 19_200)),
+    (
+        "3x3",
+        P,
+        {"nfilters": 128, "first_filter_size": 3, "filter_size": 3},
+        CIFAR,
+        (44_662_922, 0, 0, 2_897_618_944, 19_200),
+    ),
+    (
+        "A1",
+        N,
+        {"nfilters": 128, "first_filter_size": 3, "code": "up"},
+        CIFAR,
+        (5_621_258, 3_456, 1_097_728, 347_482_112, 32_768),
+    ),
+    (
+        "U2",
+        N,
+        {"nfilters": 256, "first_filter_size": 3, "code": "up"},
+        CIFAR,
+        (22_383_626, 6_912, 2_195_456, 1_382_830_080, 65_536),
+    ),
+    ("A2", P, {"nfilters": 256, "code": "up"}, CIFAR, (23_546_122, 0, 6_127_616, 2_583_711_744, 47_616)),
+    ("UP-all-noise", P, {"nfilters": 128, "code": "up"}, CIFAR, (5_907_594, 0, 3_063_808, 645_933_056, 23_808)),
+    (
+        "UP-K4",
+        P,
+        {"nfilters": 128, "first_filter_size": 3, "filter_size": 1, "code": "up"},
+        CIFAR,
+        (5_667_978, 0, 0, 404_891_648, 19_968),
+    ),
+    ("UP-K7", P, K7 | {"code": "up"}, CIFAR, (1_277_066, 0, 412_672, 171_059_200, 19_968)),
+    ("lenet-nf64", "lenet", {"nfilters": 64}, MNIST, (141_578, 0, 16_464, 1_186_048, 640)),
+    ("lenet-nf128", "lenet", {"nfilters": 128}, MNIST, (297_866, 0, 32_144, 4_377_856, 1_024)),
+    ("cifarnet-nf64", "cifarnet", {"nfilters": 64}, CIFAR, (287_306, 0, 109_568, 7_277_056, 1_280)),
+    ("cifarnet-nf128", "cifarnet", {"nfilters": 128}, CIFAR, (612_234, 0, 216_064, 28_183_040, 2_048)),
+    ("OR-18", N, {}, CIFAR, (1_427_402, 0, 34_304, 7_787_520, 16_384)),
+    ("OR-18-224", N, {}, IMAGENET, (1_935_272, 0, 1_680_896, 381_849_600, None)),
+    ("OR-34-224", "noiseresnet34", {}, IMAGENET, (3_076_136, 0, 2_935_296, 587_370_496, None)),
+    ("OR-50-224", "noiseresnet50", {}, IMAGENET, (15_508_584, 0, 1_906_688, 2_560_622_592, None)),
+    ("L1-mnist", "lbcnet", {}, Task(10, 1), (693_338, 5_529_600, 0, None, None)),
+    ("L1-mnist-dense", "lbcnet", {"anchors": "dense"}, Task(10, 1), (6_261_338, 0, 0, None, None)),
+    ("L1-svhn", "lbcnet", SVHN, CIFAR, (630_634, 2_949_120, 0, None, None)),
+    ("L1-svhn-dense", "lbcnet", SVHN | {"anchors": "dense"}, CIFAR, (3_600_234, 0, 0, None, None)),
+    ("L1-cifar", "lbcnet", LBC_CIFAR, CIFAR, (20_669_450, 121_651_200, 0, None, None)),
+    ("L1-cifar-dense", "lbcnet", LBC_CIFAR | {"anchors": "dense"}, CIFAR, (142_355_850, 0, 0, None, None)),
+]
+ODD = Task(7, 2, (33, 28))
+UNPUBLISHED: list[tuple[str, Options, Task]] = [
+    *((net, {"nfilters": width}, CIFAR) for net in sorted(NETS) for width in (37, 128) if net != "lbcnet"),
+    *((net, {"nfilters": 4}, ODD) for net in sorted(NETS)),
+    *((P, {"nfilters": 6, "first_filter_size": first, "filter_size": 5}, ODD) for first in (0, 1, 3, 5, 7)),
+    *((P, {"nfilters": 6, "first_filter_size": first, "filter_size": 7, "code": "up"}, ODD) for first in (0, 5, 7)),
+    ("perturb_resnet50", {"nfilters": 6, "nmasks": 3, "mix_maps": True, "first_filter_size": 3}, ODD),
+    ("perturb_resnet50", {"nfilters": 6, "nmasks": 3, "unique_masks": False, "train_masks": True}, ODD),
+    ("perturb_resnet34", {"nfilters": 6, "nmasks": 3, "constant_masks": True}, ODD),
+    (P, {"nfilters": 6, "nmasks": 3, "mix_maps": True, "code": "up"}, ODD),
+    ("noiseresnet50", {"nfilters": 5, "code": "up", "first_filter_size": 3, "constant_masks": True}, ODD),
+    *((net, {"nfilters": 6, "nmasks": 2, "mix_maps": True}, ODD) for net in ("lenet", "cifarnet")),
+    *(
+        (net, {"nfilters": 6, "filter_size": k, "first_filter_size": k}, ODD)
+        for net in ("lenet", "cifarnet")
+        for k in (5, 7)
+    ),
+    *(("lbcnet", {"nfilters": w, "anchors": a, "depth": 3}, CIFAR) for w in (37, 128) for a in ("gaussian", "dense")),
+]
+DEPTHS = {"18": (2, 2, 2, 2), "34": (3, 4, 6, 3), "50": (3, 4, 6, 3), "101": (3, 4, 23, 3), "152": (3, 8, 36, 3)}
+
+
+@dataclass
+class Ledger:
+    """What a net adds up to, booked layer by layer; ``h`` x ``w`` is the size of the current map, ``c`` its width."""
+
+    c: int
+    h: int
+    w: int
+    options: Options
+    counts: list[int] = field(default_factory=lambda: [0, 0, 0, 0, 0])  # trainable, frozen, masks, MACs, statistics
+
+    def book(self, *amounts: int) -> None:
+        self.counts = [have + more for have, more in zip(self.counts, amounts, strict=True)]
+
+    def option(self, name: str, default: Any) -> Any:
+        return self.options.get(name, default)
+
+    def halve(self) -> None:
+        self.h, self.w = math.ceil(self.h / 2), math.ceil(self.w / 2)
+
+    def conv(
+        self, out: int, k: int = 1, *, bias: bool = False, stride: int = 1, fan_in: int = 0, frozen: bool = False
+    ) -> None:
+        """``fan_in``: maps that one output sees, if not all."""
+        if stride == 2:
+            self.halve()
+        weights = out * (fan_in or self.c) * k * k
+        self.book(0 if frozen else weights + bias * out, weights if frozen else 0, 0, weights * self.h * self.w, 0)
+        self.c = out
+
+    def norm(self, width: int = 0) -> None:
+        self.book(2 * (width or self.c), 0, 0, 0, 2 * (width or self.c))
+
+    def mask(self, nmasks: int = 1) -> None:
+        channels = self.c if self.option("unique_masks", True) else 1
+        values = channels * nmasks * (1 if self.option("constant_masks", False) else self.h * self.w)
+        self.book(values if self.option("train_masks", False) else 0, 0, values, 0, 0)
+
+    def linear(self, inputs: int, outputs: int) -> None:
+        self.book(inputs * outputs + outputs, 0, 0, inputs * outputs, 0)
+
+    def noise(self, out: int) -> None:
+        self.mask()
+        self.norm()
+        self.conv(out, bias=True)
+
+    def perturb(self, out: int, size: int, *, first: bool = False) -> None:
+        """The reproduction's layer: masks and a grouped 1x1, or a convolution; batch norm; perhaps the mixing."""
+        if size:
+            self.conv(out, size, bias=size == 1, stride=2 if first and size == 7 else 1)
+        else:
+            nmasks = self.option("nmasks", 1)
+            self.mask(nmasks)
+            self.conv(out, bias=True, fan_in=nmasks if nmasks > 1 else 0)
+        self.norm()
+        self.mix(not size)
+
+    def mix(self, perturbs: bool) -> None:
+        if perturbs and self.option("mix_maps", False):
+            self.conv(self.c, bias=True)
+            self.norm()
+
+    def conv_norm(self, out: int, k: int = 1, stride: int = 1) -> None:
+        self.conv(out, k, stride=stride)
+        self.norm()
+
+
+def stem(book: Ledger, family: str) -> None:
+    width, reply = book.option("nfilters", 64), book.option("code", "kl") == "up"
+    size = book.option("first_filter_size", 7 if family == "noiseresnet" else 0)
+    if family == "resnet":
+        book.conv_norm(width, 3)
+    elif family == "noiseresnet":
+        book.conv(width, size, stride=2 if size == 7 else 1, frozen=reply)
+        book.norm()
+    elif reply and not size:
+        book.mask(5 * width)
+        book.norm(book.c * 5 * width)
+        book.conv(book.c * width, bias=True, fan_in=5 * width)
+        book.norm()
+        book.mix(True)
+    else:
+        book.perturb(book.c * width if reply else width, size, first=True)
+    if size == 7:
+        book.halve()  # max-pool 3/2
+    if family == "perturb_resnet" and reply:
+        book.conv_norm(width)
+
+
+def block(book: Ledger, family: str, planes: int, stride: int, neck: bool) -> None:
+    inner = book.option("filter_size", 0)
+    if neck:
+        book.conv_norm(planes)
+    if family == "resnet":
+        book.conv_norm(planes, 3, stride)
+        book.conv_norm(4 * planes) if neck else book.conv_norm(planes, 3)
+        return
+    book.noise(planes) if family == "noiseresnet" else book.perturb(planes, inner)
+    if stride == 2:
+        book.halve()
+    if family == "noiseresnet":
+        book.norm()
+    if neck:
+        book.conv_norm(4 * planes)
+    elif family == "noiseresnet":
+        book.noise(planes)
+        book.norm()
+    else:
+        book.perturb(planes, inner)
+
+
+def residual(book: Ledger, name: str, task: Task) -> None:
+    depth = name.removeprefix("perturb_").removeprefix("noise").removeprefix("resnet")
+    family, neck = name.removesuffix(depth), int(depth) >= 50
+    stem(book, family)
+    for stage, blocks in enumerate(DEPTHS[depth]):
+        for number in range(blocks):
+            planes, stride = book.option("nfilters", 64) * 2**stage, 2 if stage and not number else 1
+            inputs = book.c
+            block(book, family, planes, stride, neck)
+            if stride == 2 or inputs != book.c:
+                weights = inputs * book.c
+                book.book(weights, 0, 0, weights * book.h * book.w, 0)
+                book.norm()
+    book.linear(book.c, task.nclasses)
+
+
+def convnet(book: Ledger, layers: int, hidden: int, task: Task) -> None:
+    for at in range(3 * layers):
+        name = "filter_size" if at else "first_filter_size"
+        book.perturb(book.option("nfilters", 64), book.option(name, 0), first=not at)
+        if at % layers == layers - 1:
+            book.halve()
+    book.linear(book.c * book.h * book.w, hidden)
+    book.norm(hidden)
+    book.linear(hidden, task.nclasses)
+
+
+def lbcnet(book: Ledger, task: Task) -> None:
+    width, nweights, dense = book.option("nfilters", 16), book.option("nweights", 512), book.option("anchors", "")
+    book.conv(width, 3, bias=True)
+    book.norm()
+    for _ in range(book.option("depth", 75)):
+        book.norm()
+        book.conv(nweights, 3, bias=dense == "dense", frozen=dense != "dense")
+        book.conv(width, bias=True)
+    full = book.option("full", 128)
+    book.linear(width * (book.h // 5) * (book.w // 5), full)
+    book.linear(full, task.nclasses)
+
+
+def closed_form(net: str, options: Options, task: Task) -> tuple[int, ...]:
+    """(trainable, frozen, masks, MACs, running statistics)."""
+    book = Ledger(task.channels, *task.size, options)
+    if net == "lbcnet":
+        lbcnet(book, task)
+    elif net in ("lenet", "cifarnet"):
+        convnet(book, *((1, 128) if net == "lenet" else (2, 256)), task)
+    else:
+        residual(book, net, task)
+    return tuple(book.counts)
+
+
+def on_meta(net: str, options: Options, task: Task) -> nn.Module:
+    with torch.device("meta"):
+        return build(net, task=task, **options)
+
+
+def running_statistics(net: nn.Module) -> int:
+    return sum(value.numel() for name, value in net.named_buffers() if name.endswith(("running_mean", "running_var")))
+
+
+def counted(net: str, options: Options, task: Task) -> tuple[int, ...]:
+    module = on_meta(net, options, task)
+    said = describe(module, task, net)
+    return *(said[key] for key in ("trainable", "frozen", "masks", "macs")), running_statistics(module)
+
+
+def spelt(net: str, options: Options, task: Task) -> str:
+    return " ".join([net, *(f"{k}={v}" for k, v in options.items()), *(["odd"] if task is ODD else [])])
+
+
+@pytest.mark.parametrize(("net", "options", "task", "want"), [pytest.param(*row[1:], id=row[0]) for row in PUBLISHED])
+def test_published_row_to_the_unit(net: str, options: Options, task: Task, want: tuple[int | None, ...]) -> None:
+    counts = counted(net, options, task)
+    assert counts == tuple(have if need is None else need for have, need in zip(counts, want, strict=True))
+    assert counts == closed_form(net, options, task)
+
+
+@pytest.mark.parametrize(("net", "options", "task"), UNPUBLISHED, ids=[spelt(*row) for row in UNPUBLISHED])
+def test_unpublished_net_agrees_with_the_closed_form(net: str, options: Options, task: Task) -> None:
+    assert counted(net, options, task) == closed_form(net, options, task)
+
+
+def test_every_net_is_counted() -> None:
+    assert {net for net, *_ in UNPUBLISHED} == set(NETS)
+
+
+STAGES = {
+    "K1": (1_276, 70_048, 248_688, 992_992, 3_968_448, 3_530),
+    "K2": (19_072, 68_096, 267_520, 1_059_328, 4_215_808, 10_250),
+    "K3": (3_712, 68_096, 267_520, 1_059_328, 4_215_808, 10_250),
+    "K4": (3_712, 67_072, 265_728, 1_055_744, 4_208_640, 10_250),
+    "H5": (3_712, 67_072, 265_728, 1_055_744, 4_208_640, 10_250),
+    "K5": (768, 67_072, 265_728, 1_055_744, 4_208_640, 10_250),
+    "K6": (3_712, 101_376, 367_104, 1_324_032, 5_007_360, 10_250),
+    "K7": (3_712, 34_304, 101_888, 269_312, 800_768, 10_250),
+    "A2": (1_190_144, 265_216, 1_055_744, 4_208_640, 16_805_888, 20_490),
+}
+ROWS = {name: row for name, *row in PUBLISHED}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_breakdown_to_the_unit(name: str) -> None:
+    net, options, task, _ = ROWS[name]
+    parts = on_meta(net, options, task).named_children()
+    assert tuple(sum(p.numel() for p in part.parameters()) for _, part in parts) == STAGES[name]
+
+
+def mask_shapes(name: str) -> list[tuple[int, ...]]:
+    state = on_meta(*ROWS[name][:3]).state_dict()
+    return [tuple(value.shape) for key, value in state.items() if key.endswith("masks.value")]
+
+
+CELLS = {1: (32, 32, 16, 8, 4), 2: (8, 8, 4, 2, 1)}  # maps at 32 pixels; with a 7x7 stem
+
+
+@pytest.mark.parametrize(("name", "cells"), [("K3", CELLS[1]), ("K2", CELLS[2])])
+def test_mask_shapes_of_the_noise_nets(name: str, cells: tuple[int, ...]) -> None:
+    """The first mask of a stage has the size and the width of the block's input."""
+    shapes = mask_shapes(name)
+    runs = [(128, cells[1], 5), (256, cells[2], 4), (512, cells[3], 4), (1024, cells[4], 3)]
+    assert shapes == [(width, 1, cell, cell) for width, cell, count in runs for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [
+        ("K5", (3, 1, 32, 32), (1024, 1, 4, 4)),
+        ("K6", (128, 64, 32, 32), (1024, 64, 4, 4)),
+        ("K7", (1, 64, 32, 32), (1, 64, 4, 4)),
+        ("K8", (1, 64, 32, 32), (1, 64, 4, 4)),
+        ("A2", (3, 1280, 32, 32), (2048, 1, 4, 4)),
+    ],
+)
+def test_mask_shapes_of_the_perturb_nets(name: str, first: tuple[int, ...], last: tuple[int, ...]) -> None:
+    shapes = mask_shapes(name)
+    assert (shapes[0], shapes[-1]) == (first, last)
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [("K1", 32), ("K2", 32), ("K3", 10), ("K4", 10), ("K5", 8), ("A1", 10), ("A2", 8), ("H4", 8), ("H5", 10)],
+)
+def test_published_receptive_field(name: str, pixels: int) -> None:
+    net, options, task, _ = ROWS[name]
+    assert describe(on_meta(net, options, task), task)["receptive_field"] == pixels
+
+
+@pytest.mark.parametrize(
+    ("net", "options", "size"),
+    [
+        (P, {"pool_type": "avg", "first_filter_size": 0}, 40),
+        (P, {"pool_type": "avg", "first_filter_size": 5}, 40),
+        (P, {"pool_type": "avg", "first_filter_size": 7}, 96),
+        (P, {"pool_type": "avg", "first_filter_size": 3, "filter_size": 3}, 160),
+        ("perturb_resnet50", {"pool_type": "avg", "filter_size": 3}, 96),
+        ("resnet18", {}, 160),
+    ],
+)
+def test_receptive_field_is_what_gradients_reach(net: str, options: Options, size: int) -> None:
+    """One cell in the middle of the last map: the rows of the picture with a gradient, over a few noise pictures."""
+    task = Task(2, 1, (size, size))
+    module = build(net, task=task, nfilters=4, **options).eval()
+    last: list[torch.Tensor] = []
+    module.layer4.register_forward_hook(lambda part, args, out: last.append(out))
+    rows = torch.zeros(size, dtype=torch.bool)
+    for seed in range(3):
+        x = torch.randn(1, 1, size, size, generator=torch.Generator().manual_seed(seed), requires_grad=True)
+        module(x)
+        middle = last[-1].shape[-1] // 2
+        (gradient,) = torch.autograd.grad(last[-1][0, :, middle, middle].sum(), x)
+        rows |= gradient[0, 0].abs().amax(1) > 0
+    reached = rows.nonzero()
+    assert int(reached.max() - reached.min()) + 1 == describe(module, task)["receptive_field"]
+
+
+@pytest.mark.parametrize(("size", "pixels"), [((6, 4), 6), ((40, 50), 8)])
+def test_receptive_field_is_clipped_to_the_image(size: tuple[int, int], pixels: int) -> None:
+    task = Task(size=size)
+    assert describe(on_meta(P, {"nfilters": 3}, task), task)["receptive_field"] == pixels
+
+
+SMALL = Task(4, 3, (8, 8))
+TINY: list[tuple[str, Options]] = [
+    *((net, {"nfilters": 3}) for net in ("resnet18", "resnet50", N, "noiseresnet50", P, "perturb_resnet50", "lenet")),
+    ("lbcnet", {"nfilters": 3, "depth": 2}),
+    (P, {"nfilters": 3, "train_masks": True}),
+    (P, {"nfilters": 3, "act": "prelu", "use_act": True}),
+    (P, {"nfilters": 3, "code": "up"}),
+    (P, {"nfilters": 3, "redraw_masks": "always"}),
+    (N, {"nfilters": 3, "code": "up"}),
+]
+tiny = pytest.mark.parametrize(
+    ("net", "options"), [(n, o) for n, o in TINY], ids=[f"{n} {' '.join(map(str, o.values()))}" for n, o in TINY]
+)
+
+
+@tiny
+def test_layers_add_up_to_the_net(net: str, options: Options) -> None:
+    module = build(net, task=SMALL, **options)
+    said = describe(module, SMALL, net)
+    trained = said["masks"] if options.get("train_masks") else 0
+    assert said["net"] == net
+    assert sum(row["parameters"] for row in said["layers"]) + trained == said["trainable"] + said["frozen"]
+    assert sum(row["masks"] for row in said["layers"]) == said["masks"]
+    assert sum(row["macs"] for row in said["layers"]) == said["macs"]
+    assert said["trainable"] == sum(p.numel() for p in module.parameters() if p.requires_grad)
+    names = dict(module.named_modules())
+    assert all(type(names[row["name"]]).__name__ == row["type"] for row in said["layers"])
+    assert said["layers"][-1]["shape"] == [4]
+
+
+@tiny
+def test_describe_says_the_same_on_every_device(net: str, options: Options) -> None:
+    assert describe(build(net, task=SMALL, **options), SMALL) == describe(on_meta(net, options, SMALL), SMALL)
+
+
+def test_describe_takes_any_dtype() -> None:
+    module = build(N, task=SMALL, nfilters=3)
+    assert describe(module, SMALL) == describe(module.double(), SMALL)
+
+
+def test_describe_leaves_every_mode_and_no_hook() -> None:
+    module = build(N, task=SMALL, nfilters=3).train()
+    module.stem.eval()  # one part has a mode of its own
+    modes = [part.training for part in module.modules()]
+    describe(module, SMALL)
+    assert [part.training for part in module.modules()] == modes
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+
+
+@pytest.mark.parametrize("redraw", ["never", "train", "always"])
+def test_describe_leaves_the_state(redraw: str) -> None:
+    """Also the count of draws: to look at a net must not change the masks that it will draw."""
+    module = build(P, task=SMALL, nfilters=3, redraw_masks=redraw)
+    state = {key: value.clone() for key, value in module.state_dict().items()}
+    describe(module, SMALL)
+    assert not [key for key, value in module.state_dict().items() if not torch.equal(value, state[key])]

@@ -1,0 +1,333 @@
+"""The nets: identities, sizes, initial weights, the reply's variant, refusals; defects D1 to D4 and D8."""
+
+import copy
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perturblab.layers import Masks, NoiseLayer, PerturbLayerFirst
+from perturblab.models import NETS, Task, build, options_read, resolve
+from perturblab.models.skeleton import Residual, init_weights
+
+P, N = "perturb_resnet18", "noiseresnet18"
+SMALL = Task(4, 3, (8, 8))
+RESNETS = sorted(net for net in NETS if "resnet" in net)
+
+
+def tiny(net: str, task: Task = SMALL, **options: Any) -> nn.Module:
+    return build(net, task=task, **{"nfilters": 3} | ({"depth": 2} if net == "lbcnet" else {}) | options)
+
+
+def images(count: int = 2, channels: int = 3, size: tuple[int, int] = (8, 8)) -> Tensor:
+    return torch.randn(count, channels, *size, generator=torch.Generator().manual_seed(1))
+
+
+def masks_of(net: nn.Module) -> list[Masks]:
+    return [part for part in net.modules() if isinstance(part, Masks)]
+
+
+def weights(net: nn.Module) -> dict[str, Tensor]:
+    return {key: value for key, value in net.state_dict().items() if "masks" not in key}
+
+
+# --- identities ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("net", ["perturb_resnet18", "perturb_resnet34", "perturb_resnet50", "lenet", "cifarnet"])
+@pytest.mark.parametrize("first", [0, 3])
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+@torch.no_grad()
+def test_level_zero_is_the_1x1_net_bit_for_bit(net: str, first: int, train: bool) -> None:
+    """Same seed, so also the same weights: masks and weights come from streams of their own."""
+    given = {"dropout": 0.0} if "dropout" in options_read(net) else {}
+    noise = tiny(net, level=0.0, first_filter_size=first, **given).train(train)
+    plain = tiny(net, filter_size=1, first_filter_size=first or 1, **given).train(train)
+    assert masks_of(noise)
+    assert not masks_of(plain)
+    assert weights(noise).keys() == plain.state_dict().keys()
+    assert all(torch.equal(value, weights(noise)[key]) for key, value in plain.state_dict().items())
+    assert torch.equal(noise(images()), plain(images()))
+
+
+@torch.no_grad()
+def test_the_first_layer_of_k5_is_a_1x1_convolution_plus_a_fixed_map() -> None:
+    net, x = tiny(P).eval(), images()
+    conv, norm = net.stem[0][0], net.stem[0][1]
+    bias_map = F.conv2d((conv.masks.value * 0.5).transpose(0, 1), conv.weight, conv.bias)
+    torch.testing.assert_close(net.stem(x), F.relu(norm(F.conv2d(x, conv.weight) + bias_map)))
+
+
+@pytest.mark.parametrize("net", RESNETS)
+@torch.no_grad()
+def test_the_mean_is_the_published_4x4_pool_at_32(net: str) -> None:
+    first = {} if net.startswith("resnet") else {"first_filter_size": 3}
+    module, seen = tiny(net, Task(), **first).double().eval(), {}
+    module.layer4.register_forward_hook(lambda part, args, out: seen.update(last=out))
+    logits = module(images(size=(32, 32)).double())
+    assert seen["last"].shape[2:] == (4, 4)
+    torch.testing.assert_close(logits, module.linear(F.avg_pool2d(seen["last"], 4).flatten(1)))
+
+
+@torch.no_grad()
+def test_the_branch_of_the_reproduction_is_never_negative_and_that_of_the_authors_is() -> None:
+    for net, negative in ((P, False), (N, True)):
+        module, lowest = tiny(net).train(), []
+        for part in module.modules():
+            if isinstance(part, Residual):
+                part.body.register_forward_hook(lambda part, args, out, lowest=lowest: lowest.append(out.min()))
+        module(images(4))
+        assert len(lowest) == 8
+        assert (min(lowest) < 0) == negative
+
+
+# --- sizes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("net", sorted(NETS))
+@pytest.mark.parametrize("task", [Task(10, 1, (28, 28)), Task(3, 4, (33, 20)), Task(2, 3, (6, 5))], ids=str)
+@torch.no_grad()
+def test_any_channels_classes_and_sizes(net: str, task: Task) -> None:
+    first = [0, 3, 7] if net.startswith("perturb") else [3, 7] if net.startswith("noise") else [None]
+    for size in first:
+        module = tiny(net, task, **({} if size is None else {"first_filter_size": size})).eval()
+        assert module(images(1, task.channels, task.size)).shape == (1, task.nclasses)
+
+
+@pytest.mark.parametrize("net", RESNETS)
+@pytest.mark.parametrize("pool", ["max", "avg"])
+def test_every_map_of_a_1x1_image_is_1x1(net: str, pool: str) -> None:
+    options = {"pool_type": pool} if "pool_type" in options_read(net) else {}
+    module = tiny(net, Task(2, 3, (1, 1)), **options).eval()
+    assert module(images(1, size=(1, 1))).shape == (1, 2)
+    assert all(masks.value.shape[2:] == (1, 1) for masks in masks_of(module))
+
+
+def test_another_size_than_the_masks_is_refused_in_one_sentence() -> None:
+    with pytest.raises(ValueError, match=r"the masks are .*8.*8.*, the features .*9.*8.*; build the layer"):
+        tiny(P)(images(size=(9, 8)))
+
+
+# --- the reply of the authors -------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_the_reply_has_many_masks_at_twenty_times_the_level_in_front() -> None:
+    net = tiny(P, code="up", level=0.1, scale_noise=2.0, nmasks=1)
+    first, *others = masks_of(net)
+    assert isinstance(net.stem[0], PerturbLayerFirst)
+    assert first.value.shape == (3, 15, 8, 8)
+    assert first.noise.level == pytest.approx(0.1 * 2 * 20)
+    assert {masks.noise.level for masks in others} == {0.1}
+    assert {masks.noise.nmasks for masks in others} == {1}
+    squeeze = next(part for part in list(net.stem)[1:] if isinstance(part, nn.Conv2d))
+    assert (squeeze.in_channels, squeeze.out_channels, squeeze.bias) == (9, 3, None)
+    stem = net.train().stem[0](images())
+    assert ((stem > 0) & (stem < 1)).all(), "it ends in a sigmoid"
+
+
+@torch.no_grad()
+def test_the_reply_ignores_use_act_and_keeps_its_sigmoid_behind_a_convolution() -> None:
+    x = images()
+    for first in (0, 3):
+        nets = [tiny(P, code="up", first_filter_size=first, use_act=use, act="elu").eval() for use in (True, False)]
+        assert torch.equal(*(net(x) for net in nets))
+        out = nets[0].stem[0](x)
+        assert out.shape == (2, 9, 8, 8)
+        assert ((out > 0) & (out < 1)).all()
+
+
+def test_the_reply_freezes_the_first_convolution_at_random_values() -> None:
+    net, twin = (tiny(N, first_filter_size=3, code=code) for code in ("up", "kl"))
+    names = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
+    assert names == ["stem.0.weight"]
+    assert all(parameter.requires_grad for parameter in twin.parameters())
+    assert torch.equal(net.stem[0].weight, twin.stem[0].weight), "frozen, and still drawn by the published init"
+    before = net.stem[0].weight.clone(), net.stem[1].weight.clone()
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1, weight_decay=0.1)
+    net(images(4)).square().sum().backward()
+    optimiser.step()
+    assert torch.equal(net.stem[0].weight, before[0])
+    assert not torch.equal(net.stem[1].weight, before[1])
+
+
+# --- seeds and options --------------------------------------------------------------------------------------------
+
+
+def test_scale_noise_is_for_the_first_layer_alone() -> None:
+    levels = [masks.noise.level for masks in masks_of(tiny(P, level=0.2, scale_noise=3.0))]
+    assert levels == pytest.approx([0.6] + [0.2] * 16)
+
+
+def test_defaults_of_the_two_layers_differ() -> None:
+    """use_act is off by default in the first layer only."""
+    net, other = tiny(P), tiny(P, use_act=True)
+    assert net.stem[0][0].act is None
+    assert isinstance(other.stem[0][0].act, nn.ReLU)
+    assert all(isinstance(part.body[0][0].act, nn.ReLU) for part in net.modules() if isinstance(part, Residual))
+
+
+def test_what_is_drawn_for_masks_does_not_move_the_weights() -> None:
+    base = tiny(P)
+    for options in ({"noise_type": "normal"}, {"level": 2.0}, {"redraw_masks": "train"}, {"constant_masks": True}):
+        other = tiny(P, **options)
+        assert all(torch.equal(value, weights(other)[key]) for key, value in weights(base).items())
+    assert torch.equal(masks_of(base)[3].value, masks_of(tiny(P, act="elu", pool_type="avg"))[3].value)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("net", ["lenet", "cifarnet", "lbcnet"])
+@torch.no_grad()
+def test_dropout_is_read(net: str, dropout: float) -> None:
+    module, x = tiny(net, dropout=dropout), images(8)
+    assert [part.p for part in module.modules() if isinstance(part, nn.Dropout)] == [dropout] * 2
+    assert torch.equal(module(x), module(x)) == (dropout == 0)
+
+
+@pytest.mark.parametrize(
+    ("net", "options", "text"),
+    [
+        ("perturb_resnet19", {}, "no net is called 'perturb_resnet19'; did you mean perturb_resnet1"),
+        ("zzz", {}, "no net is called 'zzz'; choose one of resnet18, resnet34"),
+        ("resnet18", {"nmasks": 2}, "resnet18 does not read nmasks; it reads nfilters"),
+        (P, {"dropout": 0.5}, f"{P} does not read dropout; it reads act, code"),
+        (N, {"first_filter_size": 5}, "first_filter_size is 5; this net has 3 or 7"),
+        (P, {"first_filter_size": 4}, "filter_size is 4; choose 0 "),
+        (P, {"pool_type": "mean"}, "pool_type is 'mean'; choose one of max, avg"),
+        ("lenet", {"pool_type": "mean"}, "pool_type is 'mean'; choose one of max, avg"),
+        (P, {"act": "gelu"}, "act is 'gelu'; choose one of relu"),
+        (P, {"nmasks": 2, "nfilters": 128}, "use a multiple of 3, or nmasks 1"),
+        (P, {"code": "upp"}, "code is 'upp'"),
+        (N, {"code": "upp"}, "code is 'upp'"),
+        (P, {"nfilters": 0}, "nfilters is 0"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_in_one_sentence(net: str, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(text)):
+        build(net, task=SMALL, **options)
+
+
+@pytest.mark.parametrize("task", [(0, 3, (8, 8)), (4, 0, (8, 8)), (4, 3, (0, 8)), (4, 3, (8, -1))], ids=str)
+def test_a_task_without_classes_channels_or_pixels_is_refused(task: tuple[int, int, tuple[int, int]]) -> None:
+    with pytest.raises(ValueError, match="must all be at least 1"):
+        Task(*task)
+
+
+@pytest.mark.parametrize("net", sorted(NETS))
+def test_options_are_resolved_to_their_defaults(net: str) -> None:
+    options = resolve(net, {"nfilters": 5})
+    assert options.nfilters == 5
+    assert options_read(net) == set(vars(options))
+    with pytest.raises(AttributeError):
+        options.nfilters = 6
+
+
+# --- defects ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("net", [N, P])
+@torch.no_grad()
+def test_defect_d1_masks_are_state(net: str, tmp_path: Path) -> None:
+    """They were in no state dict, so a resumed run drew others."""
+    module, other = tiny(net, seed=1).eval(), tiny(net, seed=2).eval()
+    keys = [key for key in module.state_dict() if key.endswith("masks.value")]
+    assert len(keys) == len(masks_of(module)) == (16 if net == N else 17)
+    assert not torch.equal(module(images()), other(images()))
+    torch.save(module.state_dict(), tmp_path / "net.pt")
+    other.load_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
+    assert torch.equal(module(images()), other(images()))
+    assert all(masks.value.is_meta for masks in masks_of(copy.deepcopy(module).to("meta")))
+
+
+@pytest.mark.parametrize("net", [net for net in sorted(NETS) if net.startswith("noise")])
+def test_defect_d2_noise_nets_train_on_the_cpu(net: str) -> None:
+    """The masks' assignment raised a TypeError there."""
+    module = tiny(net)
+    assert {value.device.type for value in module.state_dict().values()} == {"cpu"}
+    F.cross_entropy(module(images(4)), torch.tensor([0, 1, 2, 3])).backward()
+    assert any(isinstance(part, NoiseLayer) for part in module.modules())
+
+
+@pytest.mark.parametrize("net", [P, "perturb_resnet50"])
+@pytest.mark.parametrize("act", ["relu", "lrelu", "prelu", "rrelu", "elu", "selu", "tanh", "sigmoid"])
+def test_defect_d3_backward_works_with_every_activation(net: str, act: str) -> None:
+    """The sum in place on the output of an activation is refused by today's autograd."""
+    module = tiny(net, act=act)
+    F.cross_entropy(module(images(4)), torch.tensor([0, 1, 2, 3])).backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+def assert_spread(values: Tensor, sd: float) -> None:
+    assert abs(float(values.mean())) < 5 * sd / math.sqrt(values.numel())
+    assert float(values.std()) == pytest.approx(sd, rel=5 / math.sqrt(values.numel()))
+
+
+def assert_uniform(values: Tensor, bound: float) -> None:
+    assert float(values.abs().max()) <= bound
+    assert_spread(values, bound / math.sqrt(3))
+
+
+@pytest.mark.parametrize(
+    ("net", "options"),
+    [
+        ("resnet50", {}),
+        (P, {"first_filter_size": 3, "nmasks": 8, "mix_maps": True, "nfilters": 24}),
+        (N, {"code": "up"}),
+        ("lenet", {"filter_size": 5}),
+        ("lbcnet", {"nweights": 32}),
+    ],
+)
+@torch.no_grad()
+def test_defect_d4_initial_weights_are_fan_out_without_regard_to_groups(net: str, options: dict[str, Any]) -> None:
+    """As published, and said so: N(0, 2 / (k k out)) for convolutions, PyTorch's defaults for the rest."""
+    module = tiny(net, **{"nfilters": 16} | options)
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            want = math.sqrt(2 / (part.kernel_size[0] ** 2 * part.out_channels))
+            assert_spread(part.weight, want)
+        if isinstance(part, nn.Linear):
+            assert_uniform(part.weight, 1 / math.sqrt(part.in_features))
+        if isinstance(part, nn.Conv2d | nn.Linear) and part.bias is not None:
+            assert_uniform(part.bias, 1 / math.sqrt(part.weight[0].numel()))
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert (part.weight.unique().tolist(), part.bias.unique().tolist()) == ([1.0], [0.0])
+
+
+@torch.no_grad()
+def test_defect_d4_k7_starts_at_an_eighth_in_its_first_stage() -> None:
+    net = build(P, nfilters=128, first_filter_size=3, nmasks=64, unique_masks=False, task=SMALL)
+    conv = net.layer1[0].body[0][0]
+    assert conv.weight.shape == (128, 64, 1, 1)
+    assert float(conv.weight.std()) == pytest.approx(0.125, rel=0.05)
+
+
+def test_init_moves_neither_masks_nor_anchors() -> None:
+    for net, part in ((tiny(P, train_masks=True), "masks"), (tiny("lbcnet"), "anchors")):
+        before = {key: value.clone() for key, value in net.state_dict().items()}
+        init_weights(net, torch.Generator().manual_seed(9))
+        same = [key for key, value in net.state_dict().items() if part in key and torch.equal(value, before[key])]
+        assert len(same) == sum(part in key for key in before) > 0
+
+
+@pytest.mark.parametrize(
+    ("net", "options"),
+    [
+        *((P, {"first_filter_size": 7, "filter_size": inner}) for inner in (0, 1, 3, 5, 7)),
+        *((P, {"first_filter_size": 3, "filter_size": inner}) for inner in (5, 7)),
+        (P, {"first_filter_size": 5}),
+        *((net, {"filter_size": size}) for net in ("lenet", "cifarnet") for size in (5, 7)),
+        *((net, {"first_filter_size": size}) for net in ("lenet", "cifarnet") for size in (5, 7)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [(32, 32), (28, 28), (9, 14)], ids=str)
+def test_defect_d8_every_filter_size_works(net: str, options: dict[str, Any], size: tuple[int, int]) -> None:
+    module = tiny(net, Task(10, 3, size), **options)
+    out = module(images(2, size=size))
+    assert out.shape == (2, 10)
+    out.square().sum().backward()
