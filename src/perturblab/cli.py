@@ -43,7 +43,7 @@ def _parser() -> Parser:
     models = command("models", _models, "List the nets by name.")
     models.add_argument("--json", action="store_true", help="as JSON")
     described = command("describe", _describe, "Count a net from its modules; no data are needed.")
-    add_fields(described, TrainConfig, ("debug", "quiet"))
+    add_fields(described, TrainConfig)
     described.add_argument("--image-size", "--image_size", metavar="H[,W]", default="32", help="pixels [32]")
     described.add_argument("--channels", metavar="C", default="3", help="channels of an image [3]")
     described.add_argument("--nclasses", metavar="K", default="10", help="number of classes [10]")
@@ -171,19 +171,17 @@ def _changes(config: TrainConfig, folder: Path) -> dict[str, Any]:
     other = sorted(name for name, value in said.items() if name not in _MAY_CHANGE and value != getattr(own, name))
     if other:
         flags = ", ".join("--" + name.replace("_", "-") for name in other)
-        raise UserError(f"{flags} differ from those that {folder} was started with; drop them, or start a new run")
+        raise UserError(f"{flags} given, and {folder} was started with another value; drop it, or start a new run")
     if "nepochs" in said:
-        _check_longer(config, own, int(saved["state"]["epoch"]))
+        _check_longer(config, own)
     return {name: value for name, value in said.items() if name in _MAY_CHANGE}
 
 
-def _check_longer(config: TrainConfig, own: TrainConfig, epoch: int) -> None:
-    if own.optimizer_schedule in ("cosine", "onecycle"):
+def _check_longer(config: TrainConfig, own: TrainConfig) -> None:
+    if own.optimizer_schedule in ("cosine", "onecycle") and config.nepochs != own.nepochs:
         raise UserError(
             f"--nepochs cannot change: the {own.optimizer_schedule} schedule of this run depends on it; start a new run"
         )
-    if config.nepochs is not None and config.nepochs < epoch:
-        raise UserError(f"--nepochs got {config.nepochs}, and {epoch} epochs are done; expected at least as many")
 
 
 def _show_perturbations() -> None:

@@ -66,6 +66,8 @@ def answers(
     """
     if not len(images) == len(labels) > 0:
         raise ValueError(f"got {len(images)} images and {len(labels)} labels; expected as many, and at least one")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected at least 1; the default is {_CHUNK}")
     training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
     if training:
         raise ValueError(f"{training[0]} is in training mode; call model.eval() before evaluating")

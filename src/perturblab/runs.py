@@ -58,7 +58,11 @@ class Run:
     def answers(self, split: data.Split) -> evaluate.Answers:
         """The net's exact answers on a split, in eval mode."""
         self.model.eval()
-        return evaluate.answers(self.model, split.images, split.labels, prepare=self.normalised)
+        # Measuring must not move the masks that are redrawn at every forward: their counters go back.
+        draws = {name: value.clone() for name, value in self.model.named_buffers() if name.endswith(".draws")}
+        found = evaluate.answers(self.model, split.images, split.labels, prepare=self.normalised)
+        self.model.load_state_dict(draws, strict=False)
+        return found
 
 
 def _load_images(config: TrainConfig, show: Show) -> data.ImageData:
@@ -126,6 +130,9 @@ def resume_run(folder: Path, changes: dict[str, Any], show: Show) -> Run:
     run.model.load_state_dict(saved["model"])
     run.state.load_state_dict(saved["state"])
     run.rows, run.correct = saved["rows"], saved["correct"]
+    begun = run.state.epoch + (run.state.step > 0)
+    if run.recipe.nepochs < begun:
+        raise UserError(f"--nepochs got {run.recipe.nepochs}, and epoch {begun} has begun; expected at least {begun}")
     return run
 
 
@@ -149,7 +156,10 @@ def execute(run: Run, show: Show, stop: Callable[[], bool] = lambda: False) -> r
     Raises:
         NonFiniteError: the loss is not finite; nothing is recorded as a result.
     """
-    run.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {run.folder} cannot be made ({error.strerror}); choose another folder") from error
     saved = time.monotonic()
 
     def after_step(state: train.State) -> bool:
@@ -289,10 +299,14 @@ def evaluate_run(
     run = open_run(validated(TrainConfig, {**saved["config"], **changes}), folder, show)
     _check_images(run, saved, ("test",))
     checkpoint.load_weights(folder / "weights.safetensors", run.model)
+    # The weights are those of the last finished epoch count, which a longer run that was stopped has gone beyond.
+    finished = records.load(folder / "record.json").counts.last.epoch
     found = run.answers(run.images.test)
     counts = found.counts
     result: dict[str, Any] = {"exact": asdict(counts), "wilson": list(stats.wilson(counts.correct, counts.total))}
     if audited:
-        metrics = evaluate.audit(found.correct, batch_size or run.config.batch_size, start=_carried(saved["rows"][:-1]))
+        metrics = evaluate.audit(
+            found.correct, batch_size or run.config.batch_size, start=_carried(saved["rows"][:finished])
+        )
         result |= {name: metrics[name] for name in ("batch_mean", "batch_mean_truncated", "smoothed", "n_batches")}
     return result

@@ -42,7 +42,7 @@ def lr_factor(schedule: str, dataset: str, epoch: int, nepochs: int, step: int =
     if schedule == "cosine":
         return _cosine(1.0, 0.0, done)
     if schedule == "onecycle":
-        return _onecycle(done)
+        return _onecycle(epoch * steps + step, nepochs * steps)
     if schedule not in SCHEDULES:
         raise ValueError(f"optimizer_schedule is {schedule!r}; choose one of {', '.join(SCHEDULES)}")
     factor, thresholds = _STEPS.get((schedule, dataset), (1.0, ()))
@@ -53,7 +53,9 @@ def _cosine(start: float, end: float, done: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
 
 
-def _onecycle(done: float) -> float:
-    if done < _WARM_UP:
-        return _cosine(_START, 1.0, done / _WARM_UP)
-    return _cosine(1.0, _END, (done - _WARM_UP) / (1 - _WARM_UP))
+def _onecycle(step: int, total: int) -> float:
+    """PyTorch's form: the peak lies at step 0.3 * total - 1, the end at the last step."""
+    peak, last = _WARM_UP * total - 1, total - 1
+    if step <= peak:
+        return _cosine(_START, 1.0, step / peak if peak else 0.0)
+    return _cosine(1.0, _END, (step - peak) / (last - peak))
