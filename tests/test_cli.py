@@ -777,7 +777,7 @@ def test_fewer_epochs_than_done_are_refused(run: Path, tell: Tell) -> None:
     before = content(run)
     told = tell(f"train --resume {run} --nepochs 1")
     assert (told.code, told.out) == (2, "")
-    assert "--nepochs got 1, and 2 epochs are done" in told.err
+    assert "--nepochs got 1, and epoch 2 has begun" in told.err
     assert content(run) == before
 
 

@@ -6,7 +6,6 @@ import random
 import re
 import subprocess
 import sys
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
@@ -347,80 +346,16 @@ def test_the_terminal_shows_the_cells_of_the_markdown_and_takes_no_markup():
     assert "Epochs: 30." in text
 
 
-# The figure
-
-
-def epochs(n, *, audited=False):
-    rows = []
-    for epoch in range(n):
-        row = {"epoch": epoch, "train_loss": 2.0 / (epoch + 1), "train_accuracy": 50.0 + epoch, "lr": 0.1}
-        row |= {"val_loss": None, "val_accuracy": None}
-        if audited:
-            row |= {"val_loss": 2.1, "val_accuracy": 48.0, "exact": 47.0, "batch_mean": 47.1, "smoothed": 40.0}
-            row |= {"batch_mean_truncated": 46.0}
-        rows.append(row)
-    return rows
-
-
-def texts(path):
-    return [element.text for element in ET.parse(path).iter("{http://www.w3.org/2000/svg}text")]
-
-
-def test_the_figure_has_a_legend_entry_for_each_metric_there_is(tmp_path):
-    path = tmp_path / "new" / "progress.svg"
-    report.progress_svg(epochs(3, audited=True), path, "A run")
-    words = texts(path)
-    for name in ("test, exact", "test, smoothed", "test, batch mean", "test, batch mean, truncated"):
-        assert words.count(name) == 1
-    assert (words.count("train"), words.count("validation"), words.count("A run")) == (2, 2, 1)
-    report.progress_svg(epochs(3), path, "A run")
-    assert texts(path).count("train") == 2
-    assert not {"validation", "test, exact", "one epoch only: points, no curve"} & set(texts(path))
-
-
-def test_one_epoch_is_visible_and_says_so(tmp_path):
-    path = tmp_path / "one.svg"
-    report.progress_svg(epochs(1), path, "one")
-    assert "one epoch only: points, no curve" in texts(path)
-    assert path.read_text().count("stroke: #0072b2") >= 4  # a marker and its legend entry in each panel
-
-
-def test_rows_without_any_metric_give_empty_panels(tmp_path):
-    report.progress_svg([{"epoch": 0}, {"epoch": 1}], tmp_path / "empty.svg", "none")
-    assert "none" in texts(tmp_path / "empty.svg")
-
-
-def test_a_hostile_title_is_text_only(tmp_path):
-    report.progress_svg(epochs(2), tmp_path / "t.svg", "<script>$\\frac$\n--> & x")
-    assert "<script>$\\frac$ --> & x" in texts(tmp_path / "t.svg")
-    assert "<script" not in (tmp_path / "t.svg").read_text()
-
-
-def test_the_readers_settings_do_not_change_the_figure(tmp_path):
-    import matplotlib
-
-    report.progress_svg(epochs(2), tmp_path / "a.svg", "t")
-    with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9, "svg.hashsalt": "other"}):
-        report.progress_svg(epochs(2), tmp_path / "b.svg", "t")
-        assert matplotlib.rcParams["font.size"] == 30
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
-
-
-def test_no_epochs_is_an_error_and_writes_nothing(tmp_path):
-    with pytest.raises(UserError, match=r"rows has no epoch, expected at least one; draw the progress after the first"):
-        report.progress_svg([], tmp_path / "p.svg", "t")
-    assert not list(tmp_path.iterdir())
-
-
+ROWS = [{"epoch": n, "train_loss": 2 / (n + 1), "exact": 40.0 + n, "smoothed": 30.0 + n} for n in range(12)]
 CODE = """
 import json, sys
 from pathlib import Path
-from perturblab import report
+from perturblab import figures, report
 from perturblab.records import Record
 given = json.load(open(sys.argv[1]))
 records = [Record.model_validate(value) for value in given["records"]]
 Path(sys.argv[2] + ".md").write_text(report.markdown(records, "base"))
-report.progress_svg(given["rows"], Path(sys.argv[2] + ".svg"), "title")
+figures.progress_svg(given["rows"], Path(sys.argv[2] + ".svg"), "title")
 sys.exit("torch" in sys.modules)
 """
 
@@ -428,7 +363,7 @@ sys.exit("torch" in sys.modules)
 def test_two_processes_write_the_same_bytes_and_never_import_torch(tmp_path):
     for name, order in (("1", 1), ("2", -1)):
         records = [json.loads(r.model_dump_json()) for r in [*BASE, *GOOD, make(5, label="z")][::order]]
-        (tmp_path / name).write_text(json.dumps({"records": records, "rows": epochs(12, audited=True)}))
+        (tmp_path / name).write_text(json.dumps({"records": records, "rows": ROWS}))
         environment = os.environ | {"PYTHONHASHSEED": name, "PYTHONPATH": SOURCES}
         command = [sys.executable, "-c", CODE, name, f"out{name}"]
         assert subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode == 0

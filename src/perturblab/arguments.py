@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import re
 import types
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -17,6 +18,11 @@ _ALIASES = {"manual_seed": ("--seed",), "learning_rate": ("--lr",)}
 
 class Parser(argparse.ArgumentParser):
     """Tells a mistake in one sentence instead of printing the usage."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # argparse knows no exponent, no infinity: "--level -1e-3" would be a missing value and an unknown option.
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|-(inf|nan)$", re.IGNORECASE)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
@@ -72,9 +78,14 @@ def _unknown(parser: Parser, command: str | None, got: str) -> str:
         return f"got {got!r}, which belongs to no option; see perturblab {command or ''} --help".replace("  ", " ")
     chosen = parser if command is None else _subparser(parser, command)
     flag = got.split("=")[0]
-    near = difflib.get_close_matches(flag, chosen._option_string_actions, 1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"see {chosen.prog} --help"
+    flags = {_letters(known): known for known in reversed(chosen._option_string_actions) if known != flag}
+    near = difflib.get_close_matches(_letters(flag), flags, 1, cutoff=0.7)
+    hint = f"did you mean {flags[near[0]]}?" if near else f"see {chosen.prog} --help"
     return f"unknown option {flag}; {hint}"
+
+
+def _letters(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_").lower()
 
 
 def _subparser(parser: Parser, command: str) -> Parser:
@@ -89,14 +100,13 @@ def given(args: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
 
 
 def integers(text: str, flag: str, count: Sequence[int] = (1,)) -> list[int]:
-    """Read one or more positive integers, separated by commas.
+    """Read one or more integers from 1 to 2^31 - 1, separated by commas.
 
     Raises:
         UserError: something else was given.
     """
     parts = text.split(",")
-    if len(parts) not in count or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
-        raise UserError(
-            f"{flag} got {text!r}; expected {' or '.join(['N', 'N,N'][c - 1] for c in count)} of at least 1"
-        )
+    if len(parts) not in count or not all(p.strip().isdecimal() and 0 < int(p) < 2**31 for p in parts):
+        form = " or ".join(["N", "N,N"][c - 1] for c in count)
+        raise UserError(f"{flag} got {text!r}; expected {form} of at least 1 and below 2^31; see --help")
     return [int(part) for part in parts]

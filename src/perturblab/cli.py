@@ -1,6 +1,7 @@
 """The command line: it parses, calls and prints. Nothing here imports torch before a command needs it."""
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -158,15 +159,17 @@ def _new_folder(config: TrainConfig) -> Path:
         raise UserError(
             f"--out {folder} exists and is never overwritten; choose another, or go on with --resume {folder}"
         )
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise UserError(f"--out {folder} cannot be made, {above} is no folder that can be written; choose another")
     return folder
 
 
 def _changes(config: TrainConfig, folder: Path) -> dict[str, Any]:
     """What a resumed run takes from this call; anything else that differs is refused."""
-    from perturblab import checkpoint
+    from perturblab import runs
 
-    saved = checkpoint.load_checkpoint(folder / "checkpoint.pt")
-    own = validated(TrainConfig, saved["config"])
+    own = runs.saved_config(folder)
     said = {name: getattr(config, name) for name in config.model_fields_set - {"resume"}}
     other = sorted(name for name, value in said.items() if name not in _MAY_CHANGE and value != getattr(own, name))
     if other:
@@ -281,7 +284,10 @@ def _report(args: argparse.Namespace) -> int:
     elif args.markdown or not found:
         print(report.markdown(found, args.control))
     else:
-        Console().print(report.rich_table(found, args.control))
+        console = Console()
+        with console.capture() as shown:
+            console.print(report.rich_table(found, args.control))
+        print(shown.get(), end="")
     return DONE
 
 
@@ -295,7 +301,11 @@ def _write_between_markers(path: Path, table: str) -> None:
         raise UserError(
             f"--into {path} cannot be read ({type(error).__name__}); give a text file with markers"
         ) from error
-    write_atomically(path, report.update_between_markers(text, table).encode())
+    try:
+        text = report.update_between_markers(text, table)
+    except UserError as error:
+        raise UserError(f"--into {path}: {error}") from error
+    write_atomically(path, text.encode())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -307,17 +317,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 a bug or a failed check, 2 the user's mistake, 130 interrupted and resumable.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only
     try:
-        args = parsed(_parser(), sys.argv[1:] if argv is None else argv)
-        code: int = args.run(args)
-        return code
+        return _run(sys.argv[1:] if argv is None else argv)
     except (UserError, NonFiniteError) as error:
         print(f"perturblab: error: {' '.join(str(error).split())}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
         print("perturblab: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing is wrong, and nothing more can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+    except OSError as error:
+        if error.filename is None:
+            # It is stdout; Python would flush it once more at its exit, and complain again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # the reader of our output went away (`| head`): nothing is wrong
+            return DONE
+        what = error.filename or "the output"
+        print(f"perturblab: error: {what} cannot be used ({error.strerror}); choose another", file=sys.stderr)
+        return MISTAKE
+
+
+def _run(argv: Sequence[str]) -> int:
+    try:
+        args = parsed(_parser(), argv)
+        code: int = args.run(args)
+        return code
+    finally:
+        sys.stdout.flush()  # a full disk or a closed pipe must show here, not at the exit of the process

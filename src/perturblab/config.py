@@ -20,7 +20,10 @@ from pydantic import (
 from perturblab.errors import UserError
 
 Config = TypeVar("Config", bound=BaseModel)
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Threads = Annotated[int, Field(ge=1, le=4096)]
+Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -46,7 +49,7 @@ class NetConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     code: Literal["or", "kl", "up"] = Field("kl", description="whose code a name, a default or a schedule means")
-    net_type: str | None = Field(None, description="the net; see perturblab models")
+    net_type: Text | None = Field(None, description="the net; see perturblab models")
     nfilters: Positive | None = Field(None, description="filters of the first stage")
     nmasks: Positive | None = Field(None, description="noise masks for each input channel (fan-out)")
     unique_masks: bool | None = Field(None, description="own masks for every input channel")
@@ -85,8 +88,8 @@ NET_OPTIONS = tuple(name for name in NetConfig.model_fields if name not in _NOT_
 class TrainConfig(NetConfig):
     """A training run, as given."""
 
-    dataset_train: str = Field("CIFAR10", description="name or folder of the training set")
-    dataset_test: str | None = Field(None, description="name or folder of the test set; the training set's by default")
+    dataset_train: Text = Field("CIFAR10", description="name or folder of the training set")
+    dataset_test: Text | None = Field(None, description="name or folder of the test set; the training set's by default")
     dataroot: str = Field("data", description="where a name is looked for first")
     classes: tuple[str, ...] | None = Field(None, description="only these classes, in this order: a,b,c")
     train_size: Positive | None = Field(None, description="train on so many images (stratified, seeded)")
@@ -94,7 +97,7 @@ class TrainConfig(NetConfig):
 
     batch_size: Positive = Field(64, description="images a step")
     nepochs: Positive | None = Field(None, description="epochs of the whole run")
-    manual_seed: Annotated[int, Field(ge=0)] = Field(1, description="decides init, masks, order and augmentation")
+    manual_seed: Seed = Field(1, description="decides init, masks, order and augmentation")
     optim_method: Literal["SGD", "Adam", "RMSprop", "AdamW"] | None = Field(None, description="optimiser")
     learning_rate: Annotated[float, Field(gt=0)] | None = Field(None, description="base learning rate")
     optimizer_schedule: Literal["or", "kl", "up", "cosine", "onecycle", "constant"] | None = Field(
@@ -107,11 +110,11 @@ class TrainConfig(NetConfig):
     learning_rate_decay: str | None = Field(None, description="refused: read by none of the published codes")
 
     audit: bool = Field(False, description="test set every epoch, with the published metrics beside the exact one")
-    out: str | None = Field(None, description="the run's folder; new")
-    resume: str | None = Field(None, description="go on with this run")
+    out: Text | None = Field(None, description="the run's folder; new")
+    resume: Text | None = Field(None, description="go on with this run")
     save: str | None = Field(None, description="accepted; the run's folder holds the weights")
     logs: str | None = Field(None, description="accepted; the run's folder holds the logs")
-    nthreads: Positive | None = Field(None, description="compute threads; all cores by default")
+    nthreads: Threads | None = Field(None, description="compute threads; all cores by default")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     quiet: bool = Field(False, description="no progress bar")
     debug: bool = Field(False, description="print input, mask and output of every perturbation at every step")

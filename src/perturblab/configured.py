@@ -58,6 +58,10 @@ def build_net(
         return build(config.net, task=task, seed=seed, **options)
     except ValueError as error:
         raise _as_user_error(error) from error
+    except RuntimeError as error:  # what PyTorch raises for a tensor beyond the memory, or beyond 64 bits
+        raise UserError(
+            f"{config.net} does not fit in memory ({str(error).splitlines()[0]}); use fewer --nfilters"
+        ) from error
 
 
 def make_recipe(config: TrainConfig, dataset: str) -> Recipe:
@@ -84,11 +88,13 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UserError: no such device here.
     """
+    remedy = ", which is not to be had here; use cpu, or cuda on a machine with one"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
+        device = torch.device(name)
+        if device.type in ("cpu", "cuda"):
+            return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"--device got {name!r}, which is not to be had here; use cpu, or cuda on a machine with one"
-        ) from error
+        raise UserError(f"--device got {name!r}{remedy}") from error
+    raise UserError(f"--device got {name!r}{remedy}")

@@ -28,7 +28,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(
-            f"{path.name} cannot be written ({reason}), expected a writable folder; choose another"
+            f"{'/'.join(path.parts[-2:])} cannot be written ({reason}), expected a writable folder; choose another"
         ) from error
     finally:
         with contextlib.suppress(OSError):

@@ -21,6 +21,7 @@ from perturblab.progress import Show
 from perturblab.recording import make_record
 from perturblab.seeding import stream
 
+CHECKPOINT = "checkpoint.pt"
 SAVE_EVERY = 60.0  # seconds of training between two checkpoints
 
 
@@ -124,16 +125,41 @@ def resume_run(folder: Path, changes: dict[str, Any], show: Show) -> Run:
     Raises:
         UserError: no such run, or other images than the run's.
     """
-    saved = checkpoint.load_checkpoint(folder / "checkpoint.pt")
-    run = open_run(validated(TrainConfig, {**saved["config"], **changes}), folder, show)
+    path = folder / CHECKPOINT
+    saved = checkpoint.load_checkpoint(path)
+    run = open_run(_changed(saved_config(folder, saved), changes), folder, show)
     _check_images(run, saved, ("train", "test"))
-    run.model.load_state_dict(saved["model"])
-    run.state.load_state_dict(saved["state"])
+    checkpoint.load_net(path, run.model, saved["model"])
+    try:
+        run.state.load_state_dict(saved["state"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} holds the training state of another run ({error}); restore the file") from error
     run.rows, run.correct = saved["rows"], saved["correct"]
     begun = run.state.epoch + (run.state.step > 0)
     if run.recipe.nepochs < begun:
         raise UserError(f"--nepochs got {run.recipe.nepochs}, and epoch {begun} has begun; expected at least {begun}")
     return run
+
+
+def saved_config(folder: Path, saved: dict[str, Any] | None = None) -> TrainConfig:
+    """The configuration that a run was started with.
+
+    Args:
+        folder: the run's folder.
+        saved: its checkpoint, where that is read already.
+
+    Raises:
+        UserError: no such run, or not one of this version.
+    """
+    path = folder / CHECKPOINT
+    try:
+        return validated(TrainConfig, (saved or checkpoint.load_checkpoint(path))["config"])
+    except UserError as error:
+        raise UserError(f"{path} holds another version's configuration ({error}); restore the file") from error
+
+
+def _changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
+    return validated(TrainConfig, {**config.model_dump(), **changes})
 
 
 def _check_images(run: Run, saved: dict[str, Any], splits: tuple[str, ...]) -> None:
@@ -156,10 +182,7 @@ def execute(run: Run, show: Show, stop: Callable[[], bool] = lambda: False) -> r
     Raises:
         NonFiniteError: the loss is not finite; nothing is recorded as a result.
     """
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {run.folder} cannot be made ({error.strerror}); choose another folder") from error
+    run.folder.mkdir(parents=True, exist_ok=True)
     saved = time.monotonic()
 
     def after_step(state: train.State) -> bool:
@@ -258,7 +281,6 @@ def _carried(rows: list[dict[str, Any]]) -> float:
 def save(run: Run) -> None:
     """Write what is needed to resume, the metrics and the picture."""
     content = {
-        "version": records.VERSION,
         "config": run.config.model_dump(exclude={"resume"}),
         "hashes": dict(run.images.hashes),
         "model": run.model.state_dict(),
@@ -266,7 +288,7 @@ def save(run: Run) -> None:
         "rows": run.rows,
         "correct": run.correct,
     }
-    checkpoint.save_checkpoint(run.folder / "checkpoint.pt", content)
+    checkpoint.save_checkpoint(run.folder / CHECKPOINT, content)
     lines = "".join(json.dumps(row) + "\n" for row in run.rows)
     write_atomically(run.folder / "metrics.jsonl", lines.encode())
     if run.rows:
@@ -294,9 +316,9 @@ def evaluate_run(
     Raises:
         UserError: no such run, other test images than the run's, weights of another net.
     """
-    saved = checkpoint.load_checkpoint(folder / "checkpoint.pt")
+    saved = checkpoint.load_checkpoint(folder / CHECKPOINT)
     changes = {} if dataroot is None else {"dataroot": dataroot}
-    run = open_run(validated(TrainConfig, {**saved["config"], **changes}), folder, show)
+    run = open_run(_changed(saved_config(folder, saved), changes), folder, show)
     _check_images(run, saved, ("test",))
     checkpoint.load_weights(folder / "weights.safetensors", run.model)
     # The weights are those of the last finished epoch count, which a longer run that was stopped has gone beyond.

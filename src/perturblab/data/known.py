@@ -162,12 +162,10 @@ def known_as(name: str) -> Known:
     by_name = {plain(known.name): known for known in KNOWN}
     if plain(name) in by_name:
         return by_name[plain(name)]
-    near = difflib.get_close_matches(plain(name), by_name, n=1, cutoff=0)
+    near = difflib.get_close_matches(plain(name), by_name, n=1)
+    hint = f"did you mean {by_name[near[0]].name}? Expected" if near else "expected"
     names = ", ".join(known.name for known in KNOWN)
-    raise DataError(
-        f"{name!r} is neither a folder nor a data set; did you mean {by_name[near[0]].name}?"
-        f" Expected a path or one of {names}"
-    )
+    raise DataError(f"{name!r} is neither a folder nor a data set; {hint} a path or one of {names}")
 
 
 def by_copy(hashes: Collection[str]) -> tuple[str, str] | None:

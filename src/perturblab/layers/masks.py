@@ -1,5 +1,6 @@
 """Noise masks: how they are drawn, kept and handed to a layer."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +41,8 @@ class Noise:
     def __post_init__(self) -> None:
         if self.nmasks < 1:
             raise ValueError(f"nmasks is {self.nmasks}; a perturbation layer needs at least 1 mask for each channel")
+        if not math.isfinite(self.level):
+            raise ValueError(f"level is {self.level}; choose a finite factor")
         if self.kind not in KINDS:
             raise ValueError(f"noise_type is {self.kind!r}; choose one of {', '.join(KINDS)}")
         if self.redraw not in REDRAW:

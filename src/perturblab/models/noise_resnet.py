@@ -25,6 +25,9 @@ class NoiseResNetOptions:
         first_filter_size: 7 (stride 2, then a max-pool), or 3.
         constant_masks, redraw_masks, untied_bias: controls, see `perturblab.layers.Noise`.
         code: "up" freezes the first convolution at its random values; "or" and "kl" learn it.
+
+    Raises:
+        ValueError: a first filter size that is neither 3 nor 7, or masks that cannot be.
     """
 
     nfilters: int = 64
@@ -34,6 +37,12 @@ class NoiseResNetOptions:
     redraw_masks: str = "never"
     untied_bias: bool = False
     code: str = "kl"
+
+    def __post_init__(self) -> None:
+        if self.first_filter_size not in (3, 7):
+            got = self.first_filter_size
+            raise ValueError(f"first_filter_size is {got}; this net has 3 or 7 (for masks first: perturb_resnet18)")
+        self.noise()
 
     def noise(self) -> Noise:
         """The masks of every layer: one a channel and pixel."""
@@ -68,11 +77,7 @@ def _bottleneck(
 def noise_resnet(
     task: Task, options: NoiseResNetOptions, masks: torch.Generator, *, nblocks: Sequence[int], bottleneck: bool = False
 ) -> ResNet:
-    """Build a noise ResNet.
-
-    Raises:
-        ValueError: the first filter size is neither 3 nor 7.
-    """
+    """Build a noise ResNet."""
     stem = conv_stem(task.channels, options.nfilters, options.first_filter_size)
     if options.code == "up":
         stem[0].requires_grad_(False)

@@ -32,6 +32,9 @@ class PerturbOptions:
         use_act: activation after the mask of the first layer too.
         pool_type: "max" or "avg".
         code: "up" takes the authors' reply variant of the first layer.
+
+    Raises:
+        ValueError: masks that cannot be.
     """
 
     nfilters: int = 64
@@ -51,6 +54,9 @@ class PerturbOptions:
     use_act: bool = False
     pool_type: str = "max"
     code: str = "kl"
+
+    def __post_init__(self) -> None:
+        self.noise()
 
     def noise(self) -> Noise:
         """The masks of every layer after the first."""

@@ -72,8 +72,6 @@ def conv_norm(in_channels: int, out_channels: int, kernel: int = 1, stride: int 
 
 def conv_stem(channels: int, width: int, filter_size: int) -> nn.Sequential:
     """The first layers of a net without masks in front: 3x3, or 7x7 of stride 2 and a max-pool of stride 2."""
-    if filter_size not in (3, 7):
-        raise ValueError(f"first_filter_size is {filter_size}; this net has 3 or 7 (for masks first: perturb_resnet18)")
     stem = [*conv_norm(channels, width, filter_size, 2 if filter_size == 7 else 1), nn.ReLU()]
     if filter_size == 7:
         stem.append(nn.MaxPool2d(3, stride=2, padding=1))
