@@ -6,10 +6,11 @@
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from perturblab import records, report, runs
+from perturblab import records, report
 from perturblab.config import TrainConfig
 from perturblab.progress import Show
 
@@ -22,7 +23,7 @@ ARMS = {
     "1x1": {"net_type": "perturb_resnet18", "nfilters": 28, "first_filter_size": 3, "filter_size": 1},
     "noise": {"net_type": "perturb_resnet18", "nfilters": 28, "first_filter_size": 3, "filter_size": 0, "level": 0.5},
 }
-RECIPE = {"dataset_train": "digits", "batch_size": 32, "nepochs": 6, "learning_rate": 1e-2}
+RECIPE = {"dataset_train": "digits", "batch_size": 32, "nepochs": 12, "learning_rate": 1e-2}
 
 
 def run_demo(folder: Path, show: Show) -> list[records.Record]:
@@ -33,20 +34,38 @@ def run_demo(folder: Path, show: Show) -> list[records.Record]:
         show: where progress goes.
 
     Returns:
-        All the records.
+        The record of every run.
     """
-    missing = [(seed, arm) for seed in SEEDS for arm in ARMS if not (folder / f"{arm}-seed{seed}/record.json").exists()]
-    for number, (seed, arm) in enumerate(missing, 1):
-        show.say(f"run {number}/{len(missing)}: {arm}, seed {seed}")
-        config = TrainConfig.model_validate({**RECIPE, **ARMS[arm], "manual_seed": seed})
-        runs.execute(runs.open_run(config, folder / f"{arm}-seed{seed}", show), show)
-    return records.load_all(folder)
+    planned = {
+        folder / f"{arm}-seed{seed}": {**RECIPE, **given, "manual_seed": seed}
+        for seed in SEEDS
+        for arm, given in ARMS.items()
+    }
+    missing = [path for path, given in planned.items() if not _is_done(path / "record.json", given)]
+    for number, path in enumerate(missing, 1):
+        show.say(f"run {number}/{len(missing)}: {path.name}")
+        from perturblab import runs  # torch, which takes longer than all the rest when nothing is missing
+
+        runs.execute(runs.open_run(TrainConfig.model_validate(planned[path]), path, show), show)
+    return [records.load(path / "record.json") for path in planned]
+
+
+def _is_done(path: Path, given: dict[str, Any]) -> bool:
+    """Whether the record is there, and of these settings: an older demonstration had others."""
+    if not path.exists():
+        return False
+    record = records.load(path)
+    return given.items() <= {**record.config, "manual_seed": record.seed}.items()
 
 
 def main() -> int:
     """Run the demonstration and print its table."""
     began = time.monotonic()
-    found = run_demo(FOLDER, Show())
+    try:
+        found = run_demo(FOLDER, Show())
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; make demo goes on with the runs that are not done\n")
+        return 130
     console = Console(width=None if sys.stdout.isatty() else 130)
     console.print(report.rich_table(found, CONTROL))
     console.print(

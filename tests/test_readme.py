@@ -1,0 +1,74 @@
+"""The README tells the truth: its example runs, its commands parse, its table is that of the records."""
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import perturblab
+from perturblab import cli, records, report
+from perturblab.arguments import given, parsed
+from perturblab.config import TrainConfig, validated
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+CONTROL = "perturb_resnet18, 16 filters, 1x1 only"
+
+
+def blocks(kind: str) -> list[str]:
+    """The fenced blocks of one kind."""
+    every = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [text for of, text in every if of == kind]
+
+
+def commands() -> list[str]:
+    lines = [line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def test_example_runs_and_prints_what_its_comments_say() -> None:
+    (example,) = blocks("python")
+    assert len([line for line in example.splitlines() if line.strip()]) <= 12
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(example, "README.md", "exec"), {})
+    promised = re.findall(r"print\(.*\)  # (.+)$", example, re.MULTILINE)
+    assert promised
+    assert out.getvalue().splitlines()[: len(promised)] == promised
+    assert "'trainable': 92122" in out.getvalue()
+
+
+def test_table_is_made_from_the_committed_records() -> None:
+    table = report.markdown(records.load_all(ROOT / "results"), CONTROL)
+    assert report.update_between_markers(README, table) == README
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if line.startswith("perturblab ")])
+def test_commands_parse(line: str) -> None:
+    args = parsed(cli._parser(), shlex.split(line)[1:])
+    if args.command in ("train", "describe"):
+        validated(TrainConfig, given(args, TrainConfig))
+
+
+def test_make_targets_exist() -> None:
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))
+    assert named >= {"demo", "test", "check", "test-slow"}
+    assert named <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_tree_names_every_file_and_no_other() -> None:
+    (tree,) = blocks("")
+    package = Path(perturblab.__file__).parent
+    there = {path.name for path in package.glob("*.py") if not path.name.startswith("__")}
+    there |= {f"{path.name}/" for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    named = set(re.findall(r"[a-z_]+\.py|(?<=── )[a-z]+/", tree.split("tests/")[0]))
+    assert named == there
+
+
+def test_first_screen_has_no_long_lines() -> None:
+    assert [
+        line for line in README.splitlines() if len(line) > 130 and "|" not in line and "Accuracy:" not in line
+    ] == []
