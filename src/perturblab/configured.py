@@ -38,11 +38,7 @@ def net_options(config: NetConfig, warn: Callable[[str], None]) -> dict[str, Any
         fixed = {"level": PUBLISHED[config.code]["level"], "code": config.code}
         return asdict(resolve(config.net, {**{k: v for k, v in fixed.items() if k in read}, **given}))
     except ValueError as error:
-        raise _as_user_error(error) from error
-
-
-def _as_user_error(error: ValueError) -> UserError:
-    return error if isinstance(error, UserError) else UserError(str(error))
+        raise UserError(str(error)) from error
 
 
 def build_net(
@@ -57,7 +53,7 @@ def build_net(
     try:
         return build(config.net, task=task, seed=seed, **options)
     except ValueError as error:
-        raise _as_user_error(error) from error
+        raise UserError(str(error)) from error
     except RuntimeError as error:  # what PyTorch raises for a tensor beyond the memory, or beyond 64 bits
         raise UserError(
             f"{config.net} does not fit in memory ({str(error).splitlines()[0]}); use fewer --nfilters"
