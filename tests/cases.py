@@ -86,7 +86,7 @@ def act(s: State, x: Tensor) -> Tensor:
 
 def masked(s: State, x: Tensor, factor: float = 1.0) -> Tensor:
     """Map c * M + m is channel c plus level x factor x its mask m; a single set of masks serves every channel."""
-    masks = s["masks"].values["value"]
+    masks = s["masks"].values["stored"].permute(3, 2, 0, 1)
     pairs = [(c, mask) for c in range(x.shape[1]) for mask in masks[c if len(masks) > 1 else 0]]
     maps = [x[:, c] if s.level is None else x[:, c] + s.level * factor * mask for c, mask in pairs]
     return torch.stack(maps, 1)

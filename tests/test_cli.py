@@ -25,10 +25,11 @@ from perturblab.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig, va
 from perturblab.configured import net_options
 from perturblab.data import ImageData, Split
 from perturblab.errors import UserError
+from perturblab.kernels import debug_log
 from perturblab.layers import ACTIVATIONS
 from perturblab.layers.lbc import ANCHORS
 from perturblab.layers.masks import KINDS, REDRAW
-from perturblab.layers.perturb import FILTER_SIZES, debug_log
+from perturblab.layers.perturb import FILTER_SIZES
 from perturblab.models import NETS, options_read
 from perturblab.models.skeleton import POOLS
 from perturblab.schedules import SCHEDULES

@@ -352,7 +352,7 @@ def check_two_steps(argv: list[str], saved: dict[str, Any]) -> None:
     before = build_net(config, Task(), seed=config.manual_seed)
     assert list(saved["model"]) == list(before.state_dict())
     parameters = dict(before.named_parameters())
-    masks = {f"{name}.value" for name, module in before.named_modules() if isinstance(module, Masks)}
+    masks = {f"{name}.stored" for name, module in before.named_modules() if isinstance(module, Masks)}
     assert bool(masks & parameters.keys()) == bool(config.train_masks)
     fixed = masks - parameters.keys()
     for name, value in before.state_dict().items():
@@ -401,7 +401,7 @@ def _peak() -> float:
 def test_two_steps_at_full_width(command: Published, two_steps: Callable[[list[str]], dict[str, Any]]) -> None:
     saved = two_steps(command.argv)
     check_two_steps(command.argv, saved)
-    assert sum(v.numel() for k, v in saved["model"].items() if k.endswith("masks.value")) == command.masks
+    assert sum(v.numel() for k, v in saved["model"].items() if k.endswith("masks.stored")) == command.masks
     del saved
     gc.collect()
     assert _peak() < 12  # measured: 10

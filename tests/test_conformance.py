@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import perturblab.layers
 from cases import CASES, LAYERS, LEVEL, NET_ROWS, Case
+from perturblab.kernels import published
 from perturblab.layers import LocalBinaryConv2d, Masks
 from perturblab.models import NETS
 
@@ -136,7 +137,10 @@ def test_same_seed_same_bits_another_seed_others(case: Case) -> None:
 @torch.no_grad()
 def test_level_zero_is_the_mask_free_twin_bit_for_bit(case: Case, train: bool) -> None:
     module = shaken(case.new(level=0.0)).train(train and case.random != "train")
-    assert torch.equal(module(*case.inputs(4)), case.second(case.state(module, None), *case.inputs(4)))
+    twin = case.second(case.state(module, None), *case.inputs(4))
+    torch.testing.assert_close(module(*case.inputs(4)), twin, rtol=0, atol=1e-3 if case.is_net else 1e-5)
+    with published():  # the fast paths sum several masks in another order than a convolution does
+        assert torch.equal(module(*case.inputs(4)), twin)
 
 
 @over(STEADY)

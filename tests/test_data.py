@@ -22,6 +22,7 @@ from perturblab import data
 from perturblab.data import binary, cache, hub, known, layouts, pictures, sets
 from perturblab.data.batches import draw
 from perturblab.errors import DataError
+from perturblab.files import cache_folder
 
 CIFAR = data.Preparation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), crop_padding=4, flip=True)
 CIFAR10_NAMES = "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
@@ -890,7 +891,7 @@ def test_a_cache_that_cannot_be_written_warns(tmp_path, monkeypatch):
 
 def test_the_cache_lies_in_the_home_folder_by_default(monkeypatch):
     monkeypatch.delenv("PERTURBLAB_CACHE")
-    assert cache.folder() == Path.home() / ".cache" / "perturblab"
+    assert cache_folder() == Path.home() / ".cache" / "perturblab"
 
 
 # --- choosing classes, subsets, hold-out --------------------------------------------------------------------------

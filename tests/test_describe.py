@@ -337,7 +337,7 @@ def test_stage_breakdown_to_the_unit(name: str) -> None:
 
 def mask_shapes(name: str) -> list[tuple[int, ...]]:
     state = on_meta(*ROWS[name][:3]).state_dict()
-    return [tuple(value.shape) for key, value in state.items() if key.endswith("masks.value")]
+    return [tuple(value.permute(3, 2, 0, 1).shape) for key, value in state.items() if key.endswith("masks.stored")]
 
 
 CELLS = {1: (32, 32, 16, 8, 4), 2: (8, 8, 4, 2, 1)}  # maps at 32 pixels; with a 7x7 stem

@@ -196,8 +196,8 @@ def test_noise_out_of_range_is_refused(options: dict[str, Any], text: str) -> No
 def test_trained_masks_are_parameters_and_fixed_ones_buffers() -> None:
     fixed, trained = made(), made(trained=True)
     for layer, parameters, buffers in ((fixed, 0, 1), (trained, 1, 0)):
-        assert sum(name == "masks.value" for name, _ in layer.named_parameters()) == parameters
-        assert sum(name == "masks.value" for name, _ in layer.named_buffers()) == buffers
+        assert sum(name == "masks.stored" for name, _ in layer.named_parameters()) == parameters
+        assert sum(name == "masks.stored" for name, _ in layer.named_buffers()) == buffers
     assert fixed.state_dict().keys() == trained.state_dict().keys()
     trained.load_state_dict(fixed.state_dict())
     assert torch.equal(trained.masks.value, fixed.masks.value)

@@ -235,7 +235,7 @@ def test_options_are_resolved_to_their_defaults(net: str) -> None:
 def test_defect_d1_masks_are_state(net: str, tmp_path: Path) -> None:
     """They were in no state dict, so a resumed run drew others."""
     module, other = tiny(net, seed=1).eval(), tiny(net, seed=2).eval()
-    keys = [key for key in module.state_dict() if key.endswith("masks.value")]
+    keys = [key for key in module.state_dict() if key.endswith("masks.stored")]
     assert len(keys) == len(masks_of(module)) == (16 if net == N else 17)
     assert not torch.equal(module(images()), other(images()))
     torch.save(module.state_dict(), tmp_path / "net.pt")

@@ -148,7 +148,7 @@ def test_weights_are_those_of_the_last_epoch_masks_included(finished: Finished) 
     assert same(have, finished.run.model.state_dict())
     masks = [name for name, part in finished.run.model.named_modules() if isinstance(part, Masks)]
     assert len(masks) == 2
-    assert {f"{name}.value" for name in masks} <= have.keys()
+    assert {f"{name}.stored" for name in masks} <= have.keys()
 
 
 def test_metrics_have_one_line_an_epoch_with_finite_numbers(finished: Finished) -> None:
@@ -420,7 +420,7 @@ def test_the_same_initial_net_whatever_it_is_trained_on(tmp_path: Path) -> None:
     for given in ({"train_size": 100}, {"val_size": 20}, {"batch_size": 7}, {"audit": True}, {"optim_method": "Adam"}):
         assert same(opened(tmp_path, **given).model.state_dict(), want), given
     other = opened(tmp_path, manual_seed=2).model.state_dict()
-    assert not any(torch.equal(want[name], other[name]) for name in want if "value" in name or name == "8.weight")
+    assert not any(torch.equal(want[name], other[name]) for name in want if "stored" in name or name == "8.weight")
 
 
 def test_the_same_subset_whatever_else_is_asked_for(tmp_path: Path) -> None:

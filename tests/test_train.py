@@ -299,7 +299,7 @@ def test_all_that_is_trainable_moves_and_nothing_else(row: Moves, optimizer: str
     model = build(row.net, task=Task(CLASSES, 1, SIZE), **row.options)
     before = values(model)
     after, _ = trained(model, replace(RECIPE, nepochs=1, optimizer=optimizer))
-    masks = {f"{name}.value" for name, part in model.named_modules() if isinstance(part, Masks)}
+    masks = {f"{name}.stored" for name, part in model.named_modules() if isinstance(part, Masks)}
     assert masks
     assert masks.isdisjoint(row.frozen)
     parameters = dict(model.named_parameters())

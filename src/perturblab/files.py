@@ -1,10 +1,19 @@
-"""Files that are there whole or not at all."""
+"""Where files lie, and files that are there whole or not at all."""
 
 import contextlib
 import os
 from pathlib import Path
 
 from perturblab.errors import UserError
+
+
+def cache_folder() -> Path:
+    """Where decoded images and compiled kernels are kept.
+
+    Returns:
+        ``$PERTURBLAB_CACHE``, or ``~/.cache/perturblab``; it may be deleted at any time.
+    """
+    return Path(os.environ.get("PERTURBLAB_CACHE") or Path.home() / ".cache" / "perturblab")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from perturblab.data.sets import Decoded, Split, content_hashes
+from perturblab.files import cache_folder
 
 VERSION = 1
 
@@ -18,15 +19,6 @@ class _Header(TypedDict):
     classes: list[str]
     hashes: dict[str, str]
     seal: str
-
-
-def folder() -> Path:
-    """Where decoded images are kept.
-
-    Returns:
-        ``$PERTURBLAB_CACHE``, or ``~/.cache/perturblab``; it may be deleted at any time.
-    """
-    return Path(os.environ.get("PERTURBLAB_CACHE") or Path.home() / ".cache" / "perturblab")
 
 
 def key(kind: str, files: Mapping[str, str]) -> str:
@@ -88,7 +80,7 @@ def write(name: str, decoded: Decoded) -> dict[str, str]:
     try:
         _write(_path(name), decoded, json.dumps(header))
     except (OSError, SafetensorError) as error:
-        warnings.warn(f"decoded images are not kept, {folder()} cannot be written: {error}", stacklevel=2)
+        warnings.warn(f"decoded images are not kept, {cache_folder()} cannot be written: {error}", stacklevel=2)
     return header["hashes"]
 
 
@@ -113,4 +105,4 @@ def _header(decoded: Decoded, name: str) -> _Header:
 
 
 def _path(name: str) -> Path:
-    return folder() / f"{name}.safetensors"
+    return cache_folder() / f"{name}.safetensors"

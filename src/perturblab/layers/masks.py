@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from perturblab.kernels.native import as_stored
+
 KINDS = ("uniform", "normal")
 REDRAW = ("never", "train", "always")
 
@@ -77,7 +79,8 @@ class Masks(nn.Module):
     """The masks of one layer; calling it gives level x mask, rounded once.
 
     They are a buffer (a parameter when trained), so that they are saved, loaded and moved with the model: the
-    authors' code kept them in an ordinary tensor, lost them on save and drew others on resume.
+    authors' code kept them in an ordinary tensor, lost them on save and drew others on resume. They are stored as
+    (H, W, M, C), the order in which the fast path reads them.
 
     Args:
         channels: input channels C of the layer.
@@ -86,7 +89,7 @@ class Masks(nn.Module):
         generator: the stream that decides their values.
     """
 
-    value: Tensor
+    stored: Tensor
     draws: Tensor
     draw_seed: Tensor
 
@@ -95,25 +98,35 @@ class Masks(nn.Module):
         self.noise = noise
         place = (1, 1) if noise.constant else size
         value = draw_masks((channels if noise.unique else 1, noise.nmasks, *place), noise.kind, generator)
+        stored = as_stored(value)
         if noise.trained:
-            self.value = nn.Parameter(value)
+            self.stored = nn.Parameter(stored)
         else:
-            self.register_buffer("value", value)
+            self.register_buffer("stored", stored)
         if noise.redraw != "never":
             # A counter and a seed instead of a generator: both are saved, copied and resumed like any tensor.
             self.register_buffer("draw_seed", torch.randint(2**62, (), generator=generator, device="cpu"))
             self.register_buffer("draws", torch.zeros((), dtype=torch.int64, device="cpu"))
 
+    @property
+    def value(self) -> Tensor:
+        """The masks that are kept, before the level is applied: a view, (C or 1, M, H or 1, W or 1)."""
+        return self.stored.permute(3, 2, 0, 1)
+
     def forward(self) -> Tensor:
         """Return level x mask, (C or 1, M, H or 1, W or 1)."""
+        return self.drawn() * self.noise.level
+
+    def drawn(self) -> Tensor:
+        """The masks before the level is applied; new ones where they are redrawn."""
         redraw = self.noise.redraw == "always" or (self.noise.redraw == "train" and self.training)
-        return (self._fresh() if redraw else self.value) * self.noise.level
+        return self._fresh() if redraw else self.value
 
     def _fresh(self) -> Tensor:
         seed = (int(self.draw_seed) + int(self.draws)) % 2**63
         self.draws += 1
         values = draw_masks(tuple(self.value.shape), self.noise.kind, torch.Generator().manual_seed(seed))
-        return values.to(self.value)
+        return values.to(self.stored)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.value.shape)}, {self.noise}"

@@ -10,94 +10,15 @@ CVPR 2018). The published codes disagree about the order of its parts:
   (github.com/juefeix/pnn.pytorch.update).
 """
 
-import logging
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from perturblab.kernels import perturb as perturb
+from perturblab.kernels import perturb_conv2d as perturb_conv2d
 from perturblab.layers.activations import activation
 from perturblab.layers.masks import Masks, Noise
 
 FILTER_SIZES = (0, 1, 3, 5, 7)
-debug_log = logging.getLogger("perturblab.debug")
-
-Activation = Callable[[Tensor], Tensor]
-
-
-def perturb(x: Tensor, masks: Tensor, *, act: Activation | None = None, outside: bool = False) -> Tensor:
-    """Add every mask to every channel and apply the activation.
-
-    Args:
-        x: features, (N, C, H, W).
-        masks: level x mask, (C or 1, M, H or 1, W or 1).
-        act: elementwise activation, or None.
-        outside: add the mask after the activation (an untied bias) instead of before.
-
-    Returns:
-        (N, C * M, H, W); map ``c * M + m`` is ``act(x[:, c] + masks[c, m])``.
-
-    Raises:
-        ValueError: the channels, the height or the width of the masks do not fit ``x``.
-
-    Reference:
-        Perturbative Neural Networks, CVPR 2018, section 3.
-    """
-    _check_masks(x, masks)
-    maps = x.unsqueeze(2)  # (N, C, 1, H, W)
-    if act is None:
-        maps = maps + masks
-    elif outside:
-        maps = act(maps) + masks
-    else:
-        maps = act(maps + masks)
-    maps = maps.flatten(1, 2)
-    if debug_log.isEnabledFor(logging.DEBUG):
-        debug_log.debug(debug_text(x, masks, maps))
-    return maps
-
-
-def _check_masks(x: Tensor, masks: Tensor) -> None:
-    if masks.shape[0] not in (1, x.shape[1]):
-        raise ValueError(
-            f"the masks are for {masks.shape[0]} channels, the features have {x.shape[1]}; expected 1 or {x.shape[1]}"
-        )
-    if any(have not in (1, need) for have, need in zip(masks.shape[-2:], x.shape[-2:], strict=True)):
-        have, need = tuple(masks.shape[-2:]), tuple(x.shape[-2:])
-        raise ValueError(f"the masks are {have}, the features {need}; build the layer with size={need}")
-
-
-def perturb_conv2d(
-    x: Tensor,
-    masks: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    act: Activation | None = None,
-    outside: bool = False,
-) -> Tensor:
-    """Perturb the features and combine the maps with a (grouped) 1x1 convolution.
-
-    Args:
-        x: features, (N, C, H, W).
-        masks: level x mask, (C or 1, M, H or 1, W or 1).
-        weight: (O, C * M / groups, 1, 1); the number of groups follows from its shape.
-        bias: (O,), or None.
-        act: elementwise activation, or None.
-        outside: add the mask after the activation instead of before.
-
-    Returns:
-        (N, O, H, W).
-
-    Raises:
-        ValueError: masks and features do not fit each other.
-
-    Reference:
-        Perturbative Neural Networks, CVPR 2018, section 3.
-    """
-    maps = perturb(x, masks, act=act, outside=outside)
-    return F.conv2d(maps, weight, bias, groups=maps.shape[1] // weight.shape[1])
 
 
 class PerturbConv2d(nn.Conv2d):
@@ -132,8 +53,8 @@ class PerturbConv2d(nn.Conv2d):
         self.act = activation(act) if act else None
 
     def forward(self, x: Tensor) -> Tensor:
-        masks, outside = self.masks(), self.masks.noise.outside
-        return perturb_conv2d(x, masks, self.weight, self.bias, act=self.act, outside=outside)
+        noise, masks = self.masks.noise, self.masks.drawn()
+        return perturb_conv2d(x, masks, self.weight, self.bias, level=noise.level, act=self.act, outside=noise.outside)
 
 
 def _groups(in_channels: int, out_channels: int, nmasks: int) -> int:
@@ -145,25 +66,6 @@ def _groups(in_channels: int, out_channels: int, nmasks: int) -> int:
             f"of {in_channels} channels; use a multiple of {in_channels}, or nmasks 1"
         )
     return in_channels
-
-
-def debug_text(x: Tensor, masks: Tensor, maps: Tensor, n: int = 2) -> str:
-    """Say the first values of input, masks and perturbed maps, for any number of masks, channels and images.
-
-    Args:
-        x: features, (N, C, H, W).
-        masks: level x mask, (C or 1, M, H or 1, W or 1).
-        maps: perturbed features, (N, C * M, H, W).
-        n: how many values of the first row; and how many images, channels and masks at the most.
-    """
-    nmasks = masks.shape[1]
-    lines = [
-        f"{name} {tuple(values.shape)} [{i}, {j}] {[round(v, 5) for v in values[i, j, 0, :n].tolist()]}"
-        for name, values, step in (("input", x, 1), ("mask", masks, 1), ("output", maps, nmasks))
-        for i in range(min(n, values.shape[0]))
-        for j in sorted({*range(min(n, values.shape[1])), *range(0, min(n * step, values.shape[1]), step)})
-    ]
-    return "\n".join(lines)
 
 
 def _conv(in_channels: int, out_channels: int, filter_size: int, *, first: bool) -> nn.Conv2d:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from perturblab.kernels import published
 from perturblab.layers import LocalBinaryConv2d, Masks
 from perturblab.models.skeleton import Task
 
@@ -136,7 +137,7 @@ def describe(net: nn.Module, task: Task, name: str = "") -> dict[str, Any]:
         rows[module] = Row(path, type(module).__name__, [], trainable + frozen - trained, masks)
     make: Any = _Counter  # torch does not type its constructor
     counter, like = make().begin(), next(net.parameters())
-    with torch.no_grad(), _hooks(rows, counter), counter:
+    with torch.no_grad(), _hooks(rows, counter), counter, published():  # the operations that the papers count
         net(torch.zeros(1, task.channels, *task.size, device=like.device, dtype=like.dtype))
     trainable, frozen, masks = _own(net)
     return {

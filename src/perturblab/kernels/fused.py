@@ -1,0 +1,83 @@
+"""Which way a perturbation is computed."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from perturblab.kernels import chunked, native, reference
+
+_published = False
+
+
+@contextmanager
+def published() -> Iterator[None]:
+    """Compute everything as it was published inside the block, with all the maps: to count, or to compare."""
+    global _published
+    before, _published = _published, True
+    try:
+        yield
+    finally:
+        _published = before
+
+
+def perturb_conv2d(
+    x: Tensor,
+    masks: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    level: float = 1.0,
+    act: reference.Activation | None = None,
+    outside: bool = False,
+) -> Tensor:
+    """Perturb the features and combine the maps with a (grouped) 1x1 convolution.
+
+    y[n, o] = sum_m weight[o, m] act(x[n, c(o)] + level * masks[c(o), m]) + bias[o], where level * mask is rounded
+    before it is added. The maps, (N, C * M, H, W), are never there all at once, with one exception: with a single
+    mask they are as large as ``x``.
+
+    Args:
+        x: features, (N, C, H, W); channels-last is fastest.
+        masks: (C or 1, M, H or 1, W or 1).
+        weight: (O, C * M / groups, 1, 1); the number of groups, 1 or C, follows from its shape.
+        bias: (O,), or None.
+        level: factor on the masks.
+        act: elementwise activation, or None; a module of `torch.nn` may have a fast form of its own.
+        outside: add the mask after the activation (an untied bias) instead of before.
+
+    Returns:
+        (N, O, H, W).
+
+    Raises:
+        ValueError: masks and features do not fit each other.
+
+    Reference:
+        Perturbative Neural Networks, CVPR 2018, section 3.
+    """
+    reference.check_masks(x, masks)
+    grouped = masks.shape[1] > 1 and weight.shape[1] == masks.shape[1]
+    if not grouped or _published or reference.debug_log.isEnabledFor(logging.DEBUG):
+        return reference.perturb_conv2d(x, masks, weight, bias, level=level, act=act, outside=outside)
+    if act is None or outside:
+        return _bias_map(act(x) if act else x, masks * level, weight, bias)
+    if isinstance(act, nn.Module) and native.usable(x, masks, act):
+        out = native.perturb_conv2d(x, masks, weight, level=level, act=act)
+        return out if bias is None else out + bias.to(out.dtype).view(-1, 1, 1)
+    return chunked.perturb_conv2d(x, masks, weight, bias, level=level, act=act, outside=outside)
+
+
+def _bias_map(x: Tensor, masks: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Without an activation between them, masks and convolution make one map: sum_m w (x + t) = x sum_m w + sum_m w t.
+
+    Args:
+        x: features, (N, C, H, W).
+        masks: level x mask, (C or 1, M, H or 1, W or 1).
+        weight: (O, M, 1, 1), grouped by input channel.
+        bias: (O,), or None.
+    """
+    channels = x.shape[1]
+    maps = masks.expand(channels, -1, -1, -1).flatten(0, 1).unsqueeze(0)
+    return F.conv2d(x, weight.sum(1, keepdim=True), bias, groups=channels) + F.conv2d(maps, weight, groups=channels)

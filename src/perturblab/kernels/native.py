@@ -1,0 +1,276 @@
+"""The perturbation in C++, compiled at first use for this machine; see perturb.cpp for how it works."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perturblab.files import cache_folder
+
+_ACTS = {
+    nn.ReLU: "relu",
+    nn.LeakyReLU: "leaky_relu",
+    nn.PReLU: "leaky_relu",
+    nn.RReLU: "leaky_relu",
+    nn.ELU: "elu",
+    nn.SELU: "selu",
+    nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid",
+}
+_SCALARS = {torch.float32: "float", torch.bfloat16: "bf16"}
+# No -ffast-math: a NaN must come out as a NaN, so that a run that diverges is stopped.
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+_CHUNKS = 16  # parts of the pixels; fixed, so that sums do not depend on the number of threads
+
+
+class _Problem(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("images", "pixels", "channels", "masks", "filters", "padded")),
+        *((name, ctypes.c_int64) for name in ("shared", "constant", "half_masks", "chunks")),
+        *((name, ctypes.c_double) for name in ("level", "below")),
+        *((name, ctypes.c_void_p) for name in ("x", "mask", "weight", "y", "dx", "dweight", "dmask", "dbelow")),
+    ]
+
+
+def compiler() -> str | None:
+    """The C++ compiler that is used: ``$CXX``, or the first of c++, g++ and clang++ there is."""
+    named = os.environ.get("CXX")
+    return shutil.which(named) if named else next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+
+
+def knows(act: object) -> bool:
+    """Whether an activation module has a native form as it stands."""
+    if isinstance(act, nn.PReLU):
+        return act.num_parameters == 1
+    if isinstance(act, nn.ELU):
+        return act.alpha == 1.0
+    return isinstance(act, tuple(_ACTS)) and not (isinstance(act, nn.RReLU) and act.training)
+
+
+def usable(x: Tensor, masks: Tensor, act: object) -> bool:
+    """Whether the native form takes these features (N, C, H, W), masks (C or 1, M, H or 1, W or 1) and activation."""
+    place = masks.shape[2:]
+    return (
+        x.device.type == masks.device.type == "cpu"
+        and x.dtype in _SCALARS
+        and masks.dtype in _SCALARS
+        and (place == x.shape[2:] or (place == (1, 1) and not masks.requires_grad))
+        and knows(act)
+        and library(_name(act), x.dtype) is not None
+    )
+
+
+def _name(act: object) -> str:
+    return next(name for kind, name in _ACTS.items() if isinstance(act, kind))
+
+
+@cache
+def library(act: str, dtype: torch.dtype) -> ctypes.CDLL | None:
+    """Compile for one activation and type of the features, or take what was compiled before.
+
+    Returns:
+        The library; None when there is no compiler, or it cannot compile this.
+    """
+    program = compiler()
+    if program is None or os.environ.get("PERTURBLAB_NATIVE") == "0":
+        return None
+    source = files("perturblab.kernels").joinpath("perturb.cpp").read_bytes()
+    scalar = _SCALARS[dtype]
+    command = [program, *_FLAGS, f"-DACT={act}", f"-DSCALAR={scalar}"]
+    key = hashlib.sha256(repr((command, _machine(), source)).encode()).hexdigest()[:16]
+    path = cache_folder() / "kernels" / f"{act}-{scalar}-{key}.so"
+    try:
+        if not path.exists():
+            _compile(command, source, path)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _machine() -> str:
+    """What -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.platform() + platform.processor()
+    return platform.machine() + next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def _compile(command: list[str], source: bytes, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made, given = Path(folder) / path.name, Path(folder) / "perturb.cpp"
+        given.write_bytes(source)
+        subprocess.run([*command, str(given), "-o", str(made)], check=True, capture_output=True, timeout=300)
+        made.replace(path)  # whole or not at all, also when several processes compile at once
+
+
+def perturb_conv2d(x: Tensor, masks: Tensor, weight: Tensor, *, level: float, act: nn.Module) -> Tensor:
+    """The sum over the masks, grouped by input channel; without a bias.
+
+    Args:
+        x: features, (N, C, H, W), float32 or bfloat16, on the CPU; channels-last is fastest.
+        masks: before the level is applied, (C or 1, M, H or 1, W or 1); a view of what `as_stored` made is fastest.
+        weight: (O, M, 1, 1), with O a multiple of C.
+        level: factor on the masks.
+        act: an activation that `knows` accepts.
+
+    Returns:
+        (N, O, H, W), channels-last, of the type of ``x``.
+    """
+    out: Tensor = _forward(x, masks, weight, _slope_below(act), level, _name(act))
+    return out
+
+
+def _slope_below(act: nn.Module) -> Tensor:
+    if isinstance(act, nn.PReLU):
+        return act.weight
+    if isinstance(act, nn.LeakyReLU):
+        return torch.tensor([act.negative_slope])
+    if isinstance(act, nn.RReLU):
+        return torch.tensor([(act.lower + act.upper) / 2])
+    return torch.zeros(1)
+
+
+def as_stored(masks: Tensor) -> Tensor:
+    """Masks (C or 1, M, H, W) as contiguous (H, W, M, C or 1), which the kernel reads in one sweep."""
+    return masks.detach().permute(2, 3, 1, 0).contiguous()
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(N, C, H, W) as contiguous (N, H, W, C); no copy for channels-last."""
+    return x.detach().permute(0, 2, 3, 1).contiguous()
+
+
+class _Call:
+    """A call in the making: the problem, and the tensors that its pointers mean."""
+
+    def __init__(self, x: Tensor, masks: Tensor, weight: Tensor, below: Tensor, level: float, act: str) -> None:
+        images, channels, height, width = x.shape
+        nmasks, filters = masks.shape[1], weight.shape[0] // channels
+        found = library(act, x.dtype)
+        if found is None:
+            raise RuntimeError(f"perturb.cpp is not compiled for {act} of {x.dtype}; ask usable() first")
+        self.library = found
+        self.alive: list[Tensor] = []
+        vector, group = int(found.vector_length()), int(found.group_length())
+        self.groups = -(-channels // group)
+        self.problem = _Problem(
+            images=images,
+            pixels=height * width,
+            channels=channels,
+            masks=nmasks,
+            filters=filters,
+            padded=-(-channels // vector) * vector,
+            shared=masks.shape[0] < channels,
+            constant=masks.shape[2:] != x.shape[2:],
+            half_masks=masks.dtype == torch.bfloat16,
+            chunks=min(_CHUNKS, height * width),
+            level=level,
+            below=float(below),
+        )
+        packed = torch.zeros(filters, nmasks, self.problem.padded)
+        packed[:, :, :channels] = weight.detach().view(channels, filters, nmasks).permute(1, 2, 0)
+        self.give(x=_rows(x), mask=as_stored(masks), weight=packed)
+
+    def give(self, **tensors: Tensor) -> None:
+        """Point to contiguous tensors, and keep them."""
+        for name, tensor in tensors.items():
+            setattr(self.problem, name, tensor.data_ptr())
+            self.alive.append(tensor)
+
+    def run(self, name: str) -> None:
+        """Call the library's function of that name."""
+        getattr(self.library, name)(ctypes.byref(self.problem))
+
+
+@torch.library.custom_op("perturblab::perturb_conv2d", mutates_args=())
+def _forward(x: Tensor, masks: Tensor, weight: Tensor, below: Tensor, level: float, act: str) -> Tensor:
+    call, out = _Call(x, masks, weight, below, level, act), _empty(x, weight.shape[0])
+    call.give(y=out)
+    call.run("forward")
+    return out.permute(0, 3, 1, 2)
+
+
+@_forward.register_fake
+def _(x: Tensor, masks: Tensor, weight: Tensor, below: Tensor, level: float, act: str) -> Tensor:
+    return _empty(x, weight.shape[0]).permute(0, 3, 1, 2)
+
+
+def _empty(x: Tensor, channels: int) -> Tensor:
+    images, _, height, width = x.shape
+    return x.new_empty(images, height, width, channels)
+
+
+@torch.library.custom_op("perturblab::perturb_conv2d_backward", mutates_args=())
+def _backward(
+    dy: Tensor,
+    x: Tensor,
+    masks: Tensor,
+    weight: Tensor,
+    below: Tensor,
+    level: float,
+    act: str,
+    of_masks: bool,
+    of_below: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    call = _Call(x, masks, weight, below, level, act)
+    problem, (channels, height, width), nmasks = call.problem, x.shape[1:], masks.shape[1]
+    dx = _empty(x, channels)
+    dweight = torch.zeros(problem.chunks, problem.filters, nmasks, problem.padded)
+    call.give(y=_rows(dy.to(x.dtype)), dx=dx, dweight=dweight)
+    dmask, dbelow = torch.empty(0), torch.zeros(())
+    if of_masks:
+        dmask = torch.zeros((call.groups if problem.shared else 1), height, width, nmasks, masks.shape[0])
+        call.give(dmask=dmask)
+    if of_below:
+        dbelow = torch.zeros(problem.chunks, call.groups, dtype=torch.float64)
+        call.give(dbelow=dbelow)
+    call.run("backward")
+    if of_masks:
+        dmask = dmask.sum(0).permute(3, 2, 0, 1).to(masks.dtype)
+    total = dweight.sum(0)[:, :, :channels].permute(2, 0, 1).reshape(weight.shape)
+    return dx.permute(0, 3, 1, 2), total.to(weight.dtype), dmask, dbelow.sum().to(below.dtype).view(-1)
+
+
+@_backward.register_fake
+def _(
+    dy: Tensor,
+    x: Tensor,
+    masks: Tensor,
+    weight: Tensor,
+    below: Tensor,
+    level: float,
+    act: str,
+    of_masks: bool,
+    of_below: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    nothing = below.new_empty(0)
+    dmask = torch.empty_like(masks.permute(2, 3, 1, 0)).permute(3, 2, 0, 1) if of_masks else nothing
+    dx = _empty(x, x.shape[1]).permute(0, 3, 1, 2)
+    return dx, torch.empty_like(weight), dmask, torch.empty_like(below)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.level, ctx.act = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    x, masks, weight, below = ctx.saved_tensors
+    of_masks, of_below = ctx.needs_input_grad[1], ctx.needs_input_grad[3]
+    dx, dweight, dmask, dbelow = _backward(dy, x, masks, weight, below, ctx.level, ctx.act, of_masks, of_below)
+    return dx, dmask if of_masks else None, dweight, dbelow if of_below else None, None, None
+
+
+_forward.register_autograd(_gradients, setup_context=_remember)

@@ -1,0 +1,91 @@
+"""The perturbation as it was published: every perturbed map is made. What the fast paths are measured against."""
+
+import logging
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+Activation = Callable[[Tensor], Tensor]
+debug_log = logging.getLogger("perturblab.debug")
+
+
+def perturb(x: Tensor, masks: Tensor, *, act: Activation | None = None, outside: bool = False) -> Tensor:
+    """Add every mask to every channel and apply the activation.
+
+    Args:
+        x: features, (N, C, H, W).
+        masks: level x mask, (C or 1, M, H or 1, W or 1).
+        act: elementwise activation, or None.
+        outside: add the mask after the activation (an untied bias) instead of before.
+
+    Returns:
+        (N, C * M, H, W); map ``c * M + m`` is ``act(x[:, c] + masks[c, m])``.
+
+    Raises:
+        ValueError: the channels, the height or the width of the masks do not fit ``x``.
+
+    Reference:
+        Perturbative Neural Networks, CVPR 2018, section 3.
+    """
+    check_masks(x, masks)
+    maps = x.unsqueeze(2)  # (N, C, 1, H, W)
+    if act is None:
+        maps = maps + masks
+    elif outside:
+        maps = act(maps) + masks
+    else:
+        maps = act(maps + masks)
+    maps = maps.flatten(1, 2)
+    if debug_log.isEnabledFor(logging.DEBUG):
+        debug_log.debug(debug_text(x, masks, maps))
+    return maps
+
+
+def perturb_conv2d(
+    x: Tensor,
+    masks: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    level: float = 1.0,
+    act: Activation | None = None,
+    outside: bool = False,
+) -> Tensor:
+    """Perturb the features and combine the maps with a (grouped) 1x1 convolution; arguments as in `fused`."""
+    maps = perturb(x, masks * level, act=act, outside=outside)
+    return F.conv2d(maps, weight, bias, groups=maps.shape[1] // weight.shape[1])
+
+
+def check_masks(x: Tensor, masks: Tensor) -> None:
+    """Refuse masks (C or 1, M, H or 1, W or 1) that do not fit features (N, C, H, W).
+
+    Raises:
+        ValueError: other channels, another height or width.
+    """
+    if masks.shape[0] not in (1, x.shape[1]):
+        raise ValueError(
+            f"the masks are for {masks.shape[0]} channels, the features have {x.shape[1]}; expected 1 or {x.shape[1]}"
+        )
+    if any(have not in (1, need) for have, need in zip(masks.shape[-2:], x.shape[-2:], strict=True)):
+        have, need = tuple(masks.shape[-2:]), tuple(x.shape[-2:])
+        raise ValueError(f"the masks are {have}, the features {need}; build the layer with size={need}")
+
+
+def debug_text(x: Tensor, masks: Tensor, maps: Tensor, n: int = 2) -> str:
+    """Say the first values of input, masks and perturbed maps, for any number of masks, channels and images.
+
+    Args:
+        x: features, (N, C, H, W).
+        masks: level x mask, (C or 1, M, H or 1, W or 1).
+        maps: perturbed features, (N, C * M, H, W).
+        n: how many values of the first row; and how many images, channels and masks at the most.
+    """
+    nmasks = masks.shape[1]
+    lines = [
+        f"{name} {tuple(values.shape)} [{i}, {j}] {[round(v, 5) for v in values[i, j, 0, :n].tolist()]}"
+        for name, values, step in (("input", x, 1), ("mask", masks, 1), ("output", maps, nmasks))
+        for i in range(min(n, values.shape[0]))
+        for j in sorted({*range(min(n, values.shape[1])), *range(0, min(n * step, values.shape[1]), step)})
+    ]
+    return "\n".join(lines)
