@@ -239,7 +239,7 @@ def _backward(
     call.run("backward")
     if of_masks:
         dmask = dmask.sum(0).permute(3, 2, 0, 1).to(masks.dtype)
-    total = dweight.sum(0)[:, :, :channels].permute(2, 0, 1).reshape(weight.shape)
+    total = dweight.sum(0)[:, :, :channels].permute(2, 0, 1).contiguous().view(weight.shape)
     return dx.permute(0, 3, 1, 2), total.to(weight.dtype), dmask, dbelow.sum().to(below.dtype).view(-1)
 
 
@@ -258,7 +258,7 @@ def _(
     nothing = below.new_empty(0)
     dmask = torch.empty_like(masks.permute(2, 3, 1, 0)).permute(3, 2, 0, 1) if of_masks else nothing
     dx = _empty(x, x.shape[1]).permute(0, 3, 1, 2)
-    return dx, torch.empty_like(weight), dmask, torch.empty_like(below)
+    return dx, weight.new_empty(weight.shape), dmask, torch.empty_like(below)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
