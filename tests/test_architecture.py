@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": set(),
     "configured": {"config", "models", "train"},
     "recording": {"config", "configured", "evaluate", "layers", "models", "records"},
+    "machine": set(),
     "progress": set(),
     "runs": {
         *("checkpoint", "config", "configured", "data", "evaluate", "figures", "models"),
@@ -41,14 +42,26 @@ ALLOWED: dict[str, set[str]] = {
     },
     "arguments": set(),
     "cli": {
-        *("arguments", "checkpoint", "config", "configured", "kernels", "models"),
+        *("arguments", "checkpoint", "config", "configured", "kernels", "machine", "models"),
         *("progress", "records", "report", "runs", "stats"),
     },
-    "demo": {"config", "progress", "records", "report", "runs"},
+    "demo": {"config", "machine", "progress", "records", "report", "runs"},
     "__main__": {"cli"},
     "__init__": set(),
 }
-NEVER_TORCH = {"records", "stats", "report", "figures", "config", "arguments", "errors", "files", "progress", "cli"}
+NEVER_TORCH = {
+    "records",
+    "stats",
+    "report",
+    "figures",
+    "config",
+    "arguments",
+    "errors",
+    "files",
+    "machine",
+    "progress",
+    "cli",
+}
 
 
 def part(path: Path) -> str:

@@ -33,7 +33,7 @@ from perturblab.layers.perturb import FILTER_SIZES
 from perturblab.models import NETS, options_read
 from perturblab.models.skeleton import POOLS
 from perturblab.schedules import SCHEDULES
-from perturblab.train import OPTIMIZERS
+from perturblab.train import OPTIMIZERS, PRECISIONS
 
 LENET = "--dataset-train digits --net-type lenet --nfilters 2 --train-size 20 --batch-size 10 --nthreads 1"
 TINY = f"{LENET} --nepochs 1"
@@ -82,6 +82,8 @@ GIVEN: dict[str, str] = {
     "save": "saved",
     "logs": "logged",
     "nthreads": "1",
+    "precision": "bf16",
+    "compile": "on",
     "device": "cpu",
 }
 SWITCHES = sorted(set(TrainConfig.model_fields) - set(GIVEN))
@@ -166,6 +168,7 @@ def choices(name: str) -> tuple[Any, ...]:
         ("first_filter_size", FILTER_SIZES),
         ("pool_type", POOLS),
         ("code", PUBLISHED),
+        ("precision", PRECISIONS),
     ],
 )
 def test_every_choice_is_the_librarys_own(name: str, library: Any) -> None:
@@ -183,10 +186,12 @@ def test_no_list_of_choices_is_left_out() -> None:
         "anchors",
         "pool_type",
         "code",
+        "precision",
     }
     assert {name for name in TrainConfig.model_fields if choices(name)} == checked | {
         "filter_size",
         "first_filter_size",
+        "compile",
     }
 
 

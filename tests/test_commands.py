@@ -251,6 +251,7 @@ def test_recipe_is_the_published_one(command: Published) -> None:
         "dataset": "CIFAR10",
         "drop_last": False,
         "seed": 1,
+        "precision": "fp32",
     }
     optimizer = make_optimizer(torch.nn.Linear(2, 2), recipe)
     (group,) = optimizer.param_groups

@@ -78,10 +78,10 @@ def untimed(epochs: list[Epoch]) -> list[Epoch]:
 
 Make = Callable[[list[nn.Parameter], float], torch.optim.Optimizer]
 BY_HAND: dict[str, Make] = {
-    "SGD": lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9, nesterov=True, weight_decay=1e-4),
-    "Adam": lambda p, lr: torch.optim.Adam(p, lr=lr, betas=(0.9, 0.999), weight_decay=1e-4),
+    "SGD": lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=True),
+    "Adam": lambda p, lr: torch.optim.Adam(p, lr=lr, betas=(0.9, 0.999), weight_decay=1e-4, fused=True),
     "RMSprop": lambda p, lr: torch.optim.RMSprop(p, lr=lr, momentum=0.9, weight_decay=1e-4),
-    "AdamW": lambda p, lr: torch.optim.AdamW(p, lr=lr, betas=(0.9, 0.999), weight_decay=1e-4),
+    "AdamW": lambda p, lr: torch.optim.AdamW(p, lr=lr, betas=(0.9, 0.999), weight_decay=1e-4, fused=True),
 }
 
 
@@ -145,7 +145,8 @@ def test_settings_reach_the_optimiser(momentum: float) -> None:
 def test_betas_reach_adam() -> None:
     recipe = replace(RECIPE, optimizer="Adam", betas=(0.5, 0.9))
     bare = lenet()
-    list(by_hand(bare, lambda p, lr: torch.optim.Adam(p, lr=lr, betas=(0.5, 0.9), weight_decay=1e-4), recipe))
+    fused = {"weight_decay": 1e-4, "fused": True}
+    list(by_hand(bare, lambda p, lr: torch.optim.Adam(p, lr=lr, betas=(0.5, 0.9), **fused), recipe))
     assert same(trained(lenet(), recipe)[0], values(bare))
 
 

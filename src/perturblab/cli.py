@@ -124,8 +124,10 @@ def _train(args: argparse.Namespace) -> int:
     import torch
 
     from perturblab import runs
+    from perturblab.machine import keep_freed_memory
     from perturblab.progress import Show
 
+    keep_freed_memory()
     if config.nthreads:
         torch.set_num_threads(config.nthreads)
     show = Show(quiet=config.quiet)

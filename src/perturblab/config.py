@@ -109,6 +109,10 @@ class TrainConfig(NetConfig):
     adam_beta2: Share = Field(0.999, description="second beta of Adam")
     learning_rate_decay: str | None = Field(None, description="refused: read by none of the published codes")
 
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the training steps; evaluation is fp32")
+    compile: Literal["on", "off", "auto"] = Field("auto", description="torch.compile; auto: where it earns it back")
+    deterministic: bool = Field(False, description="only algorithms that give the same bits every time")
+
     audit: bool = Field(False, description="test set every epoch, with the published metrics beside the exact one")
     out: Text | None = Field(None, description="the run's folder; new")
     resume: Text | None = Field(None, description="go on with this run")

@@ -12,6 +12,8 @@ from perturblab.errors import UserError
 from perturblab.models import Task, build, options_read, resolve
 from perturblab.train import Recipe
 
+_EARNED_BACK = 5000  # steps, at about 10 ms that compilation saves in each
+
 
 def net_options(config: NetConfig, warn: Callable[[str], None]) -> dict[str, Any]:
     """The options that the net reads, with the defaults of the chosen code and of the net.
@@ -75,7 +77,27 @@ def make_recipe(config: TrainConfig, dataset: str) -> Recipe:
         dataset=dataset,
         drop_last=config.code == "or",
         seed=config.manual_seed,
+        precision=config.precision,
     )
+
+
+def decide_compile(config: TrainConfig, device: torch.device, steps: int) -> str:
+    """Whether to compile, for good: a resumed run keeps what was decided.
+
+    On a CPU the nets were measured not to gain (LOG.md); on an accelerator a run must be long enough to earn back
+    about a minute of compilation.
+
+    Args:
+        config: what was given; "auto" leaves it to this function.
+        device: where the run trains.
+        steps: optimiser steps of the whole run.
+
+    Returns:
+        "on" or "off".
+    """
+    if config.compile != "auto":
+        return config.compile
+    return "on" if device.type == "cuda" and steps >= _EARNED_BACK else "off"
 
 
 def choose_device(name: str) -> torch.device:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from perturblab import records, report
 from perturblab.config import TrainConfig
+from perturblab.machine import keep_freed_memory
 from perturblab.progress import Show
 
 FOLDER = Path("runs/demo")
@@ -61,6 +62,7 @@ def _is_done(path: Path, given: dict[str, Any]) -> bool:
 def main() -> int:
     """Run the demonstration and print its table."""
     began = time.monotonic()
+    keep_freed_memory()
     try:
         found = run_demo(FOLDER, Show())
     except KeyboardInterrupt:

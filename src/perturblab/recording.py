@@ -34,7 +34,10 @@ def make_record(run: "Run") -> records.Record:
         counts=_counts(run.rows, audited=run.config.audit),
         audit=_audit(run.rows) if run.config.audit else None,
         environment=records.environment(
-            threads=torch.get_num_threads(), precision="fp32", compile="off", device=run.device.type
+            threads=torch.get_num_threads(),
+            precision=run.config.precision,
+            compile=run.config.compile,
+            device=run.device.type,
         ),
         data=records.Data(
             train=run.images.display,

@@ -1,11 +1,13 @@
 """A run: from its configuration to its folder."""
 
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +15,16 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from perturblab import checkpoint, data, evaluate, figures, records, stats, train
 from perturblab.config import TrainConfig, validated
-from perturblab.configured import build_net, choose_device, make_recipe, net_options
+from perturblab.configured import build_net, choose_device, decide_compile, make_recipe, net_options
 from perturblab.errors import UserError
-from perturblab.files import write_atomically
+from perturblab.files import cache_folder, write_atomically
 from perturblab.models import Task
 from perturblab.progress import Show
 from perturblab.recording import make_record
 from perturblab.seeding import stream
 
 CHECKPOINT = "checkpoint.pt"
+SHOW_EVERY = 0.1  # seconds between two looks at the numbers, which wait for the device
 SAVE_EVERY = 60.0  # seconds of training between two checkpoints
 
 
@@ -41,6 +44,14 @@ class Run:
     device: torch.device
     rows: list[dict[str, Any]]  # one an epoch, as in metrics.jsonl
     correct: list[Tensor]  # audited answers, bool (N,), one an epoch
+
+    @property
+    def trained(self) -> nn.Module:
+        """The model as it is trained: itself, or compiled."""
+        if self.config.compile != "on":
+            return self.model
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+        return cast(nn.Module, torch.compile(self.model))
 
     @property
     def steps(self) -> int:
@@ -95,6 +106,8 @@ def open_run(config: TrainConfig, folder: Path, show: Show) -> Run:
     _check_last_batch(config, task, len(training), recipe)
     model = convert_conv2d_weight_memory_format(model.to(device), torch.channels_last)
     state, preparation = train.start(model, recipe), data.preparation(images)
+    steps = train.steps_per_epoch(len(training), recipe) * recipe.nepochs
+    config = config.model_copy(update={"compile": decide_compile(config, device, steps)})
     return Run(config, folder, images, training, validation, preparation, model, recipe, state, device, [], [])
 
 
@@ -183,19 +196,29 @@ def execute(run: Run, show: Show, stop: Callable[[], bool] = lambda: False) -> r
         NonFiniteError: the loss is not finite; nothing is recorded as a result.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
-    saved = time.monotonic()
+    saved = shown = started = time.monotonic()
+    first = (run.state.epoch, run.state.step + 1)
 
     def after_step(state: train.State) -> bool:
-        nonlocal saved
-        show.move(state.epoch * run.steps + state.step, _step_text(state, run.recipe))
-        if time.monotonic() - saved > SAVE_EVERY:
+        nonlocal saved, shown
+        now = time.monotonic()
+        if run.config.compile == "on" and (state.epoch, state.step) == first:
+            show.say(f"the first step took {now - started:.1f} s, most of it to compile")
+        if now - shown > SHOW_EVERY:
+            state.read()
+            show.move(state.epoch * run.steps + state.step, _step_text(state, run.recipe))
+            shown = now
+        if now - saved > SAVE_EVERY:
             save(run)
-            saved = time.monotonic()
+            saved = now
         return not stop()
 
-    with show.bar(run.steps * run.recipe.nepochs, run.state.epoch * run.steps + run.state.step):
+    with (
+        _deterministic(run.config),
+        show.bar(run.steps * run.recipe.nepochs, run.state.epoch * run.steps + run.state.step),
+    ):
         for reached in train.train(
-            run.model,
+            run.trained,
             run.training.images,
             run.training.labels,
             run.recipe,
@@ -207,6 +230,18 @@ def execute(run: Run, show: Show, stop: Callable[[], bool] = lambda: False) -> r
             show.say(_epoch_text(run.rows[-1], run.recipe))
     save(run)
     return _finish(run) if run.state.epoch == run.recipe.nepochs else None
+
+
+@contextmanager
+def _deterministic(config: TrainConfig) -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what PyTorch asks for on CUDA
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _finish(run: Run) -> records.Record:
