@@ -4,7 +4,7 @@ PY := .venv/bin/python
 # A test run must not find what another run has cached, and never needs the network.
 TEST := HF_HUB_OFFLINE=1 MPLBACKEND=agg $(PY) -m pytest
 
-.PHONY: setup demo test test-slow check format clean
+.PHONY: setup demo test test-slow check bench format clean
 
 setup: .venv/.ready
 
@@ -29,6 +29,9 @@ check: setup
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+bench: setup
+	$(PY) -m benchmarks
 
 format: setup
 	$(PY) -m ruff format .

@@ -28,7 +28,7 @@ from perturblab.errors import UserError
 from perturblab.kernels import debug_log
 from perturblab.layers import ACTIVATIONS
 from perturblab.layers.lbc import ANCHORS
-from perturblab.layers.masks import KINDS, REDRAW
+from perturblab.layers.masks import KINDS, MEMORY, REDRAW
 from perturblab.layers.perturb import FILTER_SIZES
 from perturblab.models import NETS, options_read
 from perturblab.models.skeleton import POOLS
@@ -84,6 +84,7 @@ GIVEN: dict[str, str] = {
     "nthreads": "1",
     "precision": "bf16",
     "compile": "on",
+    "mask_memory": "bf16",
     "device": "cpu",
 }
 SWITCHES = sorted(set(TrainConfig.model_fields) - set(GIVEN))
@@ -169,6 +170,7 @@ def choices(name: str) -> tuple[Any, ...]:
         ("pool_type", POOLS),
         ("code", PUBLISHED),
         ("precision", PRECISIONS),
+        ("mask_memory", MEMORY),
     ],
 )
 def test_every_choice_is_the_librarys_own(name: str, library: Any) -> None:
@@ -187,6 +189,7 @@ def test_no_list_of_choices_is_left_out() -> None:
         "pool_type",
         "code",
         "precision",
+        "mask_memory",
     }
     assert {name for name in TrainConfig.model_fields if choices(name)} == checked | {
         "filter_size",

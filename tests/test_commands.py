@@ -183,7 +183,7 @@ NET_DEFAULTS: dict[str, Any] = {
     "pool_type": "max",
     "filter_size": 0,
 }
-CONTROLS = {"constant_masks": False, "redraw_masks": "never", "untied_bias": False}
+CONTROLS = {"constant_masks": False, "redraw_masks": "never", "untied_bias": False, "mask_memory": "fp32"}
 
 
 def config_of(argv: list[str]) -> TrainConfig:

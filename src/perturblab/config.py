@@ -69,6 +69,7 @@ class NetConfig(BaseModel):
     constant_masks: bool | None = Field(None, description="control: one value a mask, the same at every pixel")
     redraw_masks: Literal["never", "train", "always"] | None = Field(None, description="control: new masks a forward")
     untied_bias: bool | None = Field(None, description="control: the mask outside the activation")
+    mask_memory: Literal["fp32", "bf16", "seed"] | None = Field(None, description="how the masks are kept")
     nweights: Positive | None = Field(None, description="anchors in each block of lbcnet")
     depth: Positive | None = Field(None, description="blocks of lbcnet")
     full: Positive | None = Field(None, description="hidden linear layer of lbcnet")

@@ -1,6 +1,7 @@
 """The perturbation operation: one function, several ways to compute it, none of which makes all the maps at once.
 
-`reference` is the published computation, which does; `native` is C++ for the CPU, `chunked` works everywhere.
+`reference` is the published computation, which does; `native` is C++ for the CPU, `compiled`
+is for accelerators, `chunked` works everywhere.
 """
 
 from perturblab.kernels.fused import perturb_conv2d, published

@@ -4,10 +4,11 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perturblab.kernels import chunked, native, reference
+from perturblab.kernels import chunked, compiled, native, reference
 
 _published = False
 
@@ -62,11 +63,16 @@ def perturb_conv2d(
     if not grouped or _published or reference.debug_log.isEnabledFor(logging.DEBUG):
         return reference.perturb_conv2d(x, masks, weight, bias, level=level, act=act, outside=outside)
     if act is None or outside:
-        return _bias_map(act(x) if act else x, masks * level, weight, bias)
+        return _bias_map(act(x) if act else x, reference.scaled(masks, level), weight, bias)
+    if x.device.type == "cuda" and not torch.compiler.is_compiling():
+        return _with_bias(compiled.perturb_conv2d(x, masks, weight, level=level, act=act), bias)
     if isinstance(act, nn.Module) and native.usable(x, masks, act):
-        out = native.perturb_conv2d(x, masks, weight, level=level, act=act)
-        return out if bias is None else out + bias.to(out.dtype).view(-1, 1, 1)
+        return _with_bias(native.perturb_conv2d(x, masks, weight, level=level, act=act), bias)
     return chunked.perturb_conv2d(x, masks, weight, bias, level=level, act=act, outside=outside)
+
+
+def _with_bias(y: Tensor, bias: Tensor | None) -> Tensor:
+    return y if bias is None else y + bias.to(y.dtype).view(-1, 1, 1)
 
 
 def _bias_map(x: Tensor, masks: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -79,5 +85,5 @@ def _bias_map(x: Tensor, masks: Tensor, weight: Tensor, bias: Tensor | None) -> 
         bias: (O,), or None.
     """
     channels = x.shape[1]
-    maps = masks.expand(channels, -1, -1, -1).flatten(0, 1).unsqueeze(0)
+    maps = masks.expand(channels, -1, -1, -1).flatten(0, 1).unsqueeze(0).to(weight.dtype)
     return F.conv2d(x, weight.sum(1, keepdim=True), bias, groups=channels) + F.conv2d(maps, weight, groups=channels)

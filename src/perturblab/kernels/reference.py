@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 Activation = Callable[[Tensor], Tensor]
 debug_log = logging.getLogger("perturblab.debug")
@@ -20,7 +21,7 @@ def perturb(x: Tensor, masks: Tensor, *, act: Activation | None = None, outside:
         outside: add the mask after the activation (an untied bias) instead of before.
 
     Returns:
-        (N, C * M, H, W); map ``c * M + m`` is ``act(x[:, c] + masks[c, m])``.
+        (N, C * M, H, W), of the type of ``x``; map ``c * M + m`` is ``act(x[:, c] + masks[c, m])``.
 
     Raises:
         ValueError: the channels, the height or the width of the masks do not fit ``x``.
@@ -33,10 +34,10 @@ def perturb(x: Tensor, masks: Tensor, *, act: Activation | None = None, outside:
     if act is None:
         maps = maps + masks
     elif outside:
-        maps = act(maps) + masks
+        maps = _activated(maps, act) + masks
     else:
-        maps = act(maps + masks)
-    maps = maps.flatten(1, 2)
+        maps = _activated(maps + masks, act)
+    maps = maps.flatten(1, 2).to(x.dtype)
     if debug_log.isEnabledFor(logging.DEBUG):
         debug_log.debug(debug_text(x, masks, maps))
     return maps
@@ -53,8 +54,18 @@ def perturb_conv2d(
     outside: bool = False,
 ) -> Tensor:
     """Perturb the features and combine the maps with a (grouped) 1x1 convolution; arguments as in `fused`."""
-    maps = perturb(x, masks * level, act=act, outside=outside)
+    maps = perturb(x, scaled(masks, level), act=act, outside=outside)
     return F.conv2d(maps, weight, bias, groups=maps.shape[1] // weight.shape[1])
+
+
+def _activated(maps: Tensor, act: Activation) -> Tensor:
+    # PReLU alone insists on its own type, which in mixed precision is not that of the maps.
+    return act(maps.to(act.weight.dtype)) if isinstance(act, nn.PReLU) else act(maps)
+
+
+def scaled(masks: Tensor, level: float) -> Tensor:
+    """level x mask, (C or 1, M, H or 1, W or 1), rounded once; masks kept as bfloat16 are multiplied in float32."""
+    return (masks.float() if masks.dtype == torch.bfloat16 else masks) * level
 
 
 def check_masks(x: Tensor, masks: Tensor) -> None:

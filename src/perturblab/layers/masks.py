@@ -1,15 +1,19 @@
 """Noise masks: how they are drawn, kept and handed to a layer."""
 
+import hashlib
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from perturblab.kernels.native import as_stored
+from perturblab.kernels.reference import scaled
 
 KINDS = ("uniform", "normal")
 REDRAW = ("never", "train", "always")
+MEMORY = ("fp32", "bf16", "seed")
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,11 @@ class Noise:
         redraw: "never"; "train": new masks at every training forward, the first ones in eval;
             "always": new masks at every forward (control).
         outside: the mask is added after the activation, as an untied bias (control).
+        memory: how the masks are kept: "fp32"; "bf16", rounded, in half the memory; or "seed": not at all, they are
+            drawn again whenever they are needed, with the values that "fp32" would keep.
 
     Raises:
-        ValueError: a setting is out of range, or trained masks are to be redrawn.
+        ValueError: a setting is out of range, or settings exclude each other.
     """
 
     nmasks: int = 1
@@ -39,6 +45,7 @@ class Noise:
     constant: bool = False
     redraw: str = "never"
     outside: bool = False
+    memory: str = "fp32"
 
     def __post_init__(self) -> None:
         if self.nmasks < 1:
@@ -49,6 +56,12 @@ class Noise:
             raise ValueError(f"noise_type is {self.kind!r}; choose one of {', '.join(KINDS)}")
         if self.redraw not in REDRAW:
             raise ValueError(f"redraw_masks is {self.redraw!r}; choose one of {', '.join(REDRAW)}")
+        if self.memory not in MEMORY:
+            raise ValueError(f"mask_memory is {self.memory!r}; choose one of {', '.join(MEMORY)}")
+        if self.trained and self.memory != "fp32":
+            raise ValueError(f"trained masks are kept as fp32, and mask_memory is {self.memory!r}; drop one")
+        if self.memory == "seed" and self.redraw != "never":
+            raise ValueError("masks that are redrawn have a seed of their own; drop mask_memory seed or redraw_masks")
         if self.trained and self.redraw != "never":
             raise ValueError(f"masks cannot be both trained and redrawn (redraw_masks is {self.redraw!r}); drop one")
 
@@ -90,6 +103,8 @@ class Masks(nn.Module):
     """
 
     stored: Tensor
+    state: Tensor
+    digest: Tensor
     draws: Tensor
     draw_seed: Tensor
 
@@ -97,12 +112,17 @@ class Masks(nn.Module):
         super().__init__()
         self.noise = noise
         place = (1, 1) if noise.constant else size
-        value = draw_masks((channels if noise.unique else 1, noise.nmasks, *place), noise.kind, generator)
-        stored = as_stored(value)
-        if noise.trained:
-            self.stored = nn.Parameter(stored)
+        self.shape = (channels if noise.unique else 1, noise.nmasks, *place)
+        state = generator.get_state()
+        value = draw_masks(self.shape, noise.kind, generator)
+        if noise.memory == "seed":
+            self.register_buffer("state", state)
+            self.register_buffer("digest", _digest(value))
+        elif noise.trained:
+            self.stored = nn.Parameter(as_stored(value))
         else:
-            self.register_buffer("stored", stored)
+            kept = value.bfloat16() if noise.memory == "bf16" else value
+            self.register_buffer("stored", as_stored(kept))
         if noise.redraw != "never":
             # A counter and a seed instead of a generator: both are saved, copied and resumed like any tensor.
             self.register_buffer("draw_seed", torch.randint(2**62, (), generator=generator, device="cpu"))
@@ -110,12 +130,19 @@ class Masks(nn.Module):
 
     @property
     def value(self) -> Tensor:
-        """The masks that are kept, before the level is applied: a view, (C or 1, M, H or 1, W or 1)."""
-        return self.stored.permute(3, 2, 0, 1)
+        """The masks before the level is applied, (C or 1, M, H or 1, W or 1): a view, or drawn again from the seed."""
+        if self.noise.memory != "seed":
+            return self.stored.permute(3, 2, 0, 1)
+        if self.digest.is_meta:
+            return torch.empty(self.shape, device="meta")
+        generator = torch.Generator()
+        generator.set_state(self.state.cpu())
+        return draw_masks(self.shape, self.noise.kind, generator).to(self.digest.device)
 
     def forward(self) -> Tensor:
         """Return level x mask, (C or 1, M, H or 1, W or 1)."""
-        return self.drawn() * self.noise.level
+        masks = scaled(self.drawn(), self.noise.level)
+        return masks.to(self.stored.dtype) if self.noise.memory == "fp32" else masks
 
     def drawn(self) -> Tensor:
         """The masks before the level is applied; new ones where they are redrawn."""
@@ -125,8 +152,22 @@ class Masks(nn.Module):
     def _fresh(self) -> Tensor:
         seed = (int(self.draw_seed) + int(self.draws)) % 2**63
         self.draws += 1
-        values = draw_masks(tuple(self.value.shape), self.noise.kind, torch.Generator().manual_seed(seed))
+        values = draw_masks(self.shape, self.noise.kind, torch.Generator().manual_seed(seed))
         return values.to(self.stored)
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.value.shape)}, {self.noise}"
+        return f"{self.shape}, {self.noise}"
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if self.noise.memory == "seed" and not torch.equal(_digest(self.value), self.digest.cpu()):
+            errors: list[str] = args[-1]
+            errors.append(f"the masks of {prefix.rstrip('.')} drawn again are not those that were saved")
+
+
+def _digest(value: Tensor) -> Tensor:
+    """sha256 of mask values, uint8 (32,); nothing on the meta device."""
+    if value.is_meta:
+        return torch.empty(32, dtype=torch.uint8)
+    found = hashlib.sha256(b"mt19937" + value.cpu().contiguous().numpy().tobytes()).digest()
+    return torch.tensor(list(found), dtype=torch.uint8, device="cpu")

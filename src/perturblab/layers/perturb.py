@@ -12,6 +12,7 @@ CVPR 2018). The published codes disagree about the order of its parts:
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from perturblab.kernels import perturb as perturb
 from perturblab.kernels import perturb_conv2d as perturb_conv2d
@@ -53,6 +54,13 @@ class PerturbConv2d(nn.Conv2d):
         self.act = activation(act) if act else None
 
     def forward(self, x: Tensor) -> Tensor:
+        noise = self.masks.noise
+        if noise.memory == "seed" and noise.nmasks > 1 and torch.is_grad_enabled():
+            out: Tensor = checkpoint(self._perturbed, x, use_reentrant=False)  # or autograd would keep the masks
+            return out
+        return self._perturbed(x)
+
+    def _perturbed(self, x: Tensor) -> Tensor:
         noise, masks = self.masks.noise, self.masks.drawn()
         return perturb_conv2d(x, masks, self.weight, self.bias, level=noise.level, act=self.act, outside=noise.outside)
 

@@ -1,6 +1,7 @@
 """Counting from the modules themselves: parameters, masks, multiply-accumulates, receptive field."""
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -90,7 +91,7 @@ def _counted(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _own(module: nn.Module) -> tuple[int, int, int]:
     """(trainable, frozen, mask values) of a module and what it holds."""
-    masks = sum(m.value.numel() for m in module.modules() if isinstance(m, Masks))
+    masks = sum(math.prod(m.shape) for m in module.modules() if isinstance(m, Masks))
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
     anchors = sum(m.anchors.numel() for m in module.modules() if isinstance(m, LocalBinaryConv2d))

@@ -24,6 +24,7 @@ class NoiseResNetOptions:
         level: factor on the masks, which are uniform in [-1, 1).
         first_filter_size: 7 (stride 2, then a max-pool), or 3.
         constant_masks, redraw_masks, untied_bias: controls, see `perturblab.layers.Noise`.
+        mask_memory: "fp32", "bf16" or "seed", see `perturblab.layers.Noise`.
         code: "up" freezes the first convolution at its random values; "or" and "kl" learn it.
 
     Raises:
@@ -36,6 +37,7 @@ class NoiseResNetOptions:
     constant_masks: bool = False
     redraw_masks: str = "never"
     untied_bias: bool = False
+    mask_memory: str = "fp32"
     code: str = "kl"
 
     def __post_init__(self) -> None:
@@ -46,7 +48,13 @@ class NoiseResNetOptions:
 
     def noise(self) -> Noise:
         """The masks of every layer: one a channel and pixel."""
-        return Noise(level=self.level, constant=self.constant_masks, redraw=self.redraw_masks, outside=self.untied_bias)
+        return Noise(
+            level=self.level,
+            constant=self.constant_masks,
+            redraw=self.redraw_masks,
+            outside=self.untied_bias,
+            memory=self.mask_memory,
+        )
 
 
 def _basic(noise: Noise, masks: torch.Generator, in_channels: int, planes: int, stride: int, size: Size) -> nn.Module:

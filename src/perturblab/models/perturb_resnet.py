@@ -24,6 +24,7 @@ class PerturbOptions:
         nfilters: width of the first stage.
         nmasks, unique_masks, train_masks, level, noise_type: the masks, see `perturblab.layers.Noise`.
         constant_masks, redraw_masks, untied_bias: controls, see `perturblab.layers.Noise`.
+        mask_memory: "fp32", "bf16" or "seed", see `perturblab.layers.Noise`.
         scale_noise: factor on the level of the first layer.
         filter_size: 0 for perturbation layers; 1, 3, 5 or 7 for plain convolutions.
         first_filter_size: the same for the first layer.
@@ -46,6 +47,7 @@ class PerturbOptions:
     constant_masks: bool = False
     redraw_masks: str = "never"
     untied_bias: bool = False
+    mask_memory: str = "fp32"
     scale_noise: float = 1.0
     filter_size: int = 0
     first_filter_size: int = 0
@@ -69,6 +71,7 @@ class PerturbOptions:
             constant=self.constant_masks,
             redraw=self.redraw_masks,
             outside=self.untied_bias,
+            memory=self.mask_memory,
         )
 
     def layer(self, masks: torch.Generator, *channels: int, size: Size) -> PerturbLayer:

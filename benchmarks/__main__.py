@@ -1,0 +1,144 @@
+"""``make bench``: one table from one run, and the same as JSON."""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.cases import CASES, GROWTH, Layer
+from benchmarks.equal import equal
+from benchmarks.loop import overhead
+from benchmarks.rates import rates
+from benchmarks.worker import Worker, alternate
+from perturblab import records
+
+
+def main() -> int:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=7, help="alternating repetitions of a case")
+    parser.add_argument("--loop-pairs", type=int, default=40, help="pairs of ten steps, ours and bare")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    result: dict[str, Any] = {
+        "environment": records.environment(
+            threads=args.threads, precision="as named", compile="as named", device=device
+        ).model_dump(),
+        "rates": rates(device),
+        "cases": {},
+    }
+    for case in CASES:
+        if args.only in case:
+            say(f"{case} ...")
+            result["cases"][case] = alternate(case, ways(case), device, args.threads, args.pairs)
+    if not args.only:
+        say("growth with the number of masks ...")
+        result["growth"] = growth(device, args.threads, args.pairs)
+        say("our loop against a bare one ...")
+        result["loop"] = overhead(args.loop_pairs, args.threads)
+        say("the same results? ...")
+        result["equal"] = equal()
+        say("perturblab --help ...")
+        result["help"] = help_seconds()
+    sys.stdout.write(table(result) + "\n")
+    if not args.only:
+        args.out.mkdir(parents=True, exist_ok=True)
+        path = args.out / f"{device}-{args.threads}-threads.json"
+        path.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+        say(f"written to {path}")
+    return 0
+
+
+def say(text: str) -> None:
+    """Progress goes to stderr."""
+    sys.stderr.write(f"{text}\n")
+
+
+def ways(case: str) -> list[str]:
+    """A layer has one precision; a step is tried in all of them."""
+    return ["reference", "fp32"] if isinstance(CASES[case], Layer) else ["reference", "fp32", "bf16"]
+
+
+def growth(device: str, threads: int, pairs: int) -> dict[str, Any]:
+    """The layer with ever more masks, all sizes in turn."""
+    workers = {nmasks: Worker(Layer(nmasks), "fp32", device, threads) for nmasks in GROWTH}
+    for _ in range(pairs):
+        for worker in workers.values():
+            worker.repeat(1)
+    return {str(nmasks): {"times": w.times, **w.end()} for nmasks, w in workers.items()}
+
+
+def help_seconds(pairs: int = 15) -> dict[str, list[float]]:
+    """The command line's help beside the bare interpreter, in turn."""
+    commands = {"help": ["-m", "perturblab", "--help"], "bare": ["-c", "pass"]}
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(pairs):
+        for name, command in commands.items():
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *command], check=True, capture_output=True)
+            times[name].append(time.perf_counter() - began)
+    return times
+
+
+def table(result: dict[str, Any]) -> str:
+    """All of it as Markdown."""
+    lines = [f"{name}: {value:,.0f}" for name, value in result["rates"].items()]
+    processor = result["environment"]["processor"]
+    lines += [f"{processor['model']}, {result['environment']['threads']} threads", ""]
+    lines += ["| case | way | median, s (range) | faster | peak, MB | extra peak, MB | of the reference's |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|"]
+    for case, found in result["cases"].items():
+        for way, measured in found.items():
+            lines.append(_row(case, way, measured, found["reference"]))
+    if "growth" in result:
+        lines += [
+            "",
+            "| masks a channel | median, s (range) | times one mask | extra peak, MB |",
+            "|---:|---:|---:|---:|",
+        ]
+        one = statistics.median(result["growth"]["1"]["times"])
+        for nmasks, measured in result["growth"].items():
+            times = measured["times"]
+            growing = statistics.median(times) / one
+            lines.append(f"| {nmasks} | {_spread(times)} | {growing:.2f} | {measured['extra'] / 2**20:,.0f} |")
+        loop, (low, high) = result["loop"], result["loop"]["interval"]
+        lines += [
+            "",
+            f"our loop / a bare step ({loop['net']}): median {loop['median']:.3f} [{low:.3f}, {high:.3f}] "
+            f"over {loop['pairs']} pairs; augmentation takes {100 * loop['augmentation share']:.1f} % of a step",
+            f"perturblab --help: {statistics.median(result['help']['help']):.3f} s, "
+            f"the bare interpreter {statistics.median(result['help']['bare']):.3f} s",
+        ]
+        lines += ["", "| net, seed | loss, first 50 steps: fast | from weights changed by 1e-7 | correct, fast |"]
+        lines[-1] += " published | changed |"
+        lines += ["|---|---:|---:|---:|---:|---:|"]
+        for of in result["equal"]:
+            gaps = f"{of['gap']:.1e} | {of['drift']:.1e}"
+            lines.append(f"| {of['net']}, {of['seed']} | {gaps} | {of['fast']} | {of['published']} | {of['changed']} |")
+    return "\n".join(lines)
+
+
+def _spread(times: list[float]) -> str:
+    return f"{statistics.median(times):.4f} ({min(times):.4f} to {max(times):.4f})"
+
+
+def _row(case: str, way: str, measured: dict[str, Any], reference: dict[str, Any]) -> str:
+    faster = statistics.median([r / t for r, t in zip(reference["times"], measured["times"], strict=True)])
+    memory = "extra" if isinstance(CASES[case], Layer) else "peak"
+    return (
+        f"| {case} | {way} | {_spread(measured['times'])} | {faster:.1f} | {measured['peak'] / 2**20:,.0f} "
+        f"| {measured['extra'] / 2**20:,.0f} | 1/{reference[memory] / max(measured[memory], 1):.1f} |"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
