@@ -17,7 +17,7 @@ from perturblab import checkpoint, data, evaluate, figures, records, stats, trai
 from perturblab.config import TrainConfig, validated
 from perturblab.configured import build_net, choose_device, decide_compile, make_recipe, net_options
 from perturblab.errors import UserError
-from perturblab.files import cache_folder, write_atomically
+from perturblab.files import write_atomically
 from perturblab.models import Task
 from perturblab.progress import Show
 from perturblab.recording import make_record
@@ -50,7 +50,6 @@ class Run:
         """The model as it is trained: itself, or compiled."""
         if self.config.compile != "on":
             return self.model
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
         return cast(nn.Module, torch.compile(self.model))
 
     @property

@@ -60,7 +60,7 @@ def perturb_conv2d(
     """
     reference.check_masks(x, masks)
     grouped = masks.shape[1] > 1 and weight.shape[1] == masks.shape[1]
-    if not grouped or _published or reference.debug_log.isEnabledFor(logging.DEBUG):
+    if not grouped or _published or _is_debugging():
         return reference.perturb_conv2d(x, masks, weight, bias, level=level, act=act, outside=outside)
     if act is None or outside:
         return _bias_map(act(x) if act else x, reference.scaled(masks, level), weight, bias)
@@ -69,6 +69,11 @@ def perturb_conv2d(
     if isinstance(act, nn.Module) and native.usable(x, masks, act):
         return _with_bias(native.perturb_conv2d(x, masks, weight, level=level, act=act), bias)
     return chunked.perturb_conv2d(x, masks, weight, bias, level=level, act=act, outside=outside)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_debugging() -> bool:
+    return reference.debug_log.isEnabledFor(logging.DEBUG)
 
 
 def _with_bias(y: Tensor, bias: Tensor | None) -> Tensor:

@@ -66,8 +66,14 @@ def usable(x: Tensor, masks: Tensor, act: object) -> bool:
         and masks.dtype in _SCALARS
         and (place == x.shape[2:] or (place == (1, 1) and not masks.requires_grad))
         and knows(act)
-        and library(_name(act), x.dtype) is not None
+        and available(_name(act), x.dtype)
     )
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def available(act: str, dtype: torch.dtype) -> bool:
+    """Whether there is a library for an activation and a type of the features; a compiler may take it for granted."""
+    return library(act, dtype) is not None
 
 
 def _name(act: object) -> str:
