@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.accelerator import throughput
 from benchmarks.cases import CASES, GROWTH, Layer
 from benchmarks.equal import equal
 from benchmarks.loop import overhead
@@ -49,6 +50,9 @@ def main() -> int:
         result["equal"] = equal()
         say("perturblab --help ...")
         result["help"] = help_seconds()
+    if device == "cuda":
+        say("images a second at large batches ...")
+        result["accelerator"] = throughput(device)
     sys.stdout.write(table(result) + "\n")
     if not args.only:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -124,7 +128,17 @@ def table(result: dict[str, Any]) -> str:
         for of in result["equal"]:
             gaps = f"{of['gap']:.1e} | {of['drift']:.1e}"
             lines.append(f"| {of['net']}, {of['seed']} | {gaps} | {of['fast']} | {of['published']} | {of['changed']} |")
+    if "accelerator" in result:
+        sixth = result["accelerator"]["experiment 6"]
+        lines += ["", "| batch 512, bf16, compiled | images/s |", "|---|---:|"]
+        lines += [f"| {name} | {_rate(rate)} |" for name, rate in result["accelerator"]["images a second"].items()]
+        lines += [f"| experiment 6, ours at batch 256 | {_rate(sixth['ours'])} |"]
+        lines += [f"| experiment 6, reference at batch {sixth['batch']} | {_rate(sixth['reference'])} |"]
     return "\n".join(lines)
+
+
+def _rate(images: float | None) -> str:
+    return "does not fit" if images is None else f"{images:,.0f}"
 
 
 def _spread(times: list[float]) -> str:

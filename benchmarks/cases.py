@@ -32,7 +32,12 @@ class Way:
     compile: bool = False
 
 
-WAYS = {"reference": Way(published=True), "fp32": Way(), "bf16": Way(precision="bf16"), "compiled": Way(compile=True)}
+WAYS = {
+    "reference": Way(published=True),
+    "fp32": Way(),
+    "bf16": Way(precision="bf16"),
+    "bf16 compiled": Way(precision="bf16", compile=True),
+}
 
 
 @dataclass(frozen=True)

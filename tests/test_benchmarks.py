@@ -1,0 +1,100 @@
+"""The benchmarks measure what they say: small cases, and a process that dies."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from benchmarks import accelerator, cases, equal, loop, rates
+from benchmarks.__main__ import table
+from benchmarks.cases import CASES, WAYS, Layer, Training, Way
+from benchmarks.worker import Worker
+
+NET = Training("lenet", {"nfilters": 3, "nmasks": 2, "dropout": 0.0}, 4)
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """A case that does not fit above a batch of 2."""
+
+    batch: int
+
+    def step(self, way: Way, device: str) -> cases.Step:
+        if self.batch > 2:
+            raise MemoryError
+        return lambda: None
+
+
+@pytest.mark.parametrize("way", [name for name, way in WAYS.items() if not way.compile])
+def test_every_way_of_a_layer_and_a_net_takes_a_step(way: str) -> None:
+    for case in (Layer(2, batch=2, channels=3, size=4), NET):
+        case.step(WAYS[way], "cpu")()
+
+
+def test_the_reference_keeps_its_masks_in_the_published_order_and_computes_the_same() -> None:
+    found = []
+    for way in (Way(published=True), Way()):
+        torch.manual_seed(0)  # as a worker does
+        seen: list[torch.Tensor] = []
+        layer = Layer(2, batch=2, channels=3, size=4)
+        real = torch.autograd.grad
+
+        def spy(y: torch.Tensor, wanted: Any, dy: torch.Tensor, seen: Any = seen, real: Any = real) -> Any:
+            seen += [y, *real(y, wanted, dy)]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.autograd, "grad", spy)
+            layer.step(way, "cpu")()
+        found.append(seen)
+    assert len(found[0]) == 4  # output; gradients of input, weight, bias
+    for reference, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
+
+
+def test_a_worker_times_repetitions_and_tells_its_memory() -> None:
+    worker = Worker(Layer(2, batch=2, channels=3, size=4), "fp32", "cpu", 1)
+    worker.repeat(2)
+    worker.repeat(1)
+    memory = worker.end()
+    assert len(worker.times) == 3
+    assert min(worker.times) > 0
+    assert 0 < memory["extra"] < memory["peak"] < 2**31
+
+
+def test_a_batch_that_does_not_fit_is_halved(capfd: pytest.CaptureFixture[str]) -> None:
+    batch, rate = accelerator.largest(Greedy(4), "fp32", "cpu", 4, 1)  # type: ignore[arg-type]
+    assert batch == 2
+    assert rate is not None
+    assert "MemoryError" in capfd.readouterr().err
+
+
+def test_loop_rates_and_equality_are_measured() -> None:
+    found = loop.overhead(pairs=3, threads=1)
+    assert found["interval"][0] <= found["median"] <= found["interval"][1]
+    assert 0 < found["augmentation share"] < 0.5
+    assert all(rate > 0 for rate in rates.rates("cpu", size=64, repetitions=1).values())
+
+
+@pytest.mark.parametrize("values", [list(range(40)), list(range(7))])
+def test_interval_of_a_median_is_the_binomial_one(values: list[float]) -> None:
+    """With 40 values the 14th and the 27th enclose the median with at least 95 % (Conover, table A3)."""
+    low, high = loop._median_interval(values)
+    assert (low, high) == ((13, 26) if len(values) == 40 else (0, 6))
+
+
+def test_first_losses_of_a_masked_net_agree_with_the_published_computation() -> None:
+    digits_seed_one = equal.equal(nepochs=2, seeds=(1,))[0]
+    assert digits_seed_one["net"] == "lenet"
+    assert digits_seed_one["gap"] < 1e-3
+    assert digits_seed_one["fast"] == digits_seed_one["published"]
+
+
+def test_table_has_a_row_for_every_case_and_way() -> None:
+    measured = {"times": [1.0, 2.0], "first": 3.0, "peak": 2**30, "extra": 2**29}
+    result = {
+        "environment": {"processor": {"model": "P"}, "threads": 2},
+        "rates": {"copy, GB/s": 1.0},
+        "cases": {case: dict.fromkeys(("reference", "fp32"), measured) for case in CASES},
+    }
+    text = table(result)
+    assert all(f"| {case} | fp32 | 1.5000 (1.0000 to 2.0000) | 1.0 | 1,024 | 512 | 1/1.0 |" in text for case in CASES)
