@@ -139,7 +139,7 @@ def test_level_zero_is_the_mask_free_twin_bit_for_bit(case: Case, train: bool) -
     module = shaken(case.new(level=0.0)).train(train and case.random != "train")
     twin = case.second(case.state(module, None), *case.inputs(4))
     if not (train and case.is_net):  # there the batch norm of four values magnifies any rounding
-        torch.testing.assert_close(module(*case.inputs(4)), twin, rtol=0, atol=1e-5)
+        torch.testing.assert_close(module(*case.inputs(4)), twin, rtol=1e-5, atol=1e-5)
     with published():  # the fast paths sum several masks in another order than a convolution does
         assert torch.equal(module(*case.inputs(4)), twin)
 

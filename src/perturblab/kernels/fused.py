@@ -63,17 +63,24 @@ def perturb_conv2d(
     if not grouped or _published or _is_debugging():
         return reference.perturb_conv2d(x, masks, weight, bias, level=level, act=act, outside=outside)
     if act is None or outside:
-        return _bias_map(act(x) if act else x, reference.scaled(masks, level), weight, bias)
+        features = reference.activated(x, act).to(x.dtype) if act else x
+        return _bias_map(features, reference.scaled(masks, level), weight, bias)
     if x.device.type == "cuda" and not torch.compiler.is_compiling():
-        return _with_bias(compiled.perturb_conv2d(x, masks, weight, level=level, act=act), bias)
+        return _as_conv2d(_with_bias(compiled.perturb_conv2d(x, masks, weight, level=level, act=act), bias))
     if isinstance(act, nn.Module) and native.usable(x, masks, act):
-        return _with_bias(native.perturb_conv2d(x, masks, weight, level=level, act=act), bias)
+        return _as_conv2d(native.perturb_conv2d(x, masks, weight, bias, level=level, act=act))
     return chunked.perturb_conv2d(x, masks, weight, bias, level=level, act=act, outside=outside)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _is_debugging() -> bool:
     return reference.debug_log.isEnabledFor(logging.DEBUG)
+
+
+def _as_conv2d(y: Tensor) -> Tensor:
+    """What a convolution makes of its result in automatic mixed precision."""
+    device = y.device.type
+    return y.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else y
 
 
 def _with_bias(y: Tensor, bias: Tensor | None) -> Tensor:

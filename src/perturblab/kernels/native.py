@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -30,6 +31,8 @@ _ACTS = {
 _SCALARS = {torch.float32: "float", torch.bfloat16: "bf16"}
 # No -ffast-math: a NaN must come out as a NaN, so that a run that diverges is stopped.
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+_FLOATS: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are set to
+_SEAL = hashlib.sha256().digest_size
 _CHUNKS = 16  # parts of the pixels; fixed, so that sums do not depend on the number of threads
 
 
@@ -38,23 +41,34 @@ class _Problem(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("images", "pixels", "channels", "masks", "filters", "padded")),
         *((name, ctypes.c_int64) for name in ("shared", "constant", "half_masks", "chunks")),
         *((name, ctypes.c_double) for name in ("level", "below")),
-        *((name, ctypes.c_void_p) for name in ("x", "mask", "weight", "y", "dx", "dweight", "dmask", "dbelow")),
+        *((name, ctypes.c_void_p) for name in ("x", "mask", "weight", "bias", "y", "dx", "dweight", "dmask", "dbelow")),
     ]
 
 
-def compiler() -> str | None:
-    """The C++ compiler that is used: ``$CXX``, or the first of c++, g++ and clang++ there is."""
+def compiler() -> list[str]:
+    """The C++ compiler that is used: ``$CXX`` with its arguments, or the first of c++, g++ and clang++; [] for none."""
     named = os.environ.get("CXX")
-    return shutil.which(named) if named else next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    for program, *arguments in [shlex.split(named)] if named else [["c++"], ["g++"], ["clang++"]]:
+        found = shutil.which(program)
+        if found:
+            return [found, *arguments]
+    return []
 
 
 def knows(act: object) -> bool:
     """Whether an activation module has a native form as it stands."""
+    if type(act) not in _ACTS or not isinstance(act, nn.Module) or _is_watched(act):
+        return False
     if isinstance(act, nn.PReLU):
         return act.num_parameters == 1
     if isinstance(act, nn.ELU):
         return act.alpha == 1.0
-    return isinstance(act, tuple(_ACTS)) and not (isinstance(act, nn.RReLU) and act.training)
+    return not (isinstance(act, nn.RReLU) and act.training)
+
+
+def _is_watched(act: nn.Module) -> bool:
+    """Whether a hook waits for a call that the native form would not make."""
+    return bool(act._forward_hooks or act._forward_pre_hooks or act._backward_hooks or act._backward_pre_hooks)
 
 
 def usable(x: Tensor, masks: Tensor, act: object) -> bool:
@@ -77,7 +91,7 @@ def available(act: str, dtype: torch.dtype) -> bool:
 
 
 def _name(act: object) -> str:
-    return next(name for kind, name in _ACTS.items() if isinstance(act, kind))
+    return _ACTS[type(act)]
 
 
 @cache
@@ -88,19 +102,28 @@ def library(act: str, dtype: torch.dtype) -> ctypes.CDLL | None:
         The library; None when there is no compiler, or it cannot compile this.
     """
     program = compiler()
-    if program is None or os.environ.get("PERTURBLAB_NATIVE") == "0":
+    if not program or os.environ.get("PERTURBLAB_NATIVE") == "0":
         return None
     source = files("perturblab.kernels").joinpath("perturb.cpp").read_bytes()
     scalar = _SCALARS[dtype]
-    command = [program, *_FLAGS, f"-DACT={act}", f"-DSCALAR={scalar}"]
+    command = [*program, *_FLAGS, f"-DACT={act}", f"-DSCALAR={scalar}"]
     key = hashlib.sha256(repr((command, _machine(), source)).encode()).hexdigest()[:16]
     path = cache_folder() / "kernels" / f"{act}-{scalar}-{key}.so"
     try:
-        if not path.exists():
+        if not _is_whole(path):
             _compile(command, source, path)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a library ends with the hash of itself; a torn one would kill the process that loads it."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-_SEAL]).digest() == content[-_SEAL:]
 
 
 def _machine() -> str:
@@ -118,23 +141,28 @@ def _compile(command: list[str], source: bytes, path: Path) -> None:
         made, given = Path(folder) / path.name, Path(folder) / "perturb.cpp"
         given.write_bytes(source)
         subprocess.run([*command, str(given), "-o", str(made)], check=True, capture_output=True, timeout=300)
+        with made.open("r+b") as file:
+            file.write(hashlib.sha256(file.read()).digest())  # behind what the loader reads
         made.replace(path)  # whole or not at all, also when several processes compile at once
 
 
-def perturb_conv2d(x: Tensor, masks: Tensor, weight: Tensor, *, level: float, act: nn.Module) -> Tensor:
-    """The sum over the masks, grouped by input channel; without a bias.
+def perturb_conv2d(
+    x: Tensor, masks: Tensor, weight: Tensor, bias: Tensor | None = None, *, level: float, act: nn.Module
+) -> Tensor:
+    """The sum over the masks, grouped by input channel.
 
     Args:
         x: features, (N, C, H, W), float32 or bfloat16, on the CPU; channels-last is fastest.
         masks: before the level is applied, (C or 1, M, H or 1, W or 1); a view of what `as_stored` made is fastest.
         weight: (O, M, 1, 1), with O a multiple of C.
+        bias: (O,), or None.
         level: factor on the masks.
         act: an activation that `knows` accepts.
 
     Returns:
         (N, O, H, W), channels-last, of the type of ``x``.
     """
-    out: Tensor = _forward(x, masks, weight, _slope_below(act), level, _name(act))
+    out: Tensor = _forward(x, masks, weight, bias, _slope_below(act), level, _name(act))
     return out
 
 
@@ -142,10 +170,10 @@ def _slope_below(act: nn.Module) -> Tensor:
     if isinstance(act, nn.PReLU):
         return act.weight
     if isinstance(act, nn.LeakyReLU):
-        return torch.tensor([act.negative_slope])
+        return torch.tensor([act.negative_slope], **_FLOATS)
     if isinstance(act, nn.RReLU):
-        return torch.tensor([(act.lower + act.upper) / 2])
-    return torch.zeros(1)
+        return torch.tensor([(act.lower + act.upper) / 2], **_FLOATS)
+    return torch.zeros(1, **_FLOATS)
 
 
 def as_stored(masks: Tensor) -> Tensor:
@@ -185,9 +213,17 @@ class _Call:
             level=level,
             below=float(below),
         )
-        packed = torch.zeros(filters, nmasks, self.problem.padded)
+        packed = torch.zeros(filters, nmasks, self.problem.padded, **_FLOATS)
         packed[:, :, :channels] = weight.detach().view(channels, filters, nmasks).permute(1, 2, 0)
         self.give(x=_rows(x), mask=as_stored(masks), weight=packed)
+
+    def add(self, bias: Tensor | None) -> None:
+        """Start the sums from a bias (O,)."""
+        problem = self.problem
+        packed = torch.zeros(problem.filters, problem.padded, **_FLOATS)
+        if bias is not None:
+            packed[:, : problem.channels] = bias.detach().view(problem.channels, problem.filters).t()
+        self.give(bias=packed)
 
     def give(self, **tensors: Tensor) -> None:
         """Point to contiguous tensors, and keep them."""
@@ -201,15 +237,18 @@ class _Call:
 
 
 @torch.library.custom_op("perturblab::perturb_conv2d", mutates_args=())
-def _forward(x: Tensor, masks: Tensor, weight: Tensor, below: Tensor, level: float, act: str) -> Tensor:
+def _forward(
+    x: Tensor, masks: Tensor, weight: Tensor, bias: Tensor | None, below: Tensor, level: float, act: str
+) -> Tensor:
     call, out = _Call(x, masks, weight, below, level, act), _empty(x, weight.shape[0])
+    call.add(bias)
     call.give(y=out)
     call.run("forward")
     return out.permute(0, 3, 1, 2)
 
 
 @_forward.register_fake
-def _(x: Tensor, masks: Tensor, weight: Tensor, below: Tensor, level: float, act: str) -> Tensor:
+def _(x: Tensor, masks: Tensor, weight: Tensor, bias: Tensor | None, below: Tensor, level: float, act: str) -> Tensor:
     return _empty(x, weight.shape[0]).permute(0, 3, 1, 2)
 
 
@@ -233,14 +272,15 @@ def _backward(
     call = _Call(x, masks, weight, below, level, act)
     problem, (channels, height, width), nmasks = call.problem, x.shape[1:], masks.shape[1]
     dx = _empty(x, channels)
-    dweight = torch.zeros(problem.chunks, problem.filters, nmasks, problem.padded)
+    dweight = torch.zeros(problem.chunks, problem.filters, nmasks, problem.padded, **_FLOATS)
     call.give(y=_rows(dy.to(x.dtype)), dx=dx, dweight=dweight)
-    dmask, dbelow = torch.empty(0), torch.zeros(())
+    dmask, dbelow = torch.empty(0, **_FLOATS), torch.zeros((), **_FLOATS)
     if of_masks:
-        dmask = torch.zeros((call.groups if problem.shared else 1), height, width, nmasks, masks.shape[0])
+        parts = call.groups if problem.shared else 1
+        dmask = torch.zeros(parts, height, width, nmasks, masks.shape[0], **_FLOATS)
         call.give(dmask=dmask)
     if of_below:
-        dbelow = torch.zeros(problem.chunks, call.groups, dtype=torch.float64)
+        dbelow = torch.zeros(problem.chunks, call.groups, dtype=torch.float64, device="cpu")
         call.give(dbelow=dbelow)
     call.run("backward")
     if of_masks:
@@ -261,22 +301,25 @@ def _(
     of_masks: bool,
     of_below: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    nothing = below.new_empty(0)
-    dmask = torch.empty_like(masks.permute(2, 3, 1, 0)).permute(3, 2, 0, 1) if of_masks else nothing
+    channels, nmasks, height, width = masks.shape
+    dmask = masks.new_empty(height, width, nmasks, channels).permute(3, 2, 0, 1)
+    if not of_masks:
+        dmask = x.new_empty(0, dtype=torch.float32)
     dx = _empty(x, x.shape[1]).permute(0, 3, 1, 2)
     return dx, weight.new_empty(weight.shape), dmask, torch.empty_like(below)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.level, ctx.act = inputs
-    ctx.save_for_backward(*tensors)
+    x, masks, weight, _bias, below, ctx.level, ctx.act = inputs
+    ctx.save_for_backward(x, masks, weight, below)
 
 
 def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, masks, weight, below = ctx.saved_tensors
-    of_masks, of_below = ctx.needs_input_grad[1], ctx.needs_input_grad[3]
+    _, of_masks, _, of_bias, of_below, *_ = ctx.needs_input_grad
     dx, dweight, dmask, dbelow = _backward(dy, x, masks, weight, below, ctx.level, ctx.act, of_masks, of_below)
-    return dx, dmask if of_masks else None, dweight, dbelow if of_below else None, None, None
+    dbias = dy.sum((0, 2, 3), dtype=torch.float32).to(weight.dtype) if of_bias else None
+    return dx, dmask if of_masks else None, dweight, dbias, dbelow if of_below else None, None, None
 
 
 _forward.register_autograd(_gradients, setup_context=_remember)

@@ -1,6 +1,6 @@
 // The perturbation layer without its maps, for channels-last features on a CPU:
 //
-//   y[n, p, c R + j] = sum_m weight[j, m, c] act(x[n, p, c] + level mask[p, m, c])
+//   y[n, p, c R + j] = bias[j, c] + sum_m weight[j, m, c] act(x[n, p, c] + level mask[p, m, c])
 //
 // n counts images, p pixels, c input channels, m masks, j the R filters of a channel's group. A vector holds
 // neighbouring channels. The masks of a pixel are multiplied by the level once, into a buffer that stays in the
@@ -122,13 +122,13 @@ struct leaky_relu {
 
 struct elu {
   static vec value(vec z, float) { return z < 0 ? expm1(z) : z; }
-  static vec slope(vec z, vec a, vec u, float) { return z > 0 ? u : u * (a + 1.0f); }
+  static vec slope(vec z, vec, vec u, float) { return z > 0 ? u : u * exp(z); }  // not a + 1, which cancels
 };
 
 struct selu {
   static constexpr float scale = 1.0507009873554804934f, alpha = 1.6732632423543772848f;
   static vec value(vec z, float) { return z < 0 ? expm1(z) * (scale * alpha) : z * scale; }
-  static vec slope(vec z, vec a, vec u, float) { return z > 0 ? u * scale : u * (a + scale * alpha); }
+  static vec slope(vec z, vec, vec u, float) { return z > 0 ? u * scale : u * (scale * alpha) * exp(z); }
 };
 
 struct sigmoid {
@@ -163,6 +163,7 @@ struct Problem {
   const void* x;                                     // (N, P, C)
   const void* mask;                                  // (P or 1, M, C or 1)
   const float* weight;                               // (R, M, padded)
+  const float* bias;                                 // (R, padded)
   void* y;                                           // (N, P, C R); in the backward pass the gradient that comes in
   void* dx;                                          // (N, P, C)
   float* dweight;                                    // (chunks, R, M, padded), zeros
@@ -232,7 +233,7 @@ struct Task {
     vec in[NB], out[R][NB];
     for (int i = 0; i < NB; ++i) {
       in[i] = gather(x(n + i, p, c), lanes(c), 1);
-      for (int r = 0; r < R; ++r) out[r][i] = vec{};
+      for (int r = 0; r < R; ++r) out[r][i] = load(q.bias + (j + r) * q.padded + c);
     }
     for (int64_t m = 0; m < q.masks; ++m) {
       vec w[R];
@@ -272,7 +273,7 @@ struct Task {
         vec dz = Act::slope(z, a, u, below);
         dx[i] += dz;
         if (MASKS) dmask += dz;
-        if (BELOW) dbelow += z < 0 ? u * z : vec{};
+        if (BELOW) dbelow += z > 0 ? vec{} : u * z;  // a NaN shows
       }
       for (int r = 0; r < R; ++r) store(dweight(j + r, m, c), dw[r]);
       if (MASKS) dmasks[m] += dmask;

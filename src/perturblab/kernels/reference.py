@@ -34,9 +34,9 @@ def perturb(x: Tensor, masks: Tensor, *, act: Activation | None = None, outside:
     if act is None:
         maps = maps + masks
     elif outside:
-        maps = _activated(maps, act) + masks
+        maps = activated(maps, act) + masks
     else:
-        maps = _activated(maps + masks, act)
+        maps = activated(maps + masks, act)
     maps = maps.flatten(1, 2).to(x.dtype)
     if debug_log.isEnabledFor(logging.DEBUG):
         debug_log.debug(debug_text(x, masks, maps))
@@ -58,7 +58,8 @@ def perturb_conv2d(
     return F.conv2d(maps, weight, bias, groups=maps.shape[1] // weight.shape[1])
 
 
-def _activated(maps: Tensor, act: Activation) -> Tensor:
+def activated(maps: Tensor, act: Activation) -> Tensor:
+    """act(maps), elementwise, for maps of any shape."""
     # PReLU alone insists on its own type, which in mixed precision is not that of the maps.
     return act(maps.to(act.weight.dtype)) if isinstance(act, nn.PReLU) else act(maps)
 
