@@ -19,6 +19,10 @@ from benchmarks.rates import rates
 from benchmarks.worker import Worker, alternate
 from perturblab import records
 
+# Seconds and GB of a step of the published code itself, made to run on torch 2.13, on another machine with two cores
+# (an Intel one with AMX): what the reference's own steps are compared with.
+ELSEWHERE = {"experiment 6": (11.9, 5.8), "experiment 8": (10.7, 5.2), "experiment 4": (2.2, None)}
+
 
 def main() -> int:
     """Measure, print and write."""
@@ -103,6 +107,7 @@ def table(result: dict[str, Any]) -> str:
     for case, found in result["cases"].items():
         for way, measured in found.items():
             lines.append(_row(case, way, measured, found["reference"]))
+    lines += ["", *_beside(result["cases"])]
     if "growth" in result:
         lines += [
             "",
@@ -135,6 +140,19 @@ def table(result: dict[str, Any]) -> str:
         lines += [f"| experiment 6, ours at batch 256 | {_rate(sixth['ours'])} |"]
         lines += [f"| experiment 6, reference at batch {sixth['batch']} | {_rate(sixth['reference'])} |"]
     return "\n".join(lines)
+
+
+def _beside(cases: dict[str, Any]) -> list[str]:
+    """The reference's steps beside those of the published code elsewhere."""
+    lines = []
+    for name, (seconds, memory) in ELSEWHERE.items():
+        for case, found in cases.items():
+            if case.startswith(name):
+                median = statistics.median(found["reference"]["times"])
+                text = f"reference, {case}: {median:.1f} s, {found['reference']['peak'] / 1e9:.1f} GB; "
+                text += f"the published code elsewhere {seconds} s" + (f", {memory} GB" if memory else "")
+                lines.append(f"{text}: {100 * (median / seconds - 1):+.0f} %")
+    return lines
 
 
 def _rate(images: float | None) -> str:

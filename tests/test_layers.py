@@ -4,6 +4,7 @@ import logging
 import math
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from perturblab.kernels import perturbed_moments, published
 from perturblab.layers import (
     ACTIVATIONS,
     Masks,
@@ -322,3 +324,39 @@ def test_init_leaves_the_masks_alone() -> None:
     before = layer.masks.value.clone()
     init_weights(layer, generator(9))
     assert torch.equal(before, layer.masks.value)
+
+
+@pytest.mark.parametrize("noise", [{}, {"unique": False}, {"constant": True}, {"trained": True}], ids=str)
+def test_statistics_of_perturbed_maps_follow_from_those_of_the_input(noise: dict[str, Any]) -> None:
+    x = drawn(5, 3, 4, 6)
+    masks = Masks(3, (4, 6), Noise(nmasks=7, level=0.8, **noise), generator=generator(2)).double()()
+    maps = perturb(x, masks)
+    mean, variance = perturbed_moments(x, masks)
+    torch.testing.assert_close(mean.flatten(), maps.mean((0, 2, 3)))
+    torch.testing.assert_close(variance.flatten(), maps.var((0, 2, 3), correction=0))
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_the_replys_first_layer_in_pieces_is_the_published_one(train: bool) -> None:
+    """Outputs, gradients, running statistics and the count of batches, over two forwards."""
+    found = []
+    for way in (published, nullcontext):
+        layer, x = made(PerturbLayerFirst, nmasks=40, level=0.7, settings={"mix_maps": True}), drawn(4, 3, 4, 5)
+        init_weights(layer, generator(3))
+        layer.norm.running_mean += 0.3
+        layer.train(train)
+        x.requires_grad_()
+        with way():
+            y = layer(x) + layer(2 * x)
+        gradients = torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
+        found.append([y, *gradients, *layer.state_dict().values()])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_the_replys_first_layer_makes_no_map_larger_than_its_input_needs() -> None:
+    layer, x, seen = made(PerturbLayerFirst, nmasks=40), drawn(4, 3, 4, 5), []
+    layer.act.register_forward_hook(lambda module, args, out: seen.append(out.numel()))
+    layer(x)
+    assert max(seen) <= max(x.numel(), 3 * 40 * 5)
+    assert sum(seen) == 4 * 3 * 40 * 20

@@ -4,7 +4,18 @@
 is for accelerators, `chunked` works everywhere.
 """
 
-from perturblab.kernels.fused import perturb_conv2d, published
+from perturblab.kernels.chunked import in_pieces
+from perturblab.kernels.fused import is_published, perturb_conv2d, published
+from perturblab.kernels.moments import perturbed_moments
 from perturblab.kernels.reference import Activation, debug_log, perturb
 
-__all__ = ["Activation", "debug_log", "perturb", "perturb_conv2d", "published"]
+__all__ = [
+    "Activation",
+    "debug_log",
+    "in_pieces",
+    "is_published",
+    "perturb",
+    "perturb_conv2d",
+    "perturbed_moments",
+    "published",
+]

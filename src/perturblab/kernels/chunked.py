@@ -19,15 +19,28 @@ def perturb_conv2d(
     act: reference.Activation | None = None,
     outside: bool = False,
 ) -> Tensor:
-    """The same as the reference; the maps of one piece, about as large as ``x``, are there at a time.
-
-    A piece is a few rows of some images. In the backward pass its maps are made again, from the same random state
-    where the activation draws one.
-    """
+    """The same as the reference, see `in_pieces`."""
 
     def piece(x: Tensor, masks: Tensor) -> Tensor:
         return reference.perturb_conv2d(x, masks, weight, bias, level=level, act=act, outside=outside)
 
+    return in_pieces(piece, x, masks)
+
+
+def in_pieces(piece: Callable[[Tensor, Tensor], Tensor], x: Tensor, masks: Tensor) -> Tensor:
+    """Compute what needs all perturbed maps of a place, a few rows of some images at a time.
+
+    The maps of one piece, about as large as ``x``, are there at once. In the backward pass they are made again, from
+    the same random state where the activation draws one.
+
+    Args:
+        piece: from features (n, C, h, W) and their masks (C or 1, M, h or 1, W or 1) to (n, O, h, W).
+        x: features, (N, C, H, W).
+        masks: (C or 1, M, H or 1, W or 1).
+
+    Returns:
+        (N, O, H, W).
+    """
     rows, images = _piece_size(x, masks.shape[1])
     done = []
     for part in x.split(images):

@@ -137,7 +137,7 @@ class Masks(nn.Module):
             return torch.empty(self.shape, device="meta")
         generator = torch.Generator()
         generator.set_state(self.state.cpu())
-        return draw_masks(self.shape, self.noise.kind, generator).to(self.digest.device)
+        return as_stored(draw_masks(self.shape, self.noise.kind, generator).to(self.digest.device)).permute(3, 2, 0, 1)
 
     def forward(self) -> Tensor:
         """Return level x mask, (C or 1, M, H or 1, W or 1)."""

@@ -10,10 +10,13 @@ CVPR 2018). The published codes disagree about the order of its parts:
   (github.com/juefeix/pnn.pytorch.update).
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from perturblab.kernels import in_pieces, is_published, perturbed_moments
 from perturblab.kernels import perturb as perturb
 from perturblab.kernels import perturb_conv2d as perturb_conv2d
 from perturblab.layers.activations import activation
@@ -205,10 +208,38 @@ class PerturbLayerFirst(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         masks = self.masks()
-        if self.masks.noise.outside:
-            plain = x.repeat_interleave(masks.shape[1], 1)
-            maps = self.act(self.norm(plain)) + masks.expand(x.shape[1], *masks.shape[1:]).flatten(0, 1)
-        else:
-            maps = self.act(self.norm(perturb(x, masks)))
-        out: Tensor = self.layers(maps)
+        alone = x[:, 0].numel() == 1  # a single value has no variance, which the batch norm tells best itself
+        if masks.shape[1] == 1 or self.masks.noise.outside or alone or is_published():
+            out: Tensor = self.layers(self._maps(x, masks))
+            return out
+        scale, shift = self._normalisation(x, masks)
+        conv = self.layers[0]
+
+        def piece(x: Tensor, masks: Tensor) -> Tensor:
+            combined: Tensor = conv(self.act(perturb(x, masks) * scale + shift))
+            return combined
+
+        out = self.layers[1:](in_pieces(piece, x, masks))
         return out
+
+    def _maps(self, x: Tensor, masks: Tensor) -> Tensor:
+        if self.masks.noise.outside:
+            plain: Tensor = self.act(self.norm(x.repeat_interleave(masks.shape[1], 1)))
+            return plain + masks.expand(x.shape[1], *masks.shape[1:]).flatten(0, 1)
+        maps: Tensor = self.act(self.norm(perturb(x, masks)))
+        return maps
+
+    def _normalisation(self, x: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch norm of x + mask as a factor and a shift, both (1, C * M, 1, 1), from the moments alone."""
+        norm = self.norm
+        running = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+        mean, variance = running
+        if norm.training:
+            mean, variance = (moment.flatten() for moment in perturbed_moments(x, masks))
+            cast(Tensor, norm.num_batches_tracked).add_(1)
+            count = x.numel() // x.shape[1]
+            with torch.no_grad():
+                for kept, new in zip(running, (mean, variance * count / (count - 1)), strict=True):
+                    kept.lerp_(new.to(kept), cast(float, norm.momentum))
+        scale = norm.weight / (variance + norm.eps).sqrt()
+        return scale.view(1, -1, 1, 1), (norm.bias - mean * scale).view(1, -1, 1, 1)
