@@ -205,6 +205,51 @@ def lbcnet(s: State, x: Tensor, *, depth: int) -> Tensor:
     return linear(s["linear.1"], x)
 
 
+def half(x: Tensor, pool: Callable[..., Tensor]) -> Tensor:
+    """2x2 with the odd row left out, unless it is the only one."""
+    return pool(x, [1 if edge == 1 else 2 for edge in x.shape[2:]])
+
+
+def paper_net(s: State, x: Tensor, *, stages: tuple[int, ...], hidden: int, padding: int) -> Tensor:
+    """Convolution and ReLU, a pool after each stage, linear layers (dropout does nothing in eval)."""
+    at = iter(range(1, 6))
+    for depth in stages:
+        for part in (s[f"conv{next(at)}"].values for _ in range(depth)):
+            x = F.relu(F.conv2d(x, part["weight"], part["bias"], padding=padding))
+        x = half(x, F.max_pool2d)
+    x = x.flatten(1)
+    for number in range(1, hidden + 1):
+        x = F.relu(linear(s[f"fc{number}"], x))
+    return linear(s[f"fc{hidden + 1}"], x)
+
+
+def bottleneck_net(s: State, x: Tensor, *, blocks: int, pool: bool) -> Tensor:
+    """Norm and activation come before every convolution but the stem; the branch and the shortcut add up bare."""
+    x = conv(s["stem"], norm(s["norm"], x))
+    for stage, number in ((stage, number) for stage in (1, 2, 3) for number in range(blocks)):
+        part, first, stride = s[f"stage{stage}.{number}"], number == 0, 2 if stage > 1 and number == 0 else 1
+        a = F.relu(norm(part["act.0"], x))
+        y = F.relu(norm(part["body.1"], conv(part["body.0"], a)))
+        y = F.relu(norm(part["body.4"], conv(part["body.3"], y, stride)))
+        x = conv(part["body.6"], y) + (conv(part["shortcut"], a, stride) if first else x)
+    x = F.relu(norm(s["last.0"], x))
+    return linear(s["linear"], (half(x, F.avg_pool2d) if pool else x).flatten(1))
+
+
+def vgg(s: State, x: Tensor, *, norm_first: bool = False, tied: bool = False) -> Tensor:
+    """Position by position; where a module is used again, all of its places read the same part of the state."""
+    places = {1: "1", 4: "2", **dict.fromkeys((7, 8, 9), "4"), **dict.fromkeys((12, 13, 14, 16, 17, 18, 19), "8")}
+    for at in range(21):
+        part = s[f"shared.width{places[at]}"] if tied and at in places else s[f"features.{at}"]
+        if at in (2, 5, 10, 15, 20):
+            x = half(x, F.max_pool2d)
+        elif norm_first:
+            x = F.relu(norm(part["norm"], conv(part["conv"], x)))
+        else:
+            x = norm(part["norm"], F.relu(conv(part["conv"], x)))
+    return linear(s["linear"], x.flatten(1))
+
+
 # --- the rows -----------------------------------------------------------------------------------------------------
 
 
@@ -369,6 +414,18 @@ reply = partial(resnet, stem=reply_stem, block=perturb_block)
 DROPOUT: dict[str, Any] = {"random": "train"}
 P18 = partial(net_case, "perturb_resnet18", nfilters=WIDTH)
 LBC = partial(net_case, "lbcnet", partial(lbcnet, depth=2), nfilters=4, nweights=6, depth=2, full=8)
+
+
+def paper_case(net: str, padding: int, smallest: int, *, name: str = "", dropout: float = 0.5) -> Case:
+    """A row of one of the two nets of the BatchOut paper."""
+    layers = {"batchout_mnist": {"stages": (1, 1), "hidden": 1}, "batchout_cifar": {"stages": (2, 3), "hidden": 2}}
+    size = max(8, smallest)
+    row = {"smallest": smallest, "shape": (3, size, size), "random": "train" if dropout else "never"}
+    second = partial(paper_net, padding=padding, **layers[net])
+    return net_case(net, second, name=name, nfilters=WIDTH, padding=padding, dropout=dropout, row=row)
+
+
+BOTTLENECK = partial(net_case, "bottleneck_resnet")
 NET_ROWS = [
     net_case("resnet18", plain, nfilters=WIDTH),
     net_case("resnet34", plain, nfilters=3),
@@ -407,6 +464,17 @@ NET_ROWS = [
     LBC(masks=2, row=DROPOUT | {"moments": SIGNS, "smallest": 5}),
     LBC(masks=2, name="gaussian", anchors="gaussian", row=DROPOUT | {"moments": NORMAL, "smallest": 5}),
     LBC(masks=0, name="dense", anchors="dense", row=DROPOUT | {"smallest": 5}),
+    paper_case("batchout_mnist", 1, 8),
+    paper_case("batchout_mnist", 0, 14, name="unpadded"),
+    paper_case("batchout_mnist", 2, 1, name="same", dropout=0.0),
+    paper_case("batchout_cifar", 1, 1),
+    paper_case("batchout_cifar", 0, 18, name="unpadded", dropout=0.0),
+    BOTTLENECK(partial(bottleneck_net, blocks=2, pool=True), nfilters=3, blocks=2),
+    BOTTLENECK(partial(bottleneck_net, blocks=1, pool=False), name="narrow", nfilters=8, blocks=1, reading="A"),
+    net_case("vgg19", vgg, nfilters=3),
+    net_case("vgg19", partial(vgg, norm_first=True), name="bn-relu", nfilters=3, norm_order="bn-relu"),
+    net_case("vgg19_tied", partial(vgg, tied=True), nfilters=3),
+    net_case("vgg19_tied", partial(vgg, norm_first=True, tied=True), name="bn-relu", nfilters=3, norm_order="bn-relu"),
 ]
 
 # One row for each attack belongs here once there are attacks, with the same kind of list at the end.

@@ -31,7 +31,9 @@ from perturblab.layers.lbc import ANCHORS
 from perturblab.layers.masks import KINDS, MEMORY, REDRAW
 from perturblab.layers.perturb import FILTER_SIZES
 from perturblab.models import NETS, options_read
+from perturblab.models.bottleneck_resnet import READINGS
 from perturblab.models.skeleton import POOLS
+from perturblab.models.vgg import NORM_ORDERS
 from perturblab.schedules import SCHEDULES
 from perturblab.train import OPTIMIZERS, PRECISIONS
 
@@ -60,6 +62,10 @@ GIVEN: dict[str, str] = {
     "full": "16",
     "anchors": "gaussian",
     "sparsity": "0.25",
+    "padding": "2",
+    "reading": "A",
+    "blocks": "2",
+    "norm_order": "bn-relu",
     "dataset_train": "digits",
     "dataset_test": "digits",
     "dataroot": "elsewhere",
@@ -171,6 +177,8 @@ def choices(name: str) -> tuple[Any, ...]:
         ("code", PUBLISHED),
         ("precision", PRECISIONS),
         ("mask_memory", MEMORY),
+        ("reading", READINGS),
+        ("norm_order", NORM_ORDERS),
     ],
 )
 def test_every_choice_is_the_librarys_own(name: str, library: Any) -> None:
@@ -190,6 +198,8 @@ def test_no_list_of_choices_is_left_out() -> None:
         "code",
         "precision",
         "mask_memory",
+        "reading",
+        "norm_order",
     }
     assert {name for name in TrainConfig.model_fields if choices(name)} == checked | {
         "filter_size",
@@ -478,8 +488,8 @@ def test_dropout_on_a_resnet_warns(net: str, tell: Tell) -> None:
 
 
 def test_dropout_is_read_by_the_others(tell: Tell) -> None:
-    others = sorted(set(NETS) - set(RESNETS))
-    assert len(others) == 3
+    others = [net for net in NETS if "dropout" in options_read(net)]
+    assert len(others) == 5
     for net in others:
         small = "--depth 1 --nweights 4" if net == "lbcnet" else "--nfilters 4"
         assert tell(f"describe --net-type {net} {small} --dropout 0.25").err == ""

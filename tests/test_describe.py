@@ -3,6 +3,7 @@
 The closed form below knows nothing of the modules: it adds up convolutions, norms and masks from the widths and sizes.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,6 +95,16 @@ PUBLISHED: list[tuple[str, str, Options, Task, tuple[int, int, int, int | None, 
     ("L1-svhn-dense", "lbcnet", SVHN | {"anchors": "dense"}, CIFAR, (3_600_234, 0, 0, None, None)),
     ("L1-cifar", "lbcnet", LBC_CIFAR, CIFAR, (20_669_450, 121_651_200, 0, None, None)),
     ("L1-cifar-dense", "lbcnet", LBC_CIFAR | {"anchors": "dense"}, CIFAR, (142_355_850, 0, 0, None, None)),
+    *(
+        (f"B-mnist-{padding}", "batchout_mnist", {"padding": padding}, MNIST, (parameters, 0, 0, None, 0))
+        for padding, parameters in enumerate((160_362, 234_090, 430_698))
+    ),
+    ("B-cifar-0", "batchout_cifar", {"padding": 0}, CIFAR, (922_762, 0, 0, None, 0)),
+    ("B-cifar-1", "batchout_cifar", {}, CIFAR, (2_495_626, 0, 0, None, 0)),
+    ("B-resnet-A", "bottleneck_resnet", {"reading": "A"}, CIFAR, (98_048, 0, 0, None, None)),
+    ("B-resnet-B", "bottleneck_resnet", {}, CIFAR, (907_040, 0, 0, None, None)),
+    ("B-vgg19", "vgg19", {}, CIFAR, (20_040_522, 0, 0, None, None)),
+    ("B-vgg19-tied", "vgg19_tied", {}, CIFAR, (4_694_346, 0, 0, None, None)),
 ]
 ODD = Task(7, 2, (33, 28))
 UNPUBLISHED: list[tuple[str, Options, Task]] = [
@@ -112,6 +123,10 @@ UNPUBLISHED: list[tuple[str, Options, Task]] = [
         for net in ("lenet", "cifarnet")
         for k in (5, 7)
     ),
+    *(("batchout_mnist", {"nfilters": 5, "padding": padding}, ODD) for padding in (0, 2)),
+    ("batchout_cifar", {"nfilters": 5, "padding": 0}, ODD),
+    *(("bottleneck_resnet", {"nfilters": 8, "reading": reading, "blocks": 2}, ODD) for reading in ("A", "B")),
+    *((net, {"nfilters": 3, "norm_order": "bn-relu"}, ODD) for net in ("vgg19", "vgg19_tied")),
     *(("lbcnet", {"nfilters": w, "anchors": a, "depth": 3}, CIFAR) for w in (37, 128) for a in ("gaussian", "dense")),
 ]
 DEPTHS = {"18": (2, 2, 2, 2), "34": (3, 4, 6, 3), "50": (3, 4, 6, 3), "101": (3, 4, 23, 3), "152": (3, 8, 36, 3)}
@@ -267,6 +282,54 @@ def lbcnet(book: Ledger, task: Task) -> None:
     book.linear(full, task.nclasses)
 
 
+def shrink(book: Ledger) -> None:
+    """A 2x2 pooling that leaves odd rows out."""
+    book.h, book.w = max(1, book.h // 2), max(1, book.w // 2)
+
+
+def paper_net(book: Ledger, size: int, stages: list[list[int]], hidden: list[int], task: Task) -> None:
+    edge = 2 * book.option("padding", 1) - size + 1
+    for stage in stages:
+        for multiple in stage:
+            book.h, book.w = book.h + edge, book.w + edge
+            book.conv(multiple * book.option("nfilters", 32), size, bias=True)
+        shrink(book)
+    widths = [book.c * book.h * book.w, *(multiple * book.option("nfilters", 32) for multiple in hidden), task.nclasses]
+    for inputs, outputs in itertools.pairwise(widths):
+        book.linear(inputs, outputs)
+
+
+def bottleneck(book: Ledger, task: Task) -> None:
+    width, narrow = book.option("nfilters", 16), book.option("reading", "B") == "A"
+    book.norm()
+    book.conv(width, 3)
+    for stage, number in itertools.product(range(3), range(book.option("blocks", 9))):
+        inner, inputs = width * 2**stage // (4 if narrow else 1), book.c
+        book.norm()
+        book.conv_norm(inner)
+        book.conv_norm(inner, 3, 2 if stage and not number else 1)
+        book.conv(4 * inner)
+        if not number:
+            book.book(inputs * book.c, 0, 0, inputs * book.c * book.h * book.w, 0)
+    book.norm()
+    if not narrow:
+        shrink(book)
+    book.linear(book.c * book.h * book.w, task.nclasses)
+
+
+def vgg(book: Ledger, task: Task, *, tied: bool) -> None:
+    """(width, positions of a stage, how many of them have a block of their own in the tied net)."""
+    for multiple, depth, own in ((1, 2, 2), (2, 2, 2), (4, 4, 2), (8, 4, 2), (8, 4, 0)):
+        for number in range(depth):
+            if tied and number >= own:
+                book.book(0, 0, 0, 9 * book.c * book.c * book.h * book.w, 0)
+            else:
+                book.conv(multiple * book.option("nfilters", 64), 3, bias=True)
+                book.norm()
+        shrink(book)
+    book.linear(book.c * book.h * book.w, task.nclasses)
+
+
 def closed_form(net: str, options: Options, task: Task) -> tuple[int, ...]:
     """(trainable, frozen, masks, MACs, running statistics)."""
     book = Ledger(task.channels, *task.size, options)
@@ -274,6 +337,14 @@ def closed_form(net: str, options: Options, task: Task) -> tuple[int, ...]:
         lbcnet(book, task)
     elif net in ("lenet", "cifarnet"):
         convnet(book, *((1, 128) if net == "lenet" else (2, 256)), task)
+    elif net == "batchout_mnist":
+        paper_net(book, 5, [[1], [1]], [8], task)
+    elif net == "batchout_cifar":
+        paper_net(book, 3, [[1, 2], [2, 2, 2]], [16, 16], task)
+    elif net == "bottleneck_resnet":
+        bottleneck(book, task)
+    elif net.startswith("vgg"):
+        vgg(book, task, tied=net == "vgg19_tied")
     else:
         residual(book, net, task)
     return tuple(book.counts)
@@ -413,6 +484,8 @@ SMALL = Task(4, 3, (8, 8))
 TINY: list[tuple[str, Options]] = [
     *((net, {"nfilters": 3}) for net in ("resnet18", "resnet50", N, "noiseresnet50", P, "perturb_resnet50", "lenet")),
     ("lbcnet", {"nfilters": 3, "depth": 2}),
+    *((net, {"nfilters": 3}) for net in ("batchout_mnist", "batchout_cifar", "vgg19", "vgg19_tied")),
+    ("bottleneck_resnet", {"nfilters": 3, "blocks": 2}),
     (P, {"nfilters": 3, "train_masks": True}),
     (P, {"nfilters": 3, "act": "prelu", "use_act": True}),
     (P, {"nfilters": 3, "code": "up"}),

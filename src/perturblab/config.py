@@ -3,6 +3,9 @@
 Field names are the published flags with underscores. A default of None means: the published code's, or the net's own.
 """
 
+import math
+from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -32,6 +35,45 @@ def _integer(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
+def _rows(value: Any) -> Any:
+    """A count, or a fraction of the batch: "1" is one row, "1.0" all of them."""
+    text, number = str(value), math.nan
+    with suppress(ValueError):
+        number = int(text) if text.isdecimal() else float(text)
+    if not number >= 0 or (isinstance(number, float) and not number <= 1):
+        raise ValueError(f"--batchout-k got {text!r}; expected a count such as 64, or a fraction in [0, 1] such as 0.5")
+    return number
+
+
+def parse_eps(text: str, flag: str = "--eps") -> float:
+    """Read the radius of an attack.
+
+    Args:
+        text: a number such as ``0.3``, or a fraction such as ``8/255``.
+        flag: where it was given.
+
+    Returns:
+        The radius in pixel units, where images lie in [0, 1].
+
+    Raises:
+        ValueError: it is neither, or negative.
+    """
+    number = math.nan
+    with suppress(ValueError, ZeroDivisionError):
+        number = float(Fraction(text.strip()))
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{flag} got {text!r}; expected a number of at least 0, or a fraction such as 8/255")
+    return number
+
+
+def _radius(value: Any) -> str:
+    """A radius stays text, such as 8/255, so that a record says what was given."""
+    parse_eps(str(value), "--defence-eps")
+    return str(value)
+
+
+RowCount = Annotated[int | float, BeforeValidator(_rows)]
+Radius = Annotated[str, BeforeValidator(_radius)]
 FilterSize = Annotated[Literal[0, 1, 3, 5, 7], BeforeValidator(_integer)]
 
 # What the three published codes mean where a flag is not given (KL and UP: main.py; OR: config.py).
@@ -75,6 +117,10 @@ class NetConfig(BaseModel):
     full: Positive | None = Field(None, description="hidden linear layer of lbcnet")
     anchors: Literal["binary", "gaussian", "dense"] | None = Field(None, description="filters of lbcnet")
     sparsity: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="draws over values of the anchors")
+    padding: Annotated[int, Field(ge=0, le=2)] | None = Field(None, description="around the maps of the BatchOut nets")
+    reading: Literal["A", "B"] | None = Field(None, description="which net the notes on bottleneck_resnet mean")
+    blocks: Positive | None = Field(None, description="blocks in each stage of bottleneck_resnet")
+    norm_order: Literal["relu-bn", "bn-relu"] | None = Field(None, description="what follows a convolution of vgg19")
 
     @property
     def net(self) -> str:
@@ -101,7 +147,7 @@ class TrainConfig(NetConfig):
     manual_seed: Seed = Field(1, description="decides init, masks, order and augmentation")
     optim_method: Literal["SGD", "Adam", "RMSprop", "AdamW"] | None = Field(None, description="optimiser")
     learning_rate: Annotated[float, Field(gt=0)] | None = Field(None, description="base learning rate")
-    optimizer_schedule: Literal["or", "kl", "up", "cosine", "onecycle", "constant"] | None = Field(
+    optimizer_schedule: Literal["or", "kl", "up", "batchout", "cosine", "onecycle", "constant"] | None = Field(
         None, description="learning-rate schedule; that of the code by default"
     )
     momentum: Share = Field(0.9, description="momentum of SGD (Nesterov) and RMSprop")
@@ -109,6 +155,28 @@ class TrainConfig(NetConfig):
     adam_beta1: Share = Field(0.9, description="first beta of Adam")
     adam_beta2: Share = Field(0.999, description="second beta of Adam")
     learning_rate_decay: str | None = Field(None, description="refused: read by none of the published codes")
+
+    normalise: bool | None = Field(None, description="subtract mean, divide by deviation; off: pixels in [0, 1]")
+    augment: bool | None = Field(None, description="random crop and flip; on where the data set has them")
+
+    defence: Literal["none", "batchout", "fgsm", "fgsm-half", "pgd"] = Field("none", description="what training adds")
+    batchout_at: Text | None = Field(
+        None, description="where: module names or patterns a,b; all, last, alternate, all-after:NAME"
+    )
+    batchout_eta: Text | None = Field(None, description="magnitude: 0.1, U[0,0.1] or 0.3:0.6,-0.2:0.4")
+    batchout_k: RowCount | None = Field(None, description="rows moved: 64 a count, 0.5 a fraction")
+    batchout_partners: (
+        Literal["replacement", "permutation", "mutual", "no-self", "different-class", "same-class", "noise"] | None
+    ) = Field(None, description="who is mixed in; noise: the paper's baseline")
+    batchout_rows: Literal["first", "random"] | None = Field(None, description="which rows are moved")
+    batchout_eta_per: Literal["call", "image"] | None = Field(None, description="one magnitude for each of these")
+    batchout_shared: Literal["none", "partners", "eta", "both"] | None = Field(
+        None, description="what the places share within a step"
+    )
+    batchout_detach: bool | None = Field(None, description="the added part is constant in the backward pass")
+    defence_eps: Radius | None = Field(None, description="radius of adversarial training, in pixels: 0.3 or 8/255")
+    defence_steps: Positive | None = Field(None, description="steps of PGD training")
+    defence_mode: Literal["eval", "train"] | None = Field(None, description="mode of the net during that attack")
 
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the training steps; evaluation is fp32")
     compile: Literal["on", "off", "auto"] = Field("auto", description="torch.compile; auto: where it earns it back")
@@ -140,9 +208,22 @@ class TrainConfig(NetConfig):
     def _refuse(self) -> "TrainConfig":
         if self.learning_rate_decay is not None:
             raise ValueError("--learning-rate-decay is read by none of the published codes; use --optimizer-schedule")
+        self._refuse_unread()
         if self.resume is not None and self.out is not None:
             raise ValueError("--resume goes on in the run's own folder; drop --out")
         return self
+
+    def _refuse_unread(self) -> None:
+        """A flag of another defence is an error, never ignored."""
+        read = {"none": (), "batchout": ("batchout_",), "pgd": ("defence_",)}
+        prefixes = read.get(self.defence, ("defence_eps", "defence_mode"))
+        flags = [name for name in DEFENCE_OPTIONS if getattr(self, name) is not None]
+        if unread := [name for name in flags if not name.startswith(tuple(prefixes))]:
+            names = ", ".join("--" + name.replace("_", "-") for name in unread)
+            raise ValueError(f"{names} given, but --defence {self.defence} does not read it; drop it or choose another")
+
+
+DEFENCE_OPTIONS = tuple(name for name in TrainConfig.model_fields if name.startswith(("batchout_", "defence_")))
 
 
 def validated(model: type[Config], given: dict[str, Any]) -> Config:

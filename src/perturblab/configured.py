@@ -1,15 +1,19 @@
 """From what was given on the command line to what is built: published defaults, options, net, recipe, device."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from perturblab.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig
+from perturblab.attacks import Threat
+from perturblab.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig, parse_eps
+from perturblab.data import Preparation
+from perturblab.defences import Adversary
 from perturblab.errors import UserError
-from perturblab.models import Task, build, options_read, resolve
+from perturblab.layers import Mixing, find_sites
+from perturblab.models import Task, build, options_read, published_sites, resolve
 from perturblab.train import Recipe
 
 _EARNED_BACK = 5000  # steps, at about 10 ms that compilation saves in each
@@ -79,6 +83,74 @@ def make_recipe(config: TrainConfig, dataset: str) -> Recipe:
         seed=config.manual_seed,
         precision=config.precision,
     )
+
+
+def make_mixings(config: TrainConfig, model: nn.Module) -> dict[str, Mixing]:
+    """Where BatchOut stands, and what it does there: the published places of the net where none are given.
+
+    Args:
+        config: what was given.
+        model: the net, as built.
+
+    Returns:
+        Name of a module -> what happens to its output; empty without that defence.
+
+    Raises:
+        UserError: a place that the net does not have, or a setting out of range.
+    """
+    if config.defence != "batchout":
+        return {}
+    given = {
+        name.removeprefix("batchout_"): getattr(config, name)
+        for name in ("batchout_k", "batchout_rows", "batchout_eta_per", "batchout_shared", "batchout_detach")
+        if getattr(config, name) is not None
+    }
+    if config.batchout_partners is not None:
+        given["partners"] = config.batchout_partners
+    try:
+        # The paper moves half of the rows; its reproduction, whose nets the others are, all of them.
+        k = 0.5 if config.net.startswith("batchout_") else 1.0
+        places: dict[str, dict[str, Any]] = {n: {"eta": eta, "k": k} for n, eta in published_sites(config.net)}
+        if config.batchout_at is not None or not places:
+            found = find_sites(model, _rule(config.batchout_at or "all"))
+            places = {name: places.get(name, {}) for name in found}
+        if config.batchout_eta is not None:
+            given["eta"] = config.batchout_eta
+        return {name: Mixing(**{**own, **given}) for name, own in places.items()}
+    except ValueError as error:
+        raise UserError(f"--batchout: {error}") from error
+
+
+def _rule(text: str) -> str | list[str]:
+    keyword = text in ("all", "last", "alternate") or text.startswith("all-after:")
+    return text if keyword else [part.strip() for part in text.split(",")]
+
+
+def make_adversary(config: TrainConfig, dataset: str) -> Adversary | None:
+    """The attack that training images meet, where there is one.
+
+    Args:
+        config: what was given.
+        dataset: recognised name of the training set; the default radius is 0.3 for MNIST and the digits, else 8/255.
+    """
+    if config.defence not in ("fgsm", "fgsm-half", "pgd"):
+        return None
+    eps = config.defence_eps or ("0.3" if dataset in ("MNIST", "FashionMNIST", "digits") else "8/255")
+    return Adversary(
+        Threat("linf", parse_eps(eps)),
+        share=0.5 if config.defence == "fgsm-half" else 1.0,
+        steps=(config.defence_steps or 10) if config.defence == "pgd" else 1,
+        training=config.defence_mode == "train",
+    )
+
+
+def chosen_preparation(config: TrainConfig, own: Preparation) -> Preparation:
+    """The data set's own preparation, or what is left of it after ``--no-normalise`` and ``--no-augment``."""
+    if config.normalise is False:
+        own = replace(own, mean=(0.0,) * len(own.mean), std=(1.0,) * len(own.std))
+    if config.augment is False:
+        own = replace(own, crop_padding=0, flip=False)
+    return own
 
 
 def decide_compile(config: TrainConfig, device: torch.device, steps: int) -> str:

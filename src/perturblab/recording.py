@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from perturblab import evaluate, records
-from perturblab.config import NET_OPTIONS
+from perturblab.config import DEFENCE_OPTIONS, NET_OPTIONS
 from perturblab.configured import net_options
 from perturblab.layers import Masks
 from perturblab.models import Task, describe
@@ -57,7 +58,8 @@ def make_record(run: "Run") -> records.Record:
 def resolved_config(run: "Run") -> dict[str, Any]:
     """What repeats the run: every flag with its default filled in; data by name, no places."""
     config = run.config
-    given = config.model_dump(exclude={*_PLACES, *NET_OPTIONS, "manual_seed", "net_type"}, mode="json")
+    left_out = {*_PLACES, "normalise", "augment", *NET_OPTIONS, *DEFENCE_OPTIONS, "manual_seed", "net_type", "defence"}
+    given = config.model_dump(exclude=left_out, mode="json")
     recipe = asdict(run.recipe)
     options = net_options(config, lambda text: None)
     resolved = {"nepochs": "nepochs", "optim_method": "optimizer", "learning_rate": "learning_rate"}
@@ -70,7 +72,24 @@ def resolved_config(run: "Run") -> dict[str, Any]:
         **{name: recipe[key] for name, key in resolved.items()},
         **options,
         "code": config.code,
+        **_preparation_and_defence(run),
     }
+
+
+def _preparation_and_defence(run: "Run") -> dict[str, Any]:
+    """What was done to the images and in training; a run without a defence has no word of one."""
+    preparation = {"normalise": run.config.normalise is not False, "augment": run.config.augment is not False}
+    said: dict[str, Any] = {name: value for name, value in preparation.items() if not value}
+    if run.config.defence != "none":
+        said["defence"] = run.config.defence
+    if run.mixings:
+        said["batchout"] = {
+            name: asdict(mixing) | {"eta": str(mixing.magnitude)} for name, mixing in run.mixings.items()
+        }
+    if run.adversary is not None:
+        said["adversary"] = asdict(run.adversary)
+    listed: dict[str, Any] = json.loads(json.dumps(said))  # tuples as lists, as the record is read back
+    return listed
 
 
 def _counts(rows: list[dict[str, Any]], *, audited: bool) -> records.Counts:

@@ -15,9 +15,21 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from perturblab import checkpoint, data, evaluate, figures, records, stats, train
 from perturblab.config import TrainConfig, validated
-from perturblab.configured import build_net, choose_device, decide_compile, make_recipe, net_options
+from perturblab.attacks import PixelModel
+from perturblab.configured import (
+    build_net,
+    choose_device,
+    chosen_preparation,
+    decide_compile,
+    make_adversary,
+    make_mixings,
+    make_recipe,
+    net_options,
+)
+from perturblab.defences import Adversary, adversarial_images, labelled
 from perturblab.errors import UserError
 from perturblab.files import write_atomically
+from perturblab.layers import Mixing, place_batchout
 from perturblab.models import Task
 from perturblab.progress import Show
 from perturblab.recording import make_record
@@ -39,6 +51,8 @@ class Run:
     validation: data.Split | None
     preparation: data.Preparation
     model: nn.Module
+    mixings: dict[str, Mixing]  # where BatchOut stands
+    adversary: Adversary | None
     recipe: train.Recipe
     state: train.State
     device: torch.device
@@ -66,11 +80,32 @@ class Run:
         """The same, (N, C, H, W), with this run's augmentation."""
         return self.normalised(data.augment(images, self.preparation, generator))
 
+    @property
+    def in_pixels(self) -> PixelModel:
+        """The model as it is attacked: it takes pixels in [0, 1], and normalises them."""
+        return PixelModel(self.model, self.preparation.mean, self.preparation.std)
+
+    @contextmanager
+    def during(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+        """What surrounds a training forward pass: the labels for BatchOut, adversarial images instead of clean ones."""
+        if self.adversary is not None:
+            x = self._attacked(x, y, self.adversary, generator)
+        with labelled(x, y, generator) as x:
+            yield x
+
+    def _attacked(self, x: Tensor, y: Tensor, adversary: Adversary, generator: torch.Generator) -> Tensor:
+        """The first rows of a batch replaced by adversarial images; the others keep their bits."""
+        model, count = self.in_pixels, int(adversary.share * len(x))
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            pixels = (x[:count] * model.std + model.mean).clamp(0, 1)
+            attacked = adversarial_images(model, pixels, y[:count], adversary, generator=generator)
+        return torch.cat([((attacked - model.mean) / model.std).to(x), x[count:]])
+
     def answers(self, split: data.Split) -> evaluate.Answers:
         """The net's exact answers on a split, in eval mode."""
         self.model.eval()
         # Measuring must not move the masks that are redrawn at every forward: their counters go back.
-        draws = {name: value.clone() for name, value in self.model.named_buffers() if name.endswith(".draws")}
+        draws = {name: value.clone() for name, value in self.model.named_buffers() if name.endswith("draws")}
         found = evaluate.answers(self.model, split.images, split.labels, prepare=self.normalised)
         self.model.load_state_dict(draws, strict=False)
         return found
@@ -104,10 +139,28 @@ def open_run(config: TrainConfig, folder: Path, show: Show) -> Run:
     recipe = make_recipe(config, images.name)
     _check_last_batch(config, task, len(training), recipe)
     model = convert_conv2d_weight_memory_format(model.to(device), torch.channels_last)
-    state, preparation = train.start(model, recipe), data.preparation(images)
+    mixings = make_mixings(config, model)
+    if mixings:
+        place_batchout(model, mixings, generator=stream(config.manual_seed, "batchout"))
+    state, preparation = train.start(model, recipe), chosen_preparation(config, data.preparation(images))
     steps = train.steps_per_epoch(len(training), recipe) * recipe.nepochs
     config = config.model_copy(update={"compile": decide_compile(config, device, steps)})
-    return Run(config, folder, images, training, validation, preparation, model, recipe, state, device, [], [])
+    return Run(
+        config=config,
+        folder=folder,
+        images=images,
+        training=training,
+        validation=validation,
+        preparation=preparation,
+        model=model,
+        mixings=mixings,
+        adversary=make_adversary(config, images.name),
+        recipe=recipe,
+        state=state,
+        device=device,
+        rows=[],
+        correct=[],
+    )
 
 
 def _check_last_batch(config: TrainConfig, task: Task, images: int, recipe: train.Recipe) -> None:
@@ -223,6 +276,7 @@ def execute(run: Run, show: Show, stop: Callable[[], bool] = lambda: False) -> r
             run.recipe,
             run.state,
             prepare=run.augmented,
+            during=run.during,
             after_step=after_step,
         ):
             run.rows.append(_row(run, reached))

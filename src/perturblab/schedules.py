@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the three published codes epoch by epoch, cosine and one-cycle."""
+"""Learning-rate schedules: the published codes epoch by epoch, cosine and one-cycle."""
 
 import math
 
@@ -13,7 +13,10 @@ _STEPS: dict[tuple[str, str], tuple[float, tuple[int, ...]]] = {
     ("kl", "MNIST"): (0.2, (30, 60, 90)),
     ("up", "MNIST"): (0.2, (30, 60, 90)),
 }
-SCHEDULES = ("or", "kl", "up", "cosine", "onecycle", "constant")
+SCHEDULES = ("or", "kl", "up", "batchout", "cosine", "onecycle", "constant")
+
+# BatchOut's MNIST recipe: 1e-2, then 1e-3 after epoch index 4, then 1e-5 after index 10.
+_BATCHOUT = ((11, 1e-3), (5, 1e-1), (0, 1.0))
 
 _WARM_UP = 0.3
 _START, _END = 1 / 25, 1 / 25e4
@@ -36,13 +39,16 @@ def lr_factor(schedule: str, dataset: str, epoch: int, nepochs: int, step: int =
 
     Reference:
         learning_rate() in juefeix/pnn.pytorch train.py, michaelklachko/pnn.pytorch main.py and
-        juefeix/pnn.pytorch.update main.py; one-cycle: Smith and Topin, 1708.07120, with PyTorch's constants.
+        juefeix/pnn.pytorch.update main.py; "batchout": github.com/Hrushikesh-github/BatchOut, batchout_mnist.ipynb;
+        one-cycle: Smith and Topin, 1708.07120, with PyTorch's constants.
     """
     done = (epoch * steps + step) / (nepochs * steps)
     if schedule == "cosine":
         return _cosine(1.0, 0.0, done)
     if schedule == "onecycle":
         return _onecycle(epoch * steps + step, nepochs * steps)
+    if schedule == "batchout":
+        return next(factor for first, factor in _BATCHOUT if epoch >= first)
     if schedule not in SCHEDULES:
         raise ValueError(f"optimizer_schedule is {schedule!r}; choose one of {', '.join(SCHEDULES)}")
     factor, thresholds = _STEPS.get((schedule, dataset), (1.0, ()))

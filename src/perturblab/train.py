@@ -7,6 +7,7 @@ epoch, and whoever drives it evaluates, records and saves.
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -187,6 +188,7 @@ def train(
     state: State,
     *,
     prepare: Callable[[Tensor, torch.Generator], Tensor],
+    during: Callable[[Tensor, Tensor, torch.Generator], AbstractContextManager[Tensor]] = lambda x, *_: nullcontext(x),
     after_step: Callable[[State], bool] = lambda state: True,
 ) -> Iterator[Epoch]:
     """Train epoch by epoch.
@@ -198,6 +200,8 @@ def train(
         recipe: how to train.
         state: from `start`, or loaded; moved along in place and consistent after every step.
         prepare: from a batch of ``images`` and the augmentation's stream to what the model takes.
+        during: from prepared images, labels and the augmentation's stream to what surrounds the forward pass and gives
+            its input: where a defence replaces images, or tells its layers the labels.
         after_step: called after every step; False stops between two steps.
 
     Yields:
@@ -218,7 +222,8 @@ def train(
             x = prepare(images[rows], state.augmentation)
             y = labels[rows].to(x.device)
             lr = _set_learning_rate(state, recipe, steps)
-            logits = _forward(model, x, state, recipe.precision)
+            with during(x, y, state.augmentation) as x:
+                logits = _forward(model, x, state, recipe.precision)
             loss = cross_entropy(logits, y)
             state.unread.append(Outcome(state.step, lr, loss.detach(), (logits.argmax(1) == y).sum(), len(rows)))
             if len(state.unread) >= (1 if x.device.type == "cpu" else 32):

@@ -1,8 +1,11 @@
 """Layers that perturb their features: pure function first, module second."""
 
 from perturblab.layers.activations import ACTIVATIONS, activation
+from perturblab.layers.batchout import BatchOut, Mixing, batch_step, batchout, equal_norm_noise
 from perturblab.layers.lbc import LocalBinaryConv2d, draw_anchors, local_binary_conv2d
+from perturblab.layers.magnitude import Magnitude, parse_magnitude
 from perturblab.layers.masks import Masks, Noise, draw_masks
+from perturblab.layers.partners import PARTNERS, draw_partners
 from perturblab.layers.perturb import (
     NoiseLayer,
     PerturbConv2d,
@@ -11,20 +14,33 @@ from perturblab.layers.perturb import (
     perturb,
     perturb_conv2d,
 )
+from perturblab.layers.placement import Placement, find_sites, place_batchout
 
 __all__ = [
     "ACTIVATIONS",
+    "PARTNERS",
+    "BatchOut",
     "LocalBinaryConv2d",
+    "Magnitude",
     "Masks",
+    "Mixing",
     "Noise",
     "NoiseLayer",
     "PerturbConv2d",
     "PerturbLayer",
     "PerturbLayerFirst",
+    "Placement",
     "activation",
+    "batch_step",
+    "batchout",
     "draw_anchors",
     "draw_masks",
+    "draw_partners",
+    "equal_norm_noise",
+    "find_sites",
     "local_binary_conv2d",
+    "parse_magnitude",
     "perturb",
     "perturb_conv2d",
+    "place_batchout",
 ]

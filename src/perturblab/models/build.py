@@ -9,22 +9,26 @@ from typing import Any
 import torch
 from torch import nn
 
+from perturblab.models.batchout_nets import BatchOutOptions, batchout_cifar, batchout_mnist, init_default
+from perturblab.models.bottleneck_resnet import BottleneckOptions, bottleneck_resnet
 from perturblab.models.convnets import ConvNetOptions, convnet
 from perturblab.models.lbcnet import LBCOptions, lbcnet
 from perturblab.models.noise_resnet import NoiseResNetOptions, noise_resnet
 from perturblab.models.perturb_resnet import PerturbOptions, perturb_resnet
 from perturblab.models.resnet import ResNetOptions, resnet
 from perturblab.models.skeleton import Task, init_weights
+from perturblab.models.vgg import VGGOptions, init_vgg, vgg19
 from perturblab.seeding import stream
 
 
 @dataclass(frozen=True)
 class Net:
-    """A net by name: the class of its options, how to make it, and one line about it."""
+    """A net by name: the class of its options, how to make it, one line about it, and its initial weights."""
 
     options: type[Any]
     make: Callable[[Task, Any, torch.Generator], nn.Module]
     about: str
+    init: Callable[[nn.Module, torch.Generator], None] = init_weights
 
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -58,6 +62,19 @@ NETS: dict[str, Net] = {
     "cifarnet": Net(ConvNetOptions, partial(convnet, layers=(2, 2, 2), hidden=256), "six layers, two linear"),
     "lenet": Net(ConvNetOptions, partial(convnet, layers=(1, 1, 1), hidden=128), "three layers, two linear"),
     "lbcnet": Net(LBCOptions, lbcnet, "local binary convolutions: fixed sparse 3x3 anchors, learned 1x1"),
+    "batchout_mnist": Net(
+        BatchOutOptions, batchout_mnist, "BatchOut's net for MNIST: two 5x5, two linear", init_default
+    ),
+    "batchout_cifar": Net(
+        BatchOutOptions, batchout_cifar, "BatchOut's net for CIFAR: five 3x3, three linear", init_default
+    ),
+    "bottleneck_resnet": Net(
+        BottleneckOptions, bottleneck_resnet, "pre-activation bottlenecks, 4096 last features", init_default
+    ),
+    "vgg19": Net(VGGOptions, vgg19, "16 3x3 convolutions with batch norm, one linear", init_vgg),
+    "vgg19_tied": Net(
+        VGGOptions, partial(vgg19, tied=True), "as reproduced: the same block called 7 times (8 convolutions)", init_vgg
+    ),
 }
 
 
@@ -118,6 +135,7 @@ def build(name: str, *, task: Task | None = None, seed: int = 1, **options: Any)
     Raises:
         ValueError: an unknown name or option, or a combination that cannot be built.
     """
-    net = _net(name).make(task or Task(), resolve(name, options), stream(seed, "masks"))
-    init_weights(net, stream(seed, "init"))
+    chosen = _net(name)
+    net = chosen.make(task or Task(), resolve(name, options), stream(seed, "masks"))
+    chosen.init(net, stream(seed, "init"))
     return net

@@ -1,0 +1,186 @@
+"""AutoAttack and Square, through pyautoattack (the extra ``robust``).
+
+The package is used one attack at a time, on the images that are still classified right, because it tells no result per
+attack; and it is fenced in, because it reseeds the global random state, stops the tracer of a debugger, and runs
+silently on a model in training mode, on logits that are not finite and on images outside the bounds.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perturblab.attacks.gradient import still_right
+from perturblab.attacks.pixels import untouched
+from perturblab.attacks.threat import Threat, check_images, project
+from perturblab.errors import NonFiniteError, UserError
+
+STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
+_NORMS = {"linf": "Linf", "l2": "L2"}
+_TARGETS = 9
+
+
+def standard(classes: int) -> tuple[str, ...]:
+    """The attacks of AutoAttack's standard version, as far as a net's classes allow.
+
+    The targeted loss of APGD-T needs the four highest logits: with three classes APGD-DLR takes its place, with two
+    nothing does.
+
+    Args:
+        classes: logits of the net.
+
+    Returns:
+        Names of attacks, in their order.
+
+    Reference:
+        Croce, Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks,
+        ICML 2020.
+    """
+    second = {2: (), 3: ("apgd-dlr",)}.get(classes, ("apgd-t",))
+    return (STANDARD[0], *second, *STANDARD[2:])
+
+
+def autoattack(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    attacks: Sequence[str] = (),
+    queries: int = 5000,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Attack every image until one attack succeeds; the others stay as they are.
+
+    Args:
+        model: from images in [0, 1] to logits (N, classes); in eval mode, and with one answer for one image.
+        x: (N, C, H, W), within [0, 1].
+        y: int64 (N,), the true labels.
+        threat: norm and radius; its bounds are [0, 1].
+        attacks: some of "apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square", in their order; `standard` by default.
+        queries: of Square, for each image.
+        generator: decides the attacks' own seeds.
+
+    Returns:
+        (N, C, H, W), in the ball and the bounds.
+
+    Raises:
+        UserError: pyautoattack is not installed.
+        ValueError: a model in training mode or with a random forward pass, images outside the bounds, other bounds
+            than [0, 1], or no generator.
+        NonFiniteError: logits that are not finite.
+
+    Reference:
+        as `standard`; Square: Andriushchenko et al., ECCV 2020.
+    """
+    check_images(x, threat)
+    _check(threat, generator)
+    if not len(x) or threat.eps == 0:
+        return x.clone()
+    classes = _check_model(model, x[:2])
+    result = x.clone()
+    for attack in attacks or standard(classes):
+        left = still_right(model, result, y).nonzero().flatten()
+        if not len(left):
+            break
+        seed = int(torch.randint(2**31, (), generator=generator))
+        with _fenced(), untouched(model, seed=seed):
+            engine = _engine(model, threat, attack, queries, classes, seed, x.device)
+            found, _ = engine.run_standard_evaluation(x[left], y[left], batch_size=max(len(left), 1))
+        result[left] = project(found, x[left], threat)
+    return result
+
+
+def square(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    queries: int = 5000,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Square alone: random search that looks at no gradient.
+
+    Args:
+        model: from images in [0, 1] to logits (N, classes); in eval mode.
+        x: (N, C, H, W), within [0, 1].
+        y: int64 (N,), the true labels.
+        threat: norm and radius.
+        queries: forward passes for each image.
+        generator: decides the search.
+
+    Returns:
+        (N, C, H, W), in the ball and the bounds.
+
+    Raises:
+        UserError, ValueError, NonFiniteError: as `autoattack`.
+
+    Reference:
+        Andriushchenko et al., Square attack, ECCV 2020.
+    """
+    return autoattack(model, x, y, threat, attacks=("square",), queries=queries, generator=generator)
+
+
+def _check(threat: Threat, generator: torch.Generator | None) -> None:
+    if threat.bounds != (0.0, 1.0):
+        raise ValueError(f"bounds are {threat.bounds}; AutoAttack knows [0, 1] only")
+    if generator is None:
+        raise ValueError("generator is None, and the attacks are random; pass a torch.Generator")
+
+
+@torch.no_grad()
+def _check_model(model: nn.Module, x: Tensor) -> int:
+    """What the package does not check; the number of classes."""
+    if any(module.training for module in model.modules()):
+        raise ValueError("the model is in training mode; call model.eval() before attacking it")
+    with untouched(model):
+        logits, again = model(x), model(x)
+    if not torch.isfinite(logits).all():
+        raise NonFiniteError("logits are not finite; nothing is attacked")
+    if not torch.equal(logits, again):
+        raise ValueError("two forward passes differ; AutoAttack means nothing for a random net, use pgd with draws=20")
+    return int(logits.shape[1])
+
+
+def _engine(
+    model: nn.Module, threat: Threat, attack: str, queries: int, classes: int, seed: int, device: torch.device
+) -> Any:
+    try:
+        from pyautoattack import AutoAttack
+    except ImportError as error:
+        raise UserError(
+            "AutoAttack and Square need pyautoattack, which is missing; say pip install 'perturblab[robust]'"
+        ) from error
+    engine = AutoAttack(
+        model,
+        attacks=[attack],
+        device=device,
+        eps=threat.eps,
+        norm=_NORMS[threat.norm],
+        seed=seed,
+        version="custom",
+    )
+    # What the standard version sets, which "custom" does not.
+    engine.apgd.n_restarts = engine.fab.n_restarts = engine.apgd_targeted.n_restarts = 1
+    engine.fab.n_target_classes = engine.apgd_targeted.n_target_classes = min(_TARGETS, classes - 1)
+    engine.square.n_queries = queries
+    return engine
+
+
+@contextmanager
+def _fenced() -> Iterator[None]:
+    """Keep the package's messages and its hand on the tracer inside; the masking checks say what it would."""
+    logger, trace = logging.getLogger("auto-attack"), sys.gettrace()
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.disabled = disabled
+        sys.settrace(trace)

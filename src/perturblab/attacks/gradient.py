@@ -1,0 +1,202 @@
+"""Attacks that follow the gradient of the loss: FGSM, FGM and PGD."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from perturblab.attacks.threat import Threat, check_images, l2_norm, per_image, project
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def sum_loss(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross entropy summed over images, so that no image's gradient depends on how many there are.
+
+    Args:
+        logits: (N, classes).
+        y: int64 (N,).
+
+    Returns:
+        A single value.
+    """
+    return cross_entropy(logits.float(), y, reduction="sum")
+
+
+def input_gradient(
+    model: nn.Module, x: Tensor, y: Tensor, *, loss: Loss = sum_loss, draws: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Gradient of the loss with respect to the images; the parameters' gradients are not touched.
+
+    Args:
+        model: from images in [0, 1] to logits (N, classes).
+        x: (N, C, H, W).
+        y: int64 (N,), the true labels.
+        loss: from logits and labels to a single value, a sum over images.
+        draws: forward passes that are averaged: expectation over transformation, for a net whose forward is random.
+
+    Returns:
+        The gradient (N, C, H, W), and the logits (N, classes) of the last pass.
+
+    Reference:
+        Athalye, Carlini, Wagner, Obfuscated gradients give a false sense of security, ICML 2018 (for ``draws``).
+    """
+    total: Tensor | None = None
+    for _ in range(draws):
+        leaf = x.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = model(leaf)
+            (gradient,) = torch.autograd.grad(loss(logits, y), leaf)
+        total = gradient if total is None else total + gradient
+    if total is None:
+        raise ValueError(f"draws is {draws}; choose at least 1")
+    return total / draws if draws > 1 else total, logits.detach()
+
+
+def _direction(gradient: Tensor, norm: str) -> Tensor:
+    """The step of length 1 that raises the loss fastest; 0 where the gradient is 0."""
+    if norm == "linf":
+        return gradient.sign()
+    return gradient / per_image(l2_norm(gradient).clamp_min(1e-12), gradient)
+
+
+def fgsm(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    clip: bool = True,
+    draws: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """One step of the whole radius along the gradient: FGSM (linf), or the fast gradient method (l2).
+
+    Args:
+        model: from images in [0, 1] to logits.
+        x: (N, C, H, W), within the bounds.
+        y: int64 (N,), the true labels.
+        threat: norm and radius.
+        clip: bring the result into the bounds; without it, as in the paper's equation 4, it may leave them.
+        draws: forward passes a gradient, for a net whose forward is random.
+        generator: not used; every attack takes one.
+
+    Returns:
+        (N, C, H, W).
+
+    Raises:
+        ValueError: images outside the bounds.
+
+    Reference:
+        Goodfellow, Shlens, Szegedy, Explaining and harnessing adversarial examples, ICLR 2015.
+    """
+    check_images(x, threat)
+    if threat.eps == 0:
+        return x.clone()
+    gradient, _ = input_gradient(model, x, y, draws=draws)
+    moved = x + threat.eps * _direction(gradient, threat.norm)
+    return moved.clamp(*threat.bounds) if clip else moved
+
+
+def random_start(x: Tensor, threat: Threat, generator: torch.Generator | None) -> Tensor:
+    """A uniformly drawn image of the ball, then brought into the bounds.
+
+    Args:
+        x: (N, C, H, W).
+        threat: norm and radius.
+        generator: where from, on the CPU.
+
+    Returns:
+        (N, C, H, W).
+
+    Raises:
+        ValueError: no generator.
+    """
+    if generator is None:
+        raise ValueError("generator is None, and the attack starts at random; pass a torch.Generator")
+    if threat.norm == "linf":
+        noise = torch.rand(x.shape, generator=generator).to(x) * 2 - 1
+        return project(x + threat.eps * noise, x, threat)
+    noise = torch.randn(x.shape, generator=generator).to(x)
+    radius = torch.rand(len(x), generator=generator).to(x) ** (1 / x[:1].numel())
+    return project(x + threat.eps * _direction(noise, "l2") * per_image(radius, x), x, threat)
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    steps: int = 50,
+    step_size: float | None = None,
+    restarts: int = 1,
+    start_at_random: bool = True,
+    loss: Loss = sum_loss,
+    draws: int = 1,
+    trace: list[float] | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Projected gradient ascent on the loss; of several restarts, for every image the first one that fools the model.
+
+    Args:
+        model: from images in [0, 1] to logits.
+        x: (N, C, H, W), within the bounds.
+        y: int64 (N,), the true labels.
+        threat: norm and radius.
+        steps: gradient steps of each restart.
+        step_size: length of a step in pixels; 2.5 eps / steps by default, which can cross the ball.
+        restarts: from the second on, only images that are still classified right are attacked.
+        start_at_random: begin at a random image of the ball; else at the image itself.
+        loss: what is raised, a sum over images.
+        draws: forward passes a gradient, for a net whose forward is random.
+        trace: gets the mean loss before every step of the first restart.
+        generator: decides the starts.
+
+    Returns:
+        (N, C, H, W), in the ball and the bounds.
+
+    Raises:
+        ValueError: images outside the bounds, no step, no restart, or no generator for a random start.
+
+    Reference:
+        Madry et al., Towards deep learning models resistant to adversarial attacks, ICLR 2018.
+    """
+    check_images(x, threat)
+    if steps < 1 or restarts < 1:
+        raise ValueError(f"steps is {steps} and restarts {restarts}; choose at least 1 of each")
+    if threat.eps == 0:
+        return x.clone()
+    size = 2.5 * threat.eps / steps if step_size is None else step_size
+    result = x.clone()
+    left = torch.arange(len(x), device=x.device)
+    for restart in range(restarts):
+        near, target = x[left], y[left]
+        found = random_start(near, threat, generator) if start_at_random else near.clone()
+        for _ in range(steps):
+            gradient, logits = input_gradient(model, found, target, loss=loss, draws=draws)
+            if trace is not None and restart == 0:
+                trace.append(float(sum_loss(logits, target)) / max(len(target), 1))
+            found = project(found + size * _direction(gradient, threat.norm), near, threat)
+        result[left] = found
+        if restart + 1 < restarts:
+            left = left[still_right(model, found, target)]
+            if not len(left):
+                break
+    return result
+
+
+@torch.no_grad()
+def still_right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Say which images a model classifies right.
+
+    Args:
+        model: from images to logits.
+        x: (N, C, H, W).
+        y: int64 (N,).
+
+    Returns:
+        bool (N,).
+    """
+    return (model(x).argmax(1) == y) if len(x) else torch.zeros(0, dtype=torch.bool, device=x.device)

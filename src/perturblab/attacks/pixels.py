@@ -1,0 +1,75 @@
+"""A model seen from outside: pixels in, logits out; and attacked without a trace."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+_SMALL = 2**16  # values; what a forward pass moves (batch statistics, counts of draws) is small, noise masks are not
+
+
+class PixelModel(nn.Module):
+    """A net with its normalisation inside, so that attacks work in pixel units.
+
+    Args:
+        net: from normalised images to logits (N, classes).
+        mean: per channel, for pixels in [0, 1].
+        std: per channel, for pixels in [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.net = net
+        device = next((p.device for p in net.parameters()), torch.device("cpu"))
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values, device=device).view(1, -1, 1, 1), persistent=False)
+        self.train(net.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pixels (N, C, H, W) in [0, 1] to logits (N, classes)."""
+        logits: Tensor = self.net((x - self.mean) / self.std)
+        return logits
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Stored images to pixels.
+
+    Args:
+        images: uint8, (N, C, H, W).
+
+    Returns:
+        float32 in [0, 1], (N, C, H, W).
+    """
+    return images.float().div_(255)
+
+
+@contextmanager
+def untouched(model: nn.Module, *, training: bool | None = None, seed: int | None = None) -> Iterator[None]:
+    """Leave a model and the global random state as they were.
+
+    Args:
+        model: its modes, buffers and counts of draws are put back; parameters and their gradients are not touched by
+            any attack.
+        training: put it in this mode inside.
+        seed: of the global random state inside (dropout takes no generator).
+    """
+    modes = {module: module.training for module in model.modules()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if buffer.numel() <= _SMALL}
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed)
+        if training is not None:
+            model.train(training)
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+            with torch.no_grad():
+                for name, buffer in model.named_buffers():
+                    if name in buffers:
+                        buffer.copy_(buffers[name])

@@ -1,0 +1,275 @@
+"""BatchOut: move a sample's features towards those of another sample of the batch.
+
+x* = x + eta (x_r - x), where the added part is a constant in the backward pass (Subramanya, Mopuri, Babu, "BatchOut:
+Batch-level feature augmentation to improve robustness to adversarial examples", ICVGIP 2018, algorithm 1).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from perturblab.layers.magnitude import Magnitude, parse_magnitude
+from perturblab.layers.partners import PARTNERS, draw_partners
+
+ROWS = ("first", "random")
+SHARED = ("none", "partners", "eta", "both")
+ETA_PER = ("call", "image")
+NOISE = "noise"
+
+
+def batchout(x: Tensor, partners: Tensor, eta: Tensor, rows: Tensor | None = None, *, detach: bool = True) -> Tensor:
+    """Move some rows of a batch towards their partners: x + eta (x_r - x).
+
+    Args:
+        x: features, (N, ...).
+        partners: int64 (K,): the partner of each row that is moved, in [0, N).
+        eta: magnitudes, (K,) or a single value ().
+        rows: int64 (K,): the rows that are moved, each once; the first K by default.
+        detach: the added part is a constant in the backward pass, so that the derivative is the identity (the
+            paper's section 6.1); without it, it is 1 - eta, and eta for the partner.
+
+    Returns:
+        (N, ...), a new tensor; ``x`` itself when K is 0. A row with eta 0, or that is its own partner, keeps its bits.
+
+    Reference:
+        BatchOut, ICVGIP 2018, algorithm 1, equations 2 and 3.
+    """
+    rows = torch.arange(len(partners), device=x.device) if rows is None else rows.to(x.device)
+    step = x.index_select(0, partners.to(x.device)) - x.index_select(0, rows)
+    return _added(x, step, eta, rows, detach=detach)
+
+
+def equal_norm_noise(
+    x: Tensor, noise: Tensor, eta: Tensor, rows: Tensor | None = None, *, detach: bool = True
+) -> Tensor:
+    """Move some rows along random directions, by eta times their own length: x + eta |x| n / |n|.
+
+    Args:
+        x: features, (N, ...).
+        noise: (K, ...), the directions n.
+        eta: magnitudes, (K,) or a single value ().
+        rows: int64 (K,): the rows that are moved, each once; the first K by default.
+        detach: the added part is a constant in the backward pass.
+
+    Returns:
+        (N, ...), a new tensor; ``x`` itself when K is 0.
+
+    Reference:
+        BatchOut, ICVGIP 2018, equation 5: the baseline of random noise.
+    """
+    rows = torch.arange(len(noise), device=x.device) if rows is None else rows.to(x.device)
+    noise = noise.to(x)
+    length = x.index_select(0, rows).flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1).clamp_min(1e-12)
+    return _added(x, noise * _per_row(length, x), eta, rows, detach=detach)
+
+
+def _added(x: Tensor, step: Tensor, eta: Tensor, rows: Tensor, *, detach: bool) -> Tensor:
+    if not len(rows):
+        return x
+    step = _per_row(eta.to(x).expand(len(rows)), x) * (step.detach() if detach else step)
+    return x.index_add(0, rows, step.to(x.dtype))
+
+
+def _per_row(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """What a BatchOut site does.
+
+    Args:
+        eta: magnitude: a number, or what `parse_magnitude` reads.
+        k: rows that are moved: a count, or a fraction of the batch in [0, 1] (rounded down).
+        rows: which: "first", as in the paper, which relies on shuffled batches, or "random" ones at each call.
+        partners: one of `PARTNERS`, or "noise" for the paper's baseline of random noise of equal norm.
+        eta_per: magnitudes are drawn once a "call", or for every "image".
+        shared: what the sites share within one step (see `batch_step`): "none", "partners" (and rows), "eta", "both".
+        detach: the added part is a constant in the backward pass.
+        inference: moves in eval mode too; by default a site is the identity there.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    eta: Magnitude | float | str = 0.1
+    k: int | float = 0.5
+    rows: str = "first"
+    partners: str = "replacement"
+    eta_per: str = "call"
+    shared: str = "none"
+    detach: bool = True
+    inference: bool = False
+
+    def __post_init__(self) -> None:
+        _ = self.magnitude  # a mistake in it is told at once
+        if self.k < 0 or (isinstance(self.k, float) and not self.k <= 1):
+            raise ValueError(f"k is {self.k}; choose a count of rows, or a fraction in [0, 1] such as 0.5")
+        choices: tuple[tuple[str, Sequence[str]], ...] = (
+            ("rows", ROWS),
+            ("partners", (*PARTNERS, NOISE)),
+            ("eta_per", ETA_PER),
+            ("shared", SHARED),
+        )
+        for name, known in choices:
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
+
+    @property
+    def magnitude(self) -> Magnitude:
+        """The distribution of eta."""
+        return self.eta if isinstance(self.eta, Magnitude) else parse_magnitude(self.eta)
+
+    def moved(self, count: int) -> int:
+        """How many of ``count`` rows are moved: never more than there are."""
+        return int(self.k * count) if isinstance(self.k, float) else min(self.k, count)
+
+
+@dataclass
+class Step:
+    """What the sites of one forward pass know in common."""
+
+    labels: Tensor | None = None
+    active: bool | None = None
+    partners: Tensor | None = None
+    drawn: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+
+
+_STEP: ContextVar[Step | None] = ContextVar("perturblab_batch_step", default=None)
+
+
+@contextmanager
+def batch_step(
+    labels: Tensor | None = None, *, active: bool | None = None, partners: Tensor | None = None
+) -> Iterator[Step]:
+    """Tell the sites of the forward passes inside what is not in their input.
+
+    Args:
+        labels: of the batch, int64 (N,), for partners by class.
+        active: True moves rows in eval mode too, False in no mode; by default as the site's mode says.
+        partners: int64 (N,), used by every site instead of drawn ones, for all rows; a row that is its own partner
+            stays as it is.
+
+    Yields:
+        The step; sites that share their draws keep them there until it ends.
+    """
+    step = Step(labels, active, partners)
+    token = _STEP.set(step)
+    try:
+        yield step
+    finally:
+        _STEP.reset(token)
+
+
+def mix(x: Tensor, mixing: Mixing, counter: Tensor, *, training: bool) -> Tensor:
+    """Do what a site does.
+
+    Args:
+        x: features, (N, ...).
+        mixing: the site's settings.
+        counter: int64 (2,): the site's seed, and its number of draws, which is moved on.
+        training: the site's mode.
+
+    Returns:
+        (N, ...); ``x`` itself where the site is not active or moves no row.
+
+    Raises:
+        ValueError: labels or a step are needed, and there are none.
+    """
+    step = _STEP.get()
+    active = training or mixing.inference
+    if step is not None and step.active is not None:
+        active = step.active
+    if not active or (mixing.moved(len(x)) == 0 and (step is None or step.partners is None)):
+        return x
+    rows, chosen, eta = _draw(x, mixing, counter, step)
+    if mixing.partners == NOISE:
+        return equal_norm_noise(x, chosen, eta, rows, detach=mixing.detach)
+    return batchout(x, chosen, eta, rows, detach=mixing.detach)
+
+
+@torch.compiler.disable
+def _draw(x: Tensor, mixing: Mixing, counter: Tensor, step: Step | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows (K,), their partners (K,) or noise (K, ...), and magnitudes (K,) or ()."""
+    if mixing.shared != "none" and step is None:
+        raise ValueError(f"shared is {mixing.shared!r} and there is no step; call the model in `with batch_step():`")
+    generator = torch.Generator().manual_seed(int(counter.sum()) % 2**63)
+    counter[1] += 1
+
+    def once(name: str, draw: Callable[[], tuple[Tensor, ...]], *, shared: bool) -> tuple[Tensor, ...]:
+        if step is None or not shared:
+            return draw()
+        if name not in step.drawn:
+            step.drawn[name] = draw()
+        return step.drawn[name]
+
+    rows, chosen = once(
+        "partners",
+        lambda: _rows_and_partners(x, mixing, step, generator),
+        shared=mixing.shared in ("partners", "both") and mixing.partners != NOISE,
+    )
+    (eta,) = once("eta", lambda: _magnitudes(len(rows), mixing, generator), shared=mixing.shared in ("eta", "both"))
+    return rows, chosen, eta
+
+
+def _rows_and_partners(
+    x: Tensor, mixing: Mixing, step: Step | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    count, moved = len(x), mixing.moved(len(x))
+    if step is not None and step.partners is not None:
+        return torch.arange(count, device=x.device), step.partners.to(x.device)
+    rows = torch.arange(moved) if mixing.rows == "first" else torch.randperm(count, generator=generator)[:moved]
+    rows = rows.to(x.device)
+    if mixing.partners == NOISE:
+        return rows, torch.randn(moved, *x.shape[1:], generator=generator).to(x)
+    labels = None if step is None or step.labels is None else step.labels.to(x.device)
+    drawn = draw_partners(mixing.partners, count, labels, generator=generator)
+    return rows, drawn.to(x.device)[rows]
+
+
+def _magnitudes(count: int, mixing: Mixing, generator: torch.Generator) -> tuple[Tensor]:
+    drawn = mixing.magnitude.draw(1 if mixing.eta_per == "call" else count, generator)
+    return (drawn[0] if mixing.eta_per == "call" else drawn,)
+
+
+def new_counter(generator: torch.Generator) -> Tensor:
+    """Seed and number of draws of a new site, int64 (2,).
+
+    Args:
+        generator: decides the seed.
+    """
+    seed = torch.randint(2**62, (1,), generator=generator, device="cpu")
+    return torch.cat([seed, torch.zeros_like(seed)])
+
+
+class BatchOut(nn.Module):
+    """BatchOut as a layer: identity in eval mode, never in place.
+
+    The paper puts it after a convolution or linear layer and before its ReLU. What it draws is decided by a seed and a
+    counter that are saved with the model, so that a resumed run goes on bit for bit.
+
+    Args:
+        mixing: what it does.
+        generator: decides what it draws.
+
+    Reference:
+        BatchOut, ICVGIP 2018.
+    """
+
+    draws: Tensor
+
+    def __init__(self, mixing: Mixing | None = None, *, generator: torch.Generator) -> None:
+        super().__init__()
+        self.mixing = mixing or Mixing()
+        self.register_buffer("draws", new_counter(generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (N, ...) to features (N, ...)."""
+        return mix(x, self.mixing, self.draws, training=self.training)
+
+    def extra_repr(self) -> str:
+        return str(self.mixing)

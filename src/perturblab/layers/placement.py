@@ -1,0 +1,135 @@
+"""BatchOut put into any model by hooks, and taken out again."""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from perturblab.layers.batchout import Mixing, mix, new_counter
+
+COUNTER = "batchout_draws"
+Rule = str | type[nn.Module] | Sequence[str]
+
+
+def find_sites(model: nn.Module, rule: Rule) -> list[str]:
+    """Find the modules that a rule means, in the order of the model.
+
+    Args:
+        model: any model.
+        rule: a type of module; names or patterns such as ``layer*.conv1``; or, among the convolutions and linear
+            layers without the last one (the classifier): "all", "last", "alternate" (the first, third, ...),
+            "all-after:NAME" (NAME and all behind it).
+
+    Returns:
+        Names as in ``model.named_modules()``.
+
+    Raises:
+        ValueError: nothing is matched.
+    """
+    named = {name: module for name, module in model.named_modules() if name}
+    layers = [name for name, module in named.items() if isinstance(module, nn.Conv2d | nn.Linear)][:-1]
+    if isinstance(rule, type):
+        found = [name for name, module in named.items() if isinstance(module, rule)]
+    elif not isinstance(rule, str):
+        found = [name for pattern in rule for name in _matching(pattern, named)]
+    elif rule in ("all", "last", "alternate"):
+        found = {"all": layers, "last": layers[-1:], "alternate": layers[::2]}[rule]
+    elif rule.startswith("all-after:"):
+        found = layers[layers.index(rule[10:]) :] if rule[10:] in layers else []
+    else:
+        found = _matching(rule, named)
+    if not found:
+        what = f"{_said(rule)} matches none of the {len(named)} modules of {type(model).__name__}"
+        raise ValueError(f"{what}; {_near(layers)}")
+    return list(dict.fromkeys(found))
+
+
+def _matching(pattern: str, named: Mapping[str, nn.Module]) -> list[str]:
+    found = fnmatch.filter(named, pattern)
+    if not found:
+        raise ValueError(f"no module is called {pattern!r}; {_near(list(named))}")
+    return found
+
+
+def _said(rule: Rule) -> str:
+    return f"the type {rule.__name__}" if isinstance(rule, type) else repr(rule)
+
+
+def _near(names: Sequence[str]) -> str:
+    return f"there are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+
+
+@dataclass
+class _Site:
+    """A hook. Its counter is a buffer of the module, so that it is saved and copied with the model."""
+
+    mixing: Mixing
+
+    def before(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self._mixed(module, inputs[0]), *inputs[1:])
+
+    def after(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        return self._mixed(module, output)
+
+    def _mixed(self, module: nn.Module, x: Tensor) -> Tensor:
+        return mix(x, self.mixing, module.get_buffer(COUNTER), training=module.training)
+
+
+class Placement:
+    """BatchOut in a model; `remove` takes it out.
+
+    Args:
+        names: the modules that it follows (or precedes).
+        hosts: those modules.
+        handles: of their hooks.
+    """
+
+    def __init__(self, names: Sequence[str], hosts: Sequence[nn.Module], handles: Sequence[RemovableHandle]) -> None:
+        self.names = tuple(names)
+        self._hosts = hosts
+        self._handles = handles
+
+    def remove(self) -> None:
+        """Leave the model as it was; a second call does nothing."""
+        for handle, host in zip(self._handles, self._hosts, strict=True):
+            handle.remove()
+            delattr(host, COUNTER)
+        self._hosts, self._handles = (), ()
+
+
+def place_batchout(
+    model: nn.Module, at: Mapping[str, Mixing], *, generator: torch.Generator, before: bool = False
+) -> Placement:
+    """Put BatchOut behind modules of a model, all or nothing; their forward passes then mix their output.
+
+    Args:
+        model: any model; its parameters and their names stay as they are.
+        at: name of a module (see `find_sites`) -> what happens there.
+        generator: decides what the sites draw.
+        before: mix the first input of the modules instead of their output.
+
+    Returns:
+        What takes it out again.
+
+    Raises:
+        ValueError: nothing to place, no module of that name, or one that has a BatchOut.
+    """
+    named = dict(model.named_modules())
+    if not at:
+        raise ValueError("no place is given for BatchOut; name at least one module, see find_sites")
+    for name in at:
+        if name not in named:
+            raise ValueError(f"no module is called {name!r}; {_near(list(named))}")
+        if COUNTER in named[name]._buffers:
+            raise ValueError(f"{name} has a BatchOut already; remove it first")
+    hosts, handles = [named[name] for name in at], []
+    for host, mixing in zip(hosts, at.values(), strict=True):
+        host.register_buffer(COUNTER, new_counter(generator))
+        site = _Site(mixing)
+        hook = host.register_forward_pre_hook(site.before) if before else host.register_forward_hook(site.after)
+        handles.append(hook)
+    return Placement(list(at), hosts, handles)
