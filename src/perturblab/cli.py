@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from perturblab import __version__
 from perturblab.arguments import Parser, add_fields, given, integers, parsed
-from perturblab.config import TrainConfig, validated
+from perturblab.config import AttackConfig, TrainConfig, validated
 from perturblab.errors import NonFiniteError, UserError
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ def _parser() -> Parser:
     )
     evaluated.add_argument("--dataroot", help="where the data set is looked for first [the run's]")
     evaluated.add_argument("--json", action="store_true", help="as JSON")
+    attacked = command("attack", _attack, "Attack a run, and check that no masked gradient passes for a defence.")
+    attacked.add_argument("folder", metavar="RUN", help="a run's folder")
+    add_fields(attacked, AttackConfig)
+    attacked.add_argument("--json", action="store_true", help="as JSON")
     reported = command("report", _report, "Tabulate the records below a folder.")
     reported.add_argument("folder", metavar="DIR", nargs="?", default="results", help="where the records lie [results]")
     reported.add_argument("--control", metavar="LABEL", help="the group that the others are compared with")
@@ -273,6 +277,29 @@ def _evaluation(result: dict[str, Any]) -> str:
             f"0.7/0.3 smoothed over the batches in test order: {result['smoothed']:.2f} %",
         ]
     return "\n".join(lines)
+
+
+def _attack(args: argparse.Namespace) -> int:
+    config = validated(AttackConfig, given(args, AttackConfig))
+    import torch
+
+    from perturblab.attacked import attack_run
+    from perturblab.machine import keep_freed_memory
+    from perturblab.points import table
+    from perturblab.progress import Show
+
+    keep_freed_memory()
+    if config.nthreads:
+        torch.set_num_threads(config.nthreads)
+    points = attack_run(Path(args.folder), config, Show(quiet=config.quiet or args.json))
+    if args.json:
+        _print_json([point.summary() for point in points])
+    else:
+        print(table(points))
+        print(
+            f"curves: {Path(args.folder, 'attacks', 'curves.svg')}, images: {Path(args.folder, 'attacks', 'examples.svg')}"
+        )
+    return DONE
 
 
 def _report(args: argparse.Namespace) -> int:

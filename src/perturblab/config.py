@@ -226,6 +226,54 @@ class TrainConfig(NetConfig):
 DEFENCE_OPTIONS = tuple(name for name in TrainConfig.model_fields if name.startswith(("batchout_", "defence_")))
 
 
+class AttackConfig(BaseModel):
+    """An attack on a run, as given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    attacks: tuple[str, ...] = Field(("fgsm", "pgd"), description="names a,b; transfer-NAME is made on --source")
+    eps: tuple[float, ...] | None = Field(
+        None, description="radii a,b in pixels, such as 0,1/255,8/255; by default 0 to 0.5 for MNIST, 0 to 8/255 else"
+    )
+    norm: Literal["linf", "l2"] = Field("linf", description="norm of the radii")
+    iterations: tuple[int, ...] = Field((1, 2, 3, 4, 5), description="caps of DeepFool a,b, which has no radius")
+    subset: Positive | None = Field(None, description="attack so many test images, the same ones for every run")
+    steps: Positive = Field(50, description="steps of PGD")
+    step_size: Annotated[float, Field(gt=0)] | None = Field(None, description="of PGD; 2.5 eps / steps by default")
+    restarts: Positive = Field(5, description="restarts of PGD, per-image worst")
+    queries: Positive = Field(5000, description="queries of Square")
+    draws: Positive = Field(20, description="forward passes a gradient, for a net whose forward is random")
+    verdicts: Positive = Field(10, description="fresh draws that judge such a net")
+    source: Text | None = Field(None, description="another run, whose adversarial images are transferred")
+    checks: bool = Field(True, description="look for signs of a masked gradient")
+    check_subset: Positive = Field(200, description="images of these checks")
+    batchout_in_eval: bool = Field(False, description="a published mistake: BatchOut active in evaluation")
+    manual_seed: Seed = Field(1, description="decides starts and draws")
+    batch_size: Positive = Field(250, description="images attacked at once")
+    dataroot: str | None = Field(None, description="where the data set is looked for first; the run's by default")
+    nthreads: Threads | None = Field(None, description="compute threads; all cores by default")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    quiet: bool = Field(False, description="no progress bar")
+
+    @field_validator("attacks", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("eps", mode="before")
+    @classmethod
+    def _radii(cls, value: Any) -> Any:
+        return tuple(parse_eps(part) for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("iterations", mode="before")
+    @classmethod
+    def _caps(cls, value: Any) -> Any:
+        parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else [str(v) for v in value]
+        if not parts or not all(part.isdecimal() and 0 < int(part) < 2**31 for part in parts):
+            raise ValueError(f"--iterations got {value!r}; expected integers of at least 1, such as 1,2,3")
+        return tuple(map(int, parts))
+
+
 def validated(model: type[Config], given: dict[str, Any]) -> Config:
     """Validate what was given.
 

@@ -12,7 +12,7 @@ from perturblab.report import one_line
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_FIGURE: dict[Any, Any] = {
+FIGURE: dict[Any, Any] = {
     "svg.hashsalt": "perturblab",
     "svg.fonttype": "none",  # text stays text: small files, and a screen reader can read them
     "text.parse_math": False,
@@ -62,7 +62,7 @@ def progress_svg(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # the reader's own settings must not change the bytes
-        matplotlib.rcParams.update(_FIGURE)
+        matplotlib.rcParams.update(FIGURE)
         write_atomically(path, _draw(rows, one_line(title)))
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from perturblab import checkpoint, data, evaluate, figures, records, stats, train
-from perturblab.config import TrainConfig, validated
 from perturblab.attacks import PixelModel
+from perturblab.config import TrainConfig, validated
 from perturblab.configured import (
     build_net,
     choose_device,
@@ -384,6 +384,28 @@ def save(run: Run) -> None:
         figures.progress_svg(run.rows, run.folder / "progress.svg", title=title)
 
 
+def trained_run(folder: Path, show: Show, changes: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
+    """Open a finished run with its final weights, in eval mode.
+
+    Args:
+        folder: the run's folder.
+        show: where progress goes.
+        changes: fields given now that replace the run's own.
+
+    Returns:
+        The run, and its checkpoint.
+
+    Raises:
+        UserError: no such run, other test images than the run's, weights of another net.
+    """
+    saved = checkpoint.load_checkpoint(folder / CHECKPOINT)
+    run = open_run(_changed(saved_config(folder, saved), changes), folder, show)
+    _check_images(run, saved, ("test",))
+    checkpoint.load_weights(folder / "weights.safetensors", run.model)
+    run.model.eval()
+    return run, saved
+
+
 def evaluate_run(
     folder: Path, show: Show, *, audited: bool = False, batch_size: int | None = None, dataroot: str | None = None
 ) -> dict[str, Any]:
@@ -404,11 +426,7 @@ def evaluate_run(
     Raises:
         UserError: no such run, other test images than the run's, weights of another net.
     """
-    saved = checkpoint.load_checkpoint(folder / CHECKPOINT)
-    changes = {} if dataroot is None else {"dataroot": dataroot}
-    run = open_run(_changed(saved_config(folder, saved), changes), folder, show)
-    _check_images(run, saved, ("test",))
-    checkpoint.load_weights(folder / "weights.safetensors", run.model)
+    run, saved = trained_run(folder, show, {} if dataroot is None else {"dataroot": dataroot})
     # The weights are those of the last finished epoch count, which a longer run that was stopped has gone beyond.
     finished = records.load(folder / "record.json").counts.last.epoch
     found = run.answers(run.images.test)

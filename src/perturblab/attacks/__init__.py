@@ -2,24 +2,40 @@
 
 * `threat`: norm, radius and bounds, projection, and the check of a result.
 * `pixels`: the model with its normalisation inside, and attacks that leave no trace in it.
-* `gradient`: FGSM, FGM, PGD. `deepfool`: DeepFool. `universal`: one perturbation for all. `noise`: random ones.
+* `gradient`: FGSM, FGM, PGD. `deepfool`: DeepFool. `noise`: random ones, and one perturbation for all images.
 * `autoattack`: AutoAttack and Square, through pyautoattack.
+* `named`: all of them by name.
 """
 
-from perturblab.attacks.gradient import fgsm, input_gradient, pgd, random_start, still_right
+from perturblab.attacks.autoattack import autoattack, square
+from perturblab.attacks.deepfool import deepfool
+from perturblab.attacks.gradient import fgsm, fgsm_normalised, input_gradient, pgd, random_start, still_right
+from perturblab.attacks.named import ATTACKS, Attack, Effort
+from perturblab.attacks.noise import gaussian_noise, uniform_noise, universal, universal_perturbation
 from perturblab.attacks.pixels import PixelModel, to_pixels, untouched
 from perturblab.attacks.threat import Threat, project, violations
 
 __all__ = [
+    "ATTACKS",
+    "Attack",
+    "Effort",
     "PixelModel",
     "Threat",
+    "autoattack",
+    "deepfool",
     "fgsm",
+    "fgsm_normalised",
+    "gaussian_noise",
     "input_gradient",
     "pgd",
     "project",
     "random_start",
+    "square",
     "still_right",
     "to_pixels",
+    "uniform_noise",
+    "universal",
+    "universal_perturbation",
     "untouched",
     "violations",
 ]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from perturblab.attacks.pixels import PixelModel
 from perturblab.attacks.threat import Threat, check_images, l2_norm, per_image, project
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -97,6 +98,39 @@ def fgsm(
     gradient, _ = input_gradient(model, x, y, draws=draws)
     moved = x + threat.eps * _direction(gradient, threat.norm)
     return moved.clamp(*threat.bounds) if clip else moved
+
+
+def fgsm_normalised(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """A published mistake: FGSM's step added after the normalisation, and not clipped.
+
+    A radius of 8/255 there is one of about 2/255 in pixels (the deviation of a channel is about a quarter), so that
+    accuracies look far better than they are.
+
+    Args:
+        model: a `PixelModel`, whose deviations say how large the step is in pixels.
+        x: (N, C, H, W), within the bounds.
+        y: int64 (N,), the true labels.
+        threat: "linf", with a radius in normalised units.
+        generator: not used; every attack takes one.
+
+    Returns:
+        (N, C, H, W) in pixels, possibly outside the bounds.
+
+    Raises:
+        ValueError: a model without a normalisation, or another norm than linf.
+
+    Reference:
+        github.com/Hrushikesh-github/Batchout-Robustness-method, attack_model.py: the mistake.
+    """
+    if not isinstance(model, PixelModel) or threat.norm != "linf":
+        raise ValueError(
+            f"norm is {threat.norm!r} and the model a {type(model).__name__}; expected linf and PixelModel"
+        )
+    check_images(x, threat)
+    gradient, _ = input_gradient(model, x, y)
+    return x + threat.eps * model.std * gradient.sign()
 
 
 def random_start(x: Tensor, threat: Threat, generator: torch.Generator | None) -> Tensor:

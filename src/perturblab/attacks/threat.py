@@ -58,7 +58,8 @@ def l2_norm(delta: Tensor) -> Tensor:
     Returns:
         (N,).
     """
-    return delta.flatten(1).norm(dim=1)
+    length: Tensor = delta.flatten(1).norm(dim=1)
+    return length
 
 
 def project(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:

@@ -192,7 +192,7 @@ def mix(x: Tensor, mixing: Mixing, counter: Tensor, *, training: bool) -> Tensor
     return batchout(x, chosen, eta, rows, detach=mixing.detach)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _draw(x: Tensor, mixing: Mixing, counter: Tensor, step: Step | None) -> tuple[Tensor, Tensor, Tensor]:
     """Rows (K,), their partners (K,) or noise (K, ...), and magnitudes (K,) or ()."""
     if mixing.shared != "none" and step is None:

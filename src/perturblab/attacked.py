@@ -1,0 +1,381 @@
+"""A run under attack: every attack at every radius once, kept in the run's folder, checked and drawn."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from perturblab import evaluate, masking, robustness_figures, runs
+from perturblab.attacks import ATTACKS, Attack, Effort, Threat, square, to_pixels, untouched, violations
+from perturblab.config import AttackConfig
+from perturblab.errors import UserError
+from perturblab.files import write_atomically
+from perturblab.layers import batch_step
+from perturblab.points import Point, file_of, flagged, load_points, radius, save_points, worst_cases
+from perturblab.progress import Show
+from perturblab.seeding import stream
+from perturblab.stats import wilson
+
+TRANSFER, FROZEN = "transfer-", " frozen"
+_GREY = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+_COLOUR = tuple(n / 255 for n in range(9))
+_CHECKS = "checks.json"
+
+
+class Frozen(nn.Module):
+    """A random net with its randomness fixed: every forward pass draws the same.
+
+    Args:
+        net: from images to logits.
+        seed: of the global random state in every forward pass.
+    """
+
+    def __init__(self, net: nn.Module, seed: int = 0) -> None:
+        super().__init__()
+        self.net = net
+        self.seed = seed
+        self.train(net.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to logits (N, classes)."""
+        with untouched(self.net, seed=self.seed):
+            logits: Tensor = self.net(x)
+        return logits
+
+
+class ActiveBatchOut(nn.Module):
+    """A published mistake: a net whose BatchOut mixes in evaluation too (github.com/Hrushikesh-github/BatchOut).
+
+    Args:
+        net: from images to logits.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.train(net.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to logits (N, classes)."""
+        with batch_step(active=True):
+            logits: Tensor = self.net(x)
+        return logits
+
+
+@dataclass
+class Target:
+    """What is attacked: the net, the images and how to write down what happened."""
+
+    folder: Path
+    model: nn.Module
+    x: Tensor  # (N, C, H, W) in [0, 1]
+    y: Tensor  # (N,)
+    subset: str
+    weights: str
+    source: nn.Module | None
+    effort: Effort
+    config: AttackConfig
+    random: bool
+
+
+def attack_run(folder: Path, config: AttackConfig, show: Show) -> list[Point]:
+    """Attack a run, measuring only what its folder does not hold yet.
+
+    Args:
+        folder: of a finished run.
+        config: what was asked for.
+        show: where progress goes.
+
+    Returns:
+        One point for every attack and radius asked for, and the worst cases over them; with flags.
+
+    Raises:
+        UserError: no such run or source, an attack that does not exist or does not know the norm.
+    """
+    names = _checked_names(config)
+    run, _ = runs.trained_run(folder, show, _changes(config))
+    target = _target(run, config, show)
+    measured = _measure_all(target, _plan(names, target, run.images.name), show)
+    flags = _flags(target, measured, show) if config.checks else []
+    points = _with_flags(measured, flags)
+    for path in {file_of(folder, p.attack, p.norm) for p in points if p.attack in {m.attack for m in measured}}:
+        _keep(path, [p for p in points if file_of(folder, p.attack, p.norm) == path])
+    title = f"{run.config.net} on {run.images.display}, seed {run.config.manual_seed}"
+    robustness_figures.curves_svg(
+        points, folder / "attacks" / "curves.svg", title=title, chance=100 / len(run.images.classes)
+    )
+    _draw_examples(target, points, title, run.images.classes)
+    return points
+
+
+def _checked_names(config: AttackConfig) -> list[str]:
+    for name in config.attacks:
+        plain = name.removeprefix(TRANSFER)
+        if plain not in ATTACKS:
+            raise UserError(f"--attacks got {name!r}; choose among {', '.join(ATTACKS)}, or {TRANSFER}NAME of one")
+        if name != plain and config.source is None:
+            raise UserError(f"--attacks got {name!r} and no --source; give the run whose images are transferred")
+        if config.norm not in ATTACKS[plain].norms and not ATTACKS[plain].by_iterations:
+            raise UserError(f"--norm {config.norm} is not known to {name}; it knows {', '.join(ATTACKS[plain].norms)}")
+    return list(dict.fromkeys(config.attacks))
+
+
+def _changes(config: AttackConfig) -> dict[str, Any]:
+    changes: dict[str, Any] = {"device": config.device}
+    return changes if config.dataroot is None else changes | {"dataroot": str(Path(config.dataroot).absolute())}
+
+
+def _target(run: runs.Run, config: AttackConfig, show: Show) -> Target:
+    test = run.images.test
+    rows = torch.arange(len(test.labels))
+    if config.subset is not None and config.subset < len(rows):
+        # Not from the run's seed: every run is judged on the same images.
+        rows = torch.randperm(len(rows), generator=stream(0, "attacked images"))[: config.subset].sort().values
+    digest = hashlib.sha256(f"{run.images.hashes['test']} {rows.tolist()}".encode()).hexdigest()[:16]
+    model: nn.Module = run.in_pixels
+    if config.batchout_in_eval:
+        if not run.mixings:
+            raise UserError(f"--batchout-in-eval given, but {run.folder} was trained without BatchOut; drop it")
+        model = ActiveBatchOut(model)
+    model.eval()
+    x, y = to_pixels(test.images[rows]).to(run.device), test.labels[rows].to(run.device)
+    is_random = masking.is_random(model, x[:2])
+    source = None
+    if config.source is not None:
+        other, _ = runs.trained_run(Path(config.source), show, _changes(config))
+        if other.images.hashes["test"] != run.images.hashes["test"]:
+            raise UserError(f"--source {config.source} was trained on other images than {run.folder}; choose another")
+        source = other.in_pixels.eval()
+    effort = Effort(config.steps, config.step_size, config.restarts, config.queries, config.draws if is_random else 1)
+    weights = hashlib.sha256((run.folder / "weights.safetensors").read_bytes()).hexdigest()[:16]
+    return Target(run.folder, model, x, y, digest, weights, source, effort, config, is_random)
+
+
+def _plan(names: Sequence[str], target: Target, dataset: str) -> list[tuple[str, float]]:
+    """Every (attack, radius): a random net also as its frozen twin, which alone meets the attacks that need one."""
+    grid = target.config.eps or (_GREY if dataset in ("MNIST", "FashionMNIST", "digits") else _COLOUR)
+    plan = []
+    for name in names:
+        attack = ATTACKS[name.removeprefix(TRANSFER)]
+        radii: Sequence[float] = target.config.iterations if attack.by_iterations else grid
+        alone = target.random and attack.fixed and not name.startswith(TRANSFER)
+        twins = [name + FROZEN] if alone else [name]
+        if target.random and attack.looks and not alone:
+            twins.append(name + FROZEN)
+        plan += [(twin, float(eps)) for twin in twins for eps in dict.fromkeys(radii)]
+    return plan
+
+
+def _measure_all(target: Target, plan: Sequence[tuple[str, float]], show: Show) -> list[Point]:
+    points: list[Point] = []
+    images = len(target.y)
+    with show.bar(len(plan) * images):
+        for number, (name, eps) in enumerate(plan):
+
+            def moved(done: int, text: str = f"{name} {radius(eps)}", before: int = number * images) -> None:
+                show.move(before + done, text)
+
+            point, is_new = _measured(target, name, eps, moved)
+            points.append(point)
+            if is_new:
+                show.say(f"{name} {radius(eps)}: {point.percent:.2f} %  ({point.seconds:.1f} s)")
+    return points
+
+
+def _settings(target: Target, name: str, attack: Attack) -> dict[str, Any]:
+    given = asdict(target.effort)
+    settings: dict[str, Any] = {key: given[key] for key in attack.settings if given[key] is not None}
+    if name.startswith(TRANSFER):
+        settings["source"] = Path(str(target.config.source)).name
+    if target.config.batchout_in_eval:
+        settings["mode"] = "BatchOut active in evaluation, a published mistake"
+    if attack.outside:
+        settings["mistake"] = attack.about
+    return settings | {"seed": target.config.manual_seed}
+
+
+def _measured(target: Target, name: str, eps: float, moved: Callable[[int], None]) -> tuple[Point, bool]:
+    """The point, from the folder where it is there; and whether it is new."""
+    attack = ATTACKS[name.removeprefix(TRANSFER).removesuffix(FROZEN)]
+    norm = "l2" if attack.by_iterations else target.config.norm
+    path = file_of(target.folder, name, norm)
+    known = load_points(path)
+    settings = _settings(target, name, attack)
+    blank = Point(
+        attack=name,
+        eps=eps,
+        norm=norm,
+        correct=0,
+        total=len(target.y),
+        wilson=(0, 0),
+        answers="0",
+        subset=target.subset,
+        weights=target.weights,
+        settings=settings,
+    )
+    if same := [point for point in known if point.key == blank.key]:
+        return same[0], False
+    began = time.monotonic()
+    x_adv = make_images(target, name, eps, moved)
+    point = _judged(target, name, blank, attack, x_adv, time.monotonic() - began)
+    _keep(path, [point])
+    return point, True
+
+
+def make_images(target: Target, name: str, eps: float, moved: Callable[[int], None] = lambda done: None) -> Tensor:
+    """Adversarial images of one attack at one radius.
+
+    Args:
+        target: what is attacked.
+        name: of the attack.
+        eps: radius in pixels, or DeepFool's cap.
+        moved: told how many images are done.
+
+    Returns:
+        (N, C, H, W).
+    """
+    plain = name.removeprefix(TRANSFER).removesuffix(FROZEN)
+    attack, model = ATTACKS[plain], target.model
+    if name.startswith(TRANSFER) and target.source is not None:
+        model = target.source
+    if name.endswith(FROZEN):
+        model = Frozen(model)
+    threat = Threat("l2" if attack.by_iterations else target.config.norm, eps)
+    generator = stream(target.config.manual_seed, f"{name} {eps!r}")
+    parts = []
+    size = len(target.y) if plain == "universal" else target.config.batch_size
+    with untouched(target.model, seed=target.config.manual_seed):
+        for x, y in zip(target.x.split(size), target.y.split(size), strict=True):
+            parts.append(attack.run(model, x, y, threat, target.effort, generator))
+            moved(sum(map(len, parts)))
+    return torch.cat(parts)
+
+
+def _judged(target: Target, name: str, blank: Point, attack: Attack, x_adv: Tensor, seconds: float) -> Point:
+    """Check the images against the threat, and count by fresh forward passes."""
+    limit = float("inf") if attack.by_iterations else blank.eps
+    wrong = violations(x_adv, target.x, Threat(blank.norm, limit))
+    if wrong.any() and not attack.outside:
+        raise RuntimeError(f"{name} left the ball or the bounds in {int(wrong.sum())} of {len(wrong)} images")
+    model = Frozen(target.model) if name.endswith(FROZEN) else target.model
+    fresh = target.random and not name.endswith(FROZEN)
+    with untouched(target.model, seed=target.config.manual_seed):
+        times = target.config.verdicts if fresh else 1
+        verdicts = [evaluate.answers(model, x_adv, target.y).correct for _ in range(times)]
+    counts = tuple(int(v.sum()) for v in verdicts)
+    delta = (x_adv - target.x).flatten(1)
+    distance = delta.abs().amax(1) if blank.norm == "linf" else delta.norm(dim=1)
+    fooled = distance[~verdicts[0].to(distance.device) & (distance > 0)]
+    correct = sum(counts) // len(counts)
+    return blank.model_copy(
+        update={
+            "correct": correct,
+            "wilson": wilson(correct, blank.total),
+            "answers": _as_hex(verdicts[0]),
+            "draws": counts if fresh else (),
+            "distance": float(distance.max()),
+            "median": float(fooled.median()) if len(fooled) else None,
+            "seconds": round(seconds, 3),
+        }
+    )
+
+
+def _as_hex(right: Tensor) -> str:
+    bits = "".join("1" if value else "0" for value in right.tolist())
+    return f"{int(bits, 2):0{-(-len(bits) // 4)}x}"
+
+
+def _keep(path: Path, points: Sequence[Point]) -> None:
+    """Put points into a file, in place of the ones with their keys."""
+    new = {point.key: point for point in points}
+    kept = [point for point in load_points(path) if point.key not in new]
+    save_points(path, sorted([*kept, *new.values()], key=lambda p: (p.total, p.weights, p.eps)))
+
+
+def _with_flags(measured: Sequence[Point], flags: Sequence[str]) -> list[Point]:
+    """All points with flags, and the worst case of those that keep to the threat."""
+    honest = [p for p in measured if not p.attack.endswith(FROZEN) and "mistake" not in p.settings]
+    by_radius = [p for p in honest if not p.attack.startswith("deepfool")]
+    worst = worst_cases(by_radius) if len({p.attack for p in by_radius}) > 1 else []
+    return flagged([*measured, *worst], flags)
+
+
+def _flags(target: Target, measured: Sequence[Point], show: Show) -> list[str]:
+    """The flags of the net, from the checks; made once for the same net, images and effort."""
+    eps = _telling_radius(measured)
+    count = min(target.config.check_subset, len(target.y))
+    key = json.loads(
+        json.dumps(
+            [target.subset, count, target.weights, target.config.norm, eps, asdict(target.effort), _mode(target)]
+        )
+    )
+    path = target.folder / "attacks" / _CHECKS
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    same = [entry for entry in kept if entry["key"] == key]
+    if not same:
+        show.say(f"masking checks on {count} images at {radius(eps)}")
+        findings = _findings(target, count, eps)
+        same = [{"key": key, "flags": findings.flags(), "findings": asdict(findings)}]
+        write_atomically(path, (json.dumps([*kept, *same], indent=1) + "\n").encode())
+    flags: list[str] = same[0]["flags"]
+    return flags
+
+
+def _mode(target: Target) -> str:
+    return "batchout" if target.config.batchout_in_eval else ""
+
+
+def _findings(target: Target, count: int, eps: float) -> masking.Findings:
+    model, effort = target.model, target.effort
+    breakers: dict[str, masking.Breaker] = {}
+    if not target.random:
+        queries = min(effort.queries, 1000)
+        breakers["square"] = lambda x, y, t, g: square(model, x, y, t, queries=queries, generator=g)
+    if target.source is not None:
+        source = target.source
+        breakers["transfer"] = lambda x, y, t, g: ATTACKS["pgd"].run(source, x, y, t, effort, g)
+    with untouched(model, seed=target.config.manual_seed):
+        return masking.examine(
+            model,
+            target.x[:count],
+            target.y[:count],
+            Threat(target.config.norm, eps),
+            effort=effort,
+            black_boxes=breakers,
+            generator=stream(target.config.manual_seed, "masking checks"),
+        )
+
+
+def _telling_radius(measured: Sequence[Point]) -> float:
+    """The radius at which most can be seen: where the strongest curve is nearest to half of the clean accuracy."""
+    curves = [p for p in measured if p.eps and not p.attack.startswith("deepfool")]
+    if not curves:
+        return 8 / 255
+    clean = max(p.correct / p.total for p in measured)
+    lowest = {eps: min(p.correct / p.total for p in curves if p.eps == eps) for eps in {p.eps for p in curves}}
+    return min(sorted(lowest), key=lambda eps: abs(lowest[eps] - clean / 2))
+
+
+def _draw_examples(target: Target, points: Sequence[Point], title: str, classes: Sequence[str]) -> None:
+    """Clean, perturbation and adversarial images at each radius, of the strongest attack that follows gradients."""
+    shown = [name for name in ("pgd", "fgsm") if any(p.attack == name and p.eps for p in points)]
+    if not shown:
+        return
+    radii = sorted({p.eps for p in points if p.attack == shown[0] and p.eps})
+    few = Target(**{**vars(target), "x": target.x[:5], "y": target.y[:5]})
+    made = {eps: make_images(few, shown[0], eps) for eps in radii}
+    with torch.no_grad(), untouched(target.model):
+        answers = {eps: target.model(x).argmax(1).tolist() for eps, x in {0.0: few.x, **made}.items()}
+    robustness_figures.examples_svg(
+        few.x.cpu().numpy(),
+        {eps: x.cpu().numpy() for eps, x in made.items()},
+        {eps: [classes[a] for a in found] for eps, found in answers.items()},
+        target.folder / "attacks" / "examples.svg",
+        title=f"{title}: {shown[0]}",
+    )

@@ -1,0 +1,199 @@
+"""Checks that a masked gradient cannot pass for a defence.
+
+An attack that finds nothing proves nothing: its gradients may be zero, noisy or saturated. Each check looks for one
+sign of it, and gives a flag; a flagged accuracy is an upper bound, not a robustness.
+
+Reference: Athalye, Carlini, Wagner, ICML 2018; Carlini et al., On evaluating adversarial robustness, 2019; the checks
+of AutoAttack (Croce, Hein, ICML 2020).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from perturblab.attacks import (
+    Effort,
+    Threat,
+    fgsm,
+    gaussian_noise,
+    input_gradient,
+    pgd,
+    still_right,
+    uniform_noise,
+    untouched,
+)
+from perturblab.attacks.gradient import Loss, sum_loss
+
+Breaker = Callable[[Tensor, Tensor, Threat, torch.Generator], Tensor]
+
+NOT_MONOTONE = "not monotone"
+ABOVE_CHANCE = "above chance at a large radius"
+PGD_WEAKER = "PGD weaker than FGSM"
+NOT_CONVERGED = "not converged"
+BLACK_BOX = "black box stronger"
+ZERO, NAN = "zero gradients", "NaN gradients"
+SOFTMAX, SATURATED, RANDOM = "softmax outputs", "saturated logits", "random forward"
+
+LARGE = {"linf": 0.5, "l2": 16.0}  # 0.5 can turn every pixel grey
+_SHARE = 0.002  # of the images, as AutoAttack's flag for Square
+_ZERO_SHARE = 0.01
+_POINTS = 1.0  # accuracy that doubled effort may take away
+_NO_LOSS = 16.6  # margin of the logits above which cross entropy in float32 is exactly 0
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the checks of a net found, as numbers; ``flags`` says what they mean.
+
+    Args:
+        images: how many were looked at.
+        classes: logits of the net.
+        eps: radius of the checks that have one.
+        zero: images right whose gradient is 0 in every pixel.
+        bad: images whose gradient is not finite.
+        softmax: the outputs are probabilities.
+        saturated: images whose margin is so large that their loss is 0.
+        random: two forward passes differ.
+        large: images right under PGD at a radius that can erase every image.
+        fgsm, pgd, doubled: images right under FGSM, PGD, and PGD with twice the steps and restarts.
+        margin: images that only PGD on the margin of the logits breaks, beside PGD on the cross entropy.
+        black_box: attack without the net's gradient -> images that only it breaks, beside FGSM and PGD.
+        trace: mean loss before every PGD step.
+    """
+
+    images: int
+    classes: int
+    eps: float
+    zero: int
+    bad: int
+    softmax: bool
+    saturated: int
+    random: bool
+    large: int
+    fgsm: int
+    pgd: int
+    doubled: int
+    margin: int
+    black_box: Mapping[str, int] = field(default_factory=dict)
+    trace: Sequence[float] = ()
+
+    def flags(self) -> list[str]:
+        """The flags that these numbers raise, each in a few words."""
+        few, point = _SHARE * self.images, _POINTS * self.images / 100
+        raised = {
+            ABOVE_CHANCE: self.large > self.images / self.classes,
+            PGD_WEAKER: self.pgd > self.fgsm + few,
+            NOT_CONVERGED: self.pgd - self.doubled >= point,
+            BLACK_BOX: any(count > few for count in self.black_box.values()),
+            ZERO: self.zero > _ZERO_SHARE * self.images,
+            NAN: self.bad > 0,
+            SOFTMAX: self.softmax,
+            SATURATED: self.saturated > _ZERO_SHARE * self.images or self.margin > point,
+            RANDOM: self.random,
+        }
+        return [flag for flag, is_raised in raised.items() if is_raised]
+
+
+@torch.no_grad()
+def is_random(model: nn.Module, x: Tensor) -> bool:
+    """Say whether two forward passes of the same images differ.
+
+    Args:
+        model: from images to logits; it is left as it was.
+        x: (N, C, H, W).
+    """
+    with untouched(model):
+        return not torch.equal(model(x), model(x))
+
+
+@torch.no_grad()
+def is_softmax(model: nn.Module, x: Tensor) -> bool:
+    """Say whether a model gives probabilities instead of logits, which makes the gradient of the loss vanish.
+
+    Args:
+        model: from images to logits (N, classes).
+        x: (N, C, H, W).
+    """
+    out = model(x).float()
+    return bool((out >= -1e-5).all() and (out.sum(1) - 1).abs().max() < 1e-4)
+
+
+def margin_loss(logits: Tensor, y: Tensor) -> Tensor:
+    """Highest other logit minus that of the true class, summed over images: it never saturates.
+
+    Args:
+        logits: (N, classes).
+        y: int64 (N,).
+
+    Returns:
+        A single value.
+
+    Reference:
+        Carlini, Wagner, Towards evaluating the robustness of neural networks, 2017.
+    """
+    return -_margins(logits.float(), y).sum()
+
+
+def _margins(logits: Tensor, y: Tensor) -> Tensor:
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    return own - logits.scatter(1, y[:, None], -torch.inf).amax(1)
+
+
+def examine(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    effort: Effort,
+    black_boxes: Mapping[str, Breaker] | None = None,
+    generator: torch.Generator,
+) -> Findings:
+    """Look for every sign of a masked gradient.
+
+    Args:
+        model: from images in [0, 1] to logits, in eval mode.
+        x: (N, C, H, W), in [0, 1].
+        y: int64 (N,).
+        threat: norm and radius of the checks that have one.
+        effort: of PGD, which is doubled to see whether it has converged.
+        black_boxes: further attacks without the net's gradient, such as Square or a transfer, by name.
+        generator: decides all draws.
+    """
+
+    def ascend(within: Threat, times: int = 1, loss: Loss = sum_loss) -> Tensor:
+        steps, restarts, draws = times * effort.steps, times * effort.restarts, effort.draws
+        found = pgd(model, x, y, within, steps=steps, restarts=restarts, loss=loss, draws=draws, generator=generator)
+        return still_right(model, found, y)
+
+    gradient, logits = input_gradient(model, x, y)
+    right, flat = logits.argmax(1) == y, gradient.flatten(1)
+    trace: list[float] = []
+    pgd(model, x, y, threat, steps=effort.steps, draws=effort.draws, trace=trace, generator=generator)
+    fast = still_right(model, fgsm(model, x, y, threat, draws=effort.draws), y)
+    iterated, by_margin = ascend(threat), ascend(threat, loss=margin_loss)
+    breakers: dict[str, Breaker] = {
+        "uniform": lambda x, y, t, g: uniform_noise(model, x, y, t, generator=g),
+        "gaussian": lambda x, y, t, g: gaussian_noise(model, x, y, t, generator=g),
+        **(black_boxes or {}),
+    }
+    blind = {name: still_right(model, make(x, y, threat, generator), y) for name, make in breakers.items()}
+    return Findings(
+        images=len(x),
+        classes=logits.shape[1],
+        eps=threat.eps,
+        zero=int((right & (flat.abs().amax(1) == 0)).sum()),
+        bad=int((~torch.isfinite(flat).all(1)).sum()),
+        softmax=is_softmax(model, x),
+        saturated=int((_margins(logits.float(), y) > _NO_LOSS).sum()),
+        random=is_random(model, x),
+        large=int(ascend(Threat(threat.norm, LARGE[threat.norm], threat.bounds)).sum()),
+        fgsm=int(fast.sum()),
+        pgd=int(iterated.sum()),
+        doubled=int(ascend(threat, 2).sum()),
+        margin=int((iterated & ~by_margin).sum()),
+        black_box={name: int((fast & iterated & ~broken).sum()) for name, broken in blind.items()},
+        trace=trace,
+    )
