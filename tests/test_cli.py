@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import perturblab
-from perturblab import checkpoint, cli, data, records, runs
+from perturblab import checkpoint, cli, data, execution, records
 from perturblab.arguments import given, parsed
 from perturblab.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig, validated
 from perturblab.configured import net_options
@@ -862,7 +862,7 @@ def test_second_interrupt_does_not_wait(
         raise AssertionError("went on after the second interrupt")
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(runs, "execute", execute)
+    monkeypatch.setattr(execution, "execute", execute)
     told = tell(f"train {TINY} --quiet --out run")
     assert (told.code, told.out, told.err) == (130, "", "perturblab: interrupted\n")
     assert signal.getsignal(signal.SIGINT) is before

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from perturblab import demo, records, runs
+from perturblab import demo, execution, records
 from perturblab.config import NetConfig
 from perturblab.configured import build_net
 from perturblab.models import Task, describe
@@ -50,7 +50,7 @@ def test_interrupted_demonstration_says_how_to_go_on(
     def interrupt(*_args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "execute", interrupt)
+    monkeypatch.setattr(execution, "execute", interrupt)
     assert demo.main() == 130
     assert "make demo goes on" in capsys.readouterr().err
 

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from perturblab import data, evaluate, records, runs
+from perturblab import data, evaluate, execution, records, runs
 from perturblab.config import TrainConfig
 from perturblab.errors import NonFiniteError, UserError
 from perturblab.layers import Masks
@@ -55,7 +55,7 @@ def opened(folder: Path, **given: Any) -> Run:
 
 def executed(folder: Path, **given: Any) -> Run:
     run = opened(folder, **given)
-    assert runs.execute(run, QUIET) is not None
+    assert execution.execute(run, QUIET) is not None
     return run
 
 
@@ -105,7 +105,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("runs") / "finished"
     learning = {"optim_method": "Adam", "dropout": 0.1, "nfilters": 8, "first_filter_size": 3}
     run = opened(folder, train_size=200, val_size=50, batch_size=64, nepochs=13, audit=True, **learning)
-    record = runs.execute(run, QUIET)
+    record = execution.execute(run, QUIET)
     assert record is not None
     return Finished(folder, run, record)
 
@@ -349,7 +349,7 @@ def test_which_epoch_is_best_on_scripted_answers(
 
 def test_evaluate_run_gives_the_last_row_of_the_metrics(finished: Finished) -> None:
     row = metrics(finished.folder)[-1]
-    result = runs.evaluate_run(finished.folder, QUIET, audited=True)
+    result = execution.evaluate_run(finished.folder, QUIET, audited=True)
     assert result.keys() == {"exact", "wilson", "batch_mean", "batch_mean_truncated", "smoothed", "n_batches"}
     assert result["exact"] == {"correct": row["correct"], "total": TEST}
     for name in ("batch_mean", "batch_mean_truncated", "smoothed", "n_batches"):
@@ -362,9 +362,9 @@ def test_evaluate_run_gives_the_last_row_of_the_metrics(finished: Finished) -> N
 
 
 def test_evaluate_run_with_another_batch_and_without_the_audit(finished: Finished) -> None:
-    plain = runs.evaluate_run(finished.folder, QUIET)
+    plain = execution.evaluate_run(finished.folder, QUIET)
     assert plain.keys() == {"exact", "wilson"}
-    result = runs.evaluate_run(finished.folder, QUIET, audited=True, batch_size=10)
+    result = execution.evaluate_run(finished.folder, QUIET, audited=True, batch_size=10)
     rows, right = metrics(finished.folder), finished.run.correct[-1]
     assert result["exact"] == plain["exact"]
     assert result["n_batches"] == 60
@@ -374,7 +374,7 @@ def test_evaluate_run_with_another_batch_and_without_the_audit(finished: Finishe
 
 def test_evaluate_run_leaves_the_folder_as_it_is(finished: Finished) -> None:
     before = {path.name: path.read_bytes() for path in finished.folder.iterdir()}
-    runs.evaluate_run(finished.folder, QUIET, audited=True)
+    execution.evaluate_run(finished.folder, QUIET, audited=True)
     assert {path.name: path.read_bytes() for path in finished.folder.iterdir()} == before
 
 
@@ -383,13 +383,14 @@ def test_evaluate_run_of_a_run_without_validation_and_audit(redraw: str, tmp_pat
     """Also where every forward draws its masks: the weights must say which ones the count was made with."""
     executed(tmp_path / "run", redraw_masks=redraw)
     row = metrics(tmp_path / "run")[-1]
-    result = runs.evaluate_run(tmp_path / "run", QUIET, audited=True)
+    result = execution.evaluate_run(tmp_path / "run", QUIET, audited=True)
     assert result["exact"] == {"correct": row["correct"], "total": TEST}
     assert result["n_batches"] == 38
 
 
 @pytest.mark.parametrize(
-    "open_again", [lambda folder: runs.resume_run(folder, {}, QUIET), lambda folder: runs.evaluate_run(folder, QUIET)]
+    "open_again",
+    [lambda folder: runs.resume_run(folder, {}, QUIET), lambda folder: execution.evaluate_run(folder, QUIET)],
 )
 def test_a_folder_that_is_no_run_is_refused(open_again: Callable[[Path], Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no checkpoint\.pt; give the folder of a run"):
@@ -441,7 +442,7 @@ def test_same_seed_same_bits_another_seed_others(tmp_path: Path) -> None:
 
 def test_a_record_says_everything_needed_to_repeat_the_run(finished: Finished, tmp_path: Path) -> None:
     run = runs.open_run(TrainConfig(**finished.record.config, manual_seed=finished.record.seed), tmp_path, QUIET)
-    assert runs.execute(run, QUIET) is not None
+    assert execution.execute(run, QUIET) is not None
     assert same(weights(tmp_path), weights(finished.folder))
     assert results(tmp_path) == results(finished.folder)
 
@@ -450,7 +451,7 @@ def test_training_images_are_augmented_and_test_images_are_not(pictures: Path, t
     run = opened(tmp_path / "run", **settings("augmented", pictures), audit=True)
     inputs: dict[bool, list[Tensor]] = {True: [], False: []}
     run.model.register_forward_pre_hook(lambda model, args: inputs[model.training].append(args[0].clone()))
-    assert runs.execute(run, QUIET) is not None
+    assert execution.execute(run, QUIET) is not None
     assert run.preparation == data.preparation(replace(run.images, name="CIFAR10"))
     order, augmentation = stream(1, "order"), stream(1, "augmentation")
     for epoch in range(3):
@@ -469,7 +470,7 @@ def test_test_labels_and_images_never_reach_training(finished: Finished, tmp_pat
     run = runs.open_run(finished.run.config, tmp_path / "run", QUIET)
     garbage = torch.full_like(run.images.test.labels, 3), torch.zeros_like(run.images.test.images)
     run.images = replace(run.images, test=data.Split(garbage[1], garbage[0]))
-    assert runs.execute(run, QUIET) is not None
+    assert execution.execute(run, QUIET) is not None
     assert same(weights(tmp_path / "run"), weights(finished.folder))
     rows, want = metrics(tmp_path / "run"), metrics(finished.folder)
     for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"):
@@ -485,7 +486,7 @@ def test_measuring_changes_nothing_in_the_training(redraw: str, measured: dict[s
     without = opened(tmp_path / "plain", redraw_masks=redraw)
     without.training = with_measure.training
     for run in (with_measure, without):
-        assert runs.execute(run, QUIET) is not None
+        assert execution.execute(run, QUIET) is not None
     one, two = weights(tmp_path / "measured"), weights(tmp_path / "plain")
     counters = {name for name in one if name.endswith("draws")}  # how often masks were drawn is no weight
     assert all(torch.equal(one[name], two[name]) for name in one.keys() - counters)
@@ -541,11 +542,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     kind: str, steps: int, straight: Callable[[str], Path], pictures: Path, tmp_path: Path
 ) -> None:
     run = opened(tmp_path / "run", **settings(kind, pictures))
-    assert runs.execute(run, QUIET, after(steps)) is None
+    assert execution.execute(run, QUIET, after(steps)) is None
     assert not (tmp_path / "run" / "record.json").exists()
     resumed = runs.resume_run(tmp_path / "run", {}, QUIET)
     assert resumed.state.epoch * resumed.steps + resumed.state.step == steps
-    assert runs.execute(resumed, QUIET) is not None
+    assert execution.execute(resumed, QUIET) is not None
     assert_same_run(tmp_path / "run", straight(kind))
 
 
@@ -553,10 +554,10 @@ def test_stopped_at_every_step(straight: Callable[[str], Path], tmp_path: Path) 
     kind = next(iter(KINDS))
     run = opened(tmp_path / "run", **KINDS[kind])
     for _ in range(11):
-        assert runs.execute(run, QUIET, after(1)) is None
+        assert execution.execute(run, QUIET, after(1)) is None
         run = runs.resume_run(tmp_path / "run", {}, QUIET)
-    assert runs.execute(run, QUIET, after(1)) is None, "the last step is done, the last epoch not yet counted"
-    assert runs.execute(runs.resume_run(tmp_path / "run", {}, QUIET), QUIET) is not None
+    assert execution.execute(run, QUIET, after(1)) is None, "the last step is done, the last epoch not yet counted"
+    assert execution.execute(runs.resume_run(tmp_path / "run", {}, QUIET), QUIET) is not None
     assert_same_run(tmp_path / "run", straight(kind))
 
 
@@ -564,7 +565,7 @@ def test_stopped_at_every_step(straight: Callable[[str], Path], tmp_path: Path) 
 def test_a_crash_loses_only_what_came_after_the_last_checkpoint(
     steps: int, straight: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "SAVE_EVERY", -1.0)  # a checkpoint after every step
+    monkeypatch.setattr(execution, "SAVE_EVERY", -1.0)  # a checkpoint after every step
     kind, asked = next(iter(KINDS)), after(steps)
 
     def crash() -> bool:
@@ -573,10 +574,10 @@ def test_a_crash_loses_only_what_came_after_the_last_checkpoint(
         return False
 
     with pytest.raises(MemoryError, match="crash"):
-        runs.execute(opened(tmp_path / "run", **KINDS[kind]), QUIET, crash)
+        execution.execute(opened(tmp_path / "run", **KINDS[kind]), QUIET, crash)
     run = runs.resume_run(tmp_path / "run", {}, QUIET)
     assert run.state.epoch * run.steps + run.state.step == steps
-    assert runs.execute(run, QUIET) is not None
+    assert execution.execute(run, QUIET) is not None
     assert_same_run(tmp_path / "run", straight(kind))
 
 
@@ -584,7 +585,7 @@ def test_a_finished_run_goes_on_to_more_epochs(straight: Callable[[str], Path], 
     kind = next(iter(KINDS))
     executed(tmp_path / "run", **KINDS[kind], nepochs=1)
     run = runs.resume_run(tmp_path / "run", {"nepochs": 3}, QUIET)
-    assert runs.execute(run, QUIET) is not None
+    assert execution.execute(run, QUIET) is not None
     assert_same_run(tmp_path / "run", straight(kind))
 
 
@@ -592,7 +593,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
     executed(tmp_path / "run", audit=True)
     want, rows = weights(tmp_path / "run"), metrics(tmp_path / "run")
     record = record_of(tmp_path / "run")
-    assert runs.execute(runs.resume_run(tmp_path / "run", {}, QUIET), QUIET) is not None
+    assert execution.execute(runs.resume_run(tmp_path / "run", {}, QUIET), QUIET) is not None
     assert same(weights(tmp_path / "run"), want)
     assert metrics(tmp_path / "run") == rows
     assert record_of(tmp_path / "run") == record
@@ -601,15 +602,15 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("audit", [False, True], ids=["plain", "audit"])
 def test_fewer_epochs_than_begun_are_refused(audit: bool, tmp_path: Path) -> None:
     """The weights have had a step of the second epoch: they are no result of a run of one epoch."""
-    runs.execute(opened(tmp_path / "run", audit=audit), QUIET, after(5))
+    execution.execute(opened(tmp_path / "run", audit=audit), QUIET, after(5))
     with pytest.raises(UserError, match="nepochs"):
-        runs.execute(runs.resume_run(tmp_path / "run", {"nepochs": 1}, QUIET), QUIET)
+        execution.execute(runs.resume_run(tmp_path / "run", {"nepochs": 1}, QUIET), QUIET)
     assert not (tmp_path / "run" / "record.json").exists()
 
 
 def test_fewer_epochs_are_taken_where_they_are_just_done(tmp_path: Path) -> None:
-    runs.execute(opened(tmp_path / "run"), QUIET, after(4))
-    assert runs.execute(runs.resume_run(tmp_path / "run", {"nepochs": 1}, QUIET), QUIET) is not None
+    execution.execute(opened(tmp_path / "run"), QUIET, after(4))
+    assert execution.execute(runs.resume_run(tmp_path / "run", {"nepochs": 1}, QUIET), QUIET) is not None
     assert_same_run(tmp_path / "run", executed(tmp_path / "one", nepochs=1).folder)
 
 
@@ -617,10 +618,10 @@ def test_weights_and_metrics_are_not_mixed_when_a_longer_run_is_stopped(tmp_path
     """Whichever epoch the weights are of, every metric of `evaluate --audit` is that epoch's."""
     folder = tmp_path / "run"
     executed(folder, audit=True, nepochs=2, batch_size=60, train_size=120)  # 9 full test batches: the start still shows
-    runs.execute(runs.resume_run(folder, {"nepochs": 5}, QUIET), QUIET, after(5))
+    execution.execute(runs.resume_run(folder, {"nepochs": 5}, QUIET), QUIET, after(5))
     rows = metrics(folder)
     assert len(rows) == 4
-    result = runs.evaluate_run(folder, QUIET, audited=True)
+    result = execution.evaluate_run(folder, QUIET, audited=True)
     names = ("batch_mean", "batch_mean_truncated", "smoothed", "n_batches")
     have = (result["exact"]["correct"], *(result[name] for name in names))
     assert have in [(row["correct"], *(row[name] for name in names)) for row in rows]
@@ -633,7 +634,7 @@ def test_other_images_than_the_run_was_started_with_are_refused(tmp_path: Path, 
     torch.save(saved, tmp_path / "run" / "checkpoint.pt")
     for again in (
         lambda: runs.resume_run(tmp_path / "run", {}, QUIET),
-        lambda: runs.evaluate_run(tmp_path / "run", QUIET),
+        lambda: execution.evaluate_run(tmp_path / "run", QUIET),
     ):
         with pytest.raises(UserError, match=r"the test images of pets.* are not those of .*; give --dataroot"):
             again()
@@ -649,7 +650,7 @@ def test_nothing_is_recorded_after_a_loss_that_is_not_finite(
 ) -> None:
     run = opened(tmp_path / "run", learning_rate=1e30, nepochs=1, batch_size=batch, **measured)
     with pytest.raises(NonFiniteError, match=r"not finite|the loss is"):
-        runs.execute(run, QUIET)
+        execution.execute(run, QUIET)
     assert not {path.name for path in (tmp_path / "run").iterdir()} & {"record.json", "weights.safetensors"}
 
 
@@ -664,7 +665,7 @@ def test_a_last_batch_of_one_is_refused_before_anything_is_trained(tmp_path: Pat
 
 def test_progress_off_a_terminal_is_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     show = Show()
-    runs.execute(runs.open_run(config(val_size=10, audit=True), tmp_path / "run", show), show)
+    execution.execute(runs.open_run(config(val_size=10, audit=True), tmp_path / "run", show), show)
     out, err = capsys.readouterr()
     assert out == ""
     lines = [line for line in err.splitlines() if line.startswith("epoch")]

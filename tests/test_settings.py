@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from perturblab import cli, configured, machine, records, runs, train
+from perturblab import cli, configured, execution, machine, records, runs, train
 from perturblab.checkpoint import load_checkpoint
 from perturblab.config import TrainConfig
 from perturblab.errors import NonFiniteError
@@ -73,7 +73,7 @@ def test_bf16_trains_in_bf16_and_keeps_float32_weights() -> None:
 def test_evaluation_is_float32_whatever_the_training_was(tmp_path: Path) -> None:
     """The counts of a bf16 run are those that its weights give in float32."""
     record = trained(tmp_path, "--precision bf16")
-    result = runs.evaluate_run(tmp_path / "run", Show(quiet=True))
+    result = execution.evaluate_run(tmp_path / "run", Show(quiet=True))
     assert result["exact"]["correct"] == record.counts.last.correct
 
 

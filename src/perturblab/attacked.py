@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from perturblab import evaluate, masking, robustness_figures, runs
-from perturblab.attacks import ATTACKS, Attack, Effort, Threat, square, to_pixels, untouched, violations
+from perturblab.attacks import ATTACKS, Attack, Effort, Frozen, Threat, square, to_pixels, untouched, violations
 from perturblab.config import AttackConfig
+from perturblab.defences import ActiveBatchOut
 from perturblab.errors import UserError
 from perturblab.files import write_atomically
-from perturblab.layers import batch_step
 from perturblab.points import Point, file_of, flagged, load_points, radius, save_points, worst_cases
 from perturblab.progress import Show
 from perturblab.seeding import stream
@@ -26,46 +26,6 @@ TRANSFER, FROZEN = "transfer-", " frozen"
 _GREY = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 _COLOUR = tuple(n / 255 for n in range(9))
 _CHECKS = "checks.json"
-
-
-class Frozen(nn.Module):
-    """A random net with its randomness fixed: every forward pass draws the same.
-
-    Args:
-        net: from images to logits.
-        seed: of the global random state in every forward pass.
-    """
-
-    def __init__(self, net: nn.Module, seed: int = 0) -> None:
-        super().__init__()
-        self.net = net
-        self.seed = seed
-        self.train(net.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) to logits (N, classes)."""
-        with untouched(self.net, seed=self.seed):
-            logits: Tensor = self.net(x)
-        return logits
-
-
-class ActiveBatchOut(nn.Module):
-    """A published mistake: a net whose BatchOut mixes in evaluation too (github.com/Hrushikesh-github/BatchOut).
-
-    Args:
-        net: from images to logits.
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        self.train(net.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) to logits (N, classes)."""
-        with batch_step(active=True):
-            logits: Tensor = self.net(x)
-        return logits
 
 
 @dataclass
@@ -310,11 +270,8 @@ def _flags(target: Target, measured: Sequence[Point], show: Show) -> list[str]:
     """The flags of the net, from the checks; made once for the same net, images and effort."""
     eps = _telling_radius(measured)
     count = min(target.config.check_subset, len(target.y))
-    key = json.loads(
-        json.dumps(
-            [target.subset, count, target.weights, target.config.norm, eps, asdict(target.effort), _mode(target)]
-        )
-    )
+    mode = "batchout" if target.config.batchout_in_eval else ""
+    key = [target.subset, count, target.weights, target.config.norm, eps, asdict(target.effort), mode]
     path = target.folder / "attacks" / _CHECKS
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     same = [entry for entry in kept if entry["key"] == key]
@@ -325,10 +282,6 @@ def _flags(target: Target, measured: Sequence[Point], show: Show) -> list[str]:
         write_atomically(path, (json.dumps([*kept, *same], indent=1) + "\n").encode())
     flags: list[str] = same[0]["flags"]
     return flags
-
-
-def _mode(target: Target) -> str:
-    return "batchout" if target.config.batchout_in_eval else ""
 
 
 def _findings(target: Target, count: int, eps: float) -> masking.Findings:

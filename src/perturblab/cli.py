@@ -127,7 +127,7 @@ def _train(args: argparse.Namespace) -> int:
         folder = _new_folder(config)
     import torch
 
-    from perturblab import runs
+    from perturblab import execution, runs
     from perturblab.machine import keep_freed_memory
     from perturblab.progress import Show
 
@@ -144,7 +144,7 @@ def _train(args: argparse.Namespace) -> int:
         run = runs.open_run(config, folder, show)
     _introduce(run, show)
     with _interruptible() as stop:
-        record = runs.execute(run, show, stop)
+        record = execution.execute(run, show, stop)
     if record is None:
         state = run.state
         show.warn(
@@ -251,8 +251,8 @@ def _result(record: "Record", folder: Path) -> str:
 
 def _evaluate(args: argparse.Namespace) -> int:
     batch = integers(args.batch_size, "--batch-size")[0] if args.batch_size is not None else None
+    from perturblab.execution import evaluate_run
     from perturblab.progress import Show
-    from perturblab.runs import evaluate_run
 
     result = evaluate_run(
         Path(args.folder), Show(quiet=args.json), audited=args.audit, batch_size=batch, dataroot=args.dataroot
@@ -296,9 +296,7 @@ def _attack(args: argparse.Namespace) -> int:
         _print_json([point.summary() for point in points])
     else:
         print(table(points))
-        print(
-            f"curves: {Path(args.folder, 'attacks', 'curves.svg')}, images: {Path(args.folder, 'attacks', 'examples.svg')}"
-        )
+        print(f"curves and images: {Path(args.folder, 'attacks')}/curves.svg, examples.svg")
     return DONE
 
 

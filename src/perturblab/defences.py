@@ -76,3 +76,22 @@ def labelled(x: Tensor, y: Tensor, generator: torch.Generator) -> Iterator[Tenso
     """
     with batch_step(y):
         yield x
+
+
+class ActiveBatchOut(nn.Module):
+    """A published mistake: a net whose BatchOut mixes in evaluation too (github.com/Hrushikesh-github/BatchOut).
+
+    Args:
+        net: from images to logits.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.train(net.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to logits (N, classes)."""
+        with batch_step(active=True):
+            logits: Tensor = self.net(x)
+        return logits

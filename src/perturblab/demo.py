@@ -45,9 +45,9 @@ def run_demo(folder: Path, show: Show) -> list[records.Record]:
     missing = [path for path, given in planned.items() if not _is_done(path / "record.json", given)]
     for number, path in enumerate(missing, 1):
         show.say(f"run {number}/{len(missing)}: {path.name}")
-        from perturblab import runs  # torch, which takes longer than all the rest when nothing is missing
+        from perturblab import execution, runs  # torch, which takes longer than all the rest when nothing is missing
 
-        runs.execute(runs.open_run(TrainConfig.model_validate(planned[path]), path, show), show)
+        execution.execute(runs.open_run(TrainConfig.model_validate(planned[path]), path, show), show)
     return [records.load(path / "record.json") for path in planned]
 
 

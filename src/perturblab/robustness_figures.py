@@ -72,7 +72,7 @@ def _panel(axes: "Axes", points: Sequence[Point], *, capped: bool, chance: float
             "linewidth": 1.4,
         }
         if name == WORST:
-            look = {"color": "#000000", "marker": "x", "linewidth": 3.2, "markeredgewidth": 2}
+            look = {"color": "#000000", "marker": "x", "linewidth": 3.2, "markeredgewidth": 2, "zorder": 1}
         middle = [p.percent for p in curve]
         ends = [[m - p.wilson[0] for m, p in zip(middle, curve, strict=True)], [p.wilson[1] - p.percent for p in curve]]
         label = name + (" *" if any(p.flags for p in curve) else "")

@@ -12,13 +12,14 @@ from perturblab.attacks.deepfool import deepfool
 from perturblab.attacks.gradient import fgsm, fgsm_normalised, input_gradient, pgd, random_start, still_right
 from perturblab.attacks.named import ATTACKS, Attack, Effort
 from perturblab.attacks.noise import gaussian_noise, uniform_noise, universal, universal_perturbation
-from perturblab.attacks.pixels import PixelModel, to_pixels, untouched
+from perturblab.attacks.pixels import Frozen, PixelModel, to_pixels, untouched
 from perturblab.attacks.threat import Threat, project, violations
 
 __all__ = [
     "ATTACKS",
     "Attack",
     "Effort",
+    "Frozen",
     "PixelModel",
     "Threat",
     "autoattack",

@@ -73,3 +73,24 @@ def untouched(model: nn.Module, *, training: bool | None = None, seed: int | Non
                 for name, buffer in model.named_buffers():
                     if name in buffers:
                         buffer.copy_(buffers[name])
+
+
+class Frozen(nn.Module):
+    """A random net with its randomness fixed: every forward pass draws the same.
+
+    Args:
+        net: from images to logits.
+        seed: of the global random state in every forward pass.
+    """
+
+    def __init__(self, net: nn.Module, seed: int = 0) -> None:
+        super().__init__()
+        self.net = net
+        self.seed = seed
+        self.train(net.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to logits (N, classes)."""
+        with untouched(self.net, seed=self.seed):
+            logits: Tensor = self.net(x)
+        return logits

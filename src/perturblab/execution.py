@@ -1,0 +1,207 @@
+"""A run at work: trained to its end, evaluated after every epoch, written down."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perturblab import checkpoint, evaluate, figures, records, stats, train
+from perturblab.config import TrainConfig
+from perturblab.files import write_atomically
+from perturblab.progress import Show
+from perturblab.recording import make_record
+from perturblab.runs import CHECKPOINT, Run, trained_run
+
+SHOW_EVERY = 0.1  # seconds between two looks at the numbers, which wait for the device
+SAVE_EVERY = 60.0  # seconds of training between two checkpoints
+
+
+def execute(run: Run, show: Show, stop: Callable[[], bool] = lambda: False) -> records.Record | None:
+    """Train to the end, evaluating after every epoch, and write the run's folder.
+
+    Args:
+        run: opened or resumed.
+        show: where progress goes.
+        stop: asked after every step; True ends the run cleanly, to be resumed.
+
+    Returns:
+        The record, also written as ``record.json``; None when the run was stopped.
+
+    Raises:
+        NonFiniteError: the loss is not finite; nothing is recorded as a result.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    saved = shown = started = time.monotonic()
+    first = (run.state.epoch, run.state.step + 1)
+
+    def after_step(state: train.State) -> bool:
+        nonlocal saved, shown
+        now = time.monotonic()
+        if run.config.compile == "on" and (state.epoch, state.step) == first:
+            show.say(f"the first step took {now - started:.1f} s, most of it to compile")
+        if now - shown > SHOW_EVERY:
+            state.read()
+            show.move(state.epoch * run.steps + state.step, _step_text(state, run.recipe))
+            shown = now
+        if now - saved > SAVE_EVERY:
+            save(run)
+            saved = now
+        return not stop()
+
+    with (
+        _deterministic(run.config),
+        show.bar(run.steps * run.recipe.nepochs, run.state.epoch * run.steps + run.state.step),
+    ):
+        for reached in train.train(
+            run.trained,
+            run.training.images,
+            run.training.labels,
+            run.recipe,
+            run.state,
+            prepare=run.augmented,
+            during=run.during,
+            after_step=after_step,
+        ):
+            run.rows.append(_row(run, reached))
+            show.say(_epoch_text(run.rows[-1], run.recipe))
+    save(run)
+    return _finish(run) if run.state.epoch == run.recipe.nepochs else None
+
+
+@contextmanager
+def _deterministic(config: TrainConfig) -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what PyTorch asks for on CUDA
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def _finish(run: Run) -> records.Record:
+    checkpoint.save_weights(run.folder / "weights.safetensors", run.model)
+    record = make_record(run)
+    records.save(record, run.folder / "record.json")
+    return record
+
+
+def _step_text(state: train.State, recipe: train.Recipe) -> str:
+    done = f"epoch {state.epoch + 1}/{recipe.nepochs}"
+    reached = state.reached
+    return (
+        f"{done}  loss {reached.loss / reached.images:.3f}  accuracy {100 * reached.correct / reached.images:.2f} %  "
+        f"{reached.images / reached.seconds:,.0f} images/s"
+    )
+
+
+def _epoch_text(row: dict[str, Any], recipe: train.Recipe) -> str:
+    parts = [
+        f"epoch {row['epoch'] + 1}/{recipe.nepochs}",
+        f"loss {row['train_loss']:.4f}",
+        f"train {row['train_accuracy']:.2f} %",
+        f"{row['images_per_second']:,.0f} images/s",
+    ]
+    if row["val_accuracy"] is not None:
+        parts.append(f"validation {row['val_accuracy']:.2f} %")
+    if "smoothed" in row:
+        parts.append(f"test exact {row['exact']:.2f} %, smoothed {row['smoothed']:.2f} %")
+    return "  ".join(parts)
+
+
+def _row(run: Run, reached: train.Epoch) -> dict[str, Any]:
+    """Evaluate after an epoch, outside the training code."""
+    row: dict[str, Any] = {
+        "epoch": run.state.epoch - 1,
+        "lr": run.state.optimizer.param_groups[0]["lr"],
+        "train_loss": reached.loss / reached.images,
+        "train_accuracy": 100 * reached.correct / reached.images,
+        "seconds": reached.seconds,
+        "images_per_second": reached.images / reached.seconds,
+        "val_loss": None,
+        "val_accuracy": None,
+    }
+    if run.validation is not None:
+        answers = run.answers(run.validation)
+        row |= {"val_loss": answers.loss, "val_accuracy": answers.counts.percent}
+    if run.config.audit or run.state.epoch == run.recipe.nepochs or _is_best_validation(run, row):
+        row |= _test_row(run)
+    return row
+
+
+def _is_best_validation(run: Run, row: dict[str, Any]) -> bool:
+    best = max((r["val_accuracy"] for r in run.rows if r["val_accuracy"] is not None), default=-1.0)
+    return row["val_accuracy"] is not None and row["val_accuracy"] > best
+
+
+def _test_row(run: Run) -> dict[str, Any]:
+    answers = run.answers(run.images.test)
+    row: dict[str, Any] = {"test_loss": answers.loss, "exact": answers.counts.percent, **asdict(answers.counts)}
+    if run.config.audit:
+        run.correct.append(answers.correct)
+        row |= evaluate.audit(answers.correct, run.config.batch_size, start=_carried(run.rows))
+    return row
+
+
+def _carried(rows: list[dict[str, Any]]) -> float:
+    """The smoothed value that the last of these epochs left to the next."""
+    return float(rows[-1].get("smoothed", 0.0)) if rows else 0.0
+
+
+def save(run: Run) -> None:
+    """Write what is needed to resume, the metrics and the picture."""
+    content = {
+        "config": run.config.model_dump(exclude={"resume"}),
+        "hashes": dict(run.images.hashes),
+        "model": run.model.state_dict(),
+        "state": run.state.state_dict(),
+        "rows": run.rows,
+        "correct": run.correct,
+    }
+    checkpoint.save_checkpoint(run.folder / CHECKPOINT, content)
+    lines = "".join(json.dumps(row) + "\n" for row in run.rows)
+    write_atomically(run.folder / "metrics.jsonl", lines.encode())
+    if run.rows:
+        title = f"{run.config.net} on {run.images.display}, seed {run.config.manual_seed}"
+        figures.progress_svg(run.rows, run.folder / "progress.svg", title=title)
+
+
+def evaluate_run(
+    folder: Path, show: Show, *, audited: bool = False, batch_size: int | None = None, dataroot: str | None = None
+) -> dict[str, Any]:
+    """Count a run's correct test images anew, from its weights.
+
+    Args:
+        folder: the run's folder.
+        show: where progress goes.
+        audited: add the published metrics, computed from the same answers.
+        batch_size: nominal test batch of the audit; the run's by default.
+        dataroot: where the data set is looked for first; the run's by default.
+
+    Returns:
+        ``exact`` {correct, total}, ``wilson`` [low, high] in percent; audited, also ``batch_mean``,
+        ``batch_mean_truncated``, ``smoothed`` (percent; it starts from what the run's epoch before left) and
+        ``n_batches``.
+
+    Raises:
+        UserError: no such run, other test images than the run's, weights of another net.
+    """
+    run, saved = trained_run(folder, show, {} if dataroot is None else {"dataroot": dataroot})
+    # The weights are those of the last finished epoch count, which a longer run that was stopped has gone beyond.
+    finished = records.load(folder / "record.json").counts.last.epoch
+    found = run.answers(run.images.test)
+    counts = found.counts
+    result: dict[str, Any] = {"exact": asdict(counts), "wilson": list(stats.wilson(counts.correct, counts.total))}
+    if audited:
+        metrics = evaluate.audit(
+            found.correct, batch_size or run.config.batch_size, start=_carried(saved["rows"][:finished])
+        )
+        result |= {name: metrics[name] for name in ("batch_mean", "batch_mean_truncated", "smoothed", "n_batches")}
+    return result
