@@ -24,9 +24,11 @@ from perturblab.arguments import given, parsed
 from perturblab.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig, validated
 from perturblab.configured import net_options
 from perturblab.data import ImageData, Split
+from perturblab.defences import DEFENCES
 from perturblab.errors import UserError
 from perturblab.kernels import debug_log
-from perturblab.layers import ACTIVATIONS
+from perturblab.layers import ACTIVATIONS, PARTNERS
+from perturblab.layers.batchout import ETA_PER, NOISE, ROWS, SHARED
 from perturblab.layers.lbc import ANCHORS
 from perturblab.layers.masks import KINDS, MEMORY, REDRAW
 from perturblab.layers.perturb import FILTER_SIZES
@@ -39,7 +41,7 @@ from perturblab.train import OPTIMIZERS, PRECISIONS
 
 LENET = "--dataset-train digits --net-type lenet --nfilters 2 --train-size 20 --batch-size 10 --nthreads 1"
 TINY = f"{LENET} --nepochs 1"
-COMMANDS = ("models", "describe", "train", "evaluate", "report")
+COMMANDS = ("models", "describe", "train", "evaluate", "attack", "report")
 RESNETS = sorted(name for name in NETS if "resnet" in name)
 
 # A value other than the default for every field, as it is typed.
@@ -66,6 +68,17 @@ GIVEN: dict[str, str] = {
     "reading": "A",
     "blocks": "2",
     "norm_order": "bn-relu",
+    "defence": "batchout",
+    "batchout_at": "all",
+    "batchout_eta": "U[0,0.2]",
+    "batchout_k": "3",
+    "batchout_partners": "mutual",
+    "batchout_rows": "random",
+    "batchout_eta_per": "image",
+    "batchout_shared": "both",
+    "defence_eps": "8/255",
+    "defence_steps": "3",
+    "defence_mode": "train",
     "dataset_train": "digits",
     "dataset_test": "digits",
     "dataroot": "elsewhere",
@@ -179,6 +192,11 @@ def choices(name: str) -> tuple[Any, ...]:
         ("mask_memory", MEMORY),
         ("reading", READINGS),
         ("norm_order", NORM_ORDERS),
+        ("defence", DEFENCES),
+        ("batchout_partners", (*PARTNERS, NOISE)),
+        ("batchout_rows", ROWS),
+        ("batchout_eta_per", ETA_PER),
+        ("batchout_shared", SHARED),
     ],
 )
 def test_every_choice_is_the_librarys_own(name: str, library: Any) -> None:
@@ -200,11 +218,17 @@ def test_no_list_of_choices_is_left_out() -> None:
         "mask_memory",
         "reading",
         "norm_order",
+        "defence",
+        "batchout_partners",
+        "batchout_rows",
+        "batchout_eta_per",
+        "batchout_shared",
     }
     assert {name for name in TrainConfig.model_fields if choices(name)} == checked | {
         "filter_size",
         "first_filter_size",
         "compile",
+        "defence_mode",
     }
 
 

@@ -152,5 +152,5 @@ def test_an_unknown_name_is_refused_with_the_choice(name: str) -> None:
     with pytest.raises(ValueError, match=r"^optimizer_schedule is .*; choose one of ") as caught:
         lr_factor(name, "CIFAR10", 0, 1)
     assert str(caught.value) == (
-        f"optimizer_schedule is {name!r}; choose one of or, kl, up, cosine, onecycle, constant"
+        f"optimizer_schedule is {name!r}; choose one of or, kl, up, batchout, cosine, onecycle, constant"
     )

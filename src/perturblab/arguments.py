@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import re
+import textwrap
 import types
 from collections.abc import Sequence
 from typing import Any, Literal, NoReturn, get_args, get_origin
@@ -16,11 +17,18 @@ from perturblab.errors import UserError
 _ALIASES = {"manual_seed": ("--seed",), "learning_rate": ("--lr",)}
 
 
+class _Help(argparse.HelpFormatter):
+    """Does not break a line inside a choice such as different-class."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 class Parser(argparse.ArgumentParser):
     """Tells a mistake in one sentence instead of printing the usage."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"formatter_class": _Help} | kwargs)
         # argparse knows no exponent, no infinity: "--level -1e-3" would be a missing value and an unknown option.
         self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|-(inf|nan)$", re.IGNORECASE)
 

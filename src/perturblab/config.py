@@ -208,19 +208,9 @@ class TrainConfig(NetConfig):
     def _refuse(self) -> "TrainConfig":
         if self.learning_rate_decay is not None:
             raise ValueError("--learning-rate-decay is read by none of the published codes; use --optimizer-schedule")
-        self._refuse_unread()
         if self.resume is not None and self.out is not None:
             raise ValueError("--resume goes on in the run's own folder; drop --out")
         return self
-
-    def _refuse_unread(self) -> None:
-        """A flag of another defence is an error, never ignored."""
-        read = {"none": (), "batchout": ("batchout_",), "pgd": ("defence_",)}
-        prefixes = read.get(self.defence, ("defence_eps", "defence_mode"))
-        flags = [name for name in DEFENCE_OPTIONS if getattr(self, name) is not None]
-        if unread := [name for name in flags if not name.startswith(tuple(prefixes))]:
-            names = ", ".join("--" + name.replace("_", "-") for name in unread)
-            raise ValueError(f"{names} given, but --defence {self.defence} does not read it; drop it or choose another")
 
 
 DEFENCE_OPTIONS = tuple(name for name in TrainConfig.model_fields if name.startswith(("batchout_", "defence_")))

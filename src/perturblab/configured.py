@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from perturblab.attacks import Threat
-from perturblab.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig, parse_eps
+from perturblab.config import DEFENCE_OPTIONS, NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig, parse_eps
 from perturblab.data import Preparation
 from perturblab.defences import Adversary
 from perturblab.errors import UserError
@@ -83,6 +83,20 @@ def make_recipe(config: TrainConfig, dataset: str) -> Recipe:
         seed=config.manual_seed,
         precision=config.precision,
     )
+
+
+def check_defence(config: TrainConfig) -> None:
+    """Refuse a flag that the chosen defence does not read.
+
+    Raises:
+        UserError: such a flag was given.
+    """
+    read = {"none": (), "batchout": ("batchout_",), "pgd": ("defence_",)}
+    prefixes = read.get(config.defence, ("defence_eps", "defence_mode"))
+    flags = [name for name in DEFENCE_OPTIONS if getattr(config, name) is not None]
+    if unread := [name for name in flags if not name.startswith(prefixes)]:
+        names = ", ".join("--" + name.replace("_", "-") for name in unread)
+        raise UserError(f"{names} given, but --defence {config.defence} does not read it; drop it or choose another")
 
 
 def make_mixings(config: TrainConfig, model: nn.Module) -> dict[str, Mixing]:

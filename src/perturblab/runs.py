@@ -15,6 +15,7 @@ from perturblab.attacks import PixelModel
 from perturblab.config import TrainConfig, validated
 from perturblab.configured import (
     build_net,
+    check_defence,
     choose_device,
     chosen_preparation,
     decide_compile,
@@ -119,6 +120,7 @@ def open_run(config: TrainConfig, folder: Path, show: Show) -> Run:
         UserError: bad data, an impossible net, no such device.
     """
     device = choose_device(config.device)
+    check_defence(config)
     net_options(config, show.warn)  # a mistake in the flags is told before the data are read
     images = _load_images(config, show)
     training, validation = images.train, None
