@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import attacks
 from benchmarks.accelerator import throughput
 from benchmarks.cases import CASES, GROWTH, Layer
 from benchmarks.equal import equal
@@ -29,6 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=7, help="alternating repetitions of a case")
     parser.add_argument("--loop-pairs", type=int, default=40, help="pairs of ten steps, ours and bare")
+    parser.add_argument("--attack-pairs", type=int, default=15, help="repetitions of an attack's evaluation")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
@@ -50,6 +52,8 @@ def main() -> int:
         result["growth"] = growth(device, args.threads, args.pairs)
         say("our loop against a bare one ...")
         result["loop"] = overhead(args.loop_pairs, args.threads)
+        say("attacks beside foolbox, ART and bare passes ...")
+        result["attacks"] = attacks.beside(args.attack_pairs, args.threads)
         say("the same results? ...")
         result["equal"] = equal()
         say("perturblab --help ...")
@@ -127,6 +131,7 @@ def table(result: dict[str, Any]) -> str:
             f"perturblab --help: {statistics.median(result['help']['help']):.3f} s, "
             f"the bare interpreter {statistics.median(result['help']['bare']):.3f} s",
         ]
+        lines += ["", *attacks.lines(result["attacks"])]
         lines += ["", "| net, seed | loss, first 50 steps: fast | from weights changed by 1e-7 | correct, fast |"]
         lines[-1] += " published | changed |"
         lines += ["|---|---:|---:|---:|---:|---:|"]

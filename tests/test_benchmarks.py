@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks import accelerator, cases, equal, loop, rates
+from benchmarks import accelerator, attacks, cases, equal, loop, rates
 from benchmarks.__main__ import table
 from benchmarks.cases import CASES, WAYS, Layer, Training, Way
 from benchmarks.worker import Worker
@@ -87,6 +87,18 @@ def test_first_losses_of_a_masked_net_agree_with_the_published_computation() -> 
     assert digits_seed_one["net"] == "lenet"
     assert digits_seed_one["gap"] < 1e-3
     assert digits_seed_one["fast"] == digits_seed_one["published"]
+
+
+def test_every_way_of_an_attack_counts_what_the_others_count() -> None:
+    """FGSM is one formula, so its counts agree exactly; the bare passes count the clean images."""
+    found = attacks.beside(pairs=1, threads=1, images=60)
+    counts = {way: of["correct"] for way, of in found["FGSM"].items()}
+    assert counts["ours"] == counts["foolbox"] == counts["ART"]
+    assert all(len(of["times"]) == 1 for of in found["PGD"].values())
+    text = "\n".join(attacks.lines(found))
+    assert all(f"| {name} | {way} | " in text for name in found for way in counts)
+    assert "| FGSM | ours | " in text
+    assert text.count(" | 1.000 |") >= 2
 
 
 def test_table_has_a_row_for_every_case_and_way() -> None:

@@ -53,12 +53,19 @@ def _spellings(name: str) -> list[str]:
     return list(dict.fromkeys(["--" + name.replace("_", "-"), "--" + name, *_ALIASES.get(name, ())]))
 
 
+def _said(default: Any) -> str:
+    """A default as it would be typed."""
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return "on" if default is True else str(default)
+
+
 def add_fields(parser: argparse.ArgumentParser, model: type[BaseModel], leave_out: Sequence[str] = ()) -> None:
     """Give a parser one option for every field, in both spellings; what is not given is not set."""
     for name, field in model.model_fields.items():
         if name in leave_out:
             continue
-        default = "" if field.default in (None, False) else f" [{field.default}]"
+        default = "" if field.default in (None, False) else f" [{_said(field.default)}]"
         text = f"{field.description}{_choices(field)}{default}".replace("%", "%%")
         common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
         if _is_flag(field):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from perturblab import evaluate, masking, robustness_figures, runs
-from perturblab.attacks import ATTACKS, Attack, Effort, Frozen, Threat, square, to_pixels, untouched, violations
+from perturblab.attacks import (
+    ATTACKS,
+    Attack,
+    Effort,
+    Frozen,
+    Threat,
+    deepfool_path,
+    square,
+    to_pixels,
+    untouched,
+    violations,
+)
 from perturblab.config import AttackConfig
 from perturblab.defences import ActiveBatchOut
 from perturblab.errors import UserError
@@ -42,6 +53,7 @@ class Target:
     effort: Effort
     config: AttackConfig
     random: bool
+    paths: dict[str, list[Tensor]] = field(default_factory=dict)  # what attacks by iterations gave at every cap
 
 
 def attack_run(folder: Path, config: AttackConfig, show: Show) -> list[Point]:
@@ -206,15 +218,32 @@ def make_images(target: Target, name: str, eps: float, moved: Callable[[int], No
         model = target.source
     if name.endswith(FROZEN):
         model = Frozen(model)
-    threat = Threat("l2" if attack.by_iterations else target.config.norm, eps)
+    threat = Threat(target.config.norm, eps)
+    if attack.by_iterations:
+        return _capped(target, model, name, int(eps), moved)
     generator = stream(target.config.manual_seed, f"{name} {eps!r}")
-    parts = []
+    parts: list[Tensor] = []
     size = len(target.y) if plain == "universal" else target.config.batch_size
     with untouched(target.model, seed=target.config.manual_seed):
         for x, y in zip(target.x.split(size), target.y.split(size), strict=True):
             parts.append(attack.run(model, x, y, threat, target.effort, generator))
             moved(sum(map(len, parts)))
     return torch.cat(parts)
+
+
+def _capped(target: Target, model: nn.Module, name: str, cap: int, moved: Callable[[int], None]) -> Tensor:
+    """DeepFool at one cap; the highest one asked for gives all the lower ones."""
+    highest = max(cap, *target.config.iterations)
+    free = Threat("l2", float("inf"))
+    if name not in target.paths or len(target.paths[name]) < highest:
+        parts: list[list[Tensor]] = []
+        size = target.config.batch_size
+        with untouched(target.model, seed=target.config.manual_seed):
+            for x, y in zip(target.x.split(size), target.y.split(size), strict=True):
+                parts.append(deepfool_path(model, x, y, free, iterations=highest))
+                moved(size * len(parts))
+        target.paths[name] = [torch.cat(at_cap) for at_cap in zip(*parts, strict=True)]
+    return target.paths[name][cap - 1]
 
 
 def _judged(target: Target, name: str, blank: Point, attack: Attack, x_adv: Tensor, seconds: float) -> Point:

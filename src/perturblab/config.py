@@ -216,12 +216,21 @@ class TrainConfig(NetConfig):
 DEFENCE_OPTIONS = tuple(name for name in TrainConfig.model_fields if name.startswith(("batchout_", "defence_")))
 
 
+# Those of `perturblab.attacks.ATTACKS`, which --help must not import.
+ATTACK_NAMES = (
+    *("fgsm", "pgd", "deepfool", "autoattack", "square", "uniform", "gaussian", "universal"),
+    *("fgsm-unclipped", "fgsm-normalised"),
+)
+
+
 class AttackConfig(BaseModel):
     """An attack on a run, as given."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    attacks: tuple[str, ...] = Field(("fgsm", "pgd"), description="names a,b; transfer-NAME is made on --source")
+    attacks: tuple[str, ...] = Field(
+        ("fgsm", "pgd"), description=f"names a,b among {', '.join(ATTACK_NAMES)}; transfer-NAME is made on --source"
+    )
     eps: tuple[float, ...] | None = Field(
         None, description="radii a,b in pixels, such as 0,1/255,8/255; by default 0 to 0.5 for MNIST, 0 to 8/255 else"
     )

@@ -8,7 +8,7 @@
 """
 
 from perturblab.attacks.autoattack import autoattack, square
-from perturblab.attacks.deepfool import deepfool
+from perturblab.attacks.deepfool import deepfool, deepfool_path
 from perturblab.attacks.gradient import fgsm, fgsm_normalised, input_gradient, pgd, random_start, still_right
 from perturblab.attacks.named import ATTACKS, Attack, Effort
 from perturblab.attacks.noise import gaussian_noise, uniform_noise, universal, universal_perturbation
@@ -24,6 +24,7 @@ __all__ = [
     "Threat",
     "autoattack",
     "deepfool",
+    "deepfool_path",
     "fgsm",
     "fgsm_normalised",
     "gaussian_noise",

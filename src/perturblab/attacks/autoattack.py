@@ -89,7 +89,7 @@ def autoattack(
         if not len(left):
             break
         seed = int(torch.randint(2**31, (), generator=generator))
-        with _fenced(), untouched(model, seed=seed):
+        with _fenced(model), untouched(model, seed=seed):
             engine = _engine(model, threat, attack, queries, classes, seed, x.device)
             found, _ = engine.run_standard_evaluation(x[left], y[left], batch_size=max(len(left), 1))
         result[left] = project(found, x[left], threat)
@@ -174,13 +174,21 @@ def _engine(
 
 
 @contextmanager
-def _fenced() -> Iterator[None]:
-    """Keep the package's messages and its hand on the tracer inside; the masking checks say what it would."""
+def _fenced(model: nn.Module) -> Iterator[None]:
+    """Keep the package's messages, its hand on the tracer and FAB's on the parameters' gradients inside.
+
+    What its messages would say, the masking checks say.
+    """
     logger, trace = logging.getLogger("auto-attack"), sys.gettrace()
     disabled, logger.disabled = logger.disabled, True
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
         logger.disabled = disabled
         sys.settrace(trace)

@@ -39,17 +39,39 @@ def deepfool(
     Reference:
         Moosavi-Dezfooli, Fawzi, Frossard, DeepFool, CVPR 2016, algorithm 2.
     """
+    return deepfool_path(model, x, y, threat, iterations=iterations, overshoot=overshoot)[-1]
+
+
+def deepfool_path(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, iterations: int, overshoot: float = 0.02
+) -> list[Tensor]:
+    """What `deepfool` gives at every cap from 1 to ``iterations``, for the price of the last.
+
+    Args:
+        model: from images in [0, 1] to logits (N, classes).
+        x: (N, C, H, W), within the bounds.
+        y: int64 (N,), the true labels.
+        threat: as for `deepfool`.
+        iterations: the highest cap.
+        overshoot: share by which the whole way is lengthened.
+
+    Returns:
+        One (N, C, H, W) a cap.
+
+    Raises:
+        ValueError: as `deepfool`.
+    """
     check_images(x, threat)
     if threat.norm != "l2" or iterations < 1:
         raise ValueError(f"norm is {threat.norm!r} and iterations {iterations}; DeepFool needs l2 and at least 1")
-    found, way = x.clone(), torch.zeros_like(x)
-    for _ in range(iterations if threat.eps else 0):
+    found, way, path = x.clone(), torch.zeros_like(x), []
+    for _ in range(iterations):
         left = still_right(model, found, y).nonzero().flatten()
-        if not len(left):
-            break
-        way[left] += _step(model, found[left], y[left])
-        found[left] = project(x[left] + (1 + overshoot) * way[left], x[left], threat)
-    return found
+        if len(left) and threat.eps:
+            way[left] += _step(model, found[left], y[left])
+            found[left] = project(x[left] + (1 + overshoot) * way[left], x[left], threat)
+        path.append(found.clone())
+    return path
 
 
 def _step(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -71,4 +93,5 @@ def _linearised(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]
         margins = logits - logits.gather(1, y[:, None])  # (N, classes)
         classes = margins.shape[1]
         rows = [torch.autograd.grad(margins[:, c].sum(), leaf, retain_graph=c + 1 < classes)[0] for c in range(classes)]
-    return torch.stack(rows), margins.detach().T.contiguous()
+    # A gradient that is no number leads nowhere.
+    return torch.stack(rows).nan_to_num(0.0, 0.0, 0.0), margins.detach().T.nan_to_num().contiguous()

@@ -55,8 +55,17 @@ def input_gradient(
     return total / draws if draws > 1 else total, logits.detach()
 
 
-def _direction(gradient: Tensor, norm: str) -> Tensor:
-    """The step of length 1 that raises the loss fastest; 0 where the gradient is 0."""
+def direction(gradient: Tensor, norm: str) -> Tensor:
+    """The step of length 1 that raises the loss fastest.
+
+    Args:
+        gradient: (N, C, H, W).
+        norm: "linf" or "l2".
+
+    Returns:
+        (N, C, H, W); 0 where the gradient is 0 or is no number, so that an attack stays in its ball.
+    """
+    gradient = gradient.nan_to_num(nan=0.0)
     if norm == "linf":
         return gradient.sign()
     return gradient / per_image(l2_norm(gradient).clamp_min(1e-12), gradient)
@@ -96,7 +105,7 @@ def fgsm(
     if threat.eps == 0:
         return x.clone()
     gradient, _ = input_gradient(model, x, y, draws=draws)
-    moved = x + threat.eps * _direction(gradient, threat.norm)
+    moved = x + threat.eps * direction(gradient, threat.norm)
     return moved.clamp(*threat.bounds) if clip else moved
 
 
@@ -109,7 +118,7 @@ def fgsm_normalised(
     accuracies look far better than they are.
 
     Args:
-        model: a `PixelModel`, whose deviations say how large the step is in pixels.
+        model: a `PixelModel`, or one within, whose deviations say how large the step is in pixels.
         x: (N, C, H, W), within the bounds.
         y: int64 (N,), the true labels.
         threat: "linf", with a radius in normalised units.
@@ -124,13 +133,15 @@ def fgsm_normalised(
     Reference:
         github.com/Hrushikesh-github/Batchout-Robustness-method, attack_model.py: the mistake.
     """
-    if not isinstance(model, PixelModel) or threat.norm != "linf":
+    # It may be wrapped, in `Frozen` for one.
+    normalised = next((module for module in model.modules() if isinstance(module, PixelModel)), None)
+    if normalised is None or threat.norm != "linf":
         raise ValueError(
             f"norm is {threat.norm!r} and the model a {type(model).__name__}; expected linf and PixelModel"
         )
     check_images(x, threat)
     gradient, _ = input_gradient(model, x, y)
-    return x + threat.eps * model.std * gradient.sign()
+    return x + threat.eps * normalised.std * direction(gradient, "linf")
 
 
 def random_start(x: Tensor, threat: Threat, generator: torch.Generator | None) -> Tensor:
@@ -154,7 +165,7 @@ def random_start(x: Tensor, threat: Threat, generator: torch.Generator | None) -
         return project(x + threat.eps * noise, x, threat)
     noise = torch.randn(x.shape, generator=generator).to(x)
     radius = torch.rand(len(x), generator=generator).to(x) ** (1 / x[:1].numel())
-    return project(x + threat.eps * _direction(noise, "l2") * per_image(radius, x), x, threat)
+    return project(x + threat.eps * direction(noise, "l2") * per_image(radius, x), x, threat)
 
 
 def pgd(
@@ -208,17 +219,26 @@ def pgd(
     for restart in range(restarts):
         near, target = x[left], y[left]
         found = random_start(near, threat, generator) if start_at_random else near.clone()
+        climb = _climber(near, threat, size)
         for _ in range(steps):
             gradient, logits = input_gradient(model, found, target, loss=loss, draws=draws)
             if trace is not None and restart == 0:
                 trace.append(float(sum_loss(logits, target)) / max(len(target), 1))
-            found = project(found + size * _direction(gradient, threat.norm), near, threat)
+            found = climb(found, gradient)
         result[left] = found
         if restart + 1 < restarts:
             left = left[still_right(model, found, target)]
             if not len(left):
                 break
     return result
+
+
+def _climber(x: Tensor, threat: Threat, size: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """One step and the way back into the ball; in linf both in place, with limits that are computed once."""
+    if threat.norm == "l2":
+        return lambda found, gradient: project(found + size * direction(gradient, "l2"), x, threat)
+    low, high = (x - threat.eps).clamp_min(threat.bounds[0]), (x + threat.eps).clamp_max(threat.bounds[1])
+    return lambda found, gradient: found.add_(gradient.nan_to_num_(0.0).sign_(), alpha=size).clamp_(low, high)
 
 
 @torch.no_grad()

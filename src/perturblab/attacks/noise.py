@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from perturblab.attacks.gradient import input_gradient, random_start
+from perturblab.attacks.gradient import direction, input_gradient, random_start
 from perturblab.attacks.threat import Threat, check_images, l2_norm, per_image, project
 
 
@@ -131,7 +131,6 @@ def universal_perturbation(
         for rows in torch.randperm(len(x), generator=generator).to(x.device).split(batch_size):
             moved = project(x[rows] + delta, x[rows], threat)
             gradient, _ = input_gradient(model, moved, y[rows])
-            mean = gradient.sum(0, keepdim=True)
-            way = mean.sign() if threat.norm == "linf" else mean / l2_norm(mean).clamp_min(1e-12)
+            way = direction(gradient.sum(0, keepdim=True), threat.norm)
             delta = project(delta + size * way, origin, ball)
     return delta

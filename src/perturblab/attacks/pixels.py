@@ -27,7 +27,7 @@ class PixelModel(nn.Module):
         device = next((p.device for p in net.parameters()), torch.device("cpu"))
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values, device=device).view(1, -1, 1, 1), persistent=False)
-        self.train(net.training)
+        self.training = net.training  # not train(), which would put every part of the net in one mode
 
     def forward(self, x: Tensor) -> Tensor:
         """Pixels (N, C, H, W) in [0, 1] to logits (N, classes)."""
@@ -71,7 +71,8 @@ def untouched(model: nn.Module, *, training: bool | None = None, seed: int | Non
                 module.training = mode
             with torch.no_grad():
                 for name, buffer in model.named_buffers():
-                    if name in buffers:
+                    # What did not change is left alone: a graph that holds it could not be gone through any more.
+                    if name in buffers and not torch.equal(buffer, buffers[name]):
                         buffer.copy_(buffers[name])
 
 
@@ -87,7 +88,7 @@ class Frozen(nn.Module):
         super().__init__()
         self.net = net
         self.seed = seed
-        self.train(net.training)
+        self.training = net.training
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) to logits (N, classes)."""

@@ -33,7 +33,8 @@ def batchout(x: Tensor, partners: Tensor, eta: Tensor, rows: Tensor | None = Non
             paper's section 6.1); without it, it is 1 - eta, and eta for the partner.
 
     Returns:
-        (N, ...), a new tensor; ``x`` itself when K is 0. A row with eta 0, or that is its own partner, keeps its bits.
+        (N, ...), a new tensor; ``x`` itself when K is 0. A row with eta 0, or that is its own partner, keeps its
+        values.
 
     Reference:
         BatchOut, ICVGIP 2018, algorithm 1, equations 2 and 3.
@@ -71,7 +72,7 @@ def _added(x: Tensor, step: Tensor, eta: Tensor, rows: Tensor, *, detach: bool) 
     if not len(rows):
         return x
     step = _per_row(eta.to(x).expand(len(rows)), x) * (step.detach() if detach else step)
-    return x.index_add(0, rows, step.to(x.dtype))
+    return x.clone().index_add_(0, rows, step.to(x.dtype))  # a clone keeps channels-last, which index_add does not
 
 
 def _per_row(values: Tensor, like: Tensor) -> Tensor:
@@ -126,7 +127,9 @@ class Mixing:
 
     def moved(self, count: int) -> int:
         """How many of ``count`` rows are moved: never more than there are."""
-        return int(self.k * count) if isinstance(self.k, float) else min(self.k, count)
+        if not isinstance(self.k, float):
+            return min(self.k, count)
+        return int(round(self.k * count, 9))  # 0.29 * 100 is a little below 29 in binary
 
 
 @dataclass
@@ -152,7 +155,7 @@ def batch_step(
         labels: of the batch, int64 (N,), for partners by class.
         active: True moves rows in eval mode too, False in no mode; by default as the site's mode says.
         partners: int64 (N,), used by every site instead of drawn ones, for all rows; a row that is its own partner
-            stays as it is.
+            stays as it is. A site that adds noise goes on with it.
 
     Yields:
         The step; sites that share their draws keep them there until it ends.
@@ -184,7 +187,7 @@ def mix(x: Tensor, mixing: Mixing, counter: Tensor, *, training: bool) -> Tensor
     active = training or mixing.inference
     if step is not None and step.active is not None:
         active = step.active
-    if not active or (mixing.moved(len(x)) == 0 and (step is None or step.partners is None)):
+    if not active or (mixing.moved(len(x)) == 0 and _given(mixing, step) is None):
         return x
     rows, chosen, eta = _draw(x, mixing, counter, step)
     if mixing.partners == NOISE:
@@ -216,12 +219,19 @@ def _draw(x: Tensor, mixing: Mixing, counter: Tensor, step: Step | None) -> tupl
     return rows, chosen, eta
 
 
+def _given(mixing: Mixing, step: Step | None) -> Tensor | None:
+    """Partners that the step gives; noise has none."""
+    return None if step is None or mixing.partners == NOISE else step.partners
+
+
 def _rows_and_partners(
     x: Tensor, mixing: Mixing, step: Step | None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     count, moved = len(x), mixing.moved(len(x))
-    if step is not None and step.partners is not None:
-        return torch.arange(count, device=x.device), step.partners.to(x.device)
+    if (given := _given(mixing, step)) is not None:
+        if given.shape != (count,):
+            raise ValueError(f"partners are {tuple(given.shape)}; expected ({count},), one for each row of the batch")
+        return torch.arange(count, device=x.device), given.to(x.device)
     rows = torch.arange(moved) if mixing.rows == "first" else torch.randperm(count, generator=generator)[:moved]
     rows = rows.to(x.device)
     if mixing.partners == NOISE:

@@ -50,22 +50,29 @@ class Magnitude:
             generator: where from; a constant takes nothing from it.
 
         Returns:
-            float32, (N,).
+            float64, (N,): given values exactly.
         """
         if self.uniform:
-            return torch.empty(count).uniform_(*self.values, generator=generator)
-        if len(self.values) == 1:
-            return torch.full((count,), self.values[0])
-        weights = torch.tensor(self.probabilities or [1.0] * len(self.values))
-        return torch.tensor(self.values)[torch.multinomial(weights, count, replacement=True, generator=generator)]
+            return torch.empty(count).uniform_(*self.values, generator=generator).double()
+        values = torch.tensor(self.values, dtype=torch.float64)
+        if len(values) == 1:
+            return values.expand(count)
+        weights = torch.tensor(self.probabilities or [1.0] * len(values))
+        return values[torch.multinomial(weights, count, replacement=True, generator=generator)]
 
     def __str__(self) -> str:
         if self.uniform:
-            return f"U[{self.values[0]:g},{self.values[1]:g}]"
+            return f"U[{_short(self.values[0])},{_short(self.values[1])}]"
         shares = self.probabilities or (1 / len(self.values),) * len(self.values)
         if len(self.values) == 1:
-            return f"{self.values[0]:g}"
-        return ",".join(f"{value:g}:{share:g}" for value, share in zip(self.values, shares, strict=True))
+            return _short(self.values[0])
+        return ",".join(f"{_short(value)}:{_short(share)}" for value, share in zip(self.values, shares, strict=True))
+
+
+def _short(value: float) -> str:
+    """The shortest text that reads back as the same number: 0.3, 1."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value))
 
 
 def parse_magnitude(text: str | float) -> Magnitude:

@@ -1,0 +1,122 @@
+"""FGSM and PGD evaluations beside foolbox's, ART's, and the bare passes that they are made of."""
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from perturblab.attacks import PixelModel, Threat, fgsm, pgd
+from perturblab.evaluate import answers
+from perturblab.models import Task, build
+
+EPS, STEPS, BATCH = 0.1, 10, 250
+Evaluate = Callable[[], int]
+
+
+def beside(pairs: int, threads: int, images: int = 1000) -> dict[str, Any]:
+    """Seconds of one evaluation of random images, all ways in turn.
+
+    Args:
+        pairs: repetitions of each way.
+        threads: compute threads.
+        images: how many are attacked.
+
+    Returns:
+        "FGSM" and "PGD": way -> {"times", "correct"}.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(images, 1, 28, 28, generator=generator), torch.randint(10, (images,), generator=generator)
+    model = PixelModel(build("batchout_mnist", task=Task(10, 1, (28, 28))), (0.0,), (1.0,)).eval()
+    try:
+        return {name: _in_turn(ways(model, x, y, steps), pairs) for name, steps in (("FGSM", 1), ("PGD", STEPS))}
+    finally:
+        torch.set_num_threads(before)
+
+
+def _in_turn(found: dict[str, Evaluate], pairs: int) -> dict[str, Any]:
+    measured: dict[str, Any] = {name: {"times": []} for name in found}
+    for repetition in range(pairs + 1):
+        for name, evaluate in found.items():
+            began = time.perf_counter()
+            measured[name]["correct"] = evaluate()
+            if repetition:  # the first one warms up
+                measured[name]["times"].append(time.perf_counter() - began)
+    return measured
+
+
+def ways(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> dict[str, Evaluate]:
+    """Every way to attack and count; with one step FGSM, else PGD from a random start.
+
+    Args:
+        model: from images in [0, 1] to logits.
+        x: (N, C, H, W).
+        y: int64 (N,).
+        steps: gradient steps.
+    """
+    from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescentPyTorch
+    from art.estimators.classification import PyTorchClassifier
+    from foolbox.attacks import FGSM, LinfPGD
+    from foolbox.models.pytorch import PyTorchModel
+
+    threat, size = Threat("linf", EPS), 2.5 * EPS / STEPS
+    generator = torch.Generator().manual_seed(1)
+    foolbox = PyTorchModel(model, bounds=(0, 1), device="cpu")
+    fool = FGSM() if steps == 1 else LinfPGD(abs_stepsize=size, steps=steps)
+    with warnings.catch_warnings(action="ignore"):
+        classifier = PyTorchClassifier(
+            model, nn.CrossEntropyLoss(), x.shape[1:], 10, clip_values=(0.0, 1.0), device_type="cpu"
+        )
+        art = (
+            FastGradientMethod(classifier, eps=EPS, batch_size=BATCH)
+            if steps == 1
+            else ProjectedGradientDescentPyTorch(
+                classifier, eps=EPS, eps_step=size, max_iter=steps, num_random_init=1, batch_size=BATCH, verbose=False
+            )
+        )
+
+    def ours(x: Tensor, y: Tensor) -> Tensor:
+        if steps == 1:
+            return fgsm(model, x, y, threat)
+        return pgd(model, x, y, threat, steps=steps, step_size=size, generator=generator)
+
+    def bare(x: Tensor, y: Tensor) -> Tensor:
+        for _ in range(steps):
+            leaf = x.detach().requires_grad_()
+            torch.autograd.grad(cross_entropy(model(leaf), y, reduction="sum"), leaf)
+        return x
+
+    return {
+        "ours": lambda: _count(model, x, y, ours),
+        "bare passes": lambda: _count(model, x, y, bare),
+        "foolbox": lambda: _count(model, x, y, lambda x, y: fool(foolbox, x, y, epsilons=EPS)[1]),
+        "ART": lambda: _count(model, x, y, lambda x, y: torch.from_numpy(art.generate(x.numpy(), y.numpy()))),
+    }
+
+
+def _count(model: nn.Module, x: Tensor, y: Tensor, make: Callable[[Tensor, Tensor], Tensor]) -> int:
+    attacked = torch.cat([make(a, b) for a, b in zip(x.split(BATCH), y.split(BATCH), strict=True)])
+    return answers(model, attacked, y, batch_size=BATCH).counts.correct
+
+
+def lines(measured: dict[str, Any]) -> Iterator[str]:
+    """The table's lines, and the ratios of alternating runs under it.
+
+    Args:
+        measured: from `beside`.
+    """
+    yield f"| attack, {BATCH} images a batch | way | median, s (range) | ours / it |"
+    yield "|---|---|---:|---:|"
+    for attack, found in measured.items():
+        own = found["ours"]["times"]
+        for way, of in found.items():
+            times = of["times"]
+            ratio = statistics.median(a / b for a, b in zip(own, times, strict=True))
+            spread = f"{statistics.median(times):.4f} ({min(times):.4f} to {max(times):.4f})"
+            yield f"| {attack} | {way} | {spread} | {ratio:.3f} |"
