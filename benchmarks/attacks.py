@@ -60,16 +60,14 @@ def ways(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> dict[str, Evalua
         y: int64 (N,).
         steps: gradient steps.
     """
-    from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescentPyTorch
-    from art.estimators.classification import PyTorchClassifier
-    from foolbox.attacks import FGSM, LinfPGD
-    from foolbox.models.pytorch import PyTorchModel
-
     threat, size = Threat("linf", EPS), 2.5 * EPS / STEPS
     generator = torch.Generator().manual_seed(1)
-    foolbox = PyTorchModel(model, bounds=(0, 1), device="cpu")
-    fool = FGSM() if steps == 1 else LinfPGD(abs_stepsize=size, steps=steps)
     with warnings.catch_warnings(action="ignore"):
+        from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescentPyTorch
+        from art.estimators.classification import PyTorchClassifier
+        from foolbox.attacks import FGSM, LinfPGD
+        from foolbox.models.pytorch import PyTorchModel
+
         classifier = PyTorchClassifier(
             model, nn.CrossEntropyLoss(), x.shape[1:], 10, clip_values=(0.0, 1.0), device_type="cpu"
         )
@@ -80,6 +78,9 @@ def ways(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> dict[str, Evalua
                 classifier, eps=EPS, eps_step=size, max_iter=steps, num_random_init=1, batch_size=BATCH, verbose=False
             )
         )
+
+        foolbox = PyTorchModel(model, bounds=(0, 1), device="cpu")
+        fool = FGSM() if steps == 1 else LinfPGD(abs_stepsize=size, steps=steps)
 
     def ours(x: Tensor, y: Tensor) -> Tensor:
         if steps == 1:

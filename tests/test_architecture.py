@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "masking": {"attacks"},
     "points": {"stats"},
     "robustness_figures": {"figures", "points", "report"},
+    "robustness_report": {"points", "records", "report", "stats"},
     "attacked": {
         *("attacks", "config", "defences", "evaluate", "masking", "points", "progress", "robustness_figures"),
         *("runs", "stats"),
@@ -56,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "arguments": set(),
     "cli": {
         *("arguments", "attacked", "checkpoint", "config", "configured", "execution", "kernels", "machine", "models"),
-        *("points", "progress", "records", "report", "runs", "stats"),
+        *("points", "progress", "records", "report", "robustness_report", "runs", "stats"),
     },
     "demo": {"config", "execution", "machine", "progress", "records", "report", "runs"},
     "__main__": {"cli"},
@@ -69,6 +70,7 @@ NEVER_TORCH = {
     "figures",
     "points",
     "robustness_figures",
+    "robustness_report",
     "config",
     "arguments",
     "errors",

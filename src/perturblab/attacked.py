@@ -28,15 +28,27 @@ from perturblab.config import AttackConfig
 from perturblab.defences import ActiveBatchOut
 from perturblab.errors import UserError
 from perturblab.files import write_atomically
-from perturblab.points import Point, file_of, flagged, load_points, radius, save_points, worst_cases
+from perturblab.points import (
+    NOT_MONOTONE,
+    TRANSFER,
+    Point,
+    file_of,
+    flagged,
+    is_capped,
+    load_points,
+    radius,
+    save_points,
+    worst_cases,
+)
 from perturblab.progress import Show
 from perturblab.seeding import stream
 from perturblab.stats import wilson
 
-TRANSFER, FROZEN = "transfer-", " frozen"
+FROZEN = " frozen"
 _GREY = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 _COLOUR = tuple(n / 255 for n in range(9))
 _CHECKS = "checks.json"
+_LOOKED_AT = 64  # images that show whether a net is random
 
 
 @dataclass
@@ -50,6 +62,7 @@ class Target:
     subset: str
     weights: str
     source: nn.Module | None
+    source_weights: str
     effort: Effort
     config: AttackConfig
     random: bool
@@ -74,8 +87,8 @@ def attack_run(folder: Path, config: AttackConfig, show: Show) -> list[Point]:
     run, _ = runs.trained_run(folder, show, _changes(config))
     target = _target(run, config, show)
     measured = _measure_all(target, _plan(names, target, run.images.name), show)
-    flags = _flags(target, measured, show) if config.checks else []
-    points = _with_flags(measured, flags)
+    flags = _flags(target, measured, show) if config.checks else _known_flags(measured)
+    points = _with_flags(target, measured, flags)
     for path in {file_of(folder, p.attack, p.norm) for p in points if p.attack in {m.attack for m in measured}}:
         _keep(path, [p for p in points if file_of(folder, p.attack, p.norm) == path])
     title = f"{run.config.net} on {run.images.display}, seed {run.config.manual_seed}"
@@ -117,16 +130,30 @@ def _target(run: runs.Run, config: AttackConfig, show: Show) -> Target:
         model = ActiveBatchOut(model)
     model.eval()
     x, y = to_pixels(test.images[rows]).to(run.device), test.labels[rows].to(run.device)
-    is_random = masking.is_random(model, x[:2])
-    source = None
+    is_random = _is_random(model, x, config)
+    source: nn.Module | None = None
     if config.source is not None:
         other, _ = runs.trained_run(Path(config.source), show, _changes(config))
         if other.images.hashes["test"] != run.images.hashes["test"]:
             raise UserError(f"--source {config.source} was trained on other images than {run.folder}; choose another")
         source = other.in_pixels.eval()
+        if masking.is_random(source, x[:_LOOKED_AT]):
+            source = Frozen(source)
     effort = Effort(config.steps, config.step_size, config.restarts, config.queries, config.draws if is_random else 1)
-    weights = hashlib.sha256((run.folder / "weights.safetensors").read_bytes()).hexdigest()[:16]
-    return Target(run.folder, model, x, y, digest, weights, source, effort, config, is_random)
+    hashes = [_hash_of_weights(folder) for folder in (run.folder, Path(config.source or run.folder))]
+    return Target(run.folder, model, x, y, digest, hashes[0], source, hashes[1], effort, config, is_random)
+
+
+def _is_random(model: nn.Module, x: Tensor, config: AttackConfig) -> bool:
+    """Two passes over a few images may draw the same by chance; BatchOut in evaluation is random by construction."""
+    try:
+        return masking.is_random(model, x[:_LOOKED_AT]) or config.batchout_in_eval
+    except ValueError as error:
+        raise UserError(f"the net gives no answer in evaluation: {error}") from error
+
+
+def _hash_of_weights(folder: Path) -> str:
+    return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def _plan(names: Sequence[str], target: Target, dataset: str) -> list[tuple[str, float]]:
@@ -164,7 +191,9 @@ def _settings(target: Target, name: str, attack: Attack) -> dict[str, Any]:
     given = asdict(target.effort)
     settings: dict[str, Any] = {key: given[key] for key in attack.settings if given[key] is not None}
     if name.startswith(TRANSFER):
-        settings["source"] = Path(str(target.config.source)).name
+        settings |= {"source": Path(str(target.config.source)).name, "source_weights": target.source_weights}
+    if target.random and not name.endswith(FROZEN):
+        settings["verdicts"] = target.config.verdicts
     if target.config.batchout_in_eval:
         settings["mode"] = "BatchOut active in evaluation, a published mistake"
     if attack.outside:
@@ -194,8 +223,9 @@ def _measured(target: Target, name: str, eps: float, moved: Callable[[int], None
     if same := [point for point in known if point.key == blank.key]:
         return same[0], False
     began = time.monotonic()
-    x_adv = make_images(target, name, eps, moved)
-    point = _judged(target, name, blank, attack, x_adv, time.monotonic() - began)
+    with untouched(target.model, seed=target.config.manual_seed):  # in one, so that no verdict repeats a draw
+        x_adv = make_images(target, name, eps, moved)
+        point = _judged(target, name, blank, attack, x_adv, time.monotonic() - began)
     _keep(path, [point])
     return point, True
 
@@ -224,10 +254,9 @@ def make_images(target: Target, name: str, eps: float, moved: Callable[[int], No
     generator = stream(target.config.manual_seed, f"{name} {eps!r}")
     parts: list[Tensor] = []
     size = len(target.y) if plain == "universal" else target.config.batch_size
-    with untouched(target.model, seed=target.config.manual_seed):
-        for x, y in zip(target.x.split(size), target.y.split(size), strict=True):
-            parts.append(attack.run(model, x, y, threat, target.effort, generator))
-            moved(sum(map(len, parts)))
+    for x, y in zip(target.x.split(size), target.y.split(size), strict=True):
+        parts.append(attack.run(model, x, y, threat, target.effort, generator))
+        moved(sum(map(len, parts)))
     return torch.cat(parts)
 
 
@@ -238,10 +267,9 @@ def _capped(target: Target, model: nn.Module, name: str, cap: int, moved: Callab
     if name not in target.paths or len(target.paths[name]) < highest:
         parts: list[list[Tensor]] = []
         size = target.config.batch_size
-        with untouched(target.model, seed=target.config.manual_seed):
-            for x, y in zip(target.x.split(size), target.y.split(size), strict=True):
-                parts.append(deepfool_path(model, x, y, free, iterations=highest))
-                moved(size * len(parts))
+        for x, y in zip(target.x.split(size), target.y.split(size), strict=True):
+            parts.append(deepfool_path(model, x, y, free, iterations=highest))
+            moved(size * len(parts))
         target.paths[name] = [torch.cat(at_cap) for at_cap in zip(*parts, strict=True)]
     return target.paths[name][cap - 1]
 
@@ -254,9 +282,8 @@ def _judged(target: Target, name: str, blank: Point, attack: Attack, x_adv: Tens
         raise RuntimeError(f"{name} left the ball or the bounds in {int(wrong.sum())} of {len(wrong)} images")
     model = Frozen(target.model) if name.endswith(FROZEN) else target.model
     fresh = target.random and not name.endswith(FROZEN)
-    with untouched(target.model, seed=target.config.manual_seed):
-        times = target.config.verdicts if fresh else 1
-        verdicts = [evaluate.answers(model, x_adv, target.y).correct for _ in range(times)]
+    times = target.config.verdicts if fresh else 1
+    verdicts = [evaluate.answers(model, x_adv, target.y).correct for _ in range(times)]
     counts = tuple(int(v.sum()) for v in verdicts)
     delta = (x_adv - target.x).flatten(1)
     distance = delta.abs().amax(1) if blank.norm == "linf" else delta.norm(dim=1)
@@ -287,12 +314,19 @@ def _keep(path: Path, points: Sequence[Point]) -> None:
     save_points(path, sorted([*kept, *new.values()], key=lambda p: (p.total, p.weights, p.eps)))
 
 
-def _with_flags(measured: Sequence[Point], flags: Sequence[str]) -> list[Point]:
+def _with_flags(target: Target, measured: Sequence[Point], flags: Sequence[str]) -> list[Point]:
     """All points with flags, and the worst case of those that keep to the threat."""
     honest = [p for p in measured if not p.attack.endswith(FROZEN) and "mistake" not in p.settings]
-    by_radius = [p for p in honest if not p.attack.startswith("deepfool")]
-    worst = worst_cases(by_radius) if len({p.attack for p in by_radius}) > 1 else []
+    by_radius = [p for p in honest if not is_capped(p.attack)]
+    with untouched(target.model, seed=target.config.manual_seed):
+        clean = _as_hex(evaluate.answers(target.model, target.x, target.y).correct)
+    worst = worst_cases(by_radius, clean) if len({p.attack for p in by_radius}) > 1 else []
     return flagged([*measured, *worst], flags)
+
+
+def _known_flags(measured: Sequence[Point]) -> list[str]:
+    """Flags of the net that earlier checks have left in the points."""
+    return list(dict.fromkeys(flag for point in measured for flag in point.flags if flag != NOT_MONOTONE))
 
 
 def _flags(target: Target, measured: Sequence[Point], show: Show) -> list[str]:
@@ -300,10 +334,15 @@ def _flags(target: Target, measured: Sequence[Point], show: Show) -> list[str]:
     eps = _telling_radius(measured)
     count = min(target.config.check_subset, len(target.y))
     mode = "batchout" if target.config.batchout_in_eval else ""
+    source = target.source_weights if target.source is not None else ""
     key = [target.subset, count, target.weights, target.config.norm, eps, asdict(target.effort), mode]
+    key += [source, target.config.manual_seed]
     path = target.folder / "attacks" / _CHECKS
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    same = [entry for entry in kept if entry["key"] == key]
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        same = [entry for entry in kept if entry["key"] == key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as masking checks ({error}); delete it to check again") from error
     if not same:
         show.say(f"masking checks on {count} images at {radius(eps)}")
         findings = _findings(target, count, eps)
@@ -336,7 +375,7 @@ def _findings(target: Target, count: int, eps: float) -> masking.Findings:
 
 def _telling_radius(measured: Sequence[Point]) -> float:
     """The radius at which most can be seen: where the strongest curve is nearest to half of the clean accuracy."""
-    curves = [p for p in measured if p.eps and not p.attack.startswith("deepfool")]
+    curves = [p for p in measured if p.eps and not is_capped(p.attack)]
     if not curves:
         return 8 / 255
     clean = max(p.correct / p.total for p in measured)
@@ -351,8 +390,8 @@ def _draw_examples(target: Target, points: Sequence[Point], title: str, classes:
         return
     radii = sorted({p.eps for p in points if p.attack == shown[0] and p.eps})
     few = Target(**{**vars(target), "x": target.x[:5], "y": target.y[:5]})
-    made = {eps: make_images(few, shown[0], eps) for eps in radii}
-    with torch.no_grad(), untouched(target.model):
+    with torch.no_grad(), untouched(target.model, seed=target.config.manual_seed):
+        made = {eps: make_images(few, shown[0], eps) for eps in radii}
         answers = {eps: target.model(x).argmax(1).tolist() for eps, x in {0.0: few.x, **made}.items()}
     robustness_figures.examples_svg(
         few.x.cpu().numpy(),

@@ -67,6 +67,7 @@ def _parser() -> Parser:
     reported.add_argument("folder", metavar="DIR", nargs="?", default="results", help="where the records lie [results]")
     reported.add_argument("--control", metavar="LABEL", help="the group that the others are compared with")
     reported.add_argument("--markdown", action="store_true", help="as a Markdown table")
+    reported.add_argument("--attacks", action="store_true", help="the attacked runs instead, as Markdown tables")
     reported.add_argument("--into", metavar="FILE", help="write the Markdown between the markers of this file")
     return parser
 
@@ -305,6 +306,11 @@ def _report(args: argparse.Namespace) -> int:
 
     from perturblab import records, report
 
+    if args.attacks:
+        from perturblab import robustness_report
+
+        print(robustness_report.markdown(robustness_report.load_attacked(Path(args.folder)), args.control), end="")
+        return DONE
     found = records.load_all(Path(args.folder))
     if args.into:
         _write_between_markers(Path(args.into), report.markdown(found, args.control))

@@ -13,6 +13,7 @@ from perturblab.stats import wilson
 
 VERSION = 1
 WORST = "worst case"
+TRANSFER = "transfer-"
 NOT_MONOTONE = "not monotone"
 UPPER_BOUND = "empirical upper bound"
 _SLACK = 0.005  # share of the images by which accuracy may rise with the radius: attacks are random
@@ -73,11 +74,21 @@ class Point(BaseModel, frozen=True, extra="forbid"):
         return self.model_dump(mode="json", exclude={"answers"})
 
 
-def worst_cases(points: Iterable[Point]) -> list[Point]:
+def is_capped(attack: str) -> bool:
+    """Say whether a curve's axis is a cap on iterations instead of a radius: DeepFool's, transferred or not.
+
+    Args:
+        attack: its name.
+    """
+    return attack.removeprefix(TRANSFER).startswith("deepfool")
+
+
+def worst_cases(points: Iterable[Point], clean: str) -> list[Point]:
     """Reduce the attacks to the worst case of every image, radius by radius.
 
     Args:
         points: of one net, norm and set of images, without published mistakes and without curves by iterations.
+        clean: answers without an attack, as in `Point`.
 
     Returns:
         One point a radius: an image counts as right when every attack at that radius left it right, and it was right
@@ -86,10 +97,9 @@ def worst_cases(points: Iterable[Point]) -> list[Point]:
     groups: dict[tuple[Any, ...], list[Point]] = {}
     for point in points:
         groups.setdefault((point.eps, point.norm, point.subset, point.weights), []).append(point)
-    clean = {(p.norm, p.subset, p.weights): int(p.answers, 16) for p in points if p.eps == 0}
     found = []
     for (eps, norm, subset, weights), members in sorted(groups.items(), key=lambda item: item[0]):
-        bits = clean.get((norm, subset, weights), -1)
+        bits = int(clean, 16)
         for point in members:
             bits &= int(point.answers, 16)
         first = members[0]
@@ -166,7 +176,7 @@ def table(points: Sequence[Point]) -> str:
     """
     blocks = []
     for capped in (False, True):
-        chosen = [p for p in points if p.attack.startswith("deepfool") == capped]
+        chosen = [p for p in points if is_capped(p.attack) == capped]
         if not chosen:
             continue
         radii = sorted({p.eps for p in chosen})
@@ -191,7 +201,7 @@ def file_of(folder: Path, attack: str, norm: str) -> Path:
         attack: its name.
         norm: "linf" or "l2".
     """
-    usual = "l2" if attack.startswith("deepfool") else "linf"
+    usual = "l2" if is_capped(attack) else "linf"
     return folder / "attacks" / f"{attack.replace(' ', '-')}{'' if norm == usual else '-' + norm}.json"
 
 

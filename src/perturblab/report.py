@@ -22,6 +22,12 @@ NOTHING = "There are no records yet."
 UNCOMPARED = frozenset({"seed", "label", "out", "save", "logs", "results", "resume", "dataroot", "quiet", "jobs"})
 # What the inner layers of a net are that has the choice.
 _KINDS = {0: "noise", 1: "1x1 only", 3: "3x3", 5: "5x5", 7: "7x7"}
+_DEFENCES = {
+    "batchout": "BatchOut",
+    "fgsm": "FGSM training",
+    "fgsm-half": "half-batch FGSM training",
+    "pgd": "PGD training",
+}
 BEST_ON_TEST = "Best epoch on test (selected on the test set, optimistic)"
 
 
@@ -239,14 +245,25 @@ def _base(settings: Mapping[str, Any]) -> str:
         words.append(f"{settings['nfilters']} filters")
     if settings.get("filter_size") in _KINDS:
         words.append(_KINDS[settings["filter_size"]])
+    if settings.get("defence") in _DEFENCES:
+        words.append(_DEFENCES[settings["defence"]])
     return ", ".join(words)
 
 
 def _difference(own: Mapping[str, Any], namesakes: Sequence[Mapping[str, Any]]) -> str:
+    own, namesakes = _flat(own), [_flat(other) for other in namesakes]
     keys = sorted({key for other in namesakes for key in other})
     differing = [key for key in keys if len({_canonical([s.get(key)]) for s in namesakes}) > 1]
     words = [f"{key}={_plain(own.get(key))}" for key in differing]
     return f" ({', '.join(words)})" if words else ""
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Settings inside settings by dotted names, so that only what differs is said."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {above + key: value}
+    return flat
 
 
 def _numbered(labels: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from perturblab.figures import FIGURE
 from perturblab.files import write_atomically
-from perturblab.points import WORST, Point, said
+from perturblab.points import WORST, Point, is_capped, said
 from perturblab.report import one_line
 
 if TYPE_CHECKING:
@@ -38,15 +38,12 @@ def curves_svg(points: Sequence[Point], path: Path, *, title: str, chance: float
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(FIGURE)
-        figure = _figure(len({_is_capped(p) for p in points}), title, points)
-        panels = figure.subplots(1, len({_is_capped(p) for p in points}), squeeze=False)[0]
-        for axes, capped in zip(panels, sorted({_is_capped(p) for p in points}), strict=True):
-            _panel(axes, [p for p in points if _is_capped(p) == capped], capped=capped, chance=chance)
+        kinds = sorted({is_capped(p.attack) for p in points})
+        figure = _figure(len(kinds), title, points)
+        panels = figure.subplots(1, len(kinds), squeeze=False)[0]
+        for axes, capped in zip(panels, kinds, strict=True):
+            _panel(axes, [p for p in points if is_capped(p.attack) == capped], capped=capped, chance=chance)
         _write(figure, path)
-
-
-def _is_capped(point: Point) -> bool:
-    return point.attack.startswith("deepfool")
 
 
 def _figure(panels: int, title: str, points: Sequence[Point]) -> "Figure":

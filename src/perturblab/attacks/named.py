@@ -107,9 +107,7 @@ ATTACKS: dict[str, Attack] = {
     ),
     "uniform": Attack(lambda m, x, y, t, e, g: uniform_noise(m, x, y, t, generator=g), "uniform noise", looks=False),
     "gaussian": Attack(lambda m, x, y, t, e, g: gaussian_noise(m, x, y, t, generator=g), "Gaussian noise", looks=False),
-    "universal": Attack(
-        lambda m, x, y, t, e, g: universal(m, x, y, t, generator=g), "one perturbation for all images", looks=False
-    ),
+    "universal": Attack(lambda m, x, y, t, e, g: universal(m, x, y, t, generator=g), "one perturbation for all images"),
     "fgsm-unclipped": Attack(
         lambda m, x, y, t, e, g: fgsm(m, x, y, t, clip=False),
         "as the paper writes it: pixels may leave [0, 1]",

@@ -1,0 +1,150 @@
+"""Curves under attack of many runs in one table: means over seeds, intervals, verdicts and flags."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from perturblab import stats
+from perturblab.errors import UserError
+from perturblab.points import Point, is_capped, load_points, radius, said, worst_cases
+from perturblab.records import Record, load
+from perturblab.report import Group, group
+
+Curves = Mapping[int, Sequence[Point]]  # seed -> points
+Seeds = Mapping[int, Mapping[float, Point]]  # seed -> radius -> point of one attack
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """A group of runs that differ in the seed only, with their points by seed."""
+
+    group: Group
+    points: Curves
+
+
+def load_attacked(folder: Path) -> list[tuple[Record, list[Point]]]:
+    """Read every run below a folder that has been attacked.
+
+    Args:
+        folder: of results or of runs: a run is a folder with ``record.json`` and ``attacks/*.json``.
+
+    Returns:
+        Record and points of each, in the order of their paths.
+
+    Raises:
+        UserError: the folder is missing, holds no attacked run, or a file is broken.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; give the folder of the results")
+    found = []
+    for path in sorted(folder.rglob("record.json")):
+        files = [file for file in sorted(path.parent.glob("attacks/*.json")) if file.name != "checks.json"]
+        points = [point for file in files for point in load_points(file) if point.attack != "worst case"]
+        if points:
+            found.append((load(path), points))
+    if not found:
+        raise UserError(f"{folder} holds no run that was attacked; say perturblab attack RUN first")
+    return found
+
+
+def markdown(runs: Sequence[tuple[Record, list[Point]]], control: str | None = None) -> str:
+    """Write one table for each data set, attack and set of images; a row a group, a column a radius.
+
+    Args:
+        runs: from `load_attacked`.
+        control: label of the group that the others are compared with, paired by seed; None for no comparison.
+
+    Returns:
+        Markdown that ends in a newline; the same runs give the same bytes.
+
+    Raises:
+        UserError: no group has the control's label.
+    """
+    groups = _groups(runs)
+    labels = [attacked.group.label for attacked in groups]
+    if control is not None and control not in labels:
+        raise UserError(f"--control got {control!r}; expected one of {', '.join(map(repr, labels))}")
+    blocks = []
+    for data in sorted({_data(attacked) for attacked in groups}):
+        of_data = [attacked for attacked in groups if _data(attacked) == data]
+        kinds = {_kind(p) for attacked in of_data for points in attacked.points.values() for p in points}
+        blocks += [_block(data, kind, of_data, control) for kind in sorted(kinds)]
+    return "\n".join(blocks)
+
+
+def _groups(runs: Sequence[tuple[Record, list[Point]]]) -> list[Attacked]:
+    by_record = {id(record): points for record, points in runs}
+    groups = []
+    for found in group([record for record, _ in runs]):
+        points = {seed: _with_worst(by_record[id(record)]) for seed, record in found.finished.items()}
+        groups.append(Attacked(found, points))
+    return groups
+
+
+def _with_worst(points: Sequence[Point]) -> list[Point]:
+    """Worst cases over all attacks that the run has met, whatever call measured them."""
+    honest = [p for p in points if "mistake" not in p.settings and "frozen" not in p.attack and not is_capped(p.attack)]
+    worst = []
+    for norm, subset in sorted({(p.norm, p.subset) for p in honest}):
+        chosen = [p for p in honest if (p.norm, p.subset) == (norm, subset)]
+        if len({p.attack for p in chosen}) > 1:
+            flags = sorted({flag for p in chosen for flag in p.flags})
+            clean = next((p.answers for p in chosen if p.eps == 0), "f" * len(chosen[0].answers))
+            worst += [p.model_copy(update={"flags": tuple(flags) if p.eps else ()}) for p in worst_cases(chosen, clean)]
+    return [*points, *worst]
+
+
+def _data(attacked: Attacked) -> str:
+    data = attacked.group.records[0].data
+    classes = (
+        f", {len(data.classes)} classes" if data.recognised.startswith("CIFAR10") and len(data.classes) < 10 else ""
+    )
+    return f"{data.test}{classes}"
+
+
+def _kind(point: Point) -> tuple[int, str, str]:
+    """Images, norm and attack: what a table is about."""
+    return point.total, point.norm, point.attack
+
+
+def _block(data: str, kind: tuple[int, str, str], groups: Sequence[Attacked], control: str | None) -> str:
+    total, norm, attack = kind
+    chosen = {a.group.label: {s: _at(points, kind) for s, points in a.points.items()} for a in groups}
+    radii = sorted({eps for seeds in chosen.values() for at in seeds.values() for eps in at})
+    axis = "iterations" if is_capped(attack) else f"{norm}, eps"
+    lines = [f"**{data}: {attack}, {total:,} test images** (accuracy in percent by {axis})", ""]
+    lines += [f"| | {' | '.join(map(radius, radii))} | flags |", f"|---|{'---:|' * len(radii)}---|"]
+    for label, seeds in chosen.items():
+        if not any(seeds.values()):
+            continue
+        against = chosen.get(control) if control not in (None, label) else None
+        cells = [_cell(seeds, eps, against) for eps in radii]
+        lines.append(f"| {label} | {' | '.join(cells)} | {_flags(seeds.values())} |")
+    return "\n".join([*lines, ""])
+
+
+def _at(points: Iterable[Point], kind: tuple[int, str, str]) -> dict[float, Point]:
+    return {p.eps: p for p in points if _kind(p) == kind}
+
+
+def _cell(
+    seeds: Mapping[int, Mapping[float, Point]], eps: float, against: Mapping[int, Mapping[float, Point]] | None
+) -> str:
+    values = {seed: at[eps].percent for seed, at in seeds.items() if eps in at}
+    if not values:
+        return ""
+    interval = stats.t_interval(list(values.values()))
+    text = f"{interval.mean:.2f}"
+    if interval.low is not None and interval.high is not None and interval.n >= stats.MIN_SEEDS:
+        text += f" [{max(interval.low, 0):.2f}, {min(interval.high, 100):.2f}]"
+    if against is None:
+        return text
+    common = [seed for seed in values if seed in against and eps in against[seed]]
+    if not common:
+        return text
+    compared = stats.paired([values[s] for s in common], [against[s][eps].percent for s in common])
+    return f"{text} {compared.verdict}"
+
+
+def _flags(curves: Iterable[Mapping[float, Point]]) -> str:
+    return said(list(dict.fromkeys(flag for at in curves for point in at.values() for flag in point.flags)))
