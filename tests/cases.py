@@ -13,10 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from perturblab import attacks
 from perturblab.layers import (
     ACTIVATIONS,
+    BatchOut,
     LocalBinaryConv2d,
     Masks,
+    Mixing,
     Noise,
     NoiseLayer,
     PerturbConv2d,
@@ -121,6 +124,14 @@ def binary_layer(s: State, x: Tensor) -> Tensor:
 
 def perturb_conv(s: State, x: Tensor) -> Tensor:
     return conv(s, masked_act(s, x))
+
+
+def mutual_batchout(s: State, x: Tensor, *, eta: float, k: float) -> Tensor:
+    """In training, each of the first rows goes towards the row as far from the end as it is from the start."""
+    rows = [list(row) for row in x.flatten(1).tolist()]
+    for i in range(int(k * len(x)) if s.train else 0):
+        rows[i] = [value + eta * (other - value) for value, other in zip(rows[i], x[-1 - i].flatten(), strict=True)]
+    return torch.tensor(rows, dtype=x.dtype).view(x.shape)
 
 
 def resnet_block(s: State, x: Tensor, stride: int) -> Tensor:
@@ -403,7 +414,32 @@ BINARY_LAYERS = [
     layer_case("binary", LocalBinaryConv2d, binary_layer, 3, 6, 16, moments=SIGNS),
     layer_case("gaussian", LocalBinaryConv2d, binary_layer, 3, 6, 16, options={"anchors": "gaussian"}, moments=NORMAL),
 ]
-LAYERS = [*MASKS, *PERTURB_CONVS, *PERTURB_LAYERS, *NOISE_LAYERS, *REPLY_LAYERS, *BINARY_LAYERS]
+
+
+def batchout_case(name: str, second: Second = lambda s, x: x, *, random: str = "train", **mixing: Any) -> Case:
+    """A row of BatchOut, which has no masks and whose draws the second implementation cannot know.
+
+    So what it computes is compared where nothing is drawn, and in eval mode, where it is the identity. Partners come
+    from the batch, hence what stays on in eval mode does not treat every image alone.
+    """
+
+    def make(seed: int, size: Size) -> nn.Module:
+        return BatchOut(Mixing(**mixing), generator=torch.Generator().manual_seed(seed))
+
+    name = f"{BatchOut.__name__}-{name}"
+    return Case(name, BatchOut, make, second, lambda h, w: (3, h, w), masks=0, moments=None, random=random)
+
+
+BATCHOUTS = [
+    batchout_case("paper", eta="U[0,0.1]"),
+    batchout_case(
+        "mutual", partial(mutual_batchout, eta=0.3, k=0.75), random="never", eta=0.3, k=0.75, partners="mutual"
+    ),
+    batchout_case("noise", eta=0.3, partners="noise", rows="random"),
+    # Undetached: else the derivative, the identity by design, is not that of the function, and gradcheck would say so.
+    batchout_case("inference", random="always", eta="U[0.1,0.9]", k=1.0, inference=True, detach=False),
+]
+LAYERS = [*MASKS, *PERTURB_CONVS, *PERTURB_LAYERS, *NOISE_LAYERS, *REPLY_LAYERS, *BINARY_LAYERS, *BATCHOUTS]
 
 plain, plain_neck = (partial(resnet, stem=conv_stem, block=block) for block in (resnet_block, resnet_neck))
 noise, noise_deep = (partial(resnet, stem=conv_stem, block=block) for block in (noise_block, noise_neck))
@@ -477,6 +513,51 @@ NET_ROWS = [
     net_case("vgg19_tied", partial(vgg, norm_first=True, tied=True), name="bn-relu", nfilters=3, norm_order="bn-relu"),
 ]
 
-# One row for each attack belongs here once there are attacks, with the same kind of list at the end.
-
 CASES = [*LAYERS, *NET_ROWS]
+
+
+# --- the attacks: `test_attacks.py` holds them to their promises ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AttackCase:
+    """An attack.
+
+    Args:
+        covers: the key of `perturblab.attacks.ATTACKS`.
+        make: ``make(model, x, y, threat, generator=...)``, with little effort.
+        norms: the norms that it knows.
+        white: it follows the gradient of the net.
+        random: another seed gives other images, and no generator is an error.
+        stays: in the ball and the bounds; a published mistake does not.
+        name: the id of its tests.
+    """
+
+    covers: str
+    make: Callable[..., Tensor]
+    norms: tuple[str, ...] = ("linf", "l2")
+    white: bool = True
+    random: bool = False
+    stays: bool = True
+    name: str = ""
+
+    @property
+    def id(self) -> str:
+        return self.name or self.covers
+
+
+DRAWS: dict[str, Any] = {"random": True}
+BLIND: dict[str, Any] = {"random": True, "white": False}
+ATTACK_ROWS = [
+    AttackCase("fgsm", attacks.fgsm),
+    AttackCase("pgd", partial(attacks.pgd, steps=6, restarts=2), **DRAWS),
+    AttackCase("pgd", partial(attacks.pgd, steps=6, start_at_random=False), name="pgd-from-the-image"),
+    AttackCase("deepfool", partial(attacks.deepfool, iterations=5), norms=("l2",)),
+    AttackCase("autoattack", partial(attacks.autoattack, queries=20), **DRAWS),
+    AttackCase("square", partial(attacks.square, queries=60), **BLIND),
+    AttackCase("uniform", attacks.uniform_noise, **BLIND),
+    AttackCase("gaussian", attacks.gaussian_noise, **BLIND),
+    AttackCase("universal", partial(attacks.universal, passes=3, batch_size=4), **DRAWS),
+    AttackCase("fgsm-unclipped", partial(attacks.fgsm, clip=False), stays=False),
+    AttackCase("fgsm-normalised", attacks.fgsm_normalised, norms=("linf",), stays=False),
+]

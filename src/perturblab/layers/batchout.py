@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +40,10 @@ def batchout(x: Tensor, partners: Tensor, eta: Tensor, rows: Tensor | None = Non
     Reference:
         BatchOut, ICVGIP 2018, algorithm 1, equations 2 and 3.
     """
-    rows = torch.arange(len(partners), device=x.device) if rows is None else rows.to(x.device)
-    step = x.index_select(0, partners.to(x.device)) - x.index_select(0, rows)
-    return _added(x, step, eta, rows, detach=detach)
+    if not len(partners):
+        return x
+    where, known = _where(rows, len(partners), x), x.detach() if detach else x
+    return _moved(x, known[partners.to(x.device)] - known[where], eta, where)  # an index keeps the memory format
 
 
 def equal_norm_noise(
@@ -62,17 +64,22 @@ def equal_norm_noise(
     Reference:
         BatchOut, ICVGIP 2018, equation 5: the baseline of random noise.
     """
-    rows = torch.arange(len(noise), device=x.device) if rows is None else rows.to(x.device)
-    noise = noise.to(x)
-    length = x.index_select(0, rows).flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1).clamp_min(1e-12)
-    return _added(x, noise * _per_row(length, x), eta, rows, detach=detach)
-
-
-def _added(x: Tensor, step: Tensor, eta: Tensor, rows: Tensor, *, detach: bool) -> Tensor:
-    if not len(rows):
+    if not len(noise):
         return x
-    step = _per_row(eta.to(x).expand(len(rows)), x) * (step.detach() if detach else step)
-    return x.clone().index_add_(0, rows, step.to(x.dtype))  # a clone keeps channels-last, which index_add does not
+    where, known, noise = _where(rows, len(noise), x), x.detach() if detach else x, noise.to(x)
+    length = known[where].flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1).clamp_min(1e-12)
+    return _moved(x, noise * _per_row(length, x), eta, where)
+
+
+def _where(rows: Tensor | None, count: int, x: Tensor) -> slice | Tensor:
+    """The first rows as a slice: a view, where an index would copy."""
+    return slice(count) if rows is None else rows.to(x.device)
+
+
+def _moved(x: Tensor, step: Tensor, eta: Tensor, where: slice | Tensor) -> Tensor:
+    moved = x.clone()
+    moved[where] += _per_row(eta.to(x).expand(len(step)), x) * step.to(x.dtype)
+    return moved
 
 
 def _per_row(values: Tensor, like: Tensor) -> Tensor:
@@ -139,7 +146,7 @@ class Step:
     labels: Tensor | None = None
     active: bool | None = None
     partners: Tensor | None = None
-    drawn: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    drawn: dict[str, Any] = field(default_factory=dict)
 
 
 _STEP: ContextVar[Step | None] = ContextVar("perturblab_batch_step", default=None)
@@ -196,26 +203,23 @@ def mix(x: Tensor, mixing: Mixing, counter: Tensor, *, training: bool) -> Tensor
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _draw(x: Tensor, mixing: Mixing, counter: Tensor, step: Step | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows (K,), their partners (K,) or noise (K, ...), and magnitudes (K,) or ()."""
+def _draw(x: Tensor, mixing: Mixing, counter: Tensor, step: Step | None) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Rows (K,), or None for the first K; their partners (K,) or noise (K, ...), and magnitudes (K,) or ()."""
     if mixing.shared != "none" and step is None:
         raise ValueError(f"shared is {mixing.shared!r} and there is no step; call the model in `with batch_step():`")
     generator = torch.Generator().manual_seed(int(counter.sum()) % 2**63)
     counter[1] += 1
 
-    def once(name: str, draw: Callable[[], tuple[Tensor, ...]], *, shared: bool) -> tuple[Tensor, ...]:
+    def once(name: str, draw: Callable[[], Any], *, shared: bool) -> Any:
         if step is None or not shared:
             return draw()
         if name not in step.drawn:
             step.drawn[name] = draw()
         return step.drawn[name]
 
-    rows, chosen = once(
-        "partners",
-        lambda: _rows_and_partners(x, mixing, step, generator),
-        shared=mixing.shared in ("partners", "both") and mixing.partners != NOISE,
-    )
-    (eta,) = once("eta", lambda: _magnitudes(len(rows), mixing, generator), shared=mixing.shared in ("eta", "both"))
+    together = mixing.shared in ("partners", "both") and mixing.partners != NOISE
+    rows, chosen = once("partners", lambda: _rows_and_partners(x, mixing, step, generator), shared=together)
+    eta = once("eta", lambda: _magnitudes(len(chosen), mixing, generator), shared=mixing.shared in ("eta", "both"))
     return rows, chosen, eta
 
 
@@ -226,24 +230,23 @@ def _given(mixing: Mixing, step: Step | None) -> Tensor | None:
 
 def _rows_and_partners(
     x: Tensor, mixing: Mixing, step: Step | None, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor | None, Tensor]:
     count, moved = len(x), mixing.moved(len(x))
     if (given := _given(mixing, step)) is not None:
         if given.shape != (count,):
             raise ValueError(f"partners are {tuple(given.shape)}; expected ({count},), one for each row of the batch")
         return torch.arange(count, device=x.device), given.to(x.device)
-    rows = torch.arange(moved) if mixing.rows == "first" else torch.randperm(count, generator=generator)[:moved]
-    rows = rows.to(x.device)
+    rows = None if mixing.rows == "first" else torch.randperm(count, generator=generator)[:moved].to(x.device)
     if mixing.partners == NOISE:
         return rows, torch.randn(moved, *x.shape[1:], generator=generator).to(x)
     labels = None if step is None or step.labels is None else step.labels.to(x.device)
     drawn = draw_partners(mixing.partners, count, labels, generator=generator)
-    return rows, drawn.to(x.device)[rows]
+    return rows, drawn.to(x.device)[slice(moved) if rows is None else rows]
 
 
-def _magnitudes(count: int, mixing: Mixing, generator: torch.Generator) -> tuple[Tensor]:
+def _magnitudes(count: int, mixing: Mixing, generator: torch.Generator) -> Tensor:
     drawn = mixing.magnitude.draw(1 if mixing.eta_per == "call" else count, generator)
-    return (drawn[0] if mixing.eta_per == "call" else drawn,)
+    return drawn[0] if mixing.eta_per == "call" else drawn
 
 
 def new_counter(generator: torch.Generator) -> Tensor:
