@@ -1,11 +1,19 @@
 """Nets to attack: trained ones, ones whose robustness is known in closed form, and ones that mask their gradient."""
 
+import logging
+import random
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from perturblab.attacks import PixelModel, to_pixels
+from perturblab.attacks import PixelModel, still_right, to_pixels
 from perturblab.data.digits import read_digits
 
 Images = tuple[Tensor, Tensor]
@@ -70,9 +78,21 @@ class Linear(nn.Module):
         super().__init__()
         self.linear = nn.Linear(*reversed(weight.shape))
         self.linear.weight.data, self.linear.bias.data = weight, bias
+        self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x.flatten(1))
+
+
+def linear(classes: int, *, pixels: int = 24, seed: int = 0) -> Linear:
+    generator = seeded(seed)
+    weight = torch.randn(classes, pixels, generator=generator)
+    return Linear(weight, torch.randn(classes, generator=generator) * 0.1 - weight.sum(1) / 2)
+
+
+def grey(images: int = 300, *, pixels: int = 24, spread: float = 0.05) -> Tensor:
+    """Images so near to the middle that the bounds do not matter."""
+    return 0.5 + spread * (2 * torch.rand(images, 1, 4, pixels // 4, generator=seeded(9)) - 1)
 
 
 class Planted(nn.Module):
@@ -142,3 +162,54 @@ class Noisy(Wrapped):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x + 0.1 * torch.randn(x.shape))
+
+
+# --- how to look at an attack ---------------------------------------------------------------------------------------
+
+
+def lengths(x_adv: Tensor, x: Tensor, norm: str) -> Tensor:
+    """Size of every image's perturbation, in double precision."""
+    delta = (x_adv.double() - x.double()).flatten(1)
+    return delta.abs().amax(1) if norm == "linf" else delta.square().sum(1).sqrt()
+
+
+def count(model: nn.Module, x: Tensor, y: Tensor) -> int:
+    return int(still_right(model, x, y).sum())
+
+
+@contextmanager
+def watched(model: nn.Module) -> Iterator[None]:
+    """Compare everything that an attack could leave behind with what was there before."""
+
+    def look() -> dict[str, Any]:
+        loggers = {"root": logging.getLogger(), "auto-attack": logging.getLogger("auto-attack")}
+        return {
+            "modes": [(name, module.training) for name, module in model.named_modules()],
+            "requires_grad": [parameter.requires_grad for parameter in model.parameters()],
+            "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()],
+            "tracer": sys.gettrace(),
+            "python's random state": random.getstate(),
+            "logging": [(k, v.level, v.disabled, v.propagate, [*v.handlers]) for k, v in loggers.items()],
+            "logging switched off": logging.root.manager.disable,
+            "filters of warnings": [*warnings.filters],
+            "gradients on": torch.is_grad_enabled(),
+            "default dtype": torch.get_default_dtype(),
+            "threads": torch.get_num_threads(),
+        }
+
+    def tensors() -> dict[str, Tensor]:
+        numpy_state = np.random.get_state(legacy=True)
+        state = {f"state of {name}": value.clone() for name, value in model.state_dict(keep_vars=False).items()}
+        grads = {f"gradient of {name}": p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        numbers = {"numpy's state": torch.tensor(numpy_state[1].astype(np.int64)), "at": torch.tensor(numpy_state[2])}
+        buffers = {f"buffer {name}": value.clone() for name, value in model.named_buffers()}
+        return {**state, **grads, **numbers, **buffers, "torch's state": torch.get_rng_state()}
+
+    before, values = look(), tensors()
+    yield
+    after, now = look(), tensors()
+    for name, value in before.items():
+        assert after[name] == value, name
+    assert now.keys() == values.keys()
+    for name, tensor in values.items():
+        assert torch.equal(now[name], tensor), name

@@ -967,7 +967,7 @@ def compiled_as_eager(backend: str) -> None:
                 results.append((out, [value.grad for value in (eager if net is eager else twin).parameters()]))
             torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
     assert torch.equal(eager[1].draws, twin[1].draws)
-    assert int(eager[1].draws[1]) == 5  # four active turns in training, one in eval
+    assert int(eager[1].draws[1]) == 6  # five active turns in training, one in eval
 
 
 @pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it traces

@@ -307,9 +307,11 @@ def _report(args: argparse.Namespace) -> int:
     from perturblab import records, report
 
     if args.attacks:
-        from perturblab import robustness_report
+        from perturblab import robustness_report, volatility
 
-        print(robustness_report.markdown(robustness_report.load_attacked(Path(args.folder)), args.control), end="")
+        folder = Path(args.folder)
+        print(robustness_report.markdown(robustness_report.load_attacked(folder), args.control))
+        print(volatility.markdown(volatility.load_spreads(folder), args.control), end="")
         return DONE
     found = records.load_all(Path(args.folder))
     if args.into:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from perturblab.errors import UserError
 from perturblab.files import write_atomically
-from perturblab.report import one_line
+from perturblab.groups import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

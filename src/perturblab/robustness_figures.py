@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from perturblab.figures import FIGURE
 from perturblab.files import write_atomically
+from perturblab.groups import one_line
 from perturblab.points import WORST, Point, is_capped, said
-from perturblab.report import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

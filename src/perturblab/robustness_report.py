@@ -6,10 +6,11 @@ from pathlib import Path
 
 from perturblab import stats
 from perturblab.errors import UserError
+from perturblab.groups import Group, group
 from perturblab.points import Point, is_capped, load_points, radius, said, worst_cases
 from perturblab.records import Record, load
-from perturblab.report import Group, group
 
+_EFFORT = ("steps", "step_size", "restarts", "queries", "draws", "verdicts", "mode")
 Curves = Mapping[int, Sequence[Point]]  # seed -> points
 Seeds = Mapping[int, Mapping[float, Point]]  # seed -> radius -> point of one attack
 
@@ -96,15 +97,13 @@ def _with_worst(points: Sequence[Point]) -> list[Point]:
 
 def _data(attacked: Attacked) -> str:
     data = attacked.group.records[0].data
-    classes = (
-        f", {len(data.classes)} classes" if data.recognised.startswith("CIFAR10") and len(data.classes) < 10 else ""
-    )
-    return f"{data.test}{classes}"
+    return f"{data.test}, {len(data.classes)} classes"
 
 
 def _kind(point: Point) -> tuple[int, str, str]:
-    """Images, norm and attack: what a table is about."""
-    return point.total, point.norm, point.attack
+    """Images, norm, and attack with its effort: what a table is about."""
+    effort = [f"{key} {value}" for key, value in sorted(point.settings.items()) if key in _EFFORT]
+    return point.total, point.norm, f"{point.attack} ({', '.join(effort)})" if effort else point.attack
 
 
 def _block(data: str, kind: tuple[int, str, str], groups: Sequence[Attacked], control: str | None) -> str:

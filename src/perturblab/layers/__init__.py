@@ -2,6 +2,7 @@
 
 from perturblab.layers.activations import ACTIVATIONS, activation
 from perturblab.layers.batchout import BatchOut, Mixing, batch_step, batchout, equal_norm_noise
+from perturblab.layers.inference import inference_batchout
 from perturblab.layers.lbc import LocalBinaryConv2d, draw_anchors, local_binary_conv2d
 from perturblab.layers.magnitude import Magnitude, parse_magnitude
 from perturblab.layers.masks import Masks, Noise, draw_masks
@@ -38,6 +39,7 @@ __all__ = [
     "draw_partners",
     "equal_norm_noise",
     "find_sites",
+    "inference_batchout",
     "local_binary_conv2d",
     "parse_magnitude",
     "perturb",
