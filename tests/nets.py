@@ -92,7 +92,8 @@ def linear(classes: int, *, pixels: int = 24, seed: int = 0) -> Linear:
 
 def grey(images: int = 300, *, pixels: int = 24, spread: float = 0.05) -> Tensor:
     """Images so near to the middle that the bounds do not matter."""
-    return 0.5 + spread * (2 * torch.rand(images, 1, 4, pixels // 4, generator=seeded(9)) - 1)
+    height = 8 if pixels == 64 else 4
+    return 0.5 + spread * (2 * torch.rand(images, 1, height, pixels // height, generator=seeded(9)) - 1)
 
 
 class Planted(nn.Module):

@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "figures": {"groups"},
     "config": set(),
     "attacks": set(),
+    "catalogue": set(),
     "defences": {"attacks", "layers"},
     "masking": {"attacks"},
     "points": {"stats"},
@@ -41,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "volatility": {"groups", "records", "stats"},
     "robustness_report": {"groups", "points", "records", "stats"},
     "attacked": {
-        *("attacks", "config", "defences", "evaluate", "masking", "points", "progress", "robustness_figures"),
+        *("attacks", "config", "defences", "evaluate", "layers", "masking", "points", "progress", "robustness_figures"),
         *("runs", "stats"),
     },
     "configured": {"attacks", "config", "data", "defences", "layers", "models", "train"},
@@ -82,6 +83,7 @@ NEVER_TORCH = {
     "machine",
     "progress",
     "cli",
+    "catalogue",
 }
 
 

@@ -326,6 +326,17 @@ def test_without_pyautoattack_the_error_names_the_extra(
         autoattack(net, *few, Threat("linf", 0.1), generator=seeded())
 
 
+@pytest.mark.parametrize(("height", "width"), [(4, 8), (12, 8)])
+def test_a_shape_at_which_the_l2_square_of_pyautoattack_fails_is_refused(height: int, width: int) -> None:
+    x, y = torch.full((2, 1, height, width), 0.5), torch.zeros(2, dtype=torch.long)
+    model = linear(4, pixels=height * width)
+    said = rf"^images are {height}x{width}; Square in l2 needs 5 rows at least, and no more than columns$"
+    for attack in (autoattack, square):
+        with pytest.raises(ValueError, match=said):
+            attack(model, x, y, Threat("l2", 0.1), generator=seeded())
+    square(model, x, y, Threat("linf", 0.1), queries=5, generator=seeded())
+
+
 def test_square_asks_as_often_as_it_is_told(net: nn.Module, few: tuple[Tensor, Tensor]) -> None:
     with spied() as seen:
         square(net, *few, Threat("linf", 0.02), queries=17, generator=seeded())

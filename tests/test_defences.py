@@ -1,9 +1,10 @@
 """Training with defences, through whole runs: what the net is trained on, what is left untouched, what is recorded."""
 
+import importlib
 import json
 import shlex
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from perturblab.seeding import stream
 QUIET = Show(quiet=True)
 # 120 images at 32 are three steps and one of 24.
 SMALL: dict[str, Any] = {"train_size": 120, "batch_size": 32, "nepochs": 1, "learning_rate": 0.02}
-PAPER: dict[str, Any] = {"net_type": "batchout_mnist", "nfilters": 4}
+PAPER: dict[str, Any] = {"net_type": "batchout_mnist", "nfilters": 8, "padding": 2}
 NORMED: dict[str, Any] = {"net_type": "lenet", "nfilters": 4}  # with batch norm, which a forward pass moves
 ATTACKED = ("fgsm", "fgsm-half", "pgd")
 
@@ -186,14 +187,17 @@ def test_fgsm_training_meets_the_images_of_the_formula(defence: str, net: dict[s
     """Made with the net as it is before the step, in eval mode, from the true labels."""
     run = opened(tmp_path / "run", defence=defence, **net)
     seen = watched(run)
-    twin = build(net["net_type"], task=Task(10, 1, (8, 8)), seed=5, nfilters=4).double().eval()
+    options = {name: value for name, value in net.items() if name != "net_type"}
+    twin = build(net["net_type"], task=Task(10, 1, (8, 8)), seed=5, **options).double().eval()
     for clean, given, labels, before in zip(seen.clean, seen.given, seen.labels, seen.before, strict=True):
         twin.load_state_dict(before)
         count = len(clean) if defence == "fgsm" else len(clean) // 2
         pixels = in_pixels(run, clean[:count]).clamp(0, 1)
         want, gradient = by_hand(twin, pixels, labels[:count], 0.3, run)
-        clear = gradient.abs() > 1e-5 * gradient.abs().max()  # a sign next to 0 is a matter of rounding
-        assert clear.float().mean() > 0.5
+        # A sign next to 0 is a matter of rounding; behind a pooling many are 0 exactly.
+        clear = (gradient.abs() > 1e-4 * gradient.abs().amax((1, 2, 3), keepdim=True)) | (gradient == 0)
+        assert clear.float().mean() > 0.8
+        assert (gradient[clear] != 0).float().mean() > 0.05
         torch.testing.assert_close(in_pixels(run, given[:count])[clear], want[clear], rtol=0, atol=2e-6)
 
 
@@ -203,15 +207,15 @@ def test_pgd_training_raises_the_loss_further_than_fgsm(tmp_path: Path) -> None:
     assert execution.execute(run, QUIET) is not None
     model, test = run.in_pixels.eval(), run.images.test
     x, y = test.images[:100].float() / 255, test.labels[:100]
-    losses = [float(cross_entropy(model(x), y))]
-    found = []
+    found = [x]
     for steps in (1, 10):
         adversary = Adversary(Threat("linf", 0.1), steps=steps)
         found.append(adversarial_images(model, x, y, adversary, generator=stream(1, "attack")))
-        losses.append(float(cross_entropy(model(found[-1]), y)))
+    with torch.no_grad():
+        losses = [float(cross_entropy(model(images), y)) for images in found]
     assert losses[0] < losses[1] < losses[2]
     twice = [adversarial_images(model, x, y, adversary, generator=stream(seed, "attack")) for seed in (1, 2)]
-    assert torch.equal(twice[0], found[1])
+    assert torch.equal(twice[0], found[2])
     assert not torch.equal(*twice)
 
 
@@ -288,8 +292,9 @@ def test_a_batch_of_one_has_no_half(defence: str, tmp_path: Path) -> None:
 def test_a_run_leaves_the_global_random_state_alone_and_does_not_depend_on_it(defence: str, tmp_path: Path) -> None:
     for seed in (1, 2):
         torch.manual_seed(seed)
+        run = opened(tmp_path / str(seed), defence=defence)
         before = torch.get_rng_state()
-        executed(tmp_path / str(seed), defence=defence)
+        assert execution.execute(run, QUIET) is not None
         assert torch.equal(torch.get_rng_state(), before)
     assert same(weights(tmp_path / "1"), weights(tmp_path / "2"))
 
@@ -327,7 +332,8 @@ def test_batchout_layers_see_the_labels_of_their_batch(
         drawn.append((labels.clone(), partners))
         return partners
 
-    monkeypatch.setattr("perturblab.layers.batchout.draw_partners", watch)
+    # By its name the module cannot be reached: the package exports a function of that name.
+    monkeypatch.setattr(importlib.import_module("perturblab.layers.batchout"), "draw_partners", watch)
     seen = watched(opened(tmp_path / "run", defence="batchout", batchout_partners=kind))
     assert len(drawn) == 12
     for at, (labels, partners) in enumerate(drawn):
@@ -374,20 +380,27 @@ def test_batchout_as_published_moves_the_first_half_at_every_place(tmp_path: Pat
 
 def test_in_evaluation_batchout_is_gone(tmp_path: Path) -> None:
     run = executed(tmp_path / "run", defence="batchout", batchout_eta="0.9", batchout_k="1.0")
-    plain = build("batchout_mnist", task=Task(10, 1, (8, 8)), seed=7, nfilters=4).eval()
+    plain = build("batchout_mnist", task=Task(10, 1, (8, 8)), seed=7, nfilters=8, padding=2).eval()
     have = weights(tmp_path / "run")
     plain.load_state_dict({name: value for name, value in have.items() if not name.endswith("batchout_draws")})
     x = run.normalised(run.images.test.images)
     with torch.no_grad():
         logits = run.model.eval()(x)
-        assert torch.equal(logits, plain(x))
+        torch.testing.assert_close(logits, plain(x), rtol=1e-4, atol=1e-5)
+        assert torch.equal(logits, run.model(x)), "and nothing is drawn"
     right = int((logits.argmax(1) == run.images.test.labels).sum())
     record = records.load(tmp_path / "run" / "record.json")
     assert record.counts.last.correct == right
 
 
-def test_measuring_does_not_move_the_draws(tmp_path: Path) -> None:
-    """The same images, audited after every epoch or not."""
+@pytest.mark.parametrize("inference", [False, True])
+def test_measuring_does_not_move_the_draws(inference: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same images, audited after every epoch or not; also where BatchOut stays on in evaluation."""
+
+    def placed(config: TrainConfig, model: nn.Module) -> dict[str, Mixing]:
+        return {name: replace(mixing, inference=inference) for name, mixing in make_mixings(config, model).items()}
+
+    monkeypatch.setattr(runs, "make_mixings", placed)
     for audit in (False, True):
         executed(tmp_path / str(audit), defence="batchout", nepochs=2, audit=audit)
     assert same(weights(tmp_path / "False"), weights(tmp_path / "True"))
@@ -621,39 +634,84 @@ def test_an_adversary_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
         Adversary(Threat("linf", 0.1), **wrong)
 
 
+DEFENCE_FLAGS = ("defence", "batchout_", "defence_")
+
+
+def defence_flags(said: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in said.items() if name.startswith(DEFENCE_FLAGS)}
+
+
 def test_the_record_holds_every_place_with_all_its_settings(tmp_path: Path) -> None:
     executed(tmp_path / "run", defence="batchout", batchout_k="3", batchout_at="conv1,relu1")
-    said = recorded(tmp_path / "run")
-    rest = {"rows": "first", "partners": "replacement", "eta_per": "call", "shared": "none", "detach": True}
-    assert said["defence"] == "batchout"
-    assert said["batchout"] == {
-        "conv1": {"eta": "0.05", "k": 3, "inference": False, **rest},
-        "relu1": {"eta": "0.1", "k": 3, "inference": False, **rest},
+    assert defence_flags(recorded(tmp_path / "run")) == {
+        "defence": "batchout",
+        "batchout_at": "conv1,relu1",
+        "batchout_eta": "0.05;0.1",
+        "batchout_k": 3,
+        "batchout_rows": "first",
+        "batchout_partners": "replacement",
+        "batchout_eta_per": "call",
+        "batchout_shared": "none",
+        "batchout_detach": True,
     }
-    assert "adversary" not in said
 
 
 @pytest.mark.parametrize(
     ("defence", "flags", "want"),
     [
-        ("fgsm", {}, {"share": 1.0, "steps": 1, "training": False}),
-        ("fgsm-half", {"defence_mode": "train"}, {"share": 0.5, "steps": 1, "training": True}),
-        ("pgd", {"defence_steps": 2}, {"share": 1.0, "steps": 2, "training": False}),
+        ("fgsm", {}, {"defence_mode": "eval"}),
+        ("fgsm-half", {"defence_mode": "train"}, {"defence_mode": "train"}),
+        ("pgd", {"defence_steps": 2}, {"defence_mode": "eval", "defence_steps": 2}),
     ],
 )
 def test_the_record_holds_the_adversary(
     defence: str, flags: dict[str, Any], want: dict[str, Any], tmp_path: Path
 ) -> None:
     executed(tmp_path / "run", defence=defence, defence_eps="1/4", **flags)
-    said = recorded(tmp_path / "run")
-    assert said["defence"] == defence
-    assert said["adversary"] == {"threat": {"norm": "linf", "eps": 0.25, "bounds": [0.0, 1.0]}, **want}
-    assert "batchout" not in said
+    assert defence_flags(recorded(tmp_path / "run")) == {"defence": defence, "defence_eps": "1/4", **want}
 
 
 def test_a_record_without_a_defence_has_no_word_of_one(tmp_path: Path) -> None:
     executed(tmp_path / "run")
-    assert not {"defence", "batchout", "adversary", "normalise", "augment"} & recorded(tmp_path / "run").keys()
+    said = recorded(tmp_path / "run")
+    assert not defence_flags(said)
+    assert not {"normalise", "augment"} & said.keys()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"defence": "batchout"},
+        {"defence": "batchout", "batchout_at": "conv1,relu1", "batchout_eta": "U[0,0.1];0.3:0.6,-0.2:0.4"},
+        {"defence": "pgd", "defence_steps": 2, "defence_mode": "train"},
+        {"defence": "fgsm-half", "normalise": False, "augment": False},
+    ],
+    ids=str,
+)
+def test_a_record_repeats_its_run(flags: dict[str, Any], tmp_path: Path) -> None:
+    """Its flags are those of the command line, and give the same weights and the same flags again."""
+    executed(tmp_path / "run", **flags)
+    said = recorded(tmp_path / "run")
+    executed(tmp_path / "again", **{name: value for name, value in said.items() if name not in ("classes",)})
+    assert recorded(tmp_path / "again") == said
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("run", "again")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("etas", ["0.1;0.2", "0.1;0.2;0.3;0.4"])
+def test_as_many_magnitudes_as_places_or_one(etas: str) -> None:
+    with pytest.raises(UserError, match=r"--batchout: eta got \d magnitudes for 3 places; give one, or one a place"):
+        mixings("batchout_mnist", batchout_eta=etas)
+    assert [str(m.magnitude) for m in mixings("batchout_mnist", batchout_eta="0.1;0.2;0.3").values()] == [
+        *("0.1", "0.2", "0.3")
+    ]
+
+
+@pytest.mark.parametrize(("net", "k", "shared"), [("batchout_cifar", 0.5, "none"), ("vgg19", 1.0, "partners")])
+def test_a_place_of_ones_own_mixes_as_published_for_the_net(net: str, k: float, shared: str) -> None:
+    place = {"batchout_cifar": "relu1", "vgg19": "features.12"}[net]
+    (mixing,) = mixings(net, batchout_at=place).values()
+    assert (mixing.k, mixing.shared, str(mixing.magnitude)) == (k, shared, "0.1")
 
 
 # --- preparation ----------------------------------------------------------------------------------------------------
@@ -663,6 +721,7 @@ def test_without_normalisation_the_net_sees_pixels(tmp_path: Path) -> None:
     run = opened(tmp_path / "run", normalise=False)
     images = run.training.images[:5]
     assert torch.equal(run.normalised(images), images.float() / 255)
+    run.model.eval()
     assert torch.equal(run.in_pixels(images.float() / 255), run.model(images.float() / 255))
     usual = opened(tmp_path / "usual")
     assert not torch.allclose(usual.normalised(images), images.float() / 255)
@@ -707,10 +766,8 @@ def test_the_flags_work_on_the_command_line(tmp_path: Path) -> None:
     assert cli.main(shlex.split(f"train {net} {recipe} {defence} {detach} --quiet --out {folder}")) == 0
     said = recorded(folder)
     assert (said["normalise"], said["augment"], said["optimizer_schedule"]) == (False, False, "batchout")
-    places = said["batchout"].values()
-    assert {(m["k"], m["eta"], m["partners"], m["detach"]) for m in places} == {
-        (0.25, "U[0,0.2]", "different-class", False)
-    }
+    assert said["batchout_eta"] == ";".join(["U[0,0.2]"] * 3)
+    assert (said["batchout_k"], said["batchout_partners"], said["batchout_detach"]) == (0.25, "different-class", False)
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rates = [json.loads(line)["lr"] for line in lines]
     assert rates == pytest.approx([1e-2] * 5 + [1e-3] * 6 + [1e-5], rel=1e-12)

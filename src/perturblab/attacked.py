@@ -28,6 +28,7 @@ from perturblab.config import AttackConfig
 from perturblab.defences import ActiveBatchOut
 from perturblab.errors import UserError
 from perturblab.files import write_atomically
+from perturblab.layers.partners import BY_CLASS
 from perturblab.points import (
     NOT_MONOTONE,
     TRANSFER,
@@ -127,6 +128,10 @@ def _target(run: runs.Run, config: AttackConfig, show: Show) -> Target:
     if config.batchout_in_eval:
         if not run.mixings:
             raise UserError(f"--batchout-in-eval given, but {run.folder} was trained without BatchOut; drop it")
+        if any(mixing.partners in BY_CLASS for mixing in run.mixings.values()):
+            raise UserError(
+                "--batchout-in-eval given, but the partners go by class, and evaluation has no labels; drop it"
+            )
         model = ActiveBatchOut(model)
     model.eval()
     x, y = to_pixels(test.images[rows]).to(run.device), test.labels[rows].to(run.device)

@@ -163,7 +163,9 @@ class TrainConfig(NetConfig):
     batchout_at: Text | None = Field(
         None, description="where: module names or patterns a,b; all, last, alternate, all-after:NAME"
     )
-    batchout_eta: Text | None = Field(None, description="magnitude: 0.1, U[0,0.1] or 0.3:0.6,-0.2:0.4")
+    batchout_eta: Text | None = Field(
+        None, description="magnitude: 0.1, U[0,0.1] or 0.3:0.6,-0.2:0.4; with ; one a place"
+    )
     batchout_k: RowCount | None = Field(None, description="rows moved: 64 a count, 0.5 a fraction")
     batchout_partners: (
         Literal["replacement", "permutation", "mutual", "no-self", "different-class", "same-class", "noise"] | None

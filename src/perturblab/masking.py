@@ -85,12 +85,12 @@ class Findings:
         raised = {
             ABOVE_CHANCE: self.large > self.images / self.classes,
             PGD_WEAKER: self.pgd > self.fgsm + few,
-            NOT_CONVERGED: self.pgd - self.doubled >= point,
+            NOT_CONVERGED: self.pgd - self.doubled >= point or self.margin > point,
             BLACK_BOX: any(count > few for count in self.black_box.values()),
             ZERO: self.zero > _ZERO_SHARE * self.images,
             NAN: self.bad > 0,
             SOFTMAX: self.softmax,
-            SATURATED: self.saturated > _ZERO_SHARE * self.images or self.margin > point,
+            SATURATED: self.saturated > _ZERO_SHARE * self.images,
             RANDOM: self.random,
         }
         return [flag for flag, is_raised in raised.items() if is_raised]
@@ -165,14 +165,25 @@ def examine(
     """
 
     def ascend(within: Threat, times: int = 1, loss: Loss = sum_loss) -> Tensor:
-        steps, restarts, draws = times * effort.steps, times * effort.restarts, effort.draws
-        found = pgd(model, x, y, within, steps=steps, restarts=restarts, loss=loss, draws=draws, generator=generator)
+        found = pgd(
+            model,
+            x,
+            y,
+            within,
+            steps=times * effort.steps,
+            step_size=effort.step_size if within is threat else None,
+            restarts=times * effort.restarts,
+            loss=loss,
+            draws=effort.draws,
+            generator=generator,
+        )
         return still_right(model, found, y)
 
     gradient, logits = input_gradient(model, x, y)
     right, flat = logits.argmax(1) == y, gradient.flatten(1)
     trace: list[float] = []
-    pgd(model, x, y, threat, steps=effort.steps, draws=effort.draws, trace=trace, generator=generator)
+    steps, size = effort.steps, effort.step_size
+    pgd(model, x, y, threat, steps=steps, step_size=size, draws=effort.draws, trace=trace, generator=generator)
     fast = still_right(model, fgsm(model, x, y, threat, draws=effort.draws), y)
     iterated, by_margin = ascend(threat), ascend(threat, loss=margin_loss)
     breakers: dict[str, Breaker] = {

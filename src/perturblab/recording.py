@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from perturblab import evaluate, records
 from perturblab.config import DEFENCE_OPTIONS, NET_OPTIONS
-from perturblab.configured import net_options
+from perturblab.configured import net_options, resolved_defence
 from perturblab.layers import Masks
 from perturblab.models import Task, describe
 
@@ -79,17 +78,8 @@ def resolved_config(run: "Run") -> dict[str, Any]:
 def _preparation_and_defence(run: "Run") -> dict[str, Any]:
     """What was done to the images and in training; a run without a defence has no word of one."""
     preparation = {"normalise": run.config.normalise is not False, "augment": run.config.augment is not False}
-    said: dict[str, Any] = {name: value for name, value in preparation.items() if not value}
-    if run.config.defence != "none":
-        said["defence"] = run.config.defence
-    if run.mixings:
-        said["batchout"] = {
-            name: asdict(mixing) | {"eta": str(mixing.magnitude)} for name, mixing in run.mixings.items()
-        }
-    if run.adversary is not None:
-        said["adversary"] = asdict(run.adversary)
-    listed: dict[str, Any] = json.loads(json.dumps(said))  # tuples as lists, as the record is read back
-    return listed
+    defence = resolved_defence(run.config, run.images.name, run.mixings)
+    return {name: value for name, value in preparation.items() if not value} | defence
 
 
 def _counts(rows: list[dict[str, Any]], *, audited: bool) -> records.Counts:

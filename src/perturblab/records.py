@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -116,6 +117,7 @@ class Environment(BaseModel, frozen=True, extra="forbid", strict=True):
     precision: str
     compile: str
     device: str
+    code: str = ""  # hash of this package's sources
 
 
 class Data(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -154,6 +156,13 @@ class Mask(BaseModel, frozen=True, extra="forbid", strict=True):
         return png
 
 
+class Study(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Which run of which study a record is: a set-up of the catalogue at a preset."""
+
+    setup: str
+    preset: str
+
+
 class Record(BaseModel, frozen=True, extra="forbid", strict=True):
     """All that a run leaves; ``seconds`` is its wall time. It holds no path of the machine and no name of its user."""
 
@@ -166,6 +175,7 @@ class Record(BaseModel, frozen=True, extra="forbid", strict=True):
     data: Data
     parameters: Parameters
     masks: list[Mask] = []
+    study: Study | None = None
     seconds: Annotated[FiniteFloat, Field(ge=0)]
     status: Literal["finished", "interrupted"]
 
@@ -249,7 +259,16 @@ def environment(*, threads: int, precision: str, compile: str, device: str) -> E
         precision=precision,
         compile=compile,
         device=device,
+        code=code_hash(),
     )
+
+
+def code_hash() -> str:
+    """Give the first 12 digits of the sha256 of this package's sources: the same code, the same hash."""
+    root, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".cpp")):
+        digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size} ".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def packages() -> dict[str, str]:

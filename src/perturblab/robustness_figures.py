@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Images = npt.NDArray[np.float32]
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b", "#bcbd22")
-_MARKERS = "osD^vPX*<"
+_MARKERS = "osD^vPX*<>"  # one more than colours, so that the pairs repeat late
 _COLUMNS = 5
 
 

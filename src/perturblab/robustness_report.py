@@ -84,7 +84,8 @@ def _groups(runs: Sequence[tuple[Record, list[Point]]]) -> list[Attacked]:
 
 def _with_worst(points: Sequence[Point]) -> list[Point]:
     """Worst cases over all attacks that the run has met, whatever call measured them."""
-    honest = [p for p in points if "mistake" not in p.settings and "frozen" not in p.attack and not is_capped(p.attack)]
+    honest = [p for p in points if not {"mistake", "mode"} & set(p.settings) and "frozen" not in p.attack]
+    honest = [p for p in honest if not is_capped(p.attack)]
     worst = []
     for norm, subset in sorted({(p.norm, p.subset) for p in honest}):
         chosen = [p for p in honest if (p.norm, p.subset) == (norm, subset)]

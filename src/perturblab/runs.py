@@ -90,6 +90,8 @@ class Run:
     def _attacked(self, x: Tensor, y: Tensor, adversary: Adversary, generator: torch.Generator) -> Tensor:
         """The first rows of a batch replaced by adversarial images; the others keep their bits."""
         model, count = self.in_pixels, int(adversary.share * len(x))
+        if not count:
+            return x
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             pixels = (x[:count] * model.std + model.mean).clamp(0, 1)
             attacked = adversarial_images(model, pixels, y[:count], adversary, generator=generator)
@@ -160,8 +162,9 @@ def open_run(config: TrainConfig, folder: Path, show: Show) -> Run:
 
 def _check_last_batch(config: TrainConfig, task: Task, images: int, recipe: train.Recipe) -> None:
     """Refuse at the start what batch norm would refuse at the end of the first epoch."""
-    steps = train.steps_per_epoch(images, recipe)
-    if min(images - (steps - 1) * recipe.batch_size, recipe.batch_size) > 1:
+    last = min(images - (train.steps_per_epoch(images, recipe) - 1) * recipe.batch_size, recipe.batch_size)
+    attacked = config.defence == "fgsm-half" and config.defence_mode == "train" and last // 2 == 1
+    if last > 1 and not attacked:
         return
     with torch.device("meta"):
         net = build_net(config, task, seed=0).train()
@@ -169,8 +172,8 @@ def _check_last_batch(config: TrainConfig, task: Task, images: int, recipe: trai
         net(torch.empty(1, task.channels, *task.size, device="meta"))
     except ValueError as error:
         raise UserError(
-            f"--batch-size {recipe.batch_size} leaves a batch of 1 of {images} training images, where this net's batch "
-            "norm sees a single value; use another batch size"
+            f"--batch-size {recipe.batch_size} leaves a batch of {last} of {images} training images, where this net's "
+            "batch norm sees a single value; use another batch size"
         ) from error
 
 

@@ -13,6 +13,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Verdict = Literal["better", "worse", "not distinguishable", "too few seeds"]
 
+PublishedVerdict = Literal["agrees", "lower", "higher", "not comparable at this preset", "too few seeds"]
+
 MIN_SEEDS = 3  # below this no interval over seeds is worth printing: at n = 2 its half width is 9 sd
 ALPHA = 0.05
 POWER = 0.8
@@ -57,6 +59,14 @@ class Paired:
     def difference(self) -> float:
         """Mean difference A - B in points."""
         return self.interval.mean
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published figure beside what was measured: the difference measured - published in points, and the verdict."""
+
+    interval: Interval
+    verdict: PublishedVerdict
 
 
 def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -137,6 +147,34 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
         detectable=None if interval.sd is None else detectable_ratio(len(d)) * interval.sd,
         verdict=_verdict(interval),
     )
+
+
+def against_published(values: Sequence[float], figure: float, *, comparable: bool) -> Published:
+    """Compare measured values with a published figure, which is a point without a spread.
+
+    Args:
+        values: one value a seed, in percent.
+        figure: the published one, in percent.
+        comparable: the runs followed the published protocol; else no difference says anything about the figure.
+
+    Returns:
+        The interval of the difference measured - published in points, and the verdict: "agrees" means that the 95 %
+        t-interval holds 0.
+
+    Raises:
+        ValueError: no value, or a value or figure that is not finite.
+    """
+    differences = _finite(values, "values") - _finite([figure], "figure")
+    interval = t_interval(np.round(differences, _DECIMALS).tolist(), 1 - ALPHA)
+    if not comparable:
+        return Published(interval, "not comparable at this preset")
+    verdicts: dict[Verdict, PublishedVerdict] = {
+        "better": "higher",
+        "worse": "lower",
+        "not distinguishable": "agrees",
+        "too few seeds": "too few seeds",
+    }
+    return Published(interval, verdicts[_verdict(interval)])
 
 
 def sentence(comparison: Paired) -> str:

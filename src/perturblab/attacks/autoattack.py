@@ -23,6 +23,7 @@ from perturblab.errors import NonFiniteError, UserError
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
 _NORMS = {"linf": "Linf", "l2": "L2"}
 _TARGETS = 9
+_LOOKED_AT = 64  # images that show whether a net is random: two may draw the same by chance
 
 
 def standard(classes: int) -> tuple[str, ...]:
@@ -70,7 +71,7 @@ def autoattack(
         (N, C, H, W), in the ball and the bounds.
 
     Raises:
-        UserError: pyautoattack is not installed.
+        UserError: pyautoattack is not installed, or images of a shape that its Square does not take in l2.
         ValueError: a model in training mode or with a random forward pass, images outside the bounds, other bounds
             than [0, 1], or no generator.
         NonFiniteError: logits that are not finite.
@@ -79,10 +80,10 @@ def autoattack(
         as `standard`; Square: Andriushchenko et al., ECCV 2020.
     """
     check_images(x, threat)
-    _check(threat, generator)
+    _check(threat, generator, attacks or STANDARD, *x.shape[-2:])
     if not len(x) or threat.eps == 0:
         return x.clone()
-    classes = _check_model(model, x[:2])
+    classes = _check_model(model, x[:_LOOKED_AT])
     result = x.clone()
     for attack in attacks or standard(classes):
         left = still_right(model, result, y).nonzero().flatten()
@@ -127,11 +128,13 @@ def square(
     return autoattack(model, x, y, threat, attacks=("square",), queries=queries, generator=generator)
 
 
-def _check(threat: Threat, generator: torch.Generator | None) -> None:
+def _check(threat: Threat, generator: torch.Generator | None, attacks: Sequence[str], height: int, width: int) -> None:
     if threat.bounds != (0.0, 1.0):
         raise ValueError(f"bounds are {threat.bounds}; AutoAttack knows [0, 1] only")
     if generator is None:
         raise ValueError("generator is None, and the attacks are random; pass a torch.Generator")
+    if threat.norm == "l2" and "square" in attacks and not 5 <= height <= width:
+        raise UserError(f"images are {height}x{width}; Square in l2 needs 5 rows at least, and no more than columns")
 
 
 @torch.no_grad()

@@ -159,7 +159,7 @@ def batch_step(
     """Tell the sites of the forward passes inside what is not in their input.
 
     Args:
-        labels: of the batch, int64 (N,), for partners by class.
+        labels: of the batch, int64 (N,), for partners by class; by default those of the step around this one.
         active: True moves rows in eval mode too, False in no mode; by default as the site's mode says.
         partners: int64 (N,), used by every site instead of drawn ones, for all rows; a row that is its own partner
             stays as it is. A site that adds noise goes on with it.
@@ -167,7 +167,8 @@ def batch_step(
     Yields:
         The step; sites that share their draws keep them there until it ends.
     """
-    step = Step(labels, active, partners)
+    outer = _STEP.get()
+    step = Step(outer.labels if labels is None and outer is not None else labels, active, partners)
     token = _STEP.set(step)
     try:
         yield step

@@ -1,0 +1,220 @@
+"""What the catalogue is made of: set-ups that can be trained, figures that were published, relations between them."""
+
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+# How a published figure came about.
+KINDS = (
+    "exact",  # correct over total
+    "batch mean",  # unweighted mean over test batches, best epoch on test
+    "batch mean, truncated",  # the same with integer division
+    "smoothed",  # 0.7/0.3 smoothed over the last test batches, best epoch
+    "stated",  # a number in a text or table that does not say how it was counted
+    "digitised",  # read from a plot
+    "approximate",  # said in words
+    "no figure",  # a claim without a number
+)
+# What is read from a run: of the last epoch, or of the best one as published; "none": nothing here measures it.
+METRICS = ("exact", "batch mean", "batch mean, truncated", "smoothed", "train", "attack", "none")
+# Published mistakes and detours that a figure was measured with. A step in normalised space and a step that leaves
+# [0, 1] are attacks of their own: "fgsm-normalised" and "fgsm-unclipped".
+MODES = (
+    "",
+    "batchout-in-eval",  # BatchOut mixes in evaluation and under attack too
+    "step eps/30",  # PGD with the default step of an attack library: ten steps move a third of the radius
+    "inference-vote",  # BatchOut at inference, majority over many partners
+    "inference-mean",  # the same, mean of the answers
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A published figure.
+
+    Args:
+        value: in percent; None where no number was published.
+        kind: one of `KINDS`.
+        text: as it was published, such as "~92-93%".
+    """
+
+    value: float | None
+    kind: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is read from a finished run to compare with a figure.
+
+    Args:
+        metric: one of `METRICS`: "exact" and "train" (accuracy on test and on training images, last epoch); "batch
+            mean", "batch mean, truncated" and "smoothed" (test, best epoch as published); "attack"; or "none".
+        attack: name of the attack as in `perturblab attack`, for "attack"; "" for clean accuracy.
+        eps: its radius in pixels of [0, 1] (of "fgsm-normalised": in normalised units), or DeepFool's cap on
+            iterations.
+        norm: "linf" or "l2".
+        steps: of PGD; 0 where the attack has none or their number was not published.
+        subset: attacked test images; 0 for all of them.
+        mode: one of `MODES`; "" for none.
+    """
+
+    metric: str = "exact"
+    attack: str = ""
+    eps: float = 0.0
+    norm: str = "linf"
+    steps: int = 0
+    subset: int = 0
+    mode: str = ""
+
+
+NOTHING = Measure("none")
+BATCH_MEAN = Measure("batch mean")
+TRUNCATED = Measure("batch mean, truncated")
+SMOOTHED = Measure("smoothed")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A training run that one or several figures rest on, exactly as published.
+
+    Args:
+        id: short and unique, such as "K4".
+        about: one line.
+        flags: fields of the training command (`perturblab train`) -> value; what is not said is the code's default.
+        command: the published command line, or ours where none was published.
+        parameters: trainable ones, as counted; None where nothing was stated or counted.
+        masks: mask values, as counted.
+        image: (C, H, W) of the published images where they are not the data set's own; the counts are for it.
+        doubts: what is known to be uncertain or wrong, a sentence each.
+        missing: why it cannot be run here, such as a model that was never stated; "" where it can.
+    """
+
+    id: str
+    about: str
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    parameters: int | None = None
+    masks: int | None = None
+    image: tuple[int, int, int] | None = None
+    doubts: tuple[str, ...] = ()
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One published figure.
+
+    Args:
+        id: short and unique, such as "K4" or "BO2-batchout-fgsm-0.1".
+        about: one line: which net, which data, which attack.
+        source: where it was published, by public name, place and URL.
+        setup: id of the set-up that it rests on; "" where none is known.
+        figure: what was published.
+        measure: what is compared with it.
+        doubts: about this figure alone, beside those of the set-up.
+        tags: such as "pnn", "batchout", "cifar10", "kl", "attack", "control".
+    """
+
+    id: str
+    about: str
+    source: str
+    setup: str
+    figure: Figure
+    measure: Measure = Measure()
+    doubts: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A claim about a difference, which survives scaling down better than an absolute figure.
+
+    Args:
+        id: short and unique, such as "R-noise".
+        text: the claim as a sentence.
+        source: where it was made.
+        left, right: ids of set-ups; the claim is about the measure of left minus that of right.
+        low, high: the claimed range of the difference in points; None where it is open on that side, both None where
+            nobody claimed a number and the difference itself is what is wanted.
+        measure: what is compared.
+        right_measure: what is read from the right side where it is something else than `measure`.
+        doubts: what is known to be uncertain or wrong about it.
+        how: for a claim that no pair of runs decides by itself, how it is settled instead (a test, a computation);
+            "" else.
+        tags: such as "pnn", "batchout", "ladder", "control".
+    """
+
+    id: str
+    text: str
+    source: str
+    left: str = ""
+    right: str = ""
+    low: float | None = None
+    high: float | None = None
+    measure: Measure = Measure()
+    right_measure: Measure | None = None
+    doubts: tuple[str, ...] = ()
+    how: str = ""
+    tags: tuple[str, ...] = ()
+
+
+def tagged(relations: Iterable[Relation], *tags: str) -> tuple[Relation, ...]:
+    """The same relations with tags."""
+    return tuple(replace(relation, tags=tags) for relation in relations)
+
+
+def typed(flags: Mapping[str, Any]) -> str:
+    """The training command of some flags, as it would be typed.
+
+    Args:
+        flags: fields of the training command -> value.
+
+    Returns:
+        Such as ``perturblab train --nfilters 44 --no-augment``.
+    """
+    words = ["perturblab", "train"]
+    for name, value in flags.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", shlex.quote(",".join(value) if isinstance(value, tuple) else str(value))]
+    return " ".join(words)
+
+
+def variant(
+    base: Setup,
+    name: str,
+    about: str,
+    changes: Mapping[str, Any],
+    *,
+    counts: tuple[int, int] | None = None,
+    doubts: tuple[str, ...] = (),
+) -> Setup:
+    """Another set-up, made by changing some flags.
+
+    Args:
+        base: the set-up that is changed; its doubts are not taken over.
+        name: id of the new one.
+        about: one line about it.
+        changes: flags -> value; None takes a flag away.
+        counts: trainable parameters and mask values; those of ``base`` by default.
+        doubts: its own.
+
+    Returns:
+        The new set-up, with a command of ours.
+    """
+    flags = {key: value for key, value in {**base.flags, **changes}.items() if value is not None}
+    parameters, masks = counts or (base.parameters, base.masks)
+    return replace(
+        base,
+        id=name,
+        about=about,
+        flags=flags,
+        command=typed(flags),
+        parameters=parameters,
+        masks=masks,
+        doubts=doubts,
+    )

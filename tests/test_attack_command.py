@@ -1,0 +1,757 @@
+"""`perturblab attack`: what it prints and keeps, what it never measures twice or mixes, which nets it distrusts."""
+
+import json
+import math
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from perturblab import attacked, cli, masking, robustness_figures, runs
+from perturblab.attacks import ATTACKS, PixelModel, Threat, deepfool, fgsm, still_right, to_pixels
+from perturblab.points import WORST
+from perturblab.progress import Show
+from perturblab.stats import wilson
+
+NET = "train --dataset-train digits --net-type batchout_mnist --nfilters 8 --dropout 0 --optim-method Adam --nthreads 1"
+LEARN = "--learning-rate 5e-3 --batch-size 64 --nepochs 10 --quiet"
+LITTLE = "--subset 30 --steps 3 --restarts 1 --queries 15 --check-subset 10 --draws 2 --verdicts 3 --nthreads 1"
+TEST = 597  # test images of the digits
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command left on the terminal."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def points(self) -> list[dict[str, Any]]:
+        """Standard output as nothing but JSON."""
+        assert self.code == 0, self.err
+        found: list[dict[str, Any]] = json.loads(self.out)
+        return found
+
+
+Tell = Callable[[str], Told]
+
+
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Tell:
+    """Run a command line, without its pictures, which take longer than all the rest."""
+    for picture in ("curves_svg", "examples_svg"):
+        monkeypatch.setattr(robustness_figures, picture, lambda *args, **given: None)
+
+    def run(line: str) -> Told:
+        return Told(cli.main(shlex.split(line)), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def draw(capsys: pytest.CaptureFixture[str]) -> Tell:
+    """The same, with its pictures."""
+
+    def run(line: str) -> Told:
+        return Told(cli.main(shlex.split(line)), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six small runs; no test changes them."""
+    root = tmp_path_factory.mktemp("runs")
+    short = "--nepochs 1 --train-size 64 --learning-rate 5e-3 --batch-size 32 --quiet"
+    random = "--net-type perturb_resnet18 --nfilters 2 --redraw-masks always --optim-method Adam --nthreads 1"
+    mixing = "--defence batchout --batchout-eta 0.4 --batchout-k 1.0"
+    for line in (
+        f"{NET} {LEARN} --out plain",
+        f"{NET} {LEARN} --manual-seed 2 --out other",
+        f"{NET} {LEARN} --classes 0,1,2 --normalise --out three",
+        f"{NET} {LEARN} {mixing} --out mixed",
+        f"{NET} {short} --defence batchout --batchout-partners different-class --out guarded",
+        f"train --dataset-train digits {random} {short} --out random",
+    ):
+        assert cli.main(shlex.split(line.replace("--out ", f"--out {root}/"))) == 0
+    return root
+
+
+@pytest.fixture
+def here(trained_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with a copy of every run."""
+    shutil.copytree(trained_runs, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def attack(tell: Tell, run: str, flags: str = "", *, little: str = LITTLE) -> list[dict[str, Any]]:
+    return tell(f"attack {run} {little} --json {flags}").points
+
+
+def kept(folder: Path, name: str = "pgd") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "attacks" / f"{name}.json").read_text())["points"]
+    return found
+
+
+def decoded(point: dict[str, Any]) -> list[bool]:
+    """The answers image by image, the first one first."""
+    bits = f"{int(point['answers'], 16):0{point['total']}b}"
+    assert len(point["answers"]) == math.ceil(point["total"] / 4)
+    return [bit == "1" for bit in bits]
+
+
+def by_key(points: list[dict[str, Any]]) -> dict[tuple[str, float], dict[str, Any]]:
+    found = {(p["attack"], p["eps"]): {k: v for k, v in p.items() if k != "seconds"} for p in points}
+    assert len(found) == len(points)
+    return found
+
+
+def opened(folder: Path) -> tuple[PixelModel, Tensor, Tensor]:
+    """A run's net in pixels and its test images, opened as a user of the library would."""
+    run, _ = runs.trained_run(folder, Show(quiet=True), {})
+    test = run.images.test
+    return run.in_pixels.eval(), to_pixels(test.images), test.labels
+
+
+@contextmanager
+def counted() -> Iterator[list[tuple[str, float, int]]]:
+    """Which attack is made at which radius on how many images; five images are those of the picture."""
+    made: list[tuple[str, float, int]] = []
+
+    def counting(name: str, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def spy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *rest: Any) -> Tensor:
+            made.append((name, threat.eps, len(x)))
+            return run(model, x, y, threat, *rest)
+
+        return spy
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, known in list(ATTACKS.items()):
+            patch.setitem(ATTACKS, name, replace(known, run=counting(name, known.run)))
+        yield made
+
+
+def measured(made: list[tuple[str, float, int]]) -> list[tuple[str, float]]:
+    return [(name, eps) for name, eps, images in made if images != 5]
+
+
+# --- what is printed and kept ---------------------------------------------------------------------------------------
+
+MANY = "fgsm,pgd,uniform,gaussian,universal,deepfool,square,fgsm-unclipped,fgsm-normalised"
+
+
+@pytest.fixture(scope="module")
+def wide(trained_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Told]:
+    """The plain run under every attack but the slow one."""
+    folder = tmp_path_factory.mktemp("wide") / "plain"
+    shutil.copytree(trained_runs / "plain", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        out, err = [], []
+        patch.setattr("builtins.print", lambda *args, file=None, **_: (out if file is None else err).append(args[0]))
+        patch.setattr(robustness_figures, "examples_svg", lambda *args, **given: None)
+        code = cli.main(shlex.split(f"attack {folder} {LITTLE} --attacks {MANY} --eps 0,8/255,0.2 --json"))
+    return folder, Told(code, "\n".join(out), "\n".join(err))
+
+
+def test_json_is_a_list_of_what_the_contract_names(wide: tuple[Path, Told]) -> None:
+    points = wide[1].points
+    for point in points:
+        assert {"attack", "eps", "norm", "correct", "total", "wilson", "flags"} <= point.keys()
+        assert isinstance(point["correct"], int)
+        assert point["total"] == 30
+        assert point["wilson"] == pytest.approx(list(wilson(point["correct"], 30)))
+        assert isinstance(point["flags"], list)
+    names = list(dict.fromkeys(p["attack"] for p in points))
+    assert names == [*MANY.split(","), WORST]
+    for name in names:
+        wanted = [1, 2, 3, 4, 5] if name == "deepfool" else [0, 8 / 255, 0.2]
+        assert [p["eps"] for p in points if p["attack"] == name] == wanted, name
+        assert {p["norm"] for p in points if p["attack"] == name} == {"l2" if name == "deepfool" else "linf"}
+    assert len({p["subset"] for p in points}) == 1
+
+
+def test_every_point_that_was_measured_is_kept_under_the_name_of_its_attack(wide: tuple[Path, Told]) -> None:
+    folder, told = wide
+    for name in MANY.split(","):
+        saved = [{k: v for k, v in p.items() if k != "answers"} for p in kept(folder, name)]
+        printed = [p for p in told.points if p["attack"] == name]
+        assert sorted(saved, key=lambda p: p["eps"]) == printed
+    for path in (folder / "attacks").iterdir():
+        text = path.read_text(encoding="utf-8")
+        assert str(folder) not in text
+        assert str(Path.home()) not in text, "no path of this machine"
+
+
+def test_radius_0_leaves_every_answer_as_it_was(wide: tuple[Path, Told]) -> None:
+    clean = [p for p in wide[1].points if p["eps"] == 0]
+    assert len(clean) == 9
+    assert len({p["correct"] for p in clean}) == 1
+    assert {p["distance"] for p in clean} == {0}
+    assert all(p["flags"] == [] for p in clean)
+
+
+def test_the_worst_case_is_the_and_of_the_honest_attacks_image_by_image(wide: tuple[Path, Told]) -> None:
+    folder, told = wide
+    honest = ("fgsm", "pgd", "uniform", "gaussian", "universal", "square")
+    for worst in (p for p in told.points if p["attack"] == WORST):
+        right = [True] * 30
+        for name in honest:
+            (point,) = [p for p in kept(folder, name) if p["eps"] == worst["eps"]]
+            right = [a and b for a, b in zip(right, decoded(point), strict=True)]
+        (clean,) = [p for p in kept(folder, "fgsm") if p["eps"] == 0]
+        right = [a and b for a, b in zip(right, decoded(clean), strict=True)]
+        assert worst["correct"] == sum(right)
+        assert worst["settings"]["attacks"] == sorted(honest), "no published mistake, no curve by iterations"
+    by_name = by_key(told.points)
+    assert by_name[WORST, 0.2]["correct"] < by_name["fgsm-normalised", 0.2]["correct"]
+
+
+def test_the_curves_name_every_attack_and_the_worst_case(wide: tuple[Path, Told]) -> None:
+    svg = (wide[0] / "attacks" / "curves.svg").read_text()
+    shown = {re.sub(r" \*$", "", text) for text in re.findall(r"<text[^>]*>([^<]+)</text>", svg)}
+    assert {*MANY.split(","), WORST} <= shown
+    assert any("batchout_mnist" in text for text in shown)
+
+
+def test_answers_are_the_correctness_of_every_image_the_first_one_first(here: Path, tell: Tell) -> None:
+    points = attack(tell, "plain", "--attacks fgsm,deepfool --eps 0,0.1 --iterations 2,4 --subset 600 --no-checks")
+    model, x, y = opened(here / "plain")
+    made = {
+        ("fgsm", 0.0): x,
+        ("fgsm", 0.1): fgsm(model, x, y, Threat("linf", 0.1)),
+        **{("deepfool", n): deepfool(model, x, y, Threat("l2", math.inf), iterations=n) for n in (2, 4)},
+    }
+    saved = {(p["attack"], p["eps"]): p for p in [*kept(here / "plain", "fgsm"), *kept(here / "plain", "deepfool")]}
+    assert saved.keys() == made.keys()
+    for key, x_adv in made.items():
+        right = still_right(model, x_adv, y)
+        assert decoded(saved[key]) == right.tolist(), key
+        assert saved[key]["correct"] == int(right.sum())
+        assert saved[key]["total"] == TEST
+        delta = (x_adv - x).flatten(1)
+        size = delta.abs().amax(1) if key[0] == "fgsm" else delta.norm(dim=1)
+        assert saved[key]["distance"] == pytest.approx(float(size.max()), rel=1e-5)
+        if key[1]:
+            assert saved[key]["median"] == pytest.approx(float(size[~right & (size > 0)].median()), rel=1e-5)
+    assert [p["correct"] for p in points if p["attack"] == "deepfool"] == [
+        saved["deepfool", 2]["correct"],
+        saved["deepfool", 4]["correct"],
+    ]
+
+
+@pytest.mark.parametrize("run", ["plain", "three", "mixed"])
+def test_radius_0_on_all_images_is_the_evaluation_exactly(here: Path, tell: Tell, run: str) -> None:
+    exact = json.loads(tell(f"evaluate {run} --json").out)["exact"]
+    names = "fgsm,pgd,square,uniform,universal,fgsm-unclipped,fgsm-normalised,autoattack"
+    points = tell(f"attack {run} --attacks {names} --eps 0 --no-checks --nthreads 1 --json").points
+    assert len(points) == 9
+    for point in points:
+        assert {"correct": point["correct"], "total": point["total"]} == exact, point["attack"]
+
+
+def test_progress_goes_to_stderr_and_the_table_to_stdout(here: Path, tell: Tell) -> None:
+    told = tell(f"attack plain {LITTLE} --eps 0,8/255,0.3")
+    assert told.code == 0
+    lines = told.out.splitlines()
+    assert lines[0].split() == ["linf,", "eps", "0", "8/255", "0.3"]
+    assert [line.split("  ")[0] for line in lines[1:4]] == ["fgsm", "pgd", WORST]
+    assert "of 30 test images" in told.out
+    assert "plain/attacks/curves.svg" in lines[-1]
+    for name in ("fgsm 0", "fgsm 8/255", "fgsm 0.3", "pgd 0", "pgd 8/255", "pgd 0.3"):
+        assert re.search(rf"(?m)^{name}: \d+\.\d\d %", told.err), name
+        assert not re.search(rf"(?m)^{name}:", told.out)
+    assert re.search(r"(?m)^masking checks on 10 images at ", told.err)
+    quiet = tell(f"attack other {LITTLE} --quiet")
+    assert (quiet.code, quiet.err) == (0, "")
+    as_json = tell(f"attack three {LITTLE} --json")
+    assert as_json.err == ""
+    assert as_json.points
+
+
+def test_a_fraction_is_read_as_such_and_the_default_radii_are_those_of_grey_digits(here: Path, tell: Tell) -> None:
+    points = attack(tell, "plain", "--attacks fgsm --eps ' 8/255, 0.5 ,1' --no-checks")
+    assert [p["eps"] for p in points] == [8 / 255, 0.5, 1.0]
+    assert [p["eps"] for p in attack(tell, "plain", "--attacks fgsm --no-checks")] == [0, 0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+def test_nothing_but_the_attacks_changes_in_a_run(here: Path, tell: Tell) -> None:
+    def look() -> dict[str, bytes]:
+        files = (path for path in (here / "mixed").rglob("*") if path.is_file())
+        return {str(path): path.read_bytes() for path in files if "attacks" not in path.parts}
+
+    before = look()
+    attack(tell, "mixed", "--attacks fgsm,deepfool --batchout-in-eval --eps 0.1")
+    assert look() == before
+    assert before
+
+
+# --- never twice, never mixed ---------------------------------------------------------------------------------------
+
+
+def test_a_second_call_measures_nothing_and_says_the_same(
+    here: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = "--attacks fgsm,pgd,deepfool --eps 0,0.1"
+    with counted() as made:
+        first = attack(tell, "plain", flags)
+    assert measured(made) == [("fgsm", 0.0), ("fgsm", 0.1), ("pgd", 0.0), ("pgd", 0.1)]
+    files = {path.name: path.read_bytes() for path in (here / "plain" / "attacks").iterdir()}
+    monkeypatch.setattr(masking, "examine", None)  # a call would fail
+    monkeypatch.setattr(attacked, "deepfool_path", None)
+    with counted() as made:
+        assert attack(tell, "plain", flags) == first
+    assert measured(made) == []
+    assert {path.name: path.read_bytes() for path in (here / "plain" / "attacks").iterdir()} == files
+
+
+def test_only_what_is_missing_is_measured(here: Path, tell: Tell) -> None:
+    attack(tell, "plain", "--attacks fgsm --eps 0,0.1")
+    with counted() as made:
+        points = attack(tell, "plain", "--attacks fgsm,uniform --eps 0,0.1,0.2")
+    assert measured(made) == [("fgsm", 0.2), ("uniform", 0.0), ("uniform", 0.1), ("uniform", 0.2)]
+    assert [(p["attack"], p["eps"]) for p in points][:3] == [("fgsm", 0.0), ("fgsm", 0.1), ("fgsm", 0.2)]
+
+
+def test_a_call_that_was_interrupted_keeps_every_point_and_goes_on(here: Path, tell: Tell) -> None:
+    flags = "--attacks fgsm,pgd --eps 0,0.1,0.2"
+    straight = by_key(attack(tell, "plain", flags))
+    shutil.rmtree(here / "plain" / "attacks")
+    known = ATTACKS["pgd"]
+
+    def stops(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *rest: Any) -> Tensor:
+        if threat.eps == 0.2:
+            raise KeyboardInterrupt
+        return known.run(model, x, y, threat, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ATTACKS, "pgd", replace(known, run=stops))
+        told = tell(f"attack plain {LITTLE} --json {flags}")
+    assert (told.code, told.out) == (130, "")
+    assert "interrupted" in told.err
+    assert [p["eps"] for p in kept(here / "plain", "fgsm")] == [0, 0.1, 0.2]
+    assert [p["eps"] for p in kept(here / "plain", "pgd")] == [0, 0.1], "written after each point"
+    with counted() as made:
+        points = attack(tell, "plain", flags)
+    assert measured(made) == [("pgd", 0.2)]
+    assert by_key(points) == straight
+
+
+def test_other_weights_are_measured_anew_and_never_mixed(here: Path, tell: Tell) -> None:
+    flags = "--attacks fgsm,pgd --eps 0,0.1"
+    first = attack(tell, "plain", flags)
+    own = attack(tell, "other", flags)
+    shutil.copy(here / "other" / "weights.safetensors", here / "plain" / "weights.safetensors")
+    with counted() as made:
+        second = attack(tell, "plain", flags)
+    assert len(measured(made)) == 4
+    assert by_key(second) == by_key(own)
+    assert by_key(second) != by_key(first)
+    assert len(kept(here / "plain")) == 4, "the old points stay, under their own weights"
+    assert len({p["weights"] for p in kept(here / "plain")}) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["--subset 20", "--steps 4", "--restarts 2", "--step-size 0.01", "--manual-seed 2", "--norm l2"],
+)
+def test_another_subset_effort_seed_or_norm_is_measured_anew_and_never_mixed(
+    here: Path, tell: Tell, change: str
+) -> None:
+    flags = "--attacks uniform,pgd --eps 0,0.1 --no-checks"
+    first = attack(tell, "plain", flags)
+    with counted() as made:
+        second = attack(tell, "plain", f"{flags} {change}")
+    names = {name for name, _ in measured(made)}
+    assert "pgd" in names
+    alone = by_key(attack(tell, "plain", f"{flags} {change}", little=LITTLE))
+    assert by_key(second) == alone
+    saved = [p for path in (here / "plain" / "attacks").glob("pgd*.json") for p in kept(here / "plain", path.stem)]
+    assert len(saved) == 4
+    with counted() as made:
+        assert by_key(attack(tell, "plain", flags)) == by_key(first), "and the first is still there"
+    assert measured(made) == []
+
+
+def test_the_flags_are_looked_for_anew_where_they_may_differ(
+    here: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+    examine = masking.examine
+
+    def spy(*args: Any, **given: Any) -> masking.Findings:
+        looked.append(sorted(given["black_boxes"]))
+        return examine(*args, **given)
+
+    monkeypatch.setattr(masking, "examine", spy)
+    flags = "--attacks fgsm --eps 0,0.1"
+    for more, new in (
+        ("", True),
+        ("", False),
+        ("--steps 4", True),
+        ("--check-subset 8", True),
+        ("--subset 20", True),
+        ("--norm l2", True),
+        ("--manual-seed 3", True),
+        ("--source other", True),
+        ("--source other", False),
+        ("", False),
+    ):
+        before = len(looked)
+        attack(tell, "plain", f"{flags} {more}")
+        assert (len(looked) > before) == new, more
+    assert looked[-1] == ["square", "transfer"], "with a source, its images are tried too"
+    assert looked[0] == ["square"]
+
+
+def test_without_checks_the_flags_that_are_known_stay(here: Path, tell: Tell) -> None:
+    flags = "--attacks fgsm --eps 0,0.1"
+    with_checks = attack(tell, "random", flags)
+    assert "random forward" in with_checks[1]["flags"]
+    without = attack(tell, "random", f"{flags} --no-checks")
+    assert [p["flags"] for p in without] == [p["flags"] for p in with_checks]
+    assert "random forward" in kept(here / "random", "fgsm")[1]["flags"]
+    shutil.rmtree(here / "random" / "attacks")
+    assert {flag for p in attack(tell, "random", f"{flags} --no-checks") for flag in p["flags"]} <= {"not monotone"}
+
+
+def test_the_subset_is_the_same_for_every_run_and_seed(here: Path, tell: Tell) -> None:
+    seen: list[Tensor] = []
+    known = ATTACKS["uniform"]
+
+    def spy(model: nn.Module, x: Tensor, *rest: Any) -> Tensor:
+        seen.append(x)
+        return known.run(model, x, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ATTACKS, "uniform", replace(known, run=spy))
+        points = [
+            attack(tell, run, f"--attacks uniform --eps 0.1 --no-checks {more}")[0]
+            for run, more in (("plain", ""), ("other", ""), ("random", ""), ("plain", "--manual-seed 9"))
+        ]
+    assert len({p["subset"] for p in points}) == 1
+    assert all(torch.equal(x, seen[0]) for x in seen)
+    assert len(seen[0]) == 30
+    _, x, _ = opened(here / "plain")
+    assert not torch.equal(seen[0], x[:30]), "drawn, not the first ones"
+    more = attack(tell, "plain", "--attacks uniform --eps 0.1 --no-checks --subset 600")[0]
+    assert (more["total"], more["subset"]) != (30, points[0]["subset"])
+    assert more["total"] == TEST
+
+
+@pytest.mark.parametrize("name", ["fgsm", "checks"])
+def test_a_file_that_is_not_ours_is_one_sentence(here: Path, tell: Tell, name: str) -> None:
+    attack(tell, "plain", "--attacks fgsm --eps 0.1")
+    (here / "plain" / "attacks" / f"{name}.json").write_text("{")
+    told = tell(f"attack plain {LITTLE} --attacks fgsm --eps 0.1 --json")
+    assert (told.code, told.out) == (2, "")
+    assert re.fullmatch(rf"perturblab: error: \S*{name}\.json cannot be read as .*; delete it to .*\n", told.err)
+
+
+# --- transfer -------------------------------------------------------------------------------------------------------
+
+
+def test_a_transfer_is_made_on_the_source_and_judged_on_the_run(here: Path, tell: Tell) -> None:
+    flags = "--attacks transfer-fgsm,fgsm --eps 0,0.2 --source other --subset 600 --no-checks"
+    points = by_key(attack(tell, "plain", flags))
+    model, x, y = opened(here / "plain")
+    source, _, _ = opened(here / "other")
+    moved = fgsm(source, x, y, Threat("linf", 0.2))
+    right = still_right(model, moved, y)
+    (saved,) = [p for p in kept(here / "plain", "transfer-fgsm") if p["eps"] == 0.2]
+    assert decoded(saved) == right.tolist()
+    assert points["transfer-fgsm", 0.2]["correct"] == int(right.sum())
+    assert points["fgsm", 0.2]["correct"] < points["transfer-fgsm", 0.2]["correct"] < points["fgsm", 0]["correct"]
+    assert points[WORST, 0.2]["settings"]["attacks"] == ["fgsm", "transfer-fgsm"]
+    assert points["transfer-fgsm", 0.2]["settings"]["source"] == "other"
+
+
+def test_another_source_of_the_same_name_is_measured_anew(here: Path, tell: Tell) -> None:
+    flags = "--attacks transfer-fgsm --eps 0.2 --no-checks"
+    first = attack(tell, "plain", f"{flags} --source other")[0]
+    (here / "elsewhere").mkdir()
+    shutil.copytree(here / "plain", here / "elsewhere" / "other")
+    with counted() as made:
+        second = attack(tell, "plain", f"{flags} --source elsewhere/other")[0]
+    assert measured(made) == [("fgsm", 0.2)]
+    assert first["settings"] != second["settings"]
+    assert len(kept(here / "plain", "transfer-fgsm")) == 2
+
+
+def test_a_transferred_deepfool_keeps_its_axis_of_iterations(here: Path, tell: Tell) -> None:
+    flags = "--attacks fgsm,uniform,transfer-deepfool,deepfool --eps 0.1 --iterations 1,3 --source other"
+    points = by_key(attack(tell, "plain", f"{flags} --norm l2"))
+    assert ("transfer-deepfool", 1.0) in points
+    assert [key for key in points if key[0] == WORST] == [(WORST, 0.1)]
+    assert points[WORST, 0.1]["settings"]["attacks"] == ["fgsm", "uniform"]
+    assert len(kept(here / "plain", "transfer-deepfool")) == 2
+    table = tell(f"attack plain {LITTLE} {flags} --norm l2").out.splitlines()
+    (at,) = [n for n, line in enumerate(table) if line.startswith("iterations")]
+    assert [line.split()[0] for line in table[at + 1 : at + 3]] == ["transfer-deepfool", "deepfool"]
+
+
+def test_a_random_source_is_frozen_so_that_every_attack_can_be_made_on_it(here: Path, tell: Tell) -> None:
+    flags = "--attacks transfer-square,transfer-pgd,transfer-deepfool --eps 0.1 --source random --no-checks"
+    points = attack(tell, "plain", flags)
+    assert {p["attack"] for p in points} == {"transfer-square", "transfer-pgd", "transfer-deepfool", WORST}
+    assert all(p["draws"] == [] for p in points), "the run itself has one answer"
+
+
+# --- mistakes of the user -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("plain --eps x", r"--eps got 'x'; expected a number of at least 0, or a fraction such as 8/255"),
+        ("plain --eps 0.1,", r"--eps got ''; expected a number"),
+        ("plain --eps=-0.1", r"--eps got '-0\.1'; expected a number of at least 0"),
+        ("plain --eps 8/0", r"--eps got '8/0'; expected"),
+        ("plain --eps nan", r"--eps got 'nan'; expected"),
+        ("plain --eps inf", r"--eps got 'inf'; expected"),
+        ("plain --attacks fgms", r"--attacks got 'fgms'; choose among fgsm, pgd, .*, or transfer-NAME of one"),
+        ("plain --attacks fgsm,", r"--attacks got ''; choose among"),
+        ("plain --attacks transfer-", r"--attacks got 'transfer-'; choose among"),
+        ("plain --attacks 'fgsm frozen'", r"--attacks got 'fgsm frozen'; choose among"),
+        ("plain --attacks transfer-fgsm", r"--attacks got 'transfer-fgsm' and no --source; give the run whose images"),
+        ("plain --norm l1", r".*--norm.*l1"),
+        ("plain --attacks fgsm-normalised --norm l2", r"--norm l2 is not known to fgsm-normalised; it knows linf"),
+        ("plain --steps 0", r"--steps got '0': .*greater than or equal to 1"),
+        ("plain --restarts 0", r"--restarts got '0': "),
+        ("plain --subset 0", r"--subset got '0': "),
+        ("plain --step-size 0", r"--step-size got '0': .*greater than 0"),
+        ("plain --iterations 0,1", r"--iterations got '0,1'; expected integers of at least 1, such as 1,2,3"),
+        ("plain --batchout-in-eval", r"--batchout-in-eval given, but plain was trained without BatchOut; drop it"),
+        ("guarded --batchout-in-eval", r"the net gives no answer in evaluation: .*labels.*"),
+        ("plain --source three", r"--source three was trained on other images than plain; choose another"),
+        ("plain --source nowhere", r".*nowhere.*"),
+        ("nowhere", r".*nowhere.*"),
+        ("plain --source", r".*--source.*"),
+        ("", r".*RUN.*"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_measures_nothing(here: Path, tell: Tell, line: str, said: str) -> None:
+    with counted() as made:
+        try:
+            told = tell(f"attack {line} --nthreads 1")
+        except SystemExit as end:  # argparse's own way out
+            pytest.fail(f"ended with {end.code} outside main")
+    assert told.code == 2
+    assert told.out == ""
+    assert re.fullmatch(rf"perturblab: error: {said}[^\n]*\n", told.err), told.err
+    assert made == []
+    assert not list(here.glob("*/attacks"))
+
+
+def test_weights_that_are_no_numbers_are_one_sentence_and_leave_no_point(here: Path, tell: Tell) -> None:
+    path = here / "plain" / "weights.safetensors"
+    spoilt = {name: value * torch.nan for name, value in safetensors.torch.load_file(path).items()}
+    safetensors.torch.save_file(spoilt, path)
+    for flags in ("--attacks fgsm --eps 0.1", "--attacks pgd --eps 0.1 --norm l2", "--attacks square --eps 0.1"):
+        told = tell(f"attack plain {LITTLE} {flags} --json")
+        assert told.code == 2
+        assert re.fullmatch(r"perturblab: error: logits.* are not finite; nothing is .*\n", told.err), told.err
+    assert not list((here / "plain").glob("attacks/*.json"))
+
+
+def test_an_attack_that_leaves_the_ball_is_a_failed_check(here: Path, tell: Tell) -> None:
+    known = ATTACKS["fgsm"]
+    too_far = replace(known, run=lambda m, x, y, t, e, g: (x + 2 * t.eps).clamp(0, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ATTACKS, "fgsm", too_far)
+        with pytest.raises(RuntimeError, match=r"^fgsm left the ball or the bounds in 30 of 30 images$"):
+            tell(f"attack plain {LITTLE} --attacks fgsm --eps 0.1")
+    assert not list((here / "plain").glob("attacks/*.json"))
+
+
+# --- published mistakes ---------------------------------------------------------------------------------------------
+
+
+def test_the_published_mistakes_are_named_and_stay_out_of_the_worst_case(here: Path, tell: Tell) -> None:
+    """The run normalises: one deviation for all pixels."""
+    flags = "--attacks fgsm,uniform,fgsm-unclipped,fgsm-normalised --eps 0,0.3 --subset 200 --no-checks"
+    points = by_key(attack(tell, "three", flags))
+    run, _ = runs.trained_run(here / "three", Show(quiet=True), {})
+    (deviation,) = run.preparation.std
+    assert 0.2 < deviation < 0.5
+    wrong = points["fgsm-normalised", 0.3]
+    assert wrong["distance"] == pytest.approx(0.3 * deviation, rel=1e-4), "in pixels, a third of what was said"
+    assert "published mistake" in wrong["settings"]["mistake"]
+    assert wrong["correct"] > points["fgsm", 0.3]["correct"]
+    assert "mistake" in points["fgsm-unclipped", 0.3]["settings"]
+    assert points[WORST, 0.3]["settings"]["attacks"] == ["fgsm", "uniform"]
+
+
+def test_batchout_in_evaluation_is_a_mode_of_its_own_and_random(here: Path, tell: Tell) -> None:
+    flags = "--attacks fgsm,deepfool,square --eps 0,0.1"
+    honest = by_key(attack(tell, "mixed", flags))
+    assert not any("frozen" in name for name, _ in honest)
+    assert all("mode" not in p["settings"] and p["draws"] == [] for p in honest.values())
+    active = by_key(attack(tell, "mixed", f"{flags} --batchout-in-eval"))
+    names = {name for name, _ in active}
+    assert names == {"fgsm", "fgsm frozen", "deepfool frozen", "square frozen"}
+    for (name, eps), point in active.items():
+        assert "published mistake" in point["settings"]["mode"]
+        assert len(point["draws"]) == (0 if "frozen" in name else 3)
+        assert ("random forward" in point["flags"]) == (eps > 0)
+    assert len(set(active["fgsm", 0.1]["draws"])) > 1 or len(set(active["fgsm", 0.0]["draws"])) > 1
+    assert len([p for p in kept(here / "mixed", "fgsm") if p["eps"] == 0.1]) == 2, "both modes are kept"
+    assert by_key(attack(tell, "mixed", flags)) == honest
+
+
+def test_two_images_do_not_make_a_random_net_look_fixed(here: Path, tell: Tell) -> None:
+    """Partners drawn among two images are often the same twice."""
+    for seed in range(4):
+        flags = f"--attacks square --eps 0.1 --batchout-in-eval --subset 2 --no-checks --manual-seed {seed}"
+        assert {p["attack"] for p in attack(tell, "mixed", flags)} == {"square frozen"}
+
+
+# --- random nets ----------------------------------------------------------------------------------------------------
+
+
+def test_a_random_net_gets_frozen_twins_several_verdicts_and_never_a_plain_autoattack(here: Path, tell: Tell) -> None:
+    names = "fgsm,pgd,deepfool,autoattack,square,uniform,universal,fgsm-normalised"
+    flags = f"--attacks {names} --eps 0,0.5 --iterations 1 --subset 12"
+    points = attack(tell, "random", flags)
+    twins = ("fgsm", "pgd", "universal", "fgsm-normalised")
+    want = {*twins, *(f"{name} frozen" for name in twins), "uniform", WORST}
+    want |= {"deepfool frozen", "autoattack frozen", "square frozen"}
+    assert {p["attack"] for p in points} == want
+    for point in points:
+        frozen, worst = point["attack"].endswith("frozen"), point["attack"] == WORST
+        assert len(point["draws"]) == (0 if frozen or worst else 3), point["attack"]
+        if point["draws"]:
+            assert point["correct"] == sum(point["draws"]) // 3
+            assert point["settings"]["verdicts"] == 3
+        if point["attack"] in ("fgsm", "pgd"):
+            assert point["settings"]["draws"] == 2, "expectation over transformation"
+        if point["eps"]:
+            assert "random forward" in point["flags"]
+        if worst:
+            assert not any("frozen" in name for name in point["settings"]["attacks"])
+    assert max(len(set(p["draws"])) for p in points) > 1, "the draws differ"
+
+
+def test_every_verdict_is_a_fresh_draw_that_the_attack_has_not_seen(
+    here: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from perturblab import evaluate
+
+    counters: list[tuple[str, int]] = []
+
+    def position(model: nn.Module) -> int:
+        return max(int(value.flatten()[-1]) for name, value in model.named_buffers() if name.endswith("draws"))
+
+    known, judge = ATTACKS["fgsm"], evaluate.answers
+
+    def run(model: nn.Module, *rest: Any) -> Tensor:
+        made = known.run(model, *rest)
+        counters.append(("attack ended at", position(model)))
+        return made
+
+    def answers(model: nn.Module, *rest: Any, **given: Any) -> evaluate.Answers:
+        counters.append(("verdict begins at", position(model)))
+        return judge(model, *rest, **given)
+
+    monkeypatch.setitem(ATTACKS, "fgsm", replace(known, run=run))
+    monkeypatch.setattr(evaluate, "answers", answers)
+    attack(tell, "random", "--attacks fgsm --eps 0.1 --no-checks")
+    kinds = [kind for kind, _ in counters[:4]]
+    assert kinds == ["attack ended at", *["verdict begins at"] * 3]
+    places = [place for _, place in counters[:4]]
+    assert places[1] >= places[0]
+    assert places[1] < places[2] < places[3]
+
+
+def test_more_verdicts_of_a_random_net_are_measured_anew(here: Path, tell: Tell) -> None:
+    attack(tell, "random", "--attacks uniform --eps 0.1 --no-checks")
+    (point,) = attack(tell, "random", "--attacks uniform --eps 0.1 --no-checks --verdicts 5")
+    assert len(point["draws"]) == 5
+    assert attack(tell, "plain", "--attacks uniform --eps 0.1 --no-checks")
+    with counted() as made:
+        attack(tell, "plain", "--attacks uniform --eps 0.1 --no-checks --verdicts 5")
+    assert measured(made) == [], "a fixed net has one verdict anyway"
+
+
+def test_a_random_net_is_the_same_for_the_same_seed_whatever_was_measured_before(here: Path, tell: Tell) -> None:
+    shutil.copytree(here / "random", here / "again")
+    flags = "--attacks uniform,fgsm --eps 0.1,0.3 --no-checks"
+    first = by_key(attack(tell, "random", flags))
+    attack(tell, "again", "--attacks fgsm --eps 0.3 --no-checks")
+    torch.manual_seed(123)
+    assert by_key(attack(tell, "again", flags)) == first
+
+
+# --- autoattack, pictures, flags ------------------------------------------------------------------------------------
+
+
+def test_autoattack_on_a_run_is_no_weaker_than_its_parts(here: Path, tell: Tell) -> None:
+    flags = "--attacks pgd,autoattack,square --eps 0,0.25 --subset 16 --no-checks"
+    points = by_key(attack(tell, "three", flags))
+    assert points["autoattack", 0.25]["correct"] <= points["pgd", 0.25]["correct"]
+    assert points["autoattack", 0.25]["correct"] <= points["square", 0.25]["correct"]
+    assert points["autoattack", 0.25]["settings"] == {"queries": 15, "seed": 1}
+    assert points["autoattack", 0.25]["distance"] <= 0.25 + 1e-6
+
+
+def test_pictures_have_the_same_bytes_every_time_and_show_the_images(here: Path, draw: Tell) -> None:
+    shutil.copytree(here / "plain", here / "again")
+    flags = "--attacks fgsm,pgd,deepfool --eps 0,0.1,0.3"
+    for run in ("plain", "again"):
+        attack(draw, run, flags)
+    for name in ("curves.svg", "examples.svg"):
+        one, two = ((here / run / "attacks" / name).read_bytes() for run in ("plain", "again"))
+        assert one == two, name
+    before = {name: (here / "plain" / "attacks" / name).read_bytes() for name in ("curves.svg", "examples.svg")}
+    attack(draw, "plain", flags)  # everything is known now
+    assert {name: (here / "plain" / "attacks" / name).read_bytes() for name in before} == before
+    svg = before["examples.svg"].decode()
+    assert svg.count("<image") == 5 * (1 + 2 * 2), "clean, change and result at two radii, of five images"
+    assert all(f">{text}<" in svg for text in ("clean", "change / 0.1", "0.1", "change / 0.3", "0.3"))
+
+
+def test_a_flagged_curve_says_so_in_the_table_the_json_the_file_and_the_picture(here: Path, draw: Tell) -> None:
+    told = draw(f"attack random {LITTLE} --attacks fgsm --eps 0,0.3")
+    assert re.search(r"(?m)^\* empirical upper bound, flags: .*random forward", told.out)
+    assert re.search(r"(?m)^fgsm +\d+\.\d\d +\d+\.\d\d\*$", told.out)
+    assert "empirical upper bound, flags: " in (here / "random" / "attacks" / "curves.svg").read_text()
+    points = attack(draw, "random", "--attacks fgsm --eps 0,0.3")
+    assert all(("random forward" in p["flags"]) == (p["eps"] > 0) for p in points)
+    assert all(("random forward" in p["flags"]) == (p["eps"] > 0) for p in kept(here / "random", "fgsm"))
+
+
+def test_a_curve_that_rises_is_flagged_in_what_is_kept_too(here: Path, tell: Tell) -> None:
+    """A large step that turns every image grey, against a small one that breaks them."""
+    known = ATTACKS["fgsm"]
+
+    def run(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *rest: Any) -> Tensor:
+        return x.clone() if threat.eps == 0.4 else known.run(model, x, y, threat, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ATTACKS, "fgsm", replace(known, run=run))
+        points = attack(tell, "plain", "--attacks fgsm,uniform --eps 0,0.2,0.4 --no-checks")
+    flags = {(p["attack"], p["eps"]): p["flags"] for p in points}
+    assert flags["fgsm", 0.2] == flags["fgsm", 0.4] == ["not monotone"]
+    assert flags["uniform", 0.4] == []
+    assert [p["flags"] for p in kept(here / "plain", "fgsm")] == [[], ["not monotone"], ["not monotone"]]
+
+
+def test_the_checks_of_a_plain_run_raise_nothing(here: Path, tell: Tell) -> None:
+    little = "--subset 200 --queries 100 --check-subset 200 --nthreads 1"
+    points = attack(tell, "plain", "--attacks fgsm --eps 0,0.05,0.3 --source other", little=little)
+    assert {flag for p in points for flag in p["flags"]} == set()
+    (checks,) = json.loads((here / "plain" / "attacks" / "checks.json").read_text())
+    assert checks["flags"] == []
+    assert len(checks["findings"]["trace"]) == 50, "loss against step is kept"
+    assert set(checks["findings"]["black_box"]) == {"uniform", "gaussian", "square", "transfer"}
