@@ -217,9 +217,9 @@ def facts(shared: Path) -> dict[str, str]:
 
 
 def section(text: str, heading: str) -> str:
-    """What stands below a heading, down to the next of its rank."""
-    rank = heading.split()[0]
-    return re.split(rf"^{rank} ", text.split(f"\n{heading}", 1)[1], maxsplit=1, flags=re.M)[0]
+    """What stands below a heading, down to the next of its rank or a higher one."""
+    rank = len(heading.split()[0])
+    return re.split(rf"^#{{1,{rank}}} ", text.split(f"\n{heading}", 1)[1], maxsplit=1, flags=re.M)[0]
 
 
 @pytest.mark.shared_data
@@ -256,10 +256,51 @@ def test_every_figure_of_a_table_is_an_entry(facts: dict[str, str], place: str) 
         if entry.figure.value is not None and set(PLACES[place]) & set(entry.tags)
         for value in (entry.figure.value, 100 - entry.figure.value)
     }
-    numbers = re.findall(r"(?<![\d.])\d*\.\d+(?![\d.])", body.split("\n## ")[0])
+    numbers = re.findall(r"(?<![\d.])\d*\.\d+(?![\d.])", body)
     assert len(numbers) > 9
     left = {n for n in numbers if float(n) > 1 and f"{float(n):.2f}" not in values}
     assert left <= NO_FIGURES.get(place, set())
+
+
+def model_of(label: str) -> str:
+    """The id of a row of the reproduction's tables."""
+    label = label.replace("n=", "").replace("all_middle", "all")
+    if row := re.fullmatch(r"(middle|alt|all) (\u2212?)(\.\d+)( C)?", label):
+        return f"{row[1]}{'-c' if row[4] else ''}-{'minus-' if row[2] else ''}0{row[3]}"
+    return "all-c-random" if label.startswith("all {") else label.replace("random_", "random-")
+
+
+def cells(text: str) -> list[list[str]]:
+    """The rows of the tables in a text."""
+    lines = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
+    return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.mark.shared_data
+def test_every_cell_of_the_reproduction_is_where_it_belongs(facts: dict[str, str]) -> None:
+    pixels = ["clean", *(f"fgsm-{n}" for n in range(1, 9)), "l2"]
+    steps = ["notes-clean", "notes-fgsm", *(f"notes-pgd-{n}" for n in (10, 50, 200))]
+    for place, columns, rows in (("3.5", pixels, 15), ("3.7", steps, 9)):
+        table = cells(section(facts["batchout"], f"### {place} "))[1:]
+        assert len(table) == rows
+        for label, *values in table:
+            for column, value in zip(columns, values, strict=True):
+                found = ENTRIES.get(f"R1-{model_of(label)}-{column}")
+                number = re.match(r"[\d.]+", value)
+                assert (found and found.figure.value) == (float(number[0]) if number else None), (label, column)
+
+
+@pytest.mark.shared_data
+def test_every_point_of_the_paper_is_where_it_belongs(facts: dict[str, str]) -> None:
+    arms = {"baseline": "none", "adv. trained": "fgsm-half", "BatchOut": "batchout"}
+    body = section(facts["batchout"], "### 3.2 ")
+    for figure, radii in (("2", ("0.1", "0.2", "0.3", "0.4", "0.5")), ("3", ("1", "2", "3", "4", "5"))):
+        columns = [*(f"fgsm-{eps}" for eps in radii), *(f"deepfool-{cap}" for cap in range(1, 6))]
+        table = cells(body.split(f"**Fig. {figure} ")[1].split("**Fig.")[0])[1:]
+        assert len(table) == 3
+        for label, *values in table:
+            for column, value in zip(columns, [v for v in values if v], strict=True):
+                assert ENTRIES[f"BO{figure}-{arms[label]}-{column}"].figure.value == float(value)
 
 
 # id, set-up, value, metric or attack, radius or cap: written by hand.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from perturblab import __version__
 from perturblab.arguments import Parser, add_fields, given, integers, parsed
+from perturblab.cli_catalogue import add_commands
 from perturblab.config import AttackConfig, TrainConfig, validated
 from perturblab.errors import NonFiniteError, UserError
 
@@ -63,6 +64,7 @@ def _parser() -> Parser:
     attacked.add_argument("folder", metavar="RUN", help="a run's folder")
     add_fields(attacked, AttackConfig)
     attacked.add_argument("--json", action="store_true", help="as JSON")
+    add_commands(command)
     reported = command("report", _report, "Tabulate the records below a folder.")
     reported.add_argument("folder", metavar="DIR", nargs="?", default="results", help="where the records lie [results]")
     reported.add_argument("--control", metavar="LABEL", help="the group that the others are compared with")

@@ -4,27 +4,28 @@ import ctypes
 import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from perturblab import records
+from perturblab.catalogue import Setup
 from perturblab.config import TrainConfig, validated
 from perturblab.errors import UserError
 from perturblab.files import write_atomically
+from perturblab.presets import Preset, flags_of
 from perturblab.progress import Show
 
 FAILED = "failed.json"
-KEPT = ("record.json", "metrics.jsonl")  # what is small enough to be committed
 _LOOK_EVERY = 0.5  # seconds between two looks at the processes
 _INTERRUPTED = 130
+_NAMES = ("dataset_train", "dataset_test", "dataroot")  # a record calls the images by their display name
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,23 @@ class Job:
     """One run of a study.
 
     Args:
-        name: of the run, such as "K4/seed-1".
+        setups: of the catalogue that this run stands for: more than one where they are the same at this preset.
+        preset: name of the size.
         flags: of `perturblab train`, with the seed; `TrainConfig` checks them.
         work: folder of the run, with weights and checkpoint.
-        result: folder of its record.
+        results: folder of the record, one a set-up.
     """
 
-    name: str
+    setups: tuple[str, ...]
+    preset: str
     flags: Mapping[str, Any]
     work: Path
-    result: Path
+    results: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """Set-up and seed, such as "K4 seed 1"."""
+        return f"{self.setups[0]} seed {self.flags['manual_seed']}"
 
     @property
     def config(self) -> TrainConfig:
@@ -62,8 +70,38 @@ class Failure:
     reason: str
 
 
+def plan(
+    setups: Sequence[Setup],
+    preset: Preset,
+    seeds: Sequence[int],
+    *,
+    results: Path,
+    work: Path,
+    given: Mapping[str, Any] | None = None,
+) -> list[Job]:
+    """Say which runs a study has, seed by seed, so that it can be judged as early as possible.
+
+    Args:
+        setups: of the catalogue; those that are the same at this preset are run once.
+        preset: the size.
+        seeds: of each.
+        results: where the records go: ``results/PRESET/SETUP/seed-K``.
+        work: where the runs lie, with their weights.
+        given: flags for every run that say where and how, such as ``dataroot``.
+    """
+    jobs: dict[str, Job] = {}
+    for seed in seeds:
+        for setup in setups:
+            flags = {**flags_of(setup, preset, seed), **(given or {})}
+            key = json.dumps(flags, sort_keys=True)
+            place = Path(preset.name, setup.id, f"seed-{seed}")
+            same = jobs.get(key, Job((), preset.name, flags, work / place, ()))
+            jobs[key] = replace(same, setups=(*same.setups, setup.id), results=(*same.results, results / place))
+    return list(jobs.values())
+
+
 def is_done(job: Job) -> bool:
-    """Say whether a job's record is there, of these very flags.
+    """Say whether all records of a job are there, of these very flags.
 
     Args:
         job: one of a study.
@@ -71,17 +109,19 @@ def is_done(job: Job) -> bool:
     Raises:
         UserError: the record is broken, or of other flags: it is never overwritten.
     """
-    path = job.result / "record.json"
+    return all(_is_there(job, folder / "record.json") for folder in job.results)
+
+
+def _is_there(job: Job, path: Path) -> bool:
     if not path.is_file():
         return False
     record = records.load(path)
     found = {**record.config, "manual_seed": record.seed}
-    comparable = json.loads(json.dumps({name: value for name, value in job.flags.items() if name in found}))
-    other = sorted(name for name, value in comparable.items() if found[name] != value)
-    if other and not set(other) <= {"dataset_train", "dataset_test"}:
-        name = other[0]
+    asked = json.loads(json.dumps({name: value for name, value in job.flags.items() if name not in _NAMES}))
+    other = sorted(name for name, value in asked.items() if name in found and found[name] != value)
+    if other:
         raise UserError(
-            f"{path} was measured with {name} {found[name]!r}, and {job.flags[name]!r} is asked for; "
+            f"{path} was measured with {other[0]} {found[other[0]]!r}, and {asked[other[0]]!r} is asked for; "
             "choose another --results, or move the record away"
         )
     return True
@@ -150,23 +190,23 @@ def run_jobs(
     Returns:
         The runs that failed; each is also written down beside where its record would be.
     """
-    waiting, running, failures = list(jobs), dict[Job, subprocess.Popen[bytes]](), list[Failure]()
-    total = sum(job.nepochs for job in jobs)
-    with show.bar(total, sum(_epochs(job) for job in jobs)):
+    waiting, failures = list(jobs), list[Failure]()
+    running: list[tuple[Job, subprocess.Popen[bytes]]] = []
+    with show.bar(sum(job.nepochs for job in jobs), _epochs(jobs)):
         try:
             while (waiting and not stop()) or running:
                 while waiting and len(running) < processes and not stop():
-                    job = waiting.pop(0)
-                    running[job] = _started(job, threads)
-                    show.say(f"{job.name}: begun")
+                    running.append((waiting[0], _started(waiting[0], threads)))
+                    show.say(f"{waiting.pop(0).name}: begun")
                 time.sleep(_LOOK_EVERY)
-                for job in [job for job, process in running.items() if process.poll() is not None]:
-                    failures += _ended(job, running.pop(job), show)
-                show.move(sum(_epochs(job) for job in jobs), f"{len(waiting)} waiting, {len(running)} at work")
+                ended = [(job, process) for job, process in running if process.poll() is not None]
+                running = [pair for pair in running if pair not in ended]
+                failures += [failure for job, process in ended for failure in _ended(job, process, show)]
+                show.move(_epochs(jobs), f"{len(waiting)} waiting, {len(running)} at work")
                 if stop():
-                    _interrupt(running.values())
+                    _interrupt(running)
         finally:
-            _interrupt(running.values())
+            _interrupt(running)
     return failures
 
 
@@ -189,11 +229,12 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def _interrupt(processes: Any) -> None:
-    for process in processes:
+def _interrupt(running: Sequence[tuple[Job, "subprocess.Popen[bytes]"]]) -> None:
+    """Ask all for a clean stop, and wait for it."""
+    for _, process in running:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-    for process in processes:
+    for _, process in running:
         process.wait()
 
 
@@ -201,22 +242,28 @@ def _ended(job: Job, process: "subprocess.Popen[bytes]", show: Show) -> list[Fai
     if process.returncode == _INTERRUPTED:
         return []
     if process.returncode == 0:
-        job.result.mkdir(parents=True, exist_ok=True)
-        for name in KEPT:
-            if (job.work / name).resolve() != (job.result / name).resolve():
-                shutil.copyfile(job.work / name, job.result / name)
-        (job.result / FAILED).unlink(missing_ok=True)
+        for setup, folder in zip(job.setups, job.results, strict=True):
+            _keep(job, setup, folder)
         show.say(f"{job.name}: done")
         return []
     lines = _log(job).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     reason = lines[-1] if lines else f"ended with code {process.returncode}"
     content = {"name": job.name, "reason": reason, "code": process.returncode}
-    write_atomically(job.result / FAILED, (json.dumps(content, indent=1) + "\n").encode())
+    write_atomically(job.results[0] / FAILED, (json.dumps(content, indent=1) + "\n").encode())
     show.warn(f"{job.name}: failed: {reason}")
     return [Failure(job.name, reason)]
 
 
-def _epochs(job: Job) -> int:
-    """Epochs done so far, from the metrics that every epoch leaves."""
-    metrics = job.work / "metrics.jsonl"
-    return metrics.read_bytes().count(b"\n") if metrics.is_file() else 0
+def _keep(job: Job, setup: str, folder: Path) -> None:
+    """Put the record, with the name of its set-up, and the metrics where results are kept."""
+    record = records.load(job.work / "record.json")
+    study = records.Study(setup=setup, preset=job.preset)
+    write_atomically(folder / "metrics.jsonl", (job.work / "metrics.jsonl").read_bytes())
+    records.save(record.model_copy(update={"study": study}), folder / "record.json")
+    (folder / FAILED).unlink(missing_ok=True)
+
+
+def _epochs(jobs: Sequence[Job]) -> int:
+    """Epochs done so far, from the metrics that a run leaves with every checkpoint."""
+    files = [job.work / "metrics.jsonl" for job in jobs]
+    return sum(file.read_bytes().count(b"\n") for file in files if file.is_file())

@@ -21,7 +21,17 @@ _DEEPFOOL = "Neither overshoot nor the number of classes that DeepFool compares 
 
 
 def fgsm(eps: float, norm: str = "linf", attack: str = "fgsm", mode: str = "") -> Measure:
-    """The accuracy under a fast gradient step of radius ``eps``, in pixels of [0, 1]."""
+    """The accuracy under one step along the gradient.
+
+    Args:
+        eps: radius in pixels of [0, 1].
+        norm: "linf", or "l2" for the fast gradient method.
+        attack: "fgsm", or a published mistake in its place.
+        mode: see `perturblab.catalogue.entry.MODES`.
+
+    Returns:
+        What is read from a run.
+    """
     return Measure("attack", attack, eps, norm, mode=mode)
 
 

@@ -155,7 +155,15 @@ _PGD_NOTES = "initial_reports/new_change_results.md and batchout_inference_resul
 
 
 def pgd(steps: int, eps: float = _MAX) -> Measure:
-    """The accuracy under PGD with the attack library's default step."""
+    """The accuracy under PGD with the attack library's default step.
+
+    Args:
+        steps: how many; 0 where that was not published.
+        eps: radius in pixels of [0, 1].
+
+    Returns:
+        What is read from a run.
+    """
     return Measure("attack", "pgd", eps, steps=steps, mode="step eps/30")
 
 

@@ -161,7 +161,15 @@ class Relation:
 
 
 def tagged(relations: Iterable[Relation], *tags: str) -> tuple[Relation, ...]:
-    """The same relations with tags."""
+    """Tag relations.
+
+    Args:
+        relations: any.
+        *tags: such as "pnn", "ladder".
+
+    Returns:
+        The same relations with these tags.
+    """
     return tuple(replace(relation, tags=tags) for relation in relations)
 
 

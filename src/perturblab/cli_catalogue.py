@@ -1,0 +1,170 @@
+"""The commands of the catalogue: list, show, run. They parse, call and print."""
+
+import argparse
+import json
+import os
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perturblab.arguments import Parser, integers
+from perturblab.errors import UserError
+
+if TYPE_CHECKING:
+    from perturblab.catalogue import Entry, Relation, Setup
+
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+Add = Callable[[str, Callable[[argparse.Namespace], int], str], Parser]
+
+
+def add_commands(add: Add) -> None:
+    """Add the three commands.
+
+    Args:
+        add: from name, function and text to the command's parser.
+    """
+    listed = add("list", _list, "List the published figures.")
+    listed.add_argument("--tag", metavar="T", help="only those with this tag, such as pnn, batchout or mnist")
+    listed.add_argument("--json", action="store_true", help="as JSON")
+    shown = add("show", _show, "Show all about one figure, set-up or relation, and what has been measured.")
+    shown.add_argument("id", metavar="ID", help="of a figure, set-up or relation")
+    shown.add_argument("--results", metavar="DIR", default="results", help="where the records lie [results]")
+    shown.add_argument("--json", action="store_true", help="as JSON")
+    run = add("run", _run, "Run what is missing of a study: set-ups at a preset, several seeds each.")
+    run.add_argument("ids", metavar="ID", nargs="*", help="set-ups, figures or relations; the preset's own by default")
+    run.add_argument("--preset", metavar="P", default="quick", help="quick, cpu, cpu-all, gpu or full [quick]")
+    run.add_argument("--seeds", metavar="N", help="seeds 1 to N of each [the preset's]")
+    run.add_argument("--jobs", metavar="J", help="processes at once [one a core, at most 4]")
+    run.add_argument("--results", metavar="DIR", default="results", help="where the records go [results]")
+    run.add_argument("--work", metavar="DIR", default="runs", help="where the runs lie, with their weights [runs]")
+    run.add_argument("--dataroot", metavar="DIR", help="where a data set is looked for first")
+    run.add_argument("--dry-run", "--dry_run", action="store_true", help="say what is missing, and run nothing")
+    run.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _list(args: argparse.Namespace) -> int:
+    from perturblab import catalogue
+
+    entries = list(catalogue.ENTRIES.values())
+    if args.tag is not None:
+        entries = [entry for entry in entries if args.tag in entry.tags]
+        if not entries:
+            tags = sorted({tag for entry in catalogue.ENTRIES.values() for tag in entry.tags})
+            raise UserError(f"--tag got {args.tag!r}; choose one of {', '.join(tags)}")
+    if args.json:
+        print(json.dumps([asdict(entry) for entry in entries], indent=1, default=dict))
+    else:
+        width = max(len(entry.id) for entry in entries)
+        for entry in entries:
+            figure = entry.figure.text or (f"{entry.figure.value:g}" if entry.figure.value is not None else "")
+            print(f"{entry.id:{width}}  {figure:>9}  {entry.figure.kind:21}  {entry.about}")
+    return DONE
+
+
+def _found(name: str) -> "tuple[Entry | None, Setup | None, Relation | None]":
+    from perturblab import catalogue
+
+    entry, relation = catalogue.ENTRIES.get(name), catalogue.RELATIONS.get(name)
+    setup = catalogue.SETUPS.get(entry.setup if entry is not None else name)
+    if entry is None and relation is None and setup is None:
+        import difflib
+
+        near = difflib.get_close_matches(name, [*catalogue.ENTRIES, *catalogue.RELATIONS, *catalogue.SETUPS], 1)
+        hint = f"did you mean {near[0]}?" if near else "see perturblab list"
+        raise UserError(f"nothing in the catalogue is called {name!r}; {hint}")
+    return entry, setup, relation
+
+
+def _show(args: argparse.Namespace) -> int:
+    from perturblab import records
+
+    entry, setup, relation = _found(args.id)
+    named = {"figure": entry, "setup": setup, "relation": relation}
+    said: dict[str, Any] = {kind: asdict(of) for kind, of in named.items() if of is not None}
+    ids = {setup.id} if setup is not None else set()
+    if relation is not None:
+        ids |= {relation.left, relation.right}
+    folder = Path(args.results)
+    found = records.load_all(folder) if folder.is_dir() else []
+    said["measured"] = [
+        {"setup": r.study.setup, "preset": r.study.preset, "seed": r.seed, **r.counts.last.model_dump()}
+        for r in found
+        if r.study is not None and r.study.setup in ids
+    ]
+    if args.json:
+        print(json.dumps(said, indent=1, default=dict))
+    else:
+        print("\n".join(_lines(said)))
+    return DONE
+
+
+def _lines(said: dict[str, Any]) -> list[str]:
+    lines = []
+    for kind, of in said.items():
+        if kind == "measured":
+            lines.append("measured:" if of else "measured: not yet")
+            lines += [
+                f"  {m['setup']} at {m['preset']}, seed {m['seed']}: {m['correct']}/{m['total']} = "
+                f"{100 * m['correct'] / m['total']:.2f} % after epoch {m['epoch'] + 1}"
+                for m in of
+            ]
+            continue
+        lines.append(f"{kind} {of['id']}")
+        for key, value in of.items():
+            if key == "id" or value in ("", None, (), {}):
+                continue
+            parts = value if isinstance(value, tuple) else (_plain(value),)
+            lines += [f"  {key}: {part}" for part in parts]
+    return lines
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {part}" for key, part in value.items() if part not in ("", None))
+    return str(value)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from perturblab import study
+    from perturblab.presets import PRESETS, chosen
+    from perturblab.progress import Show
+
+    if args.preset not in PRESETS:
+        raise UserError(f"--preset got {args.preset!r}; choose one of {', '.join(PRESETS)}")
+    preset = PRESETS[args.preset]
+    seeds = integers(args.seeds, "--seeds")[0] if args.seeds is not None else preset.seeds
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = integers(args.jobs, "--jobs")[0] if args.jobs is not None else min(cores, 4)
+    given = {} if args.dataroot is None else {"dataroot": str(Path(args.dataroot).absolute())}
+    show, asked = Show(quiet=args.quiet), list[int]()
+    jobs = study.plan(
+        chosen(args.ids, preset),
+        preset,
+        range(1, seeds + 1),
+        results=Path(args.results),
+        work=Path(args.work),
+        given=given,
+    )
+    missing = [job for job in jobs if not study.is_done(job)]
+    show.say(f"{preset.name}: {len(jobs)} runs, {len(jobs) - len(missing)} done, {len(missing)} missing")
+    if args.dry_run or not missing:
+        print("\n".join(job.name for job in missing) if missing else "nothing is missing")
+        return DONE
+    with ExitStack() as stack:
+        stack.enter_context(study.locked(Path(args.results)))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before = signal.signal(number, lambda number, frame: asked.append(number))
+            stack.callback(signal.signal, number, before)
+        failures = study.run_jobs(
+            missing, processes=processes, threads=max(1, cores // processes), show=show, stop=lambda: bool(asked)
+        )
+    if asked:
+        show.warn("stopped; the same command goes on")
+        return INTERRUPTED
+    print(f"{len(missing) - len(failures)} runs done, {len(failures)} failed; records: {args.results}/{preset.name}")
+    for failure in failures:
+        print(f"failed: {failure.name}: {failure.reason}")
+    return FAILED if failures else DONE

@@ -1,0 +1,265 @@
+"""Studies: what is missing is run, once; a stop, a crash and a second study lose nothing."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perturblab import cli, presets, records, study
+from perturblab.catalogue import RELATIONS, SETUPS, Setup
+from perturblab.config import TrainConfig, validated
+from perturblab.errors import UserError
+from perturblab.presets import PRESETS, Preset, chosen, flags_of
+from perturblab.progress import Show
+
+QUIET = Show(quiet=True)
+TINY = Preset(
+    "tiny",
+    "two epochs on forty digits",
+    changes=("almost nothing is left of the protocol",),
+    width=1 / 32,
+    flags={"dataset_train": "digits", "train_size": 40, "batch_size": 20, "nepochs": 2},
+)
+
+
+def planned(folder: Path, *names: str, seeds: int = 1, preset: Preset = TINY, **given: Any) -> list[study.Job]:
+    setups = [SETUPS[name] for name in names]
+    return study.plan(
+        setups, preset, range(1, seeds + 1), results=folder / "results", work=folder / "runs", given=given
+    )
+
+
+def run(jobs: list[study.Job], **given: Any) -> list[study.Failure]:
+    return study.run_jobs(jobs, processes=2, threads=1, show=QUIET, **given)
+
+
+# --- presets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+def test_every_run_of_every_preset_can_be_configured(preset: Preset) -> None:
+    found = chosen((), preset)
+    assert found
+    for setup in found:
+        flags = flags_of(setup, preset, 3)
+        config = validated(TrainConfig, flags)
+        assert config.manual_seed == 3
+        assert config.nepochs == flags["nepochs"]
+
+
+def test_only_the_published_protocol_is_comparable() -> None:
+    assert [preset.name for preset in PRESETS.values() if preset.comparable] == ["full"]
+    for setup in chosen((), PRESETS["full"]):
+        flags = flags_of(setup, PRESETS["full"], 1)
+        assert {name: flags[name] for name in setup.flags} == dict(setup.flags)
+
+
+@pytest.mark.parametrize(
+    ("setup", "preset", "want"),
+    [
+        ("K1", "quick", {"nfilters": 10, "learning_rate": 1e-2, "nepochs": 12}),
+        ("H5", "quick", {"nfilters": 28, "learning_rate": 1e-2, "dataset_train": "digits"}),
+        ("K1", "cpu", {"nfilters": 6, "learning_rate": 1e-2, "batch_size": 64}),
+        ("K3", "cpu", {"nfilters": 16, "learning_rate": 1e-3}),
+        ("A1", "cpu", {"nfilters": 16, "learning_rate": 1e-3, "optim_method": "Adam", "level": 0.1, "code": "up"}),
+        ("A1", "gpu", {"nfilters": 128, "nepochs": 30, "batch_size": 512, "precision": "bf16"}),
+        ("A1", "full", {"nfilters": 128, "nepochs": 450, "batch_size": 10, "learning_rate": 1e-4}),
+        ("K4", "full", {"nfilters": 128, "nepochs": 150, "batch_size": 16, "learning_rate": 1e-3}),
+    ],
+)
+def test_sizes_are_those_of_the_preset(setup: str, preset: str, want: dict[str, Any]) -> None:
+    flags = flags_of(SETUPS[setup], PRESETS[preset], 1)
+    assert {name: flags[name] for name in want} == want
+
+
+def test_budgets_are_equal_for_all_set_ups_of_a_preset() -> None:
+    for name in ("quick", "cpu", "cpu-all", "gpu"):
+        flags = [flags_of(setup, PRESETS[name], 1) for setup in chosen((), PRESETS[name])]
+        assert len({(f["nepochs"], f["batch_size"] if name != "cpu-all" else 0) for f in flags}) == 1
+
+
+def test_ids_may_be_set_ups_figures_or_relations() -> None:
+    assert [setup.id for setup in chosen(["H5", "K4", "H5"], TINY)] == ["H5", "K4"]
+    assert [setup.id for setup in chosen(["R-noise"], TINY)] == [RELATIONS["R-noise"].left, RELATIONS["R-noise"].right]
+    with pytest.raises(UserError, match=r"nothing in the catalogue is called 'K44'; did you mean K4\?"):
+        chosen(["K44"], TINY)
+    with pytest.raises(UserError, match="cannot be run: "):
+        chosen(["A1-shift"], TINY)
+    with pytest.raises(UserError, match="rests on no run"):
+        chosen(["R-no-exchange"], TINY)
+
+
+# --- plans ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_goes_seed_by_seed_and_runs_what_is_the_same_once(tmp_path: Path) -> None:
+    jobs = planned(tmp_path, "K4", "H5", seeds=2)
+    assert [job.name for job in jobs] == ["K4 seed 1", "H5 seed 1", "K4 seed 2", "H5 seed 2"]
+    twin = replace(SETUPS["K4"], id="K4-twin")
+    (job,) = study.plan([SETUPS["K4"], twin], TINY, [1], results=tmp_path / "results", work=tmp_path / "runs")
+    assert job.setups == ("K4", "K4-twin")
+    assert [str(path.relative_to(tmp_path)) for path in job.results] == [
+        *("results/tiny/K4/seed-1", "results/tiny/K4-twin/seed-1")
+    ]
+
+
+def test_the_command_line_of_a_job_says_its_flags(tmp_path: Path) -> None:
+    (job,) = planned(tmp_path, "K7", dataroot="somewhere", classes=("1", "0"))
+    line = study.argv(job, 1)[3:]
+    config = validated(TrainConfig, cli.given(cli.parsed(cli._parser(), line), TrainConfig))
+    assert {name: getattr(config, name) for name in job.flags if name != "dataroot"} == {
+        name: value for name, value in job.flags.items() if name != "dataroot"
+    }
+    assert "--no-unique-masks" in line
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_missing_is_run_and_nothing_twice(tmp_path: Path) -> None:
+    jobs = planned(tmp_path, "K4", "H5")
+    assert not any(study.is_done(job) for job in jobs)
+    assert run(jobs) == []
+    assert all(study.is_done(job) for job in jobs)
+    for name in ("K4", "H5"):
+        record = records.load(tmp_path / f"results/tiny/{name}/seed-1/record.json")
+        assert record.study == records.Study(setup=name, preset="tiny")
+        assert record.environment.code == records.code_hash()
+        assert len((tmp_path / f"results/tiny/{name}/seed-1/metrics.jsonl").read_text().splitlines()) == 2
+        assert not (tmp_path / f"results/tiny/{name}/seed-1/weights.safetensors").exists()
+
+
+def test_a_record_of_other_flags_is_never_overwritten(tmp_path: Path) -> None:
+    jobs = planned(tmp_path, "K4")
+    assert run(jobs) == []
+    other = replace(TINY, flags={**TINY.flags, "nepochs": 1})
+    with pytest.raises(
+        UserError, match=r"record\.json was measured with nepochs 2, and 1 is asked for; choose another"
+    ):
+        study.is_done(planned(tmp_path, "K4", preset=other)[0])
+
+
+def test_a_run_that_fails_is_listed_and_tried_again(tmp_path: Path) -> None:
+    bad = replace(SETUPS["K4"], id="bad", flags={**SETUPS["K4"].flags, "depth": 3})
+    jobs = study.plan([bad, SETUPS["H5"]], TINY, [1], results=tmp_path / "results", work=tmp_path / "runs")
+    (failure,) = run(jobs)
+    assert failure.name == "bad seed 1"
+    assert "--depth given, but perturb_resnet18 does not read it" in failure.reason
+    written = json.loads((tmp_path / "results/tiny/bad/seed-1/failed.json").read_text())
+    assert written["reason"] == failure.reason
+    assert [study.is_done(job) for job in jobs] == [False, True], "the other run went on"
+    good = [replace(jobs[0], flags={k: v for k, v in jobs[0].flags.items() if k != "depth"})]
+    assert run(good) == []
+    assert not (tmp_path / "results/tiny/bad/seed-1/failed.json").exists()
+
+
+def test_a_stop_ends_cleanly_and_the_next_call_goes_on(tmp_path: Path) -> None:
+    long = replace(TINY, flags={**TINY.flags, "nepochs": 400})
+    jobs = planned(tmp_path, "K4", preset=long)
+    checkpoint = tmp_path / "runs/tiny/K4/seed-1/checkpoint.pt"
+    began = time.monotonic()
+
+    def stop() -> bool:
+        """After some seconds of training; the stop itself writes the checkpoint."""
+        return time.monotonic() - began > 8
+
+    assert run(jobs, stop=stop) == []
+    assert not study.is_done(jobs[0])
+    assert checkpoint.is_file()
+    assert "--resume" in study.argv(jobs[0], 1)
+
+
+def test_a_second_study_is_kept_out(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom perturblab.study import locked\n"
+        f"with locked(Path({str(tmp_path)!r})):\n    print('in', flush=True)\n    time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"in\n"
+        with pytest.raises(UserError, match="another study is at work in"), study.locked(tmp_path):
+            pass
+        other.kill()
+    with study.locked(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
+def test_runs_end_with_a_study_that_is_killed(tmp_path: Path) -> None:
+    line = f"run K4 --preset quick --seeds 1 --results {tmp_path}/results --work {tmp_path}/runs --jobs 1"
+    begun = subprocess.Popen(
+        [sys.executable, "-m", "perturblab", *shlex.split(line)], stderr=subprocess.PIPE, env={**os.environ}
+    )
+    assert begun.stderr is not None
+    while b"begun" not in (said := begun.stderr.readline()):
+        assert said, "the study ended before it began a run"
+    children = Path(f"/proc/{begun.pid}/task/{begun.pid}/children").read_text().split()
+    assert len(children) == 1
+    begun.send_signal(signal.SIGKILL)
+    begun.wait()
+    begun.stderr.close()
+    until = time.monotonic() + 60
+    while Path(f"/proc/{children[0]}").exists() and not _is_zombie(children[0]):
+        assert time.monotonic() < until, "the run outlived its study"
+        time.sleep(0.2)
+
+
+def _is_zombie(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+# --- the commands ---------------------------------------------------------------------------------------------------
+
+
+def tell(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    return cli.main(shlex.split(line)), *capsys.readouterr()
+
+
+def test_list_show_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(presets.PRESETS, "quick", replace(TINY, name="quick", setups=("K4",)))
+    results = f"--results {tmp_path}/results"
+    code, out, _ = tell("list --tag pnn --json", capsys)
+    assert code == 0
+    assert {"K4", "K5"} <= {entry["id"] for entry in json.loads(out)}
+    _, out, _ = tell(f"show K4 {results}", capsys)
+    assert "85.5" in out
+    assert "measured: not yet" in out
+    line = f"run --seeds 1 --jobs 1 {results} --work {tmp_path}/runs"
+    assert tell(f"{line} --dry-run", capsys)[1] == "K4 seed 1\n"
+    code, out, _ = tell(line, capsys)
+    assert (code, out) == (0, f"1 runs done, 0 failed; records: {tmp_path}/results/quick\n")
+    assert tell(line, capsys)[1] == "nothing is missing\n"
+    measured = json.loads(tell(f"show K4 --json {results}", capsys)[1])["measured"]
+    assert [(m["setup"], m["preset"], m["seed"], m["total"]) for m in measured] == [("K4", "quick", 1, 597)]
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("show K44", r"nothing in the catalogue is called 'K44'; did you mean K4\?"),
+        ("list --tag nothing", "--tag got 'nothing'; choose one of "),
+        ("run --preset huge", "--preset got 'huge'; choose one of quick, cpu, cpu-all, gpu, full"),
+        ("run K4 --seeds 0", "--seeds got '0'"),
+        ("run nothing", "nothing in the catalogue is called 'nothing'"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(line: str, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = tell(line, capsys)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert wrong.split(r"\?")[0] in err
+
+
+def test_a_set_up_without_a_run_has_a_reason() -> None:
+    assert all(isinstance(setup, Setup) for setup in SETUPS.values())
+    assert all(setup.flags or setup.missing for setup in SETUPS.values())
