@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import logging
 import math
 import sys
 import types
@@ -199,6 +200,7 @@ def marked() -> Iterator[nn.Module]:
     """A net in eval mode with dropout, some gradients and a frozen parameter, under a tracer of its own."""
     model = copy.deepcopy(trained(classes=CLASSES))
     model.net.append(nn.Dropout(0.5)).eval()
+    logging.getLogger("auto-attack").disabled = False
     for number, parameter in enumerate(model.parameters()):
         parameter.requires_grad_(number != 2)
         parameter.grad = None if number == 0 else torch.full_like(parameter, number + 0.5)
@@ -272,6 +274,22 @@ def test_an_attack_by_name_is_the_function_with_that_effort(
     effort = Effort(steps=3, step_size=0.07, restarts=2, queries=13)
     assert torch.equal(ATTACKS[name].run(net, *few, Threat("linf", 0.1), effort, seeded(4)), want)
     assert set(given) - {"clip"} == set(ATTACKS[name].settings) - {"draws"}
+
+
+@pytest.mark.parametrize(("name", "gradients"), [("fgsm", 1), ("pgd", 3)])
+def test_the_draws_of_an_effort_are_forward_passes_of_every_gradient(
+    few: tuple[Tensor, Tensor], name: str, gradients: int
+) -> None:
+    passes = []
+
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            passes.append(x.requires_grad)
+            return trained(classes=CLASSES)(x)
+
+    effort = Effort(steps=3, restarts=1, draws=4)
+    ATTACKS[name].run(Counting(), *few, Threat("linf", 0.1), effort, seeded())
+    assert sum(passes) == 4 * gradients
 
 
 def test_deepfool_by_name_takes_the_radius_as_its_cap(net: nn.Module, few: tuple[Tensor, Tensor]) -> None:

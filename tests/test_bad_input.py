@@ -71,7 +71,10 @@ def _saved(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     shutil.copytree(folder.parent / "run", folder)
     content = checkpoint.load_checkpoint(folder / "checkpoint.pt")
     changed = change(content)
-    torch.save(content if changed is None else changed, folder / "checkpoint.pt")
+    saved = content if changed is None else changed
+    if isinstance(saved, dict):
+        saved = {**saved, "digest": checkpoint.digest(saved)}  # changed on purpose, and whole
+    torch.save(saved, folder / "checkpoint.pt")
 
 
 def _without(key: str, content: dict[str, Any]) -> dict[str, Any]:

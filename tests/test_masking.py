@@ -268,6 +268,27 @@ def test_a_black_box_counts_only_images_that_fgsm_and_pgd_left() -> None:
     assert seen == [eps] * 5
 
 
+def test_a_black_box_does_not_count_what_only_one_of_fgsm_and_pgd_broke() -> None:
+    def all_broken(x: Tensor, y: Tensor, threat: Threat, generator: torch.Generator) -> Tensor:
+        return broken
+
+    # Steps that do not leave the middle of the ball: FGSM breaks what PGD leaves.
+    eps = 0.004
+    model, x, y, stand = closed(eps)
+    broken = fgsm(model, x, y, Threat("linf", 0.4))
+    effort = Effort(steps=1, step_size=1e-6)
+    given: dict[str, Any] = {"black_boxes": {"all": all_broken}, "generator": seeded()}
+    found = examine(model, x, y, Threat("linf", eps), effort=effort, **given)
+    assert found.fgsm == stand < found.pgd
+    assert found.black_box["all"] == stand
+    # An error inside the ball: FGSM steps over it.
+    step = 0.05 * torch.rand(1, 1, 8, 8, generator=seeded()).sub(0.5).sign()
+    x, y = grey(12, pixels=64), torch.zeros(12, dtype=torch.long)
+    broken = x + step
+    found = examine(Planted(broken, 0.15), x, y, Threat("linf", 0.1), effort=Effort(), **given)
+    assert (found.fgsm, found.pgd, found.black_box["all"]) == (12, 0, 0)
+
+
 def test_margin_loss_is_the_best_other_logit_minus_the_true_one() -> None:
     logits, y = torch.randn(30, 5, generator=seeded()), torch.arange(30) % 5
     want = sum(

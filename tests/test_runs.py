@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from perturblab import data, evaluate, execution, records, runs
+from perturblab import checkpoint, data, evaluate, execution, records, runs
 from perturblab.config import TrainConfig
 from perturblab.errors import NonFiniteError, UserError
 from perturblab.layers import Masks
@@ -527,7 +527,7 @@ def after(steps: int) -> Callable[[], bool]:
 
 
 def assert_same_run(folder: Path, want: Path) -> None:
-    assert {path.name for path in folder.iterdir()} == FILES
+    assert {path.name for path in folder.iterdir()} - {checkpoint.PREVIOUS} == FILES
     assert same(weights(folder), weights(want))
     assert untimed(metrics(folder)) == untimed(metrics(want))
     assert results(folder) == results(want)
@@ -631,7 +631,8 @@ def test_other_images_than_the_run_was_started_with_are_refused(tmp_path: Path, 
     executed(tmp_path / "run", dataset_train=str(pictures), train_size=None, nepochs=1)
     saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     saved["hashes"]["test"] = "0" * 64
-    torch.save(saved, tmp_path / "run" / "checkpoint.pt")
+    del saved["digest"]
+    torch.save({**saved, "digest": checkpoint.digest(saved)}, tmp_path / "run" / "checkpoint.pt")
     for again in (
         lambda: runs.resume_run(tmp_path / "run", {}, QUIET),
         lambda: execution.evaluate_run(tmp_path / "run", QUIET),

@@ -17,6 +17,7 @@ from perturblab import cli, presets, records, study
 from perturblab.catalogue import RELATIONS, SETUPS, Setup
 from perturblab.config import TrainConfig, validated
 from perturblab.errors import UserError
+from perturblab.files import locked
 from perturblab.presets import PRESETS, Preset, chosen, flags_of
 from perturblab.progress import Show
 
@@ -177,19 +178,22 @@ def test_a_stop_ends_cleanly_and_the_next_call_goes_on(tmp_path: Path) -> None:
     assert "--resume" in study.argv(jobs[0], 1)
 
 
-def test_a_second_study_is_kept_out(tmp_path: Path) -> None:
+def test_a_second_study_is_kept_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom perturblab.study import locked\n"
-        f"with locked(Path({str(tmp_path)!r})):\n    print('in', flush=True)\n    time.sleep(60)"
+        "import sys, time\nfrom pathlib import Path\nfrom perturblab.files import locked\n"
+        f"with locked(Path({str(tmp_path)!r}), 'busy'):\n    print('in', flush=True)\n    time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"in\n"
-        with pytest.raises(UserError, match="another study is at work in"), study.locked(tmp_path):
-            pass
+        line = f"run K4 --seeds 1 --results {tmp_path} --work {tmp_path}"
+        code, out, err = tell(line, capsys)
+        assert (code, out, err.count("\n")) == (2, "", 2), "one line of the plan, one of the mistake"
+        assert f"another study is at work in {tmp_path}; wait for it, or choose another --results" in err
         other.kill()
-    with study.locked(tmp_path):
+    with locked(tmp_path, "busy"):
         pass
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")

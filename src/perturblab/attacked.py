@@ -135,7 +135,8 @@ def _target(run: runs.Run, config: AttackConfig, show: Show) -> Target:
         model = ActiveBatchOut(model)
     model.eval()
     x, y = to_pixels(test.images[rows]).to(run.device), test.labels[rows].to(run.device)
-    is_random = _is_random(model, x, config)
+    # Two passes over a few images may draw the same by chance; BatchOut in evaluation is random by construction.
+    is_random = config.batchout_in_eval or masking.is_random(model, x[:_LOOKED_AT])
     source: nn.Module | None = None
     if config.source is not None:
         other, _ = runs.trained_run(Path(config.source), show, _changes(config))
@@ -147,14 +148,6 @@ def _target(run: runs.Run, config: AttackConfig, show: Show) -> Target:
     effort = Effort(config.steps, config.step_size, config.restarts, config.queries, config.draws if is_random else 1)
     hashes = [_hash_of_weights(folder) for folder in (run.folder, Path(config.source or run.folder))]
     return Target(run.folder, model, x, y, digest, hashes[0], source, hashes[1], effort, config, is_random)
-
-
-def _is_random(model: nn.Module, x: Tensor, config: AttackConfig) -> bool:
-    """Two passes over a few images may draw the same by chance; BatchOut in evaluation is random by construction."""
-    try:
-        return masking.is_random(model, x[:_LOOKED_AT]) or config.batchout_in_eval
-    except ValueError as error:
-        raise UserError(f"the net gives no answer in evaluation: {error}") from error
 
 
 def _hash_of_weights(folder: Path) -> str:

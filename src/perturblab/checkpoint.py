@@ -1,7 +1,9 @@
 """Files of a run that carry tensors: written whole or not at all, opened without executing anything."""
 
+import hashlib
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +14,88 @@ from torch import Tensor, nn
 from perturblab.errors import UserError
 from perturblab.files import write_atomically
 
-VERSION = 1
+VERSION = 2
+PREVIOUS = "checkpoint.previous.pt"
+_OLDER = 1  # without a digest; it still loads
 _HELD = {"config": dict, "hashes": dict, "model": dict, "state": dict, "rows": list, "correct": list}
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write what is needed to go on.
+    """Write what is needed to go on; the one before stays in its place until this one is verified, then beside it.
 
     Args:
         path: the file.
         content: tensors, numbers, strings, lists and dictionaries under "config", "hashes" (of the images),
             "model", "state" (of the training), "rows" (of the metrics) and "correct" (the audited answers).
-    """
-    file = io.BytesIO()
-    torch.save({"version": VERSION, **content}, file)
-    write_atomically(path, file.getvalue())
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint with ``weights_only=True``.
 
     Raises:
-        UserError: it is missing, unreadable, holds more than plain data, or is not what this version writes.
+        UserError: it cannot be written, or reads back as something else.
     """
-    if not path.is_file():
+    file = io.BytesIO()
+    held = {"version": VERSION, **content}
+    torch.save({**held, "digest": digest(held)}, file)
+    write_atomically(path, file.getvalue(), verify=_read, previous=path.with_name(PREVIOUS))
+
+
+def digest(value: Any) -> str:
+    """Hash plain data with its tensors: types, shapes and every bit.
+
+    Args:
+        value: tensors, numbers, strings, None, lists, tuples and dictionaries.
+
+    Returns:
+        sha256, in hexadecimal digits.
+    """
+    found = hashlib.sha256()
+    _feed(value, found.update)
+    return found.hexdigest()
+
+
+def _feed(value: Any, update: Callable[[Any], None]) -> None:
+    if isinstance(value, Tensor):
+        update(f"{value.dtype} {tuple(value.shape)}".encode())
+        update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    elif isinstance(value, dict):
+        update(f"{{{len(value)}".encode())
+        for key, part in value.items():
+            update(repr(key).encode())
+            _feed(part, update)
+    elif isinstance(value, list | tuple):
+        update(f"[{len(value)}".encode())
+        for part in value:
+            _feed(part, update)
+    else:
+        update(f"{type(value).__name__} {value!r}".encode())
+
+
+def load_checkpoint(path: Path, warn: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Read a checkpoint with ``weights_only=True``; where it is torn or changed, the one before.
+
+    Args:
+        path: the file.
+        warn: told when the one before is used.
+
+    Raises:
+        UserError: it is missing, unreadable, changed, holds more than plain data, or is not what this version writes,
+            and so is the one before.
+    """
+    previous = path.with_name(PREVIOUS)
+    if not path.is_file() and not previous.is_file():
         raise UserError(f"{path.parent} holds no {path.name}; give the folder of a run that perturblab train has made")
+    try:
+        return _read(path)
+    except UserError as error:
+        if not previous.is_file():
+            raise
+        try:
+            content = _read(previous)
+        except UserError:
+            raise error from None
+        warn(f"{error}; using the one before, {previous.name}")
+        return content
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(action="ignore"):  # PyTorch's remarks about a foreign pickle
             content = torch.load(path, weights_only=True)
@@ -47,11 +106,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint; restore the file")
-    if content.get("version") != VERSION:
+    if content.get("version") not in (_OLDER, VERSION):
         raise UserError(f"{path} is of version {content.get('version')!r}, expected {VERSION}; restore the file")
     missing = [name for name, kind in _HELD.items() if not isinstance(content.get(name), kind)]
     if missing:
         raise UserError(f"{path} holds no {', no '.join(missing)}; train again, or restore the file")
+    known = content.pop("digest", None)
+    if content["version"] != _OLDER and known != digest(content):
+        raise UserError(f"{path} has changed since it was written; restore the file")
     return content
 
 

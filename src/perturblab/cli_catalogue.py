@@ -129,6 +129,7 @@ def _plain(value: Any) -> str:
 
 def _run(args: argparse.Namespace) -> int:
     from perturblab import study
+    from perturblab.files import locked
     from perturblab.presets import PRESETS, chosen
     from perturblab.progress import Show
 
@@ -154,7 +155,8 @@ def _run(args: argparse.Namespace) -> int:
         print("\n".join(job.name for job in missing) if missing else "nothing is missing")
         return DONE
     with ExitStack() as stack:
-        stack.enter_context(study.locked(Path(args.results)))
+        busy = f"another study is at work in {args.results}; wait for it, or choose another --results"
+        stack.enter_context(locked(Path(args.results), busy))
         for number in (signal.SIGINT, signal.SIGTERM):
             before = signal.signal(number, lambda number, frame: asked.append(number))
             stack.callback(signal.signal, number, before)

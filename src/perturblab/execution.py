@@ -13,7 +13,7 @@ import torch
 
 from perturblab import checkpoint, evaluate, figures, records, stats, train
 from perturblab.config import TrainConfig
-from perturblab.files import write_atomically
+from perturblab.files import locked, write_atomically
 from perturblab.progress import Show
 from perturblab.recording import make_record
 from perturblab.runs import CHECKPOINT, Run, trained_run
@@ -36,7 +36,11 @@ def execute(run: Run, show: Show, stop: Callable[[], bool] = lambda: False) -> r
     Raises:
         NonFiniteError: the loss is not finite; nothing is recorded as a result.
     """
-    run.folder.mkdir(parents=True, exist_ok=True)
+    with locked(run.folder, f"another process is at work in {run.folder}; wait for it, or choose another --out"):
+        return _execute(run, show, stop)
+
+
+def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> records.Record | None:
     saved = shown = started = time.monotonic()
     first = (run.state.epoch, run.state.step + 1)
 

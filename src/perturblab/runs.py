@@ -189,7 +189,7 @@ def resume_run(folder: Path, changes: dict[str, Any], show: Show) -> Run:
         UserError: no such run, or other images than the run's.
     """
     path = folder / CHECKPOINT
-    saved = checkpoint.load_checkpoint(path)
+    saved = checkpoint.load_checkpoint(path, show.warn)
     run = open_run(_changed(saved_config(folder, saved), changes), folder, show)
     _check_images(run, saved, ("train", "test"))
     checkpoint.load_net(path, run.model, saved["model"])
@@ -245,7 +245,7 @@ def trained_run(folder: Path, show: Show, changes: dict[str, Any]) -> tuple[Run,
     Raises:
         UserError: no such run, other test images than the run's, weights of another net.
     """
-    saved = checkpoint.load_checkpoint(folder / CHECKPOINT)
+    saved = checkpoint.load_checkpoint(folder / CHECKPOINT, show.warn)
     run = open_run(_changed(saved_config(folder, saved), changes), folder, show)
     _check_images(run, saved, ("test",))
     checkpoint.load_weights(folder / "weights.safetensors", run.model)

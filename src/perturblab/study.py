@@ -1,15 +1,14 @@
 """Many runs: which are missing, done in several processes, never twice, and a kill loses no more than a minute."""
 
 import ctypes
-import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -147,27 +146,6 @@ def argv(job: Job, threads: int) -> list[str]:
         else:
             command.append(f"{flag}={','.join(map(str, value)) if isinstance(value, tuple | list) else value}")
     return [*command, "--out", str(job.work)]
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep every other study out of a results folder.
-
-    Args:
-        folder: of the results; made where it is missing.
-
-    Raises:
-        UserError: another study is at work in it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"another study is at work in {folder}; wait for it, or choose another --results"
-            ) from error
-        yield
 
 
 def run_jobs(

@@ -234,11 +234,14 @@ def pgd(
 
 
 def _climber(x: Tensor, threat: Threat, size: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """One step and the way back into the ball; in linf both in place, with limits that are computed once."""
+    """One step and the way back into the ball; in linf both in place, with limits that are computed once.
+
+    The sign of what is no number is 0 there.
+    """
     if threat.norm == "l2":
         return lambda found, gradient: project(found + size * direction(gradient, "l2"), x, threat)
     low, high = (x - threat.eps).clamp_min(threat.bounds[0]), (x + threat.eps).clamp_max(threat.bounds[1])
-    return lambda found, gradient: found.add_(gradient.nan_to_num_(0.0).sign_(), alpha=size).clamp_(low, high)
+    return lambda found, gradient: found.add_(gradient.sign_(), alpha=size).clamp_(low, high)
 
 
 @torch.no_grad()
