@@ -86,8 +86,19 @@ def test_worst_case_is_over_all_attacks_that_keep_to_the_threat() -> None:
         point("deepfool", 1, [0, 0, 0, 0], norm="l2"),
     ]
     text = robustness_report.markdown([(record, [clean, fgsm, *more])])
-    worst = text.split(f"{WORST}, 4 test images")[1]
+    worst = text.split(f"{WORST} of fgsm, pgd, 4 test images")[1]
     assert columns(worst)[0]["0.1"] == "25.00"  # only the second image is right under both, and was to begin with
+
+
+def test_only_seeds_that_met_the_same_attacks_share_a_worst_case() -> None:
+    right = [1, 1, 0, 0]
+    met = [point("fgsm", 0.0, [1] * 4), point("fgsm", 0.1, right), point("pgd", 0.1, [1, 0, 0, 0])]
+    more = [*met, point("square", 0.1, [0, 0, 0, 0])]
+    text = robustness_report.markdown([(make(0), met), (make(1), more)])
+    few, many = (
+        columns(text.split(f"{WORST} of {names}, 4 test")[1])[0] for names in ("fgsm, pgd", "fgsm, pgd, square")
+    )
+    assert (few["0.1"], many["0.1"]) == ("25.00", "0.00")
 
 
 def test_an_unknown_control_is_told_with_the_known_ones() -> None:

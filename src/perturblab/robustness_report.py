@@ -7,7 +7,7 @@ from pathlib import Path
 from perturblab import stats
 from perturblab.errors import UserError
 from perturblab.groups import Group, group
-from perturblab.points import Point, is_capped, load_points, radius, said, worst_cases
+from perturblab.points import WORST, Point, is_capped, load_points, radius, said, worst_cases
 from perturblab.records import Record, load
 
 _EFFORT = ("steps", "step_size", "restarts", "queries", "draws", "verdicts", "mode")
@@ -103,7 +103,10 @@ def _data(attacked: Attacked) -> str:
 
 def _kind(point: Point) -> tuple[int, str, str]:
     """Images, norm, and attack with its effort: what a table is about."""
-    effort = [f"{key} {value}" for key, value in sorted(point.settings.items()) if key in _EFFORT]
+    if point.attack == WORST:  # only seeds that have met the same attacks are averaged
+        return point.total, point.norm, f"{WORST} of {', '.join(point.settings['attacks'])}"
+    said = {key: value for key, value in sorted(point.settings.items()) if key in _EFFORT}
+    effort = [f"{key} {value}" for key, value in said.items() if (key, value) != ("draws", 1)]
     return point.total, point.norm, f"{point.attack} ({', '.join(effort)})" if effort else point.attack
 
 
