@@ -610,11 +610,9 @@ def test_batchout_in_evaluation_is_a_mode_of_its_own_and_random(here: Path, tell
     assert by_key(attack(tell, "mixed", flags)) == honest
 
 
-def test_two_images_do_not_make_a_random_net_look_fixed(here: Path, tell: Tell) -> None:
-    """Partners drawn among two images are often the same twice."""
-    for seed in range(4):
-        flags = f"--attacks square --eps 0.1 --batchout-in-eval --subset 2 --no-checks --manual-seed {seed}"
-        assert {p["attack"] for p in attack(tell, "mixed", flags)} == {"square frozen"}
+def test_batchout_in_evaluation_is_random_even_where_an_image_has_no_partner_but_itself(here: Path, tell: Tell) -> None:
+    flags = "--attacks square --eps 0.1 --batchout-in-eval --subset 1 --no-checks"
+    assert {p["attack"] for p in attack(tell, "mixed", flags)} == {"square frozen"}
 
 
 # --- random nets ----------------------------------------------------------------------------------------------------

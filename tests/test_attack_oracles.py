@@ -226,8 +226,9 @@ def table_of_survivors(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *
     from pyautoattack import AutoAttack
 
     names = standard(classes)
+    lines: dict[str, int] = {}
     with spied() as seen:
-        ours = autoattack(model, x, y, threat, queries=queries, generator=seeded(8))
+        ours = autoattack(model, x, y, threat, queries=queries, table=lines, generator=seeded(8))
     assert [call["attacks"] for call in seen] == [[name] for name in names[: len(seen)]]
     seeds = [call["seed"] for call in seen]
     assert len(set(seeds)) == len(seeds)
@@ -257,6 +258,7 @@ def table_of_survivors(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *
     assert len(seen) == len(names), "all of them had something to do"
     assert table[0] > table[1] > 0, "the first found some, and left some"
     assert table == sorted(table, reverse=True)
+    assert lines == dict(zip(names, table[1:], strict=True))
     for call in seen:
         assert call["restarts"] == {"apgd": 1, "fab": 1, "apgd-t": 1}
         assert call["targets"] == (min(9, classes - 1),) * 2

@@ -31,6 +31,7 @@ from nets import (
     trained,
     watched,
 )
+from perturblab import attacks
 from perturblab.attacks import (
     ATTACKS,
     Effort,
@@ -55,7 +56,7 @@ from perturblab.attacks import (
     untouched,
     violations,
 )
-from perturblab.config import ATTACK_NAMES
+from perturblab.config import ATTACK_NAMES, parse_eps
 
 CLASSES = 4  # of the net that every attack meets: as few as APGD's targeted loss allows
 NORMS = ("linf", "l2")
@@ -793,3 +794,21 @@ def test_the_package_of_attacks_says_what_it_exports() -> None:
 
     public = {name for name, value in vars(perturblab.attacks).items() if not isinstance(value, types.ModuleType)}
     assert {name for name in public if not name.startswith("_")} == set(perturblab.attacks.__all__)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "uniform_noise", "gaussian_noise", "universal", "autoattack"])
+def test_a_step_needs_a_finite_radius(name: str) -> None:
+    x = torch.rand(2, 1, 8, 8)
+    attack = getattr(attacks, name)
+    with pytest.raises(ValueError, match=r"eps is infinite; choose a radius in pixels"):
+        attack(nn.Flatten(), x, torch.zeros(2).long(), Threat("linf", math.inf), generator=torch.Generator())
+
+
+@pytest.mark.parametrize("text", ["1e400", "1e999999999", "1/1e-400", "1/2/3", "/255", "8/", "nan", "-1", "-1/255", ""])
+def test_a_radius_that_is_none_is_refused_at_once(text: str) -> None:
+    with pytest.raises(ValueError, match=r"--eps got .*; expected a number of at least 0, or a fraction such as 8/255"):
+        parse_eps(text)
+
+
+def test_a_radius_is_a_number_or_a_fraction() -> None:
+    assert [parse_eps(text) for text in ("0", "0.1", "8/255", " 1e-2 ", "1/4")] == [0.0, 0.1, 8 / 255, 0.01, 0.25]

@@ -166,9 +166,7 @@ def test_a_second_process_on_one_run_is_kept_out(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"in\n"
-        with pytest.raises(
-            UserError, match=r"another process is at work in .*run; wait for it, or "
-        ):
+        with pytest.raises(UserError, match=r"another process is at work in .*run; wait for it, or "):
             execution.execute(run, QUIET)
         other.kill()
     assert execution.execute(run, QUIET) is not None

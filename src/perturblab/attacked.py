@@ -90,7 +90,7 @@ def attack_run(folder: Path, config: AttackConfig, show: Show) -> list[Point]:
     measured = _measure_all(target, _plan(names, target, run.images.name), show)
     flags = _flags(target, measured, show) if config.checks else _known_flags(measured)
     points = _with_flags(target, measured, flags)
-    for path in {file_of(folder, p.attack, p.norm) for p in points if p.attack in {m.attack for m in measured}}:
+    for path in {file_of(folder, p.attack, p.norm) for p in points}:
         _keep(path, [p for p in points if file_of(folder, p.attack, p.norm) == path])
     title = f"{run.config.net} on {run.images.display}, seed {run.config.manual_seed}"
     robustness_figures.curves_svg(
@@ -346,8 +346,7 @@ def _flags(target: Target, measured: Sequence[Point], show: Show) -> list[str]:
         findings = _findings(target, count, eps)
         same = [{"key": key, "flags": findings.flags(), "findings": asdict(findings)}]
         write_atomically(path, (json.dumps([*kept, *same], indent=1) + "\n").encode())
-    flags: list[str] = same[0]["flags"]
-    return flags
+    return masking.Findings(**same[0]["findings"]).flags()  # from the numbers: what they mean may have been refined
 
 
 def _findings(target: Target, count: int, eps: float) -> masking.Findings:

@@ -5,7 +5,6 @@ Field names are the published flags with underscores. A default of None means: t
 
 import math
 from contextlib import suppress
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -59,8 +58,9 @@ def parse_eps(text: str, flag: str = "--eps") -> float:
         ValueError: it is neither, or negative.
     """
     number = math.nan
+    top, slash, bottom = text.strip().partition("/")
     with suppress(ValueError, ZeroDivisionError):
-        number = float(Fraction(text.strip()))
+        number = float(top) / (float(bottom) if slash else 1.0)
     if not 0 <= number < math.inf:
         raise ValueError(f"{flag} got {text!r}; expected a number of at least 0, or a fraction such as 8/255")
     return number

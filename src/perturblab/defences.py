@@ -88,7 +88,7 @@ class ActiveBatchOut(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
-        self.train(net.training)
+        self.training = net.training
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) to logits (N, classes)."""

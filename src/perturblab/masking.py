@@ -40,6 +40,7 @@ LARGE = {"linf": 0.5, "l2": 16.0}  # 0.5 can turn every pixel grey
 _SHARE = 0.002  # of the images, as AutoAttack's flag for Square
 _ZERO_SHARE = 0.01
 _POINTS = 1.0  # accuracy that doubled effort may take away
+_AT_LEAST = 5  # images; of a few hundred, one point is within the noise of random starts
 _NO_LOSS = 16.6  # margin of the logits above which cross entropy in float32 is exactly 0
 
 
@@ -85,7 +86,7 @@ class Findings:
         raised = {
             ABOVE_CHANCE: self.large > self.images / self.classes,
             PGD_WEAKER: self.pgd > self.fgsm + few,
-            NOT_CONVERGED: self.pgd - self.doubled >= point or self.margin > point,
+            NOT_CONVERGED: max(self.pgd - self.doubled, self.margin) >= max(point, _AT_LEAST),
             BLACK_BOX: any(count > few for count in self.black_box.values()),
             ZERO: self.zero > _ZERO_SHARE * self.images,
             NAN: self.bad > 0,

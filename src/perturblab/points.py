@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from perturblab.errors import UserError
 from perturblab.files import write_atomically
-from perturblab.stats import wilson
+from perturblab.stats import MIN_SEEDS, t_interval, wilson
 
 VERSION = 1
 WORST = "worst case"
@@ -70,8 +70,12 @@ class Point(BaseModel, frozen=True, extra="forbid"):
         return 100 * self.correct / self.total
 
     def summary(self) -> dict[str, Any]:
-        """What is printed as JSON."""
-        return self.model_dump(mode="json", exclude={"answers"})
+        """What is printed as JSON; of a random net also mean and 95 % t-interval over its draws, in percent."""
+        said = self.model_dump(mode="json", exclude={"answers"})
+        if len(self.draws) >= MIN_SEEDS:
+            interval = t_interval([100 * correct / self.total for correct in self.draws])
+            said["draws_interval"] = [interval.mean, interval.low, interval.high]
+        return said
 
 
 def is_capped(attack: str) -> bool:

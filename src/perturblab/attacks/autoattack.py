@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from perturblab.attacks.gradient import still_right
 from perturblab.attacks.pixels import untouched
-from perturblab.attacks.threat import Threat, check_images, project
+from perturblab.attacks.threat import Threat, check_images, check_radius, project
 from perturblab.errors import NonFiniteError, UserError
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -54,6 +54,7 @@ def autoattack(
     *,
     attacks: Sequence[str] = (),
     queries: int = 5000,
+    table: dict[str, int] | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Attack every image until one attack succeeds; the others stay as they are.
@@ -65,6 +66,7 @@ def autoattack(
         threat: norm and radius; its bounds are [0, 1].
         attacks: some of "apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square", in their order; `standard` by default.
         queries: of Square, for each image.
+        table: gets, in their order, how many images each attack left right of those that were right before it.
         generator: decides the attacks' own seeds.
 
     Returns:
@@ -80,6 +82,7 @@ def autoattack(
         as `standard`; Square: Andriushchenko et al., ECCV 2020.
     """
     check_images(x, threat)
+    check_radius(threat)
     _check(threat, generator, attacks or STANDARD, *x.shape[-2:])
     if not len(x) or threat.eps == 0:
         return x.clone()
@@ -94,6 +97,8 @@ def autoattack(
             engine = _engine(model, threat, attack, queries, classes, seed, x.device)
             found, _ = engine.run_standard_evaluation(x[left], y[left], batch_size=max(len(left), 1))
         result[left] = project(found, x[left], threat)
+        if table is not None:
+            table[attack] = int(still_right(model, result[left], y[left]).sum())
     return result
 
 

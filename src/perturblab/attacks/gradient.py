@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from perturblab.attacks.pixels import PixelModel
-from perturblab.attacks.threat import Threat, check_images, l2_norm, per_image, project
+from perturblab.attacks.threat import Threat, check_images, check_radius, l2_norm, per_image, project
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -102,6 +102,7 @@ def fgsm(
         Goodfellow, Shlens, Szegedy, Explaining and harnessing adversarial examples, ICLR 2015.
     """
     check_images(x, threat)
+    check_radius(threat)
     if threat.eps == 0:
         return x.clone()
     gradient, _ = input_gradient(model, x, y, draws=draws)
@@ -140,6 +141,7 @@ def fgsm_normalised(
             f"norm is {threat.norm!r} and the model a {type(model).__name__}; expected linf and PixelModel"
         )
     check_images(x, threat)
+    check_radius(threat)
     gradient, _ = input_gradient(model, x, y)
     return x + threat.eps * normalised.std * direction(gradient, "linf")
 
@@ -209,6 +211,7 @@ def pgd(
         Madry et al., Towards deep learning models resistant to adversarial attacks, ICLR 2018.
     """
     check_images(x, threat)
+    check_radius(threat)
     if steps < 1 or restarts < 1:
         raise ValueError(f"steps is {steps} and restarts {restarts}; choose at least 1 of each")
     if threat.eps == 0:

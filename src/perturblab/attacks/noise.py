@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from perturblab.attacks.gradient import direction, input_gradient, random_start
-from perturblab.attacks.threat import Threat, check_images, l2_norm, per_image, project
+from perturblab.attacks.threat import Threat, check_images, check_radius, l2_norm, per_image, project
 
 
 def uniform_noise(
@@ -26,6 +26,7 @@ def uniform_noise(
         ValueError: images outside the bounds, or no generator.
     """
     check_images(x, threat)
+    check_radius(threat)
     return random_start(x, threat, generator)
 
 
@@ -48,6 +49,7 @@ def gaussian_noise(
         ValueError: images outside the bounds, or no generator.
     """
     check_images(x, threat)
+    check_radius(threat)
     if generator is None:
         raise ValueError("generator is None, and the noise is random; pass a torch.Generator")
     noise = torch.randn(x.shape, generator=generator).to(x)
@@ -122,6 +124,7 @@ def universal_perturbation(
         loop over images: Shafahi et al., Universal adversarial training, AAAI 2020.
     """
     check_images(x, threat)
+    check_radius(threat)
     if generator is None or passes < 1:
         raise ValueError(f"generator is {generator} and passes {passes}; pass a torch.Generator and at least 1 pass")
     delta, origin = torch.zeros_like(x[:1]), torch.zeros_like(x[:1])

@@ -59,7 +59,7 @@ def untouched(model: nn.Module, *, training: bool | None = None, seed: int | Non
     """
     modes = {module: module.training for module in model.modules()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if buffer.numel() <= _SMALL}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         if seed is not None:
             torch.manual_seed(seed)
         if training is not None:

@@ -101,6 +101,21 @@ def check_images(x: Tensor, threat: Threat) -> None:
         )
 
 
+def check_radius(threat: Threat) -> None:
+    """Refuse an infinite radius where a step is measured by it.
+
+    Args:
+        threat: the radius.
+
+    Raises:
+        ValueError: it is infinite.
+    """
+    if not math.isfinite(threat.eps):
+        raise ValueError(
+            "eps is infinite; choose a radius in pixels of [0, 1], such as 8/255; only DeepFool needs none"
+        )
+
+
 def violations(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
     """Say which images break the rules of the threat.
 
