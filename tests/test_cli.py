@@ -41,7 +41,7 @@ from perturblab.train import OPTIMIZERS, PRECISIONS
 
 LENET = "--dataset-train digits --net-type lenet --nfilters 2 --train-size 20 --batch-size 10 --nthreads 1"
 TINY = f"{LENET} --nepochs 1"
-COMMANDS = ("models", "describe", "train", "evaluate", "attack", "report")
+COMMANDS = ("models", "describe", "train", "evaluate", "attack", "list", "show", "run", "report")
 RESNETS = sorted(name for name in NETS if "resnet" in name)
 
 # A value other than the default for every field, as it is typed.

@@ -44,6 +44,7 @@ FULL = {
         "precision": "fp32",
         "compile": "off",
         "device": "cpu",
+        "code": "0123456789ab",
     },
     "data": {
         "train": "CIFAR-10 (JPEG copy)",
@@ -55,6 +56,7 @@ FULL = {
     },
     "parameters": {"trainable": 11, "frozen": 0, "masks": 64, "macs": 5},
     "masks": [{"layer": "conv1", "shape": [1, 64, 32, 32], "png": PNG}],
+    "study": {"setup": "K4", "preset": "cpu"},
     "seconds": 12.5,
     "status": "finished",
 }
