@@ -58,7 +58,8 @@ class Run:
         """The model as it is trained: itself, or compiled."""
         if self.config.compile != "on":
             return self.model
-        return cast(nn.Module, torch.compile(self.model))
+        # An epoch has at most two batch sizes; as symbols they are beyond what inductor can decide about these nets.
+        return cast(nn.Module, torch.compile(self.model, dynamic=False))
 
     @property
     def steps(self) -> int:
