@@ -27,7 +27,7 @@ def add_commands(add: Add) -> None:
         add: from name, function and text to the command's parser.
     """
     listed = add("list", _list, "List the published figures.")
-    listed.add_argument("--tag", metavar="T", help="only those with this tag, such as pnn, batchout or mnist")
+    listed.add_argument("--tag", metavar="T", help="only those with this tag, such as pnn, or with all of a,b")
     listed.add_argument("--json", action="store_true", help="as JSON")
     shown = add("show", _show, "Show all about one figure, set-up or relation, and what has been measured.")
     shown.add_argument("id", metavar="ID", help="of a figure, set-up or relation")
@@ -50,10 +50,11 @@ def _list(args: argparse.Namespace) -> int:
 
     entries = list(catalogue.ENTRIES.values())
     if args.tag is not None:
-        entries = [entry for entry in entries if args.tag in entry.tags]
-        if not entries:
-            tags = sorted({tag for entry in catalogue.ENTRIES.values() for tag in entry.tags})
-            raise UserError(f"--tag got {args.tag!r}; choose one of {', '.join(tags)}")
+        try:
+            tagged = {item.id for item in catalogue.find(args.tag)}
+        except ValueError as error:
+            raise UserError(f"--tag got {args.tag!r}: {error}") from error
+        entries = [entry for entry in entries if entry.id in tagged]
     if args.json:
         print(json.dumps([asdict(entry) for entry in entries], indent=1, default=dict))
     else:
@@ -70,11 +71,9 @@ def _found(name: str) -> "tuple[Entry | None, Setup | None, Relation | None]":
     entry, relation = catalogue.ENTRIES.get(name), catalogue.RELATIONS.get(name)
     setup = catalogue.SETUPS.get(entry.setup if entry is not None else name)
     if entry is None and relation is None and setup is None:
-        import difflib
+        from perturblab.presets import not_found
 
-        near = difflib.get_close_matches(name, [*catalogue.ENTRIES, *catalogue.RELATIONS, *catalogue.SETUPS], 1)
-        hint = f"did you mean {near[0]}?" if near else "see perturblab list"
-        raise UserError(f"nothing in the catalogue is called {name!r}; {hint}")
+        raise not_found(name)
     return entry, setup, relation
 
 

@@ -28,7 +28,6 @@ from perturblab.attacks.gradient import Loss, sum_loss
 
 Breaker = Callable[[Tensor, Tensor, Threat, torch.Generator], Tensor]
 
-NOT_MONOTONE = "not monotone"
 ABOVE_CHANCE = "above chance at a large radius"
 PGD_WEAKER = "PGD weaker than FGSM"
 NOT_CONVERGED = "not converged"

@@ -155,6 +155,11 @@ def _setups_of(name: str) -> tuple[str, ...]:
         return (ENTRIES[name].setup,)
     if name in RELATIONS:
         return RELATIONS[name].left, RELATIONS[name].right
+    raise not_found(name)
+
+
+def not_found(name: str) -> UserError:
+    """The error for a name that the catalogue does not have, with the nearest one that it has."""
     near = difflib.get_close_matches(name, [*SETUPS, *ENTRIES, *RELATIONS], 1)
     hint = f"did you mean {near[0]}?" if near else "see perturblab list"
-    raise UserError(f"nothing in the catalogue is called {name!r}; {hint}")
+    return UserError(f"nothing in the catalogue is called {name!r}; {hint}")
