@@ -17,7 +17,8 @@ setup: .venv/.ready
 	@touch $@
 
 demo: setup
-	@$(PY) -m perturblab.demo
+	@$(PY) -m perturblab run --preset quick --results runs/demo/results --work runs/demo
+	@$(PY) -m perturblab report runs/demo/results -o runs/demo/report.html
 
 test: setup
 	$(TEST) -m "not slow"

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import perturblab
-from perturblab import cli, records, report
+from perturblab import cli, records
 from perturblab.arguments import given, parsed
 from perturblab.config import TrainConfig, validated
+from perturblab.report import tables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -42,8 +43,8 @@ def test_example_runs_and_prints_what_its_comments_say() -> None:
 
 
 def test_table_is_made_from_the_committed_records() -> None:
-    table = report.markdown(records.load_all(ROOT / "results" / "cifar10-jpeg"), CONTROL)
-    assert report.update_between_markers(README, table) == README
+    table = tables.markdown(records.load_all(ROOT / "results" / "cifar10-jpeg"), CONTROL)
+    assert tables.update_between_markers(README, table) == README
 
 
 @pytest.mark.parametrize("line", [line for line in commands() if line.startswith("perturblab ")])

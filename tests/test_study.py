@@ -18,7 +18,7 @@ from perturblab.catalogue import RELATIONS, SETUPS, Setup
 from perturblab.config import TrainConfig, validated
 from perturblab.errors import UserError
 from perturblab.files import locked
-from perturblab.presets import PRESETS, Preset, chosen, flags_of
+from perturblab.presets import PRESETS, Preset, chosen, flags_of, is_comparable
 from perturblab.progress import Show
 
 QUIET = Show(quiet=True)
@@ -57,7 +57,10 @@ def test_every_run_of_every_preset_can_be_configured(preset: Preset) -> None:
 
 
 def test_only_the_published_protocol_is_comparable() -> None:
-    assert [preset.name for preset in PRESETS.values() if preset.comparable] == ["full"]
+    for name in ("quick", "cpu", "cpu-all", "gpu"):
+        assert not any(is_comparable(setup, PRESETS[name]) for setup in chosen((), PRESETS[name]))
+    comparable = {s.id for s in chosen((), PRESETS["robust"]) if is_comparable(s, PRESETS["robust"])}
+    assert comparable == {"BO-mnist-none", "BO-mnist-batchout", "BO-mnist-fgsm-half"}
     for setup in chosen((), PRESETS["full"]):
         flags = flags_of(setup, PRESETS["full"], 1)
         assert {name: flags[name] for name in setup.flags} == dict(setup.flags)

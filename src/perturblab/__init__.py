@@ -7,7 +7,7 @@ The map of the package, in the order in which a run passes through it:
 * `perturblab.models`: the published nets; `build(name, **options)`.
 * `perturblab.train`: one visible loop; the published learning-rate schedules are in `perturblab.schedules`.
 * `perturblab.evaluate`: whole-number accuracy and the audit of the published metrics.
-* `perturblab.records`, `perturblab.stats`, `perturblab.report`: one record a run, intervals, verdicts.
+* `perturblab.records`, `perturblab.stats`, `perturblab.report`: one record a run, intervals, verdicts, the page.
 * `perturblab.cli`: the command line.
 """
 

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perturblab import __version__
+from perturblab import __version__, cli_catalogue, cli_report
 from perturblab.arguments import Parser, add_fields, given, integers, parsed
-from perturblab.cli_catalogue import add_commands
 from perturblab.config import AttackConfig, TrainConfig, validated
 from perturblab.errors import NonFiniteError, UserError
 
@@ -64,13 +63,8 @@ def _parser() -> Parser:
     attacked.add_argument("folder", metavar="RUN", help="a run's folder")
     add_fields(attacked, AttackConfig)
     attacked.add_argument("--json", action="store_true", help="as JSON")
-    add_commands(command)
-    reported = command("report", _report, "Tabulate the records below a folder.")
-    reported.add_argument("folder", metavar="DIR", nargs="?", default="results", help="where the records lie [results]")
-    reported.add_argument("--control", metavar="LABEL", help="the group that the others are compared with")
-    reported.add_argument("--markdown", action="store_true", help="as a Markdown table")
-    reported.add_argument("--attacks", action="store_true", help="the attacked runs instead, as Markdown tables")
-    reported.add_argument("--into", metavar="FILE", help="write the Markdown between the markers of this file")
+    cli_catalogue.add_commands(command)
+    cli_report.add_command(command)
     return parser
 
 
@@ -301,48 +295,6 @@ def _attack(args: argparse.Namespace) -> int:
         print(table(points))
         print(f"curves and images: {Path(args.folder, 'attacks')}/curves.svg, examples.svg")
     return DONE
-
-
-def _report(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from perturblab import records, report
-
-    if args.attacks:
-        from perturblab import robustness_report, volatility
-
-        folder = Path(args.folder)
-        print(robustness_report.markdown(robustness_report.load_attacked(folder), args.control))
-        print(volatility.markdown(volatility.load_spreads(folder), args.control), end="")
-        return DONE
-    found = records.load_all(Path(args.folder))
-    if args.into:
-        _write_between_markers(Path(args.into), report.markdown(found, args.control))
-    elif args.markdown or not found:
-        print(report.markdown(found, args.control))
-    else:
-        console = Console()
-        with console.capture() as shown:
-            console.print(report.rich_table(found, args.control))
-        print(shown.get(), end="")
-    return DONE
-
-
-def _write_between_markers(path: Path, table: str) -> None:
-    from perturblab import report
-    from perturblab.files import write_atomically
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"--into {path} cannot be read ({type(error).__name__}); give a text file with markers"
-        ) from error
-    try:
-        text = report.update_between_markers(text, table)
-    except UserError as error:
-        raise UserError(f"--into {path}: {error}") from error
-    write_atomically(path, text.encode())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

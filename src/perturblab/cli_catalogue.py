@@ -35,7 +35,7 @@ def add_commands(add: Add) -> None:
     shown.add_argument("--json", action="store_true", help="as JSON")
     run = add("run", _run, "Run what is missing of a study: set-ups at a preset, several seeds each.")
     run.add_argument("ids", metavar="ID", nargs="*", help="set-ups, figures or relations; the preset's own by default")
-    run.add_argument("--preset", metavar="P", default="quick", help="quick, cpu, cpu-all, gpu or full [quick]")
+    run.add_argument("--preset", metavar="P", default="quick", help="quick, cpu, cpu-all, robust, gpu or full [quick]")
     run.add_argument("--seeds", metavar="N", help="seeds 1 to N of each [the preset's]")
     run.add_argument("--jobs", metavar="J", help="processes at once [one a core, at most 4]")
     run.add_argument("--results", metavar="DIR", default="results", help="where the records go [results]")
@@ -135,7 +135,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.preset not in PRESETS:
         raise UserError(f"--preset got {args.preset!r}; choose one of {', '.join(PRESETS)}")
     preset = PRESETS[args.preset]
-    seeds = integers(args.seeds, "--seeds")[0] if args.seeds is not None else preset.seeds
+    seeds = range(1, integers(args.seeds, "--seeds")[0] + 1) if args.seeds is not None else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = integers(args.jobs, "--jobs")[0] if args.jobs is not None else min(cores, 4)
     given = {} if args.dataroot is None else {"dataroot": str(Path(args.dataroot).absolute())}
@@ -143,7 +143,7 @@ def _run(args: argparse.Namespace) -> int:
     jobs = study.plan(
         chosen(args.ids, preset),
         preset,
-        range(1, seeds + 1),
+        seeds,
         results=Path(args.results),
         work=Path(args.work),
         given=given,

@@ -24,6 +24,10 @@ class Preset:
         width: factor on the number of filters.
         rate: factor on the learning rate, for the larger batch.
         flags: replace those of every set-up.
+        more_seeds: set-up -> runs of it, where these are more.
+        special: beginning of a set-up's id -> flags that replace those of such set-ups.
+        attacks: beginning of a set-up's id -> settings of `perturblab attack`, one a command, once they are trained;
+            "source" there is a set-up, whose run of another seed is meant.
     """
 
     name: str
@@ -34,11 +38,17 @@ class Preset:
     width: float = 1.0
     rate: float = 1.0
     flags: Mapping[str, Any] = field(default_factory=dict)
+    more_seeds: Mapping[str, int] = field(default_factory=dict)
+    special: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    attacks: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
 
-    @property
-    def comparable(self) -> bool:
-        """Whether an absolute figure may be compared with the published one."""
-        return not self.changes
+    def seeds_of(self, setup: str) -> range:
+        """The seeds of a set-up, by its id."""
+        return range(1, self.more_seeds.get(setup, self.seeds) + 1)
+
+    def attacks_on(self, setup: str) -> tuple[Mapping[str, Any], ...]:
+        """Settings of the attacks on a set-up, by its id; none for most."""
+        return tuple(attack for start, attacks in self.attacks.items() if setup.startswith(start) for attack in attacks)
 
 
 DECIDING = ("K4", "H5", "A1", "A1-level-0")
@@ -53,7 +63,7 @@ _PERTURBATIVE = tuple(
 _QUICK = Preset(
     "quick",
     "the dispute on 8x8 digits, three minutes on two cores",
-    setups=("K1", "K4", "H5"),
+    setups=("K1", "K4", "H5", "K3", "A1", "A1-level-0"),
     changes=(
         "1,200 digits of 8x8 pixels instead of CIFAR-10, without augmentation",
         "28/128 of the published width",
@@ -61,7 +71,7 @@ _QUICK = Preset(
     ),
     width=28 / 128,
     rate=10.0,
-    flags={"dataset_train": "digits", "batch_size": 32, "nepochs": 12},
+    flags={"dataset_train": "digits", "batch_size": 32, "nepochs": 12, "audit": True},
 )
 _CPU = Preset(
     "cpu",
@@ -75,6 +85,7 @@ _CPU = Preset(
     width=1 / 8,
     rate=10.0,
     flags={"dataset_train": "CIFAR10", "batch_size": 64, "nepochs": 5, "optimizer_schedule": "cosine", "audit": True},
+    more_seeds=dict.fromkeys(DECIDING, 10),
 )
 _GPU = Preset(
     "gpu",
@@ -87,12 +98,58 @@ _GPU = Preset(
     rate=10.0,
     flags={**_CPU.flags, "batch_size": 512, "nepochs": 30, "precision": "bf16"},
 )
+_TENTHS, _PIXELS = "0,0.1,0.2,0.3,0.4,0.5", "0,1/255,2/255,3/255,4/255,5/255,6/255,7/255,8/255"
+_QUICKLY: dict[str, Any] = {"subset": 1000, "checks": False}
+_IN_EVAL: dict[str, Any] = {**_QUICKLY, "draws": 1, "verdicts": 3, "batchout_in_eval": True}
+_ROBUST = Preset(
+    "robust",
+    "BatchOut, adversarial training and neither: MNIST, CIFAR-10 and three of its classes, attacked",
+    setups=(
+        *(f"BO-{data}-{arm}" for data in ("mnist", "cifar") for arm in ("none", "batchout", "fgsm-half")),
+        *("SEED-cifar3-none", "SEED-cifar3-batchout"),
+    ),
+    changes=(
+        "MNIST: none in training; iterative attacks and AutoAttack on the same 1,000 of the 10,000 test images",
+        "CIFAR-10, the paper's net: 10 epochs instead of 300, in bf16",
+        "three classes, the ResNet of the trials: (3, 3, 3) blocks instead of (9, 9, 9), in bf16",
+    ),
+    flags={"audit": True},
+    special={
+        "BO-cifar": {"nepochs": 10, "precision": "bf16", "audit": False},
+        "SEED-": {"blocks": 3, "precision": "bf16", "audit": False},
+    },
+    attacks={
+        "BO-mnist": (
+            {"attacks": "fgsm,deepfool", "eps": _TENTHS, "checks": False},
+            {"attacks": "fgsm,pgd", "eps": _TENTHS, "subset": 1000, "source": "BO-mnist-none"},
+            {"attacks": "autoattack", "eps": "0,0.3,0.1", **_QUICKLY},
+        ),
+        "BO-mnist-batchout": ({"attacks": "fgsm,fgsm-unclipped", "eps": "0,0.1,0.3,0.5", **_IN_EVAL},),
+        "BO-cifar": (
+            {"attacks": "fgsm", "eps": _PIXELS, "checks": False},
+            {"attacks": "fgsm,deepfool,pgd", "eps": _PIXELS, "subset": 1000, "source": "BO-cifar-none"},
+            {"attacks": "autoattack", "eps": "0,8/255,5/255,2/255", **_QUICKLY},
+        ),
+        "SEED-cifar3": (
+            {"attacks": "fgsm,fgsm-normalised", "eps": _PIXELS, "checks": False},
+            {"attacks": "fgsm,pgd", "eps": "0,1/255,3/255,5/255,8/255", "subset": 1000, "source": "SEED-cifar3-none"},
+            {"attacks": "autoattack", "eps": "0,5/255", **_QUICKLY},
+        ),
+    },
+)
 PRESETS = {
     preset.name: preset
     for preset in (
         _QUICK,
         _CPU,
-        replace(_CPU, name="cpu-all", about="every perturbative set-up at the size of cpu", setups=_PERTURBATIVE),
+        replace(
+            _CPU,
+            name="cpu-all",
+            about="every perturbative set-up at the size of cpu",
+            setups=_PERTURBATIVE,
+            more_seeds={},
+        ),
+        _ROBUST,
         _GPU,
         Preset("full", "as published, epoch for epoch", setups=DECIDING, flags={"audit": True}),
     )
@@ -118,9 +175,25 @@ def flags_of(setup: Setup, preset: Preset, seed: int) -> dict[str, Any]:
         rate = preset.rate * float(flags.get("learning_rate", published["learning_rate"]))
         flags["learning_rate"] = float(f"{rate:.6g}")
     flags |= preset.flags
+    for start, special in preset.special.items():
+        flags |= special if setup.id.startswith(start) else {}
     if "dataset_train" in preset.flags:
         flags.pop("dataset_test", None)
     return {**flags, "manual_seed": seed}
+
+
+def is_comparable(setup: Setup, preset: Preset) -> bool:
+    """Say whether an absolute figure of a set-up at a preset may be compared with the published one.
+
+    Args:
+        setup: of the catalogue.
+        preset: the size.
+
+    Returns:
+        Whether the preset changes nothing of the set-up but what is counted beside it (the audit).
+    """
+    published = {"nepochs": PUBLISHED[str(setup.flags.get("code", "kl"))]["nepochs"], **setup.flags, "audit": True}
+    return {**flags_of(setup, preset, 0), "audit": True} == {**published, "manual_seed": 0}
 
 
 def chosen(ids: Iterable[str], preset: Preset) -> list[Setup]:

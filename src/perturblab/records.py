@@ -231,11 +231,28 @@ def load_all(folder: Path) -> list[Record]:
     Raises:
         UserError: the folder is missing, or a file is no JSON or a broken record (none is left out in silence).
     """
+    return [record for _, record in found(folder)]
+
+
+def found(folder: Path) -> list[tuple[Path, Record]]:
+    """Read every record below a folder, with the file that it is in.
+
+    Args:
+        folder: as for `load_all`.
+
+    Returns:
+        Path and record, sorted by path.
+
+    Raises:
+        UserError: as for `load_all`.
+    """
     if not folder.is_dir():
         raise UserError(f"{_name(folder)} is no folder, expected one with records; give the folder of the results")
-    found = [(path, _json(path)) for path in sorted(folder.rglob("*.json")) if path.is_file()]
+    files = [(path, _json(path)) for path in sorted(folder.rglob("*.json")) if path.is_file()]
     return [
-        _record(value, path) for path, value in found if isinstance(value, dict) and {"version", "counts"} <= set(value)
+        (path, _record(value, path))
+        for path, value in files
+        if isinstance(value, dict) and {"version", "counts"} <= set(value)
     ]
 
 

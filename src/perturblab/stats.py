@@ -14,6 +14,7 @@ Floats = npt.NDArray[np.float64]
 Verdict = Literal["better", "worse", "not distinguishable", "too few seeds"]
 
 PublishedVerdict = Literal["agrees", "lower", "higher", "not comparable at this preset", "too few seeds"]
+ClaimVerdict = Literal["agrees", "lower", "higher", "not distinguishable", "too few seeds"]
 
 MIN_SEEDS = 3  # below this no interval over seeds is worth printing: at n = 2 its half width is 9 sd
 ALPHA = 0.05
@@ -175,6 +176,31 @@ def against_published(values: Sequence[float], figure: float, *, comparable: boo
         "too few seeds": "too few seeds",
     }
     return Published(interval, verdicts[_verdict(interval)])
+
+
+def against_claim(interval: Interval, low: float | None, high: float | None) -> ClaimVerdict | None:
+    """Judge a claimed range of a difference.
+
+    Args:
+        interval: of the measured difference, paired by seed.
+        low: lower end of the claimed range; None where it is open.
+        high: upper end; the same as ``low`` for a claimed number.
+
+    Returns:
+        "agrees": the 95 % t-interval lies inside the range, or holds the claimed number; "lower", "higher": it lies
+        outside; "not distinguishable": it reaches over an end of the range; None where nothing was claimed.
+    """
+    if low is None and high is None:
+        return None
+    if interval.n < MIN_SEEDS or interval.low is None or interval.high is None:
+        return "too few seeds"
+    least, most = -math.inf if low is None else low, math.inf if high is None else high
+    if interval.high < least:
+        return "lower"
+    if interval.low > most:
+        return "higher"
+    inside = least <= interval.low and interval.high <= most
+    return "agrees" if inside or least == most else "not distinguishable"
 
 
 def sentence(comparison: Paired) -> str:

@@ -7,17 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from perturblab import records
 from perturblab.catalogue import Setup
-from perturblab.config import TrainConfig, validated
+from perturblab.config import AttackConfig, TrainConfig, validated
 from perturblab.errors import UserError
 from perturblab.files import write_atomically
+from perturblab.points import file_of, is_capped, load_points
 from perturblab.presets import Preset, flags_of
 from perturblab.progress import Show
 
@@ -37,6 +38,8 @@ class Job:
         flags: of `perturblab train`, with the seed; `TrainConfig` checks them.
         work: folder of the run, with weights and checkpoint.
         results: folder of the record, one a set-up.
+        attack: settings of `perturblab attack`, for a job that attacks the trained run; empty for one that trains it.
+        needs: files that other jobs of the study leave, without which it cannot begin.
     """
 
     setups: tuple[str, ...]
@@ -44,11 +47,14 @@ class Job:
     flags: Mapping[str, Any]
     work: Path
     results: tuple[Path, ...]
+    attack: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[Path, ...] = ()
 
     @property
     def name(self) -> str:
-        """Set-up and seed, such as "K4 seed 1"."""
-        return f"{self.setups[0]} seed {self.flags['manual_seed']}"
+        """Set-up and seed, and how it is attacked, such as "K4 seed 1"."""
+        name = f"{self.setups[0]} seed {self.flags['manual_seed']}"
+        return f"{name}: {self.attack['attacks']}" if self.attack else name
 
     @property
     def config(self) -> TrainConfig:
@@ -57,8 +63,8 @@ class Job:
 
     @property
     def nepochs(self) -> int:
-        """Epochs of the whole run."""
-        return int(self.flags["nepochs"])
+        """Epochs of the whole run; an attack counts as one."""
+        return 1 if self.attack else int(self.flags["nepochs"])
 
 
 @dataclass(frozen=True)
@@ -72,35 +78,50 @@ class Failure:
 def plan(
     setups: Sequence[Setup],
     preset: Preset,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | None,
     *,
     results: Path,
     work: Path,
     given: Mapping[str, Any] | None = None,
 ) -> list[Job]:
-    """Say which runs a study has, seed by seed, so that it can be judged as early as possible.
+    """Say which runs a study has, seed by seed, so that it can be judged as early as possible; then its attacks.
 
     Args:
         setups: of the catalogue; those that are the same at this preset are run once.
         preset: the size.
-        seeds: of each.
+        seeds: of each; those of the preset for None.
         results: where the records go: ``results/PRESET/SETUP/seed-K``.
         work: where the runs lie, with their weights.
         given: flags for every run that say where and how, such as ``dataroot``.
     """
     jobs: dict[str, Job] = {}
-    for seed in seeds:
-        for setup in setups:
+    asked = {setup.id: seeds or preset.seeds_of(setup.id) for setup in setups}
+    for seed in sorted({seed for own in asked.values() for seed in own}):
+        for setup in (setup for setup in setups if seed in asked[setup.id]):
             flags = {**flags_of(setup, preset, seed), **(given or {})}
             key = json.dumps(flags, sort_keys=True)
             place = Path(preset.name, setup.id, f"seed-{seed}")
             same = jobs.get(key, Job((), preset.name, flags, work / place, ()))
             jobs[key] = replace(same, setups=(*same.setups, setup.id), results=(*same.results, results / place))
-    return list(jobs.values())
+    return [*jobs.values(), *(attack for job in jobs.values() for attack in _attacks(job, preset, work, given or {}))]
+
+
+def _attacks(job: Job, preset: Preset, work: Path, given: Mapping[str, Any]) -> Iterator[Job]:
+    """One job a command; images are transferred from the run of the next seed."""
+    for attack in preset.attacks_on(job.setups[0]):
+        settings, needs = {**attack, **given}, [job.work / "record.json"]
+        if "source" in attack:
+            own = preset.seeds_of(str(attack["source"]))
+            other = (
+                own[(own.index(job.flags["manual_seed"]) + 1) % len(own)] if job.flags["manual_seed"] in own else own[0]
+            )
+            settings["source"] = str(work / preset.name / str(attack["source"]) / f"seed-{other}")
+            needs.append(Path(settings["source"], "record.json"))
+        yield replace(job, setups=job.setups[:1], results=job.results[:1], attack=settings, needs=tuple(needs))
 
 
 def is_done(job: Job) -> bool:
-    """Say whether all records of a job are there, of these very flags.
+    """Say whether what a job leaves is there: its records, of these very flags, or the points of its attacks.
 
     Args:
         job: one of a study.
@@ -108,7 +129,20 @@ def is_done(job: Job) -> bool:
     Raises:
         UserError: the record is broken, or of other flags: it is never overwritten.
     """
+    if job.attack:
+        return _was_attacked(job)
     return all(_is_there(job, folder / "record.json") for folder in job.results)
+
+
+def _was_attacked(job: Job) -> bool:
+    config = validated(AttackConfig, dict(job.attack))
+    for name in config.attacks:
+        axis = config.iterations if is_capped(name) else config.eps or ()
+        points = load_points(file_of(job.results[0], name, "l2" if is_capped(name) else config.norm))
+        there = {p.eps for p in points if not config.subset or p.total == config.subset}
+        if not {float(eps) for eps in axis} <= there:
+            return False
+    return True
 
 
 def _is_there(job: Job, path: Path) -> bool:
@@ -136,16 +170,22 @@ def argv(job: Job, threads: int) -> list[str]:
     Returns:
         Program and arguments; a run that was begun goes on.
     """
-    command = [sys.executable, "-m", "perturblab", "train", "--quiet", "--nthreads", str(threads)]
+    start = [sys.executable, "-m", "perturblab"]
+    common = ["--quiet", "--nthreads", str(threads)]
+    if job.attack:
+        return [*start, "attack", str(job.work), *common, *_typed(job.attack)]
     if (job.work / "checkpoint.pt").is_file():
-        return [*command, "--resume", str(job.work)]
-    for name, value in job.flags.items():
-        flag = "--" + name.replace("_", "-")
+        return [*start, "train", *common, "--resume", str(job.work)]
+    return [*start, "train", *common, *_typed(job.flags), "--out", str(job.work)]
+
+
+def _typed(settings: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
         if isinstance(value, bool):
-            command.append(flag if value else f"--no-{flag[2:]}")
+            yield f"--{flag}" if value else f"--no-{flag}"
         else:
-            command.append(f"{flag}={','.join(map(str, value)) if isinstance(value, tuple | list) else value}")
-    return [*command, "--out", str(job.work)]
+            yield f"--{flag}={','.join(map(str, value)) if isinstance(value, tuple | list) else value}"
 
 
 def run_jobs(
@@ -168,24 +208,32 @@ def run_jobs(
     Returns:
         The runs that failed; each is also written down beside where its record would be.
     """
-    waiting, failures = list(jobs), list[Failure]()
+    waiting, failures, attacks = list(jobs), list[Failure](), 0
     running: list[tuple[Job, subprocess.Popen[bytes]]] = []
     with show.bar(sum(job.nepochs for job in jobs), _epochs(jobs)):
         try:
             while (waiting and not stop()) or running:
-                while waiting and len(running) < processes and not stop():
-                    running.append((waiting[0], _started(waiting[0], threads)))
-                    show.say(f"{waiting.pop(0).name}: begun")
+                while len(running) < processes and not stop() and (job := _ready(waiting)):
+                    waiting.remove(job)
+                    running.append((job, _started(job, threads)))
+                    show.say(f"{job.name}: begun")
+                if waiting and not running and not stop():
+                    return [*failures, *(_failed(job, "what it needs was not trained", 1, show) for job in waiting)]
                 time.sleep(_LOOK_EVERY)
                 ended = [(job, process) for job, process in running if process.poll() is not None]
                 running = [pair for pair in running if pair not in ended]
                 failures += [failure for job, process in ended for failure in _ended(job, process, show)]
-                show.move(_epochs(jobs), f"{len(waiting)} waiting, {len(running)} at work")
+                attacks += sum(bool(job.attack) for job, _ in ended)
+                show.move(_epochs(jobs) + attacks, f"{len(waiting)} waiting, {len(running)} at work")
                 if stop():
                     _interrupt(running)
         finally:
             _interrupt(running)
     return failures
+
+
+def _ready(waiting: Sequence[Job]) -> Job | None:
+    return next((job for job in waiting if all(path.is_file() for path in job.needs)), None)
 
 
 def _started(job: Job, threads: int) -> "subprocess.Popen[bytes]":
@@ -221,15 +269,18 @@ def _ended(job: Job, process: "subprocess.Popen[bytes]", show: Show) -> list[Fai
         return []
     if process.returncode == 0:
         for setup, folder in zip(job.setups, job.results, strict=True):
-            _keep(job, setup, folder)
+            _keep_attacks(job, folder) if job.attack else _keep(job, setup, folder)
         show.say(f"{job.name}: done")
         return []
     lines = _log(job).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    reason = lines[-1] if lines else f"ended with code {process.returncode}"
-    content = {"name": job.name, "reason": reason, "code": process.returncode}
+    return [_failed(job, lines[-1] if lines else f"ended with code {process.returncode}", process.returncode, show)]
+
+
+def _failed(job: Job, reason: str, code: int, show: Show) -> Failure:
+    content = {"name": job.name, "reason": reason, "code": code}
     write_atomically(job.results[0] / FAILED, (json.dumps(content, indent=1) + "\n").encode())
     show.warn(f"{job.name}: failed: {reason}")
-    return [Failure(job.name, reason)]
+    return Failure(job.name, reason)
 
 
 def _keep(job: Job, setup: str, folder: Path) -> None:
@@ -241,7 +292,14 @@ def _keep(job: Job, setup: str, folder: Path) -> None:
     (folder / FAILED).unlink(missing_ok=True)
 
 
+def _keep_attacks(job: Job, folder: Path) -> None:
+    """Put the points where results are kept, beside the record."""
+    for file in sorted((job.work / "attacks").glob("*.json")):
+        write_atomically(folder / "attacks" / file.name, file.read_bytes())
+    (folder / FAILED).unlink(missing_ok=True)
+
+
 def _epochs(jobs: Sequence[Job]) -> int:
     """Epochs done so far, from the metrics that a run leaves with every checkpoint."""
-    files = [job.work / "metrics.jsonl" for job in jobs]
+    files = [job.work / "metrics.jsonl" for job in jobs if not job.attack]
     return sum(file.read_bytes().count(b"\n") for file in files if file.is_file())

@@ -173,6 +173,7 @@ _RESNET: dict[str, Any] = {
     "batch_size": 128,
     "optim_method": "SGD",
     "learning_rate": 0.1,
+    "weight_decay": 5e-4,
     "optimizer_schedule": "cosine",
     "nepochs": 100,
 }

@@ -17,7 +17,10 @@ KINDS = (
     "no figure",  # a claim without a number
 )
 # What is read from a run: of the last epoch, or of the best one as published; "none": nothing here measures it.
-METRICS = ("exact", "batch mean", "batch mean, truncated", "smoothed", "train", "attack", "none")
+METRICS = (
+    *("exact", "batch mean", "batch mean, truncated", "smoothed", "train", "attack"),
+    *("best epoch", "every epoch", "volatility", "none"),
+)
 # Published mistakes and detours that a figure was measured with. A step in normalised space and a step that leaves
 # [0, 1] are attacks of their own: "fgsm-normalised" and "fgsm-unclipped".
 MODES = (
@@ -50,7 +53,9 @@ class Measure:
 
     Args:
         metric: one of `METRICS`: "exact" and "train" (accuracy on test and on training images, last epoch); "batch
-            mean", "batch mean, truncated" and "smoothed" (test, best epoch as published); "attack"; or "none".
+            mean", "batch mean, truncated" and "smoothed" (test, best epoch as published); "attack"; for relations also
+            "best epoch" (exact, best on test), "every epoch" (exact, of all audited epochs) and "volatility" (standard
+            deviation of the training loss's change from epoch to epoch); or "none".
         attack: name of the attack as in `perturblab attack`, for "attack"; "" for clean accuracy.
         eps: its radius in pixels of [0, 1] (of "fgsm-normalised": in normalised units), or DeepFool's cap on
             iterations.

@@ -1,0 +1,110 @@
+"""The command report: a page of all records, or tables of them. It parses, calls and prints."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perturblab.arguments import Parser
+from perturblab.errors import UserError
+
+if TYPE_CHECKING:
+    from perturblab.report.measured import Run
+
+DONE = 0
+Add = Callable[[str, Callable[[argparse.Namespace], int], str], Parser]
+
+
+def add_command(add: Add) -> None:
+    """Add the command.
+
+    Args:
+        add: from name, function and text to the command's parser.
+    """
+    reported = add("report", _report, "Write a page of all records below a folder, or tables of them.")
+    reported.add_argument("folder", metavar="DIR", nargs="?", default="results", help="where the records lie [results]")
+    reported.add_argument("-o", "--output", metavar="FILE", help="the page [report.html]")
+    reported.add_argument("--markdown", action="store_true", help="claims and figures as Markdown tables instead")
+    reported.add_argument("--tag", metavar="T", help="with --markdown: only what carries this tag, such as dispute")
+    reported.add_argument("--groups", action="store_true", help="runs that differ in the seed only, as a table instead")
+    reported.add_argument("--attacks", action="store_true", help="the attacked runs instead, as Markdown tables")
+    reported.add_argument(
+        "--control", metavar="LABEL", help="of --groups or --attacks: what the others are compared with"
+    )
+    reported.add_argument("--into", metavar="FILE", help="write the Markdown between the markers of this file")
+
+
+def _report(args: argparse.Namespace) -> int:
+    from perturblab.report import attacks, measured, rows, tables, volatility
+
+    _check_report_flags(args)
+    runs = measured.load(Path(args.folder))
+    if args.attacks:
+        text = f"{attacks.markdown(runs, args.control)}\n{volatility.markdown(runs, args.control)}"
+    elif args.groups:
+        text = tables.markdown([run.record for run in runs], args.control)
+    elif args.markdown:
+        text = rows.markdown(runs, args.tag)
+    else:
+        return _page(runs, Path(args.folder), Path(args.output or "report.html"))
+    if args.into:
+        _write_between_markers(Path(args.into), text)
+    elif args.groups and not args.markdown and runs:
+        _print_table(runs, args.control)
+    else:
+        print(text, end="")
+    return DONE
+
+
+def _check_report_flags(args: argparse.Namespace) -> None:
+    """A flag that the chosen form does not read is a mistake, never ignored."""
+    table = args.markdown or args.groups or args.attacks
+    if args.attacks and args.groups:
+        raise UserError("--attacks and --groups are two tables; choose one")
+    for flag, value, read in (
+        ("--output", args.output, not table),
+        ("--into", args.into, table),
+        ("--control", args.control, args.groups or args.attacks),
+        ("--tag", args.tag, args.markdown and not args.groups and not args.attacks),
+    ):
+        if value is not None and not read:
+            raise UserError(f"{flag} {value} is not read here; see perturblab report --help for what it belongs to")
+
+
+def _page(runs: "list[Run]", folder: Path, output: Path) -> int:
+    from perturblab.files import write_atomically
+    from perturblab.report import measured, page
+
+    write_atomically(output, page.page(runs, measured.load_failed(folder)).encode())
+    for answer in page.answered(runs):
+        print(f"{answer.question} {answer.word}.")
+    print(f"{len(runs)} records; open {output} in a browser")
+    return DONE
+
+
+def _print_table(runs: "list[Run]", control: str | None) -> None:
+    from rich.console import Console
+
+    from perturblab.report import tables
+
+    console = Console()
+    with console.capture() as shown:
+        console.print(tables.rich_table([run.record for run in runs], control))
+    print(shown.get(), end="")
+
+
+def _write_between_markers(path: Path, table: str) -> None:
+    from perturblab.files import write_atomically
+    from perturblab.report import tables
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--into {path} cannot be read ({type(error).__name__}); give a text file with markers"
+        ) from error
+    try:
+        text = tables.update_between_markers(text, table)
+    except UserError as error:
+        raise UserError(f"--into {path}: {error}") from error
+    write_atomically(path, text.encode())

@@ -1,0 +1,137 @@
+"""Curves under attack of many runs in one table: means over seeds, intervals, verdicts and flags."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from perturblab import stats
+from perturblab.errors import UserError
+from perturblab.groups import Group, group
+from perturblab.points import WORST, Point, is_capped, radius, said, worst_cases
+from perturblab.report.measured import Run
+
+_EFFORT = ("steps", "step_size", "restarts", "queries", "draws", "verdicts", "mode")
+Curves = Mapping[int, Sequence[Point]]  # seed -> points
+Kind = tuple[int, str, str]  # images, norm, attack with its effort: what a table is about
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """A group of runs that differ in the seed only, with their points by seed."""
+
+    group: Group
+    points: Curves
+
+
+def markdown(runs: Sequence[Run], control: str | None = None) -> str:
+    """Write one table for each data set, attack and set of images; a row a group, a column a radius.
+
+    Args:
+        runs: from `perturblab.report.measured.load`; those that were not attacked are left out.
+        control: label of the group that the others are compared with, paired by seed; None for no comparison.
+
+    Returns:
+        Markdown that ends in a newline; the same runs give the same bytes.
+
+    Raises:
+        UserError: no run was attacked, or no group has the control's label.
+    """
+    groups = attacked_groups(runs)
+    if not groups:
+        raise UserError("no run here was attacked; say perturblab attack RUN first")
+    labels = [attacked.group.label for attacked in groups]
+    if control is not None and control not in labels:
+        raise UserError(f"--control got {control!r}; expected one of {', '.join(map(repr, labels))}")
+    blocks = []
+    for data in sorted({data_of(attacked) for attacked in groups}):
+        of_data = [attacked for attacked in groups if data_of(attacked) == data]
+        kinds = {kind_of(p) for attacked in of_data for points in attacked.points.values() for p in points}
+        blocks += [_block(data, kind, of_data, control) for kind in sorted(kinds)]
+    return "\n".join(blocks)
+
+
+def attacked_groups(runs: Sequence[Run]) -> list[Attacked]:
+    """Group the runs that were attacked.
+
+    Args:
+        runs: in any order.
+
+    Returns:
+        Runs that differ in the seed only, with their points and the worst cases over them.
+    """
+    chosen = {id(run.record): run.points for run in runs if run.points}
+    return [
+        Attacked(found, {seed: _with_worst(chosen[id(record)]) for seed, record in found.finished.items()})
+        for found in group([run.record for run in runs if run.points])
+    ]
+
+
+def _with_worst(points: Sequence[Point]) -> list[Point]:
+    """Worst cases over all attacks that the run has met, whatever call measured them."""
+    honest = [p for p in points if not {"mistake", "mode"} & set(p.settings) and "frozen" not in p.attack]
+    honest = [p for p in honest if not is_capped(p.attack)]
+    worst = []
+    for norm, subset in sorted({(p.norm, p.subset) for p in honest}):
+        chosen = [p for p in honest if (p.norm, p.subset) == (norm, subset)]
+        if len({p.attack for p in chosen}) > 1:
+            flags = sorted({flag for p in chosen for flag in p.flags})
+            clean = next((p.answers for p in chosen if p.eps == 0), "f" * len(chosen[0].answers))
+            worst += [p.model_copy(update={"flags": tuple(flags) if p.eps else ()}) for p in worst_cases(chosen, clean)]
+    return [*points, *worst]
+
+
+def data_of(attacked: Attacked) -> str:
+    """Name the images of a group, and how many classes they have."""
+    data = attacked.group.records[0].data
+    return f"{data.test}, {len(data.classes)} classes"
+
+
+def kind_of(point: Point) -> Kind:
+    """Say which table a point belongs to; only seeds that have met the same attacks share one of the worst case."""
+    if point.attack == WORST:
+        return point.total, point.norm, f"{WORST} of {', '.join(point.settings['attacks'])}"
+    said = {key: value for key, value in sorted(point.settings.items()) if key in _EFFORT}
+    effort = [f"{key} {value}" for key, value in said.items() if (key, value) != ("draws", 1)]
+    return point.total, point.norm, f"{point.attack} ({', '.join(effort)})" if effort else point.attack
+
+
+def _block(data: str, kind: Kind, groups: Sequence[Attacked], control: str | None) -> str:
+    total, norm, attack = kind
+    chosen = {a.group.label: {s: _at(points, kind) for s, points in a.points.items()} for a in groups}
+    radii = sorted({eps for seeds in chosen.values() for at in seeds.values() for eps in at})
+    axis = "iterations" if is_capped(attack) else f"{norm}, eps"
+    lines = [f"**{data}: {attack}, {total:,} test images** (accuracy in percent by {axis})", ""]
+    lines += [f"| | {' | '.join(map(radius, radii))} | flags |", f"|---|{'---:|' * len(radii)}---|"]
+    for label, seeds in chosen.items():
+        if not any(seeds.values()):
+            continue
+        against = chosen.get(control) if control not in (None, label) else None
+        cells = [_cell(seeds, eps, against) for eps in radii]
+        lines.append(f"| {label} | {' | '.join(cells)} | {_flags(seeds.values())} |")
+    return "\n".join([*lines, ""])
+
+
+def _at(points: Iterable[Point], kind: Kind) -> dict[float, Point]:
+    return {p.eps: p for p in points if kind_of(p) == kind}
+
+
+def _cell(
+    seeds: Mapping[int, Mapping[float, Point]], eps: float, against: Mapping[int, Mapping[float, Point]] | None
+) -> str:
+    values = {seed: at[eps].percent for seed, at in seeds.items() if eps in at}
+    if not values:
+        return ""
+    interval = stats.t_interval(list(values.values()))
+    text = f"{interval.mean:.2f}"
+    if interval.low is not None and interval.high is not None and interval.n >= stats.MIN_SEEDS:
+        text += f" [{max(interval.low, 0):.2f}, {min(interval.high, 100):.2f}]"
+    if against is None:
+        return text
+    common = [seed for seed in values if seed in against and eps in against[seed]]
+    if not common:
+        return text
+    compared = stats.paired([values[s] for s in common], [against[s][eps].percent for s in common])
+    return f"{text} {compared.verdict}"
+
+
+def _flags(curves: Iterable[Mapping[float, Point]]) -> str:
+    return said(list(dict.fromkeys(flag for at in curves for point in at.values() for flag in point.flags)))

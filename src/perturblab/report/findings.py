@@ -1,0 +1,303 @@
+"""Published figures and claims beside what was measured: pure functions of runs and of the catalogue."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from perturblab import stats
+from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Entry, Measure, Relation
+from perturblab.points import Point
+from perturblab.presets import PRESETS, is_comparable
+from perturblab.report.measured import Run
+from perturblab.report.volatility import spreads
+
+Seeds = Mapping[int, Run]
+Places = Mapping[tuple[str, str], Seeds]  # (preset, set-up) -> seed -> run
+_CLOSE = 1e-6  # radii are typed as decimals here and as fractions there
+_EVERY_EPOCH = "every epoch"
+_AUDITED = {
+    "batch mean": "batch_mean",
+    "batch mean, truncated": "batch_mean_truncated",
+    "smoothed": "smoothed",
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """What one run says.
+
+    Args:
+        number: percent; of "volatility" the spread itself.
+        flags: signs of a masked gradient.
+        images: test images that it rests on; 0 where that is not said.
+    """
+
+    number: float
+    flags: tuple[str, ...] = ()
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure at one preset.
+
+    Args:
+        preset: its name.
+        values: seed -> percent.
+        interval: mean over seeds and its 95 % t-interval.
+        against: the difference to the published figure and the verdict; None without a published number.
+        flags: of all seeds.
+        images: fewest test images that a seed rests on.
+    """
+
+    preset: str
+    values: Mapping[int, float]
+    interval: stats.Interval
+    against: stats.Published | None
+    flags: tuple[str, ...]
+    images: int
+
+
+@dataclass(frozen=True)
+class FigureFinding:
+    """A published figure, with what was measured at every preset, the largest preset first."""
+
+    entry: Entry
+    measured: tuple[Measured, ...]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A claim at one preset.
+
+    Args:
+        preset: its name.
+        differences: seed -> left minus right, in points (of "volatility": in units of the loss).
+        left: mean of the left side over these seeds.
+        right: mean of the right side.
+        paired: the comparison by seed; of "every epoch" that of the last epoch.
+        verdict: on the claimed range; None where none was claimed.
+        flags: of both sides.
+        note: what else is to be said.
+    """
+
+    preset: str
+    differences: Mapping[int, float]
+    left: float
+    right: float
+    paired: stats.Paired
+    verdict: stats.ClaimVerdict | None
+    flags: tuple[str, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ClaimFinding:
+    """A claim about a difference, with what was measured at every preset, the largest preset first."""
+
+    relation: Relation
+    measured: tuple[Compared, ...]
+
+
+def by_place(runs: Iterable[Run]) -> dict[tuple[str, str], dict[int, Run]]:
+    """Sort finished runs into the catalogue.
+
+    Args:
+        runs: those that no study of the catalogue has made are left out.
+
+    Returns:
+        (preset, set-up) -> seed -> run, seeds ascending.
+    """
+    found: dict[tuple[str, str], dict[int, Run]] = {}
+    for run in sorted(runs, key=lambda run: run.record.seed):
+        study = run.record.study
+        if study is not None and run.record.status == "finished" and study.setup in SETUPS:
+            found.setdefault((study.preset, study.setup), {})[run.record.seed] = run
+    return found
+
+
+def figures(places: Places) -> list[FigureFinding]:
+    """Put every published figure beside what was measured.
+
+    Args:
+        places: from `by_place`.
+
+    Returns:
+        One finding an entry of the catalogue, in its order.
+    """
+    return [
+        FigureFinding(entry, tuple(m for preset in _presets(places) if (m := _figure(entry, places, preset))))
+        for entry in ENTRIES.values()
+    ]
+
+
+def claims(places: Places) -> list[ClaimFinding]:
+    """Put every claim about a difference beside what was measured, paired by seed.
+
+    Args:
+        places: from `by_place`.
+
+    Returns:
+        One finding a relation of the catalogue, in its order.
+    """
+    return [
+        ClaimFinding(relation, tuple(c for preset in _presets(places) if (c := _claim(relation, places, preset))))
+        for relation in RELATIONS.values()
+    ]
+
+
+def value(run: Run, measure: Measure) -> Value | None:
+    """Read from a run what a figure is about.
+
+    Args:
+        run: a finished one.
+        measure: what is compared.
+
+    Returns:
+        The value, or None where the run was not measured that way.
+    """
+    if measure.metric == "attack" or measure.mode:
+        return _attacked(run.points, measure)
+    return _READERS[measure.metric](run)
+
+
+def _exact(run: Run) -> Value:
+    last = run.record.counts.last
+    return Value(last.accuracy, images=last.total)
+
+
+def _train(run: Run) -> Value | None:
+    return Value(run.metrics[-1]["train_accuracy"]) if run.metrics else None
+
+
+def _best(key: str) -> Callable[[Run], Value | None]:
+    """The best epoch on test, as published; the published rule leaves out the first eleven of longer runs."""
+
+    def read(run: Run) -> Value | None:
+        audited = [row for row in run.metrics if row.get(key) is not None]
+        ruled = [row for row in audited if row["epoch"] > 10] or audited
+        return Value(max(row[key] for row in ruled), images=ruled[0]["total"]) if ruled else None
+
+    return read
+
+
+def _volatility(run: Run) -> Value | None:
+    found = spreads(run.metrics)
+    return Value(found["training loss"]) if "training loss" in found else None
+
+
+def _nothing(run: Run) -> None:
+    """Nothing here measures it."""
+
+
+_READERS: Mapping[str, Callable[[Run], Value | None]] = {
+    "exact": _exact,
+    _EVERY_EPOCH: _exact,
+    "train": _train,
+    "best epoch": _best("exact"),
+    "volatility": _volatility,
+    "none": _nothing,
+    **{metric: _best(key) for metric, key in _AUDITED.items()},
+}
+
+
+def _attacked(points: Iterable[Point], measure: Measure) -> Value | None:
+    """The point that measures it, on as many images as there are."""
+    fitting = [point for point in points if _fits(point, measure)]
+    if not fitting:
+        return None
+    exactly = [point for point in fitting if point.total == measure.subset]
+    chosen = max(exactly or fitting, key=lambda point: point.total)
+    return Value(chosen.percent, chosen.flags, chosen.total)
+
+
+def _fits(point: Point, measure: Measure) -> bool:
+    clean = measure.metric == "exact"  # of a published mode: the accuracy at radius 0 in that mode
+    if (not clean and (point.attack, point.norm) != (measure.attack, measure.norm)) or "frozen" in point.attack:
+        return False
+    if abs(point.eps - (0 if clean else measure.eps)) > _CLOSE or bool(point.settings.get("mode")) != (
+        measure.mode == "batchout-in-eval"
+    ):
+        return False
+    step = point.settings.get("step_size")
+    if (measure.mode == "step eps/30") != (step is not None and abs(step - measure.eps / 30) < _CLOSE):
+        return False
+    return not measure.mode.startswith("inference") and measure.steps in (0, point.settings.get("steps"))
+
+
+def _presets(places: Places) -> list[str]:
+    """Those that were run, the one nearest to what was published first; unknown ones last."""
+    order = list(PRESETS)[::-1]
+    known = {preset for preset, _ in places}
+    return sorted(known, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def _figure(entry: Entry, places: Places, preset: str) -> Measured | None:
+    found = {seed: v for seed, run in places.get((preset, entry.setup), {}).items() if (v := value(run, entry.measure))}
+    if not found:
+        return None
+    values = {seed: v.number for seed, v in found.items()}
+    published, against = entry.figure.value, None
+    if published is not None:
+        comparable = preset in PRESETS and is_comparable(SETUPS[entry.setup], PRESETS[preset])
+        against = stats.against_published(list(values.values()), published, comparable=comparable)
+    return Measured(
+        preset,
+        values,
+        stats.t_interval(list(values.values())),
+        against,
+        _flags(found.values()),
+        min(v.images for v in found.values()),
+    )
+
+
+def _claim(relation: Relation, places: Places, preset: str) -> Compared | None:
+    left = _values(places.get((preset, relation.left), {}), relation.measure)
+    right = _values(places.get((preset, relation.right), {}), relation.right_measure or relation.measure)
+    common = [seed for seed in left if seed in right]
+    if not common:
+        return None
+    a, b = [left[seed].number for seed in common], [right[seed].number for seed in common]
+    compared = stats.paired(a, b)
+    interval, note = compared.interval, ""
+    verdict = stats.against_claim(interval, relation.low, relation.high)
+    if relation.measure.metric == _EVERY_EPOCH:
+        verdict, note = _throughout(relation, places[preset, relation.left], places[preset, relation.right], common)
+    return Compared(
+        preset,
+        {seed: left[seed].number - right[seed].number for seed in common},
+        fmean(a),
+        fmean(b),
+        compared,
+        verdict,
+        _flags([*left.values(), *right.values()]),
+        note,
+    )
+
+
+def _values(seeds: Seeds, measure: Measure) -> dict[int, Value]:
+    return {seed: v for seed, run in seeds.items() if (v := value(run, measure))}
+
+
+def _throughout(
+    relation: Relation, left: Seeds, right: Seeds, common: Sequence[int]
+) -> tuple[stats.ClaimVerdict | None, str]:
+    """The verdict of every audited epoch; together they agree only when each of them does."""
+    verdicts = []
+    for rows in zip(*(_audited(side[seed]) for seed in common for side in (left, right)), strict=False):
+        differences = [a["exact"] - b["exact"] for a, b in zip(rows[::2], rows[1::2], strict=True)]
+        verdicts.append(stats.against_claim(stats.t_interval(differences), relation.low, relation.high))
+    if not verdicts:
+        return None, "no audited epochs"
+    counted = {word: verdicts.count(word) for word in dict.fromkeys(verdicts)}
+    said = ", ".join(f"{word} in {count} of {len(verdicts)} epochs" for word, count in counted.items())
+    worst = max(verdicts, key=lambda word: (word in ("lower", "higher"), word != "agrees"))
+    return worst, said
+
+
+def _audited(run: Run) -> list[Mapping[str, float]]:
+    return [row for row in run.metrics if row.get("exact") is not None]
+
+
+def _flags(values: Iterable[Value]) -> tuple[str, ...]:
+    return tuple(sorted({flag for v in values for flag in v.flags}))

@@ -1,0 +1,100 @@
+"""What a run has left: its record, the metrics of its epochs, the points of its curves under attack."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perturblab import records
+from perturblab.errors import UserError
+from perturblab.points import WORST, Point, load_points
+from perturblab.records import Record
+
+FAILED = "failed.json"  # written by a study beside where the record would be
+_CHECKS = "checks.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, as far as it was kept.
+
+    Args:
+        record: what it left.
+        metrics: a row an epoch; empty where they were not kept.
+        points: of every attack but the worst cases, which are made anew from all of them.
+    """
+
+    record: Record
+    metrics: tuple[Mapping[str, Any], ...] = ()
+    points: tuple[Point, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A run that ended without a record.
+
+    Args:
+        name: set-up and seed.
+        reason: the last line that it said.
+    """
+
+    name: str
+    reason: str
+
+
+def load(folder: Path) -> list[Run]:
+    """Read every run below a folder.
+
+    Args:
+        folder: of results or of runs; a record is any ``*.json`` with a record's keys, and where it is called
+            ``record.json``, ``metrics.jsonl`` and ``attacks/*.json`` beside it belong to it.
+
+    Returns:
+        Runs in the order of their paths; none where there are no records.
+
+    Raises:
+        UserError: the folder is missing, or a file is broken (none is left out in silence).
+    """
+    return [_run(path, record) for path, record in records.found(folder)]
+
+
+def load_failed(folder: Path) -> list[Failed]:
+    """Read what failed in the studies below a folder, in the order of their paths.
+
+    Args:
+        folder: of results.
+
+    Raises:
+        UserError: a file is broken.
+    """
+    found = []
+    for path in sorted(folder.rglob(FAILED)):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found.append(Failed(str(content["name"]), str(content["reason"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} cannot be read as a failure ({error}); delete it and run the study again"
+            ) from error
+    return found
+
+
+def _run(path: Path, record: Record) -> Run:
+    if path.name != "record.json":
+        return Run(record)
+    files = [file for file in sorted(path.parent.glob("attacks/*.json")) if file.name != _CHECKS]
+    points = [point for file in files for point in load_points(file) if point.attack != WORST]
+    return Run(record, _metrics(path.with_name("metrics.jsonl")), tuple(points))
+
+
+def _metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
+    if not path.is_file():
+        return ()
+    try:
+        rows = tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        if wrong := [row for row in rows if not isinstance(row.get("train_loss"), float) or "epoch" not in row]:
+            raise ValueError(f"an epoch without a loss: {str(wrong[0])[:60]}")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read as metrics ({error}); restore the file") from error
+    return rows

@@ -1,0 +1,121 @@
+"""One self-contained HTML page: a pure function of what the runs have left."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from perturblab.catalogue import SETUPS
+from perturblab.catalogue.entry import typed
+from perturblab.presets import PRESETS, flags_of
+from perturblab.records import Record
+from perturblab.report import findings, tables
+from perturblab.report.answers import Answer, answers
+from perturblab.report.curves import attack_charts, audit_charts, learning_charts
+from perturblab.report.measured import Failed, Run
+from perturblab.report.rows import claim_row, open_claim, sections
+
+_TEMPLATE = Path(__file__).with_name("page.html")
+_MASKS = 8
+
+
+def page(runs: Sequence[Run], failed: Sequence[Failed] = ()) -> str:
+    """Write the page.
+
+    Args:
+        runs: in any order; the same runs give the same bytes.
+        failed: runs that ended without a record.
+
+    Returns:
+        HTML that needs no other file and no network.
+    """
+    import jinja2
+
+    runs = sorted(runs, key=lambda run: (run.record.model_dump_json(), len(run.points)))
+    places = findings.by_place(runs)
+    claims, figures = findings.claims(places), findings.figures(places)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        runs=len(runs),
+        answers=answers(claims),
+        claims=[claim_row(finding, compared) for finding in claims for compared in finding.measured],
+        open_claims=[open_claim(finding) for finding in claims if not finding.measured],
+        sections=sections(figures),
+        charts={
+            "Curves under attack": attack_charts(runs),
+            "Learning curves": learning_charts(places),
+            "The metric audit": audit_charts(places),
+        },
+        masks=_masks(runs),
+        presets=_presets(places),
+        groups=_groups(runs),
+        compute=_compute(runs),
+        failed=failed,
+    )
+
+
+def answered(runs: Sequence[Run]) -> tuple[Answer, Answer]:
+    """The two answers alone, for a terminal.
+
+    Args:
+        runs: in any order.
+    """
+    return answers(findings.claims(findings.by_place(runs)))
+
+
+def _masks(runs: Iterable[Run]) -> list[dict[str, str]]:
+    record = next((run.record for run in runs if run.record.masks), None)
+    if record is None:
+        return []
+    net = record.study.setup if record.study else str(record.config.get("net_type", "net"))
+    return [
+        {"png": mask.png, "about": f"{net}, {mask.layer}, {' x '.join(map(str, mask.shape))}"}
+        for mask in record.masks[:_MASKS]
+    ]
+
+
+def _presets(places: findings.Places) -> list[dict[str, Any]]:
+    found = []
+    for name in dict.fromkeys(preset for preset, _ in places):
+        if name not in PRESETS:
+            continue
+        preset = PRESETS[name]
+        setups = [setup for of, setup in places if of == name]
+        seeds = max(len(places[name, setup]) for setup in setups)
+        commands = [typed(flags_of(SETUPS[setup], preset, 1)) + " --out RUN" for setup in setups]
+        found.append(
+            {
+                "name": name,
+                "about": preset.about,
+                "changes": preset.changes or ("nothing",),
+                "command": f"perturblab run --preset {name} --seeds {seeds}",
+                "commands": list(zip(setups, commands, strict=True)),
+            }
+        )
+    return found
+
+
+def _groups(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """The records that belong to no study, as lines of a table."""
+    others = [run.record for run in runs if run.record.study is None]
+    return tables.cells(others) if others else []
+
+
+def _compute(runs: Iterable[Run]) -> list[tuple[str, int, str, str]]:
+    spent: dict[str, list[Record]] = {}
+    attacked: dict[str, float] = {}
+    for run in runs:
+        name = run.record.study.preset if run.record.study else "others"
+        spent.setdefault(name, []).append(run.record)
+        attacked[name] = attacked.get(name, 0.0) + sum(point.seconds for point in run.points)
+    return [
+        (
+            name,
+            len(of),
+            f"{sum(r.seconds * r.environment.threads for r in of) / 3600:.2f}",
+            f"{attacked[name] / 3600:.2f}",
+        )
+        for name, of in sorted(spent.items())
+    ]

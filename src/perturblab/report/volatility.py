@@ -1,0 +1,80 @@
+"""How unsteady training was: the spread of the loss's change from epoch to epoch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from statistics import fmean, stdev
+from typing import Any
+
+from perturblab import stats
+from perturblab.groups import group
+from perturblab.records import Record
+from perturblab.report.measured import Run
+
+Spreads = Mapping[str, float]  # which loss -> standard deviation of its change
+
+
+def spreads(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Standard deviations of the loss's change from one epoch to the next.
+
+    Args:
+        rows: one an epoch, as in ``metrics.jsonl``.
+
+    Returns:
+        For the training loss, for the second half of its epochs, and for the test loss where every epoch has one;
+        a loss of fewer than three epochs is left out.
+    """
+    training = [row["train_loss"] for row in rows]
+    test = [row["test_loss"] for row in rows if "test_loss" in row]
+    losses = {"training loss": training, "its second half": training[len(rows) // 2 :]}
+    if len(test) == len(rows):
+        losses["test loss"] = test
+    return {name: stdev(b - a for a, b in pairwise(of)) for name, of in losses.items() if len(of) > 2}
+
+
+def markdown(runs: Sequence[Run], control: str | None = None) -> str:
+    """Write the spreads, a row a group: means over seeds and, paired by seed, the ratio to the control.
+
+    Args:
+        runs: from `perturblab.report.measured.load`; those without metrics are left out.
+        control: label of the group that the others on the same images are compared with; None for no comparison.
+
+    Returns:
+        A Markdown table that ends in a newline; the same runs give the same bytes.
+    """
+    by_record = {id(run.record): spreads(run.metrics) for run in runs if run.metrics}
+    groups = group([run.record for run in runs if run.metrics])
+    names = list(dict.fromkeys(name for of in by_record.values() for name in of))
+    lines = [f"| spread of the change of the | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
+    reference = next((g for g in groups if g.label == control), None)
+    for found in groups:
+        seeds = {seed: by_record[id(record)] for seed, record in found.finished.items()}
+        against: dict[int, Spreads] = {}
+        if (
+            reference is not None
+            and found is not reference
+            and _images(found.records[0]) == _images(reference.records[0])
+        ):
+            against = {seed: by_record[id(record)] for seed, record in reference.finished.items()}
+        lines.append(f"| {found.label} | {' | '.join(_cell(seeds, name, against) for name in names)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _images(record: Record) -> object:
+    return record.data.hashes, record.data.classes
+
+
+def _cell(seeds: Mapping[int, Spreads], name: str, against: Mapping[int, Spreads]) -> str:
+    values = {seed: of[name] for seed, of in seeds.items() if name in of}
+    if not values:
+        return ""
+    text = f"{fmean(values.values()):.4f}"
+    ratios = [math.log(value / against[seed][name]) for seed, value in values.items() if name in against.get(seed, {})]
+    if not ratios:
+        return text
+    interval = stats.t_interval(ratios)
+    if interval.low is None or interval.high is None or interval.n < stats.MIN_SEEDS:
+        return f"{text} (times {math.exp(interval.mean):.2f}; too few seeds)"
+    word = "larger" if interval.low > 0 else "smaller" if interval.high < 0 else "not distinguishable"
+    ends = f"[{math.exp(interval.low):.2f}, {math.exp(interval.high):.2f}]"
+    return f"{text} (times {math.exp(interval.mean):.2f} {ends}: {word})"

@@ -1,0 +1,178 @@
+"""Attacked runs over their seeds, and the spread of their losses: against statistics computed by hand."""
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats as scipy_stats
+
+from perturblab.errors import UserError
+from perturblab.points import WORST, Point
+from perturblab.report import attacks, measured, volatility
+from perturblab.report.measured import Run
+from perturblab.stats import wilson
+from test_tables import columns, make
+
+CONTROL = "resnet18, 64 filters"
+
+
+def point(attack: str, eps: float, right: Sequence[int], **given: Any) -> Point:
+    """A point whose images are right as given, first image first."""
+    bits = int("".join(map(str, right)), 2)
+    settings: dict[str, Any] = {"seed": 1}
+    known = {"norm": "linf", "subset": "s", "weights": "w", "settings": settings} | given
+    return Point(
+        attack=attack,
+        eps=eps,
+        correct=sum(right),
+        total=len(right),
+        wilson=wilson(sum(right), len(right)),
+        answers=f"{bits:0{-(-len(right) // 4)}x}",
+        **known,
+    )
+
+
+def attacked(defence: str, rights: Sequence[Sequence[int]], **given: Any) -> list[Run]:
+    """One run a seed: every image right at 0, and these under FGSM at 0.1."""
+    config = {} if defence == "none" else {"defence": defence}
+    return [
+        Run(make(seed, **config), (), (point("fgsm", 0.0, [1] * len(right)), point("fgsm", 0.1, right, **given)))
+        for seed, right in enumerate(rights)
+    ]
+
+
+PLAIN = attacked("none", [[1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0]])
+BATCHOUT = attacked(
+    "batchout",
+    [[1, 1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1]],
+    flags=("zero gradients",),
+)
+
+
+def test_means_intervals_and_verdicts_are_those_of_the_seeds() -> None:
+    text = attacks.markdown([*PLAIN, *BATCHOUT], CONTROL)
+    rows = {row[""]: row for row in columns(text)}
+    assert list(rows) == [CONTROL, f"{CONTROL}, BatchOut"]
+    values = [87.5, 75.0, 100.0]
+    half = scipy_stats.t.ppf(0.975, 2) * statistics.stdev(values) / math.sqrt(3)
+    low, high = statistics.mean(values) - half, min(100, statistics.mean(values) + half)
+    assert rows[f"{CONTROL}, BatchOut"]["0.1"] == f"87.50 [{low:.2f}, {high:.2f}] better"
+    assert rows[CONTROL]["0.1"].startswith("12.50 [0.00, ")
+    assert "CIFAR-10, 2 classes: fgsm, 8 test images" in text
+
+
+def test_a_flagged_curve_says_so_beside_its_numbers() -> None:
+    rows = {row[""]: row for row in columns(attacks.markdown([*PLAIN, *BATCHOUT], CONTROL))}
+    assert rows[f"{CONTROL}, BatchOut"]["flags"] == "empirical upper bound, flags: zero gradients"
+    assert rows[CONTROL]["flags"] == ""
+
+
+def test_too_few_seeds_get_no_interval_and_no_verdict_but_that() -> None:
+    rows = {row[""]: row for row in columns(attacks.markdown([*PLAIN[:2], *BATCHOUT[:2]], CONTROL))}
+    assert rows[CONTROL]["0.1"] == "6.25"
+    assert rows[f"{CONTROL}, BatchOut"]["0.1"] == "81.25 too few seeds"
+
+
+def test_worst_case_is_over_all_attacks_that_keep_to_the_threat() -> None:
+    record, (clean, fgsm) = make(0), [point("fgsm", 0.0, [1, 1, 1, 0]), point("fgsm", 0.1, [1, 1, 0, 1])]
+    more = [
+        point("pgd", 0.1, [0, 1, 1, 1]),
+        point("fgsm-unclipped", 0.1, [0, 0, 0, 0], settings={"mistake": "unclipped"}),
+        point("pgd frozen", 0.1, [0, 0, 0, 0]),
+        point("deepfool", 1, [0, 0, 0, 0], norm="l2"),
+    ]
+    text = attacks.markdown([Run(record, (), (clean, fgsm, *more))])
+    worst = text.split(f"{WORST} of fgsm, pgd, 4 test images")[1]
+    assert columns(worst)[0]["0.1"] == "25.00"  # only the second image is right under both, and was to begin with
+
+
+def test_only_seeds_that_met_the_same_attacks_share_a_worst_case() -> None:
+    right = [1, 1, 0, 0]
+    met = [point("fgsm", 0.0, [1] * 4), point("fgsm", 0.1, right), point("pgd", 0.1, [1, 0, 0, 0])]
+    more = [*met, point("square", 0.1, [0, 0, 0, 0])]
+    text = attacks.markdown([Run(make(0), (), tuple(met)), Run(make(1), (), tuple(more))])
+    few, many = (
+        columns(text.split(f"{WORST} of {names}, 4 test")[1])[0] for names in ("fgsm, pgd", "fgsm, pgd, square")
+    )
+    assert (few["0.1"], many["0.1"]) == ("25.00", "0.00")
+
+
+def test_an_unknown_control_is_told_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"--control got 'x'; expected one of 'resnet18, 64 filters'"):
+        attacks.markdown(PLAIN, "x")
+
+
+def test_runs_are_found_by_their_records_and_attacks(tmp_path: Path) -> None:
+    assert measured.load(tmp_path) == []
+    with pytest.raises(UserError, match="no run here was attacked"):
+        attacks.markdown([Run(make(0))])
+    with pytest.raises(UserError, match="is no folder"):
+        measured.load(tmp_path / "nowhere")
+    record, points = PLAIN[0].record, PLAIN[0].points
+    run = tmp_path / "deep" / "run"
+    (run / "attacks").mkdir(parents=True)
+    (run / "record.json").write_text(record.model_dump_json())
+    saved = {"version": 1, "points": [p.model_dump(mode="json") for p in points]}
+    (run / "attacks" / "fgsm.json").write_text(json.dumps(saved))
+    (run / "attacks" / "checks.json").write_text("[]")
+    assert measured.load(tmp_path) == [Run(record, (), points)]
+
+
+def test_failures_of_a_study_are_found(tmp_path: Path) -> None:
+    (tmp_path / "K4").mkdir()
+    (tmp_path / "K4" / "failed.json").write_text('{"name": "K4 seed 1", "reason": "out of memory", "code": 1}')
+    assert measured.load_failed(tmp_path) == [measured.Failed("K4 seed 1", "out of memory")]
+    (tmp_path / "K4" / "failed.json").write_text("[]")
+    with pytest.raises(UserError, match=r"failed\.json cannot be read as a failure"):
+        measured.load_failed(tmp_path)
+
+
+# --- volatility -----------------------------------------------------------------------------------------------------
+
+
+def test_spread_is_the_deviation_of_the_changes() -> None:
+    losses = [2.0, 1.5, 1.2, 1.3, 1.1, 1.05]
+    rows = [{"train_loss": loss} | ({"test_loss": 1.0} if i < 3 else {}) for i, loss in enumerate(losses)]
+    found = volatility.spreads(rows)
+    assert set(found) == {"training loss", "its second half"}, "a test loss of some epochs only says nothing"
+    assert found["training loss"] == pytest.approx(statistics.stdev([-0.5, -0.3, 0.1, -0.2, -0.05]))
+    assert found["its second half"] == pytest.approx(statistics.stdev([-0.2, -0.05]))
+    assert volatility.spreads(rows[:2]) == {}
+
+
+def zigzag(spread: float) -> tuple[dict[str, float], ...]:
+    """Epochs whose loss goes up and down so that its change has this deviation."""
+    step = spread / math.sqrt(2)
+    return tuple({"epoch": i, "train_loss": loss} for i, loss in enumerate([3 * step, 2 * step, 3 * step]))
+
+
+def test_spreads_are_compared_by_ratio_and_by_seed() -> None:
+    plain = [Run(make(seed), zigzag(value)) for seed, value in enumerate([1.0, 2.0, 4.0])]
+    mixed = [Run(make(seed, defence="batchout"), zigzag(2 * v)) for seed, v in enumerate([1.1, 2.0, 3.9])]
+    ratios = [math.log(2.2), math.log(2.0), math.log(1.95)]
+    half = scipy_stats.t.ppf(0.975, 2) * statistics.stdev(ratios) / math.sqrt(3)
+    low, high = math.exp(statistics.mean(ratios) - half), math.exp(statistics.mean(ratios) + half)
+    row = columns(volatility.markdown([*plain, *mixed], CONTROL))[1]
+    times = math.exp(statistics.mean(ratios))
+    mean = statistics.mean([2.2, 4.0, 7.8])
+    assert row["training loss"] == f"{mean:.4f} (times {times:.2f} [{low:.2f}, {high:.2f}]: larger)"
+    assert columns(volatility.markdown([*plain, *mixed[:2]], CONTROL))[1]["training loss"].endswith("too few seeds)")
+
+
+def test_groups_on_other_images_are_not_compared() -> None:
+    plain = [Run(make(seed), zigzag(1.0)) for seed in range(3)]
+    other = [Run(make(seed, test="MNIST", defence="batchout"), zigzag(2.0)) for seed in range(3)]
+    cells = [row["training loss"] for row in columns(volatility.markdown([*plain, *other], CONTROL))]
+    assert sorted(cells) == ["1.0000", "2.0000"]
+
+
+def test_broken_metrics_are_told_by_their_path(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text(make(0).model_dump_json())
+    assert measured.load(tmp_path) == [Run(make(0))], "a record alone has no losses"
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 0}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read as metrics"):
+        measured.load(tmp_path)

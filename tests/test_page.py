@@ -1,0 +1,241 @@
+"""The page: the same records give the same bytes, nothing from outside, nothing hostile gets through."""
+
+import json
+import random
+import re
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from shutil import which
+
+import pytest
+from markupsafe import escape
+
+from perturblab import cli
+from perturblab.catalogue import ENTRIES, RELATIONS
+from perturblab.records import Mask
+from perturblab.report import measured, page, rows
+from perturblab.report.measured import Failed, Run
+from test_attack_tables import BATCHOUT, PLAIN, point
+from test_findings import epochs, run
+from test_tables import make
+
+RESULTS = Path(__file__).parents[1] / "results"
+AUDITED = epochs([40.0, 50.0, 55.0], batch_mean=49.0, batch_mean_truncated=48.5, smoothed=48.0)
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+DRAWN = Run(make(7, label="drawn").model_copy(update={"masks": [Mask(layer="conv1", shape=[1, 1], png=PNG)]}))
+SOME = [
+    DRAWN,
+    *(run("H5", s, 5000 + 40 * s, metrics=AUDITED) for s in (1, 2, 3)),
+    *(run("K4", s, 5000 + 10 * s, metrics=AUDITED) for s in (1, 2, 3)),
+    *PLAIN,
+    *BATCHOUT,
+]
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would: tags that nest, ids, and every address."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input", "hr"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.ids += [given["id"] or ""] if "id" in given else []
+        self.addresses += [value or "" for key, value in attrs if key in ("href", "src", "xlink:href")]
+        assert not any(key.startswith("on") for key in given), "no script"
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, tag
+
+
+def test_the_same_records_give_the_same_bytes_in_any_order() -> None:
+    shuffled = list(SOME)
+    random.Random(0).shuffle(shuffled)
+    assert page.page(SOME) == page.page(shuffled)
+
+
+def test_the_page_is_whole_and_needs_nothing_from_outside() -> None:
+    text = page.page(SOME)
+    seen = Reader(text)
+    assert seen.open == []
+    assert len(seen.ids) == len(set(seen.ids)), "every id once"
+    assert all(address.startswith(("#", "data:image/png;base64,")) for address in seen.addresses)
+    inside = {address[1:] for address in seen.addresses if address.startswith("#")}
+    assert inside <= set(seen.ids), "every link has its target"
+    assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(seen.ids)
+    assert not {"script", "link", "iframe", "object"} & set(seen.tags)
+    assert "@import" not in text
+
+
+def test_every_figure_and_every_claim_is_on_the_page() -> None:
+    text = page.page(SOME)
+    assert all(f">{entry}: " in text for entry in ENTRIES)
+    assert all(str(escape(relation.text)) in text for relation in RELATIONS.values())
+    assert text.count("not yet measured") > 100
+    for title in ("Curves under attack", "Learning curves", "The metric audit", "Noise masks", "Protocol"):
+        assert f"<h2>{title}" in text
+    assert text.count('<svg class="chart"') == 3
+    assert text.count('<circle class="seed"') >= 3, "a dot for every seed"
+    assert "perturblab run --preset cpu --seeds 3" in text
+    assert "empirical upper bound, flags: zero gradients" in text
+
+
+def test_no_records_are_told() -> None:
+    text = page.page([])
+    assert Reader(text).open == []
+    assert "There are no records yet" in text
+    assert "perturblab run --preset quick" in text
+    assert rows.markdown([]) == "There are no records yet.\n"
+
+
+def test_hostile_strings_are_text() -> None:
+    evil = '<script>alert(1)</script><img src=x onerror="alert(1)">'
+    record = make(1, label=evil, net_type=evil)
+    attacked = Run(record, (), tuple(point(f"fgsm{evil}", eps, [1, 0]) for eps in (0.0, 0.1)))
+    placed = run("K4", 1)
+    flagged = Run(placed.record, (), (point("fgsm", 0.1, [1, 0], flags=(evil,)),))
+    text = page.page([attacked, flagged], [Failed(evil, f"no {evil}")])
+    seen = Reader(text)
+    assert "script" not in seen.tags
+    assert "&lt;script&gt;" in text
+    assert "x" not in seen.addresses
+
+
+def test_failed_runs_are_listed() -> None:
+    assert "K4 seed 2: out of memory" in page.page(SOME, [Failed("K4 seed 2", "out of memory")])
+
+
+def test_markdown_is_what_was_measured_and_nothing_else() -> None:
+    text = rows.markdown(SOME, "dispute")
+    assert (
+        "| Noise gains less than 1 point over the same net of 1x1 convolutions without it. | below +1 | cpu |" in text
+    )
+    assert "K4: experiment 4" not in text, "figures are not tagged dispute"
+    assert "not comparable at this preset" in rows.markdown(SOME, "pnn")
+    assert rows.markdown(SOME, "lbcnn") == "There are no records yet.\n"
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for of in SOME[1:7]:
+        study = of.record.study
+        assert study is not None
+        place = tmp_path / "results" / study.preset / study.setup / f"seed-{of.record.seed}"
+        place.mkdir(parents=True)
+        (place / "record.json").write_text(of.record.model_dump_json())
+        (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of.metrics))
+    return tmp_path / "results"
+
+
+def test_the_command_writes_the_page_and_says_the_answers(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["report", str(folder), "-o", str(tmp_path / "out" / "page.html")]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Does noise help a perturbative network? ")
+    assert "6 records; open " in said
+    assert (tmp_path / "out" / "page.html").read_text() == page.page(measured.load(folder))
+
+
+def test_the_command_writes_between_markers(folder: Path, tmp_path: Path) -> None:
+    document = tmp_path / "README.md"
+    document.write_text("a\n<!-- results:begin -->\nold\n<!-- results:end -->\nb\n")
+    command = ["report", str(folder), "--markdown", "--tag", "dispute", "--into", str(document)]
+    assert cli.main(command) == 0
+    text = document.read_text()
+    assert text.startswith("a\n<!-- results:begin -->\n| Claim |")
+    assert text.endswith("<!-- results:end -->\nb\n")
+    assert cli.main(command) == 0
+    assert document.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--control", "x"], "--control x is not read here"),
+        (["--tag", "pnn"], "--tag pnn is not read here"),
+        (["--into", "x"], "--into x is not read here"),
+        (["--markdown", "-o", "x"], "--output x is not read here"),
+        (["--attacks", "--groups"], "choose one"),
+        (["--markdown", "--tag", "nosuch"], "nothing in the catalogue is tagged 'nosuch'"),
+    ],
+)
+def test_flags_that_are_not_read_are_mistakes(
+    folder: Path, flags: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["report", str(folder), *flags]) == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert len(error.splitlines()) == 1
+
+
+def test_committed_records_make_a_page() -> None:
+    text = page.page(measured.load(RESULTS), measured.load_failed(RESULTS))
+    assert Reader(text).open == []
+    assert len(text) < 8_000_000
+
+
+# --- in a real browser ------------------------------------------------------------------------------------------------
+
+CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr"),
+)
+# Asked of the page by the page itself: what is wider than the window, and which pictures are empty.
+PROBE = """
+<script>
+addEventListener("load", () => {
+  const wide = [...document.querySelectorAll("body *")].filter(
+    (e) => !e.closest("svg, pre, .scroll") && e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.tagName);
+  const empty = [...document.querySelectorAll("svg.chart, svg.dots, img")].filter(
+    (e) => e.checkVisibility() && e.getBoundingClientRect().width * e.getBoundingClientRect().height === 0).length;
+  const broken = [...document.images].filter((i) => !i.naturalWidth).length;
+  document.title = JSON.stringify({wide, empty, broken, charts: document.querySelectorAll("svg.chart").length,
+    bars: [...document.querySelectorAll("svg.chart text")].length});
+});
+</script>
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; install Debian's package chromium")
+@pytest.mark.parametrize("width", [1280, 400], ids=["desktop", "phone"])
+def test_a_browser_shows_all_of_it(width: int, tmp_path: Path) -> None:
+    text = page.page([*SOME, *measured.load(RESULTS)])
+    # The probe is this test's own, so the page's rule against scripts is taken out for it.
+    asked = re.sub(r"<meta http-equiv=[^>]*>", "", text).replace("</body>", f"{PROBE}</body>")
+    for name, content in (("page", text), ("asked", asked)):
+        (tmp_path / f"{name}.html").write_text(content)
+    seen = shown(tmp_path / "asked.html", width, tmp_path)
+    found = json.loads(next(iter(re.findall(r"<title>(.*?)</title>", seen.stdout))).replace("&quot;", '"'))
+    assert found["wide"] == []
+    assert (found["empty"], found["broken"]) == (0, 0)
+    assert found["charts"] == text.count('<svg class="chart"') >= 3
+    assert found["bars"] > 20, "text of a picture stays text"
+    assert "CONSOLE" not in shown(tmp_path / "page.html", width, tmp_path).stderr, "no message of the browser"
+
+
+def shown(path: Path, width: int, folder: Path) -> "subprocess.CompletedProcess[str]":
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--window-size={width},900"]
+    command += ["--virtual-time-budget=5000", "--dump-dom", path.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
