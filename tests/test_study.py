@@ -255,7 +255,7 @@ def test_list_show_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     [
         ("show K44", r"nothing in the catalogue is called 'K44'; did you mean K4\?"),
         ("list --tag nothing", "--tag got 'nothing': nothing in the catalogue is tagged 'nothing'; "),
-        ("run --preset huge", "--preset got 'huge'; choose one of quick, cpu, cpu-all, gpu, full"),
+        ("run --preset huge", "--preset got 'huge'; choose one of quick, cpu, cpu-all, robust, gpu, full"),
         ("run K4 --seeds 0", "--seeds got '0'"),
         ("run nothing", "nothing in the catalogue is called 'nothing'"),
     ],
