@@ -32,9 +32,9 @@ from perturblab.layers.batchout import ETA_PER, NOISE, ROWS, SHARED
 from perturblab.layers.lbc import ANCHORS
 from perturblab.layers.masks import KINDS, MEMORY, REDRAW
 from perturblab.layers.perturb import FILTER_SIZES
+from perturblab.layers.pooling import POOLS
 from perturblab.models import NETS, options_read
 from perturblab.models.bottleneck_resnet import READINGS
-from perturblab.models.skeleton import POOLS
 from perturblab.models.vgg import NORM_ORDERS
 from perturblab.schedules import SCHEDULES
 from perturblab.train import OPTIMIZERS, PRECISIONS
