@@ -51,6 +51,7 @@ GIVEN: dict[str, str] = {
     "nfilters": "6",
     "nmasks": "2",
     "level": "0.25",
+    "log": "csv,tb",
     "scale_noise": "2",
     "noise_type": "normal",
     "filter_size": "3",

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perturblab import __version__
+from perturblab import __version__, cli_export
 from perturblab.arguments import Parser, add_fields, given, integers, parsed
 from perturblab.cli_catalogue import add_commands
 from perturblab.config import AttackConfig, TrainConfig, validated
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DONE, BUG, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 # What a second call for the same run may say anew.
-_MAY_CHANGE = {"nepochs", "dataroot", "nthreads", "device", "quiet", "debug"}
+_MAY_CHANGE = {"nepochs", "dataroot", "nthreads", "device", "quiet", "debug", "log"}
 
 
 def _parser() -> Parser:
@@ -65,6 +65,7 @@ def _parser() -> Parser:
     add_fields(attacked, AttackConfig)
     attacked.add_argument("--json", action="store_true", help="as JSON")
     add_commands(command)
+    cli_export.add_commands(command)
     reported = command("report", _report, "Tabulate the records below a folder.")
     reported.add_argument("folder", metavar="DIR", nargs="?", default="results", help="where the records lie [results]")
     reported.add_argument("--control", metavar="LABEL", help="the group that the others are compared with")
@@ -130,10 +131,11 @@ def _train(args: argparse.Namespace) -> int:
         folder = _new_folder(config)
     import torch
 
-    from perturblab import execution, runs
+    from perturblab import execution, logs, runs
     from perturblab.machine import keep_freed_memory
     from perturblab.progress import Show
 
+    logs.check(config.log)
     keep_freed_memory()
     if config.nthreads:
         torch.set_num_threads(config.nthreads)

@@ -7,7 +7,7 @@ from pathlib import Path
 from perturblab import stats
 from perturblab.errors import UserError
 from perturblab.groups import Group, group
-from perturblab.points import WORST, Point, is_capped, load_points, radius, said, worst_cases
+from perturblab.points import WORST, Point, is_capped, load_run_points, radius, said, worst_cases
 from perturblab.records import Record, load
 
 _EFFORT = ("steps", "step_size", "restarts", "queries", "draws", "verdicts", "mode")
@@ -39,8 +39,7 @@ def load_attacked(folder: Path) -> list[tuple[Record, list[Point]]]:
         raise UserError(f"{folder} is no folder; give the folder of the results")
     found = []
     for path in sorted(folder.rglob("record.json")):
-        files = [file for file in sorted(path.parent.glob("attacks/*.json")) if file.name != "checks.json"]
-        points = [point for file in files for point in load_points(file) if point.attack != "worst case"]
+        points = [point for point in load_run_points(path.parent) if point.attack != WORST]
         if points:
             found.append((load(path), points))
     if not found:
