@@ -135,7 +135,7 @@ def _train(args: argparse.Namespace) -> int:
     from perturblab.machine import keep_freed_memory
     from perturblab.progress import Show
 
-    logs.check(config.log)
+    logs.check(config.log or ())
     keep_freed_memory()
     if config.nthreads:
         torch.set_num_threads(config.nthreads)

@@ -3,10 +3,13 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perturblab.arguments import Parser
 from perturblab.errors import UserError
-from perturblab.progress import Show
+
+if TYPE_CHECKING:
+    from perturblab.progress import Show
 
 DONE, FAILED = 0, 1
 
@@ -32,6 +35,8 @@ def _export(args: argparse.Namespace) -> int:
         raise UserError("export got no format; say --onnx FILE or --pretrained DIR")
     if args.push and not args.pretrained:
         raise UserError("--push uploads what --pretrained has made; give --pretrained DIR too")
+    from perturblab.progress import Show
+
     run, show = Path(args.folder), Show(quiet=args.quiet)
     if args.onnx and (code := _onnx(run, Path(args.onnx), show, args.dataroot)):
         return code
@@ -40,7 +45,7 @@ def _export(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _onnx(run: Path, path: Path, show: Show, dataroot: str | None) -> int:
+def _onnx(run: Path, path: Path, show: "Show", dataroot: str | None) -> int:
     from perturblab.onnx_export import MismatchError, export_onnx
 
     try:
@@ -55,7 +60,7 @@ def _onnx(run: Path, path: Path, show: Show, dataroot: str | None) -> int:
     return DONE
 
 
-def _pretrained(run: Path, args: argparse.Namespace, show: Show) -> None:
+def _pretrained(run: Path, args: argparse.Namespace, show: "Show") -> None:
     from perturblab.pretrained import push_to_hub, save_pretrained
 
     folder = save_pretrained(run, Path(args.pretrained), show=show, dataroot=args.dataroot)

@@ -189,7 +189,7 @@ class TrainConfig(NetConfig):
     resume: Text | None = Field(None, description="go on with this run")
     save: str | None = Field(None, description="accepted; the run's folder holds the weights")
     logs: str | None = Field(None, description="accepted; the run's folder holds the logs")
-    log: tuple[Literal["csv", "tb"], ...] = Field((), description="also write these, a,b among csv, tb (TensorBoard)")
+    log: tuple[Literal["csv", "tb"], ...] | None = Field(None, description="logs to write too, a,b; tb is TensorBoard")
     nthreads: Threads | None = Field(None, description="compute threads; all cores by default")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     quiet: bool = Field(False, description="no progress bar")

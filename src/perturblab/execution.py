@@ -61,7 +61,7 @@ def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> records.Record |
     with (
         _deterministic(run.config),
         show.bar(run.steps * run.recipe.nepochs, run.state.epoch * run.steps + run.state.step),
-        logs.opened(run.folder, run.config.log, run.rows) as log,
+        logs.opened(run.folder, run.config.log or (), run.rows) as log,
     ):
         for reached in train.train(
             run.trained,

@@ -10,6 +10,7 @@ from typing import Any
 from perturblab.extras import require
 from perturblab.files import write_atomically
 
+KINDS = ("csv", "tb")
 Row = Mapping[str, Any]
 
 
