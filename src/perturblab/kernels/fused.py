@@ -24,8 +24,11 @@ def published() -> Iterator[None]:
 
 
 def is_published() -> bool:
-    """Whether everything is computed as it was published: asked for, or to show it for debugging."""
-    return _published or bool(reference.is_debugging())
+    """Whether everything is computed as it was published: asked for, to show it for debugging, or to be exported.
+
+    An exported graph then holds nothing but operations of PyTorch, and no size of a piece that depends on the batch.
+    """
+    return _published or torch.compiler.is_exporting() or bool(reference.is_debugging())
 
 
 def perturb_conv2d(
