@@ -137,7 +137,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_as_one_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It holds everything, takes any batch, and what is printed is what another session finds."""
+    """It holds everything, takes any batch, and what is printed is what someone else finds."""
     library = onnx()
     path = tmp_path / "net.onnx"
     assert cli.main(["export", str(run), "--onnx", str(path), "--quiet"]) == 0

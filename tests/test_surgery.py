@@ -500,7 +500,7 @@ def one_by_one() -> nn.Module:
 
 
 REFUSED: list[tuple[Callable[[], nn.Module], dict[str, Any], str]] = [
-    (ByFunction, {}, r"^inner calls conv2d as a function \(1 in a pass\), no layer to replace; name .* in leave="),
+    (ByFunction, {}, r"^inner\(\) calls conv2d as a function \(1 in a pass\), which is no layer to replace; name"),
     (Forgets, {}, "^forgotten is not called as a layer in the forward pass, so its size is unknown; name"),
     (Pyramid, {}, "^head sees features of 8x8 and 4x4, and masks have one size; name"),
     (Hides, {}, "^the model goes past the new conv, it keeps the old one elsewhere; nothing was changed$"),
@@ -534,14 +534,36 @@ def test_what_is_refused_leaves_the_model_untouched(make: Any, options: dict[str
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
     net = nn.Sequential(OrderedDict(a=ByFunction(), b=Forgets()))
-    with pytest.raises(ValueError, match=r"a\.inner calls .*b\.forgotten is not called"):
+    with pytest.raises(ValueError, match=r"a\.inner\(\) calls .*b\.forgotten is not called"):
         perturbify(net, image_size=8)
     done = perturbify(net, image_size=8, leave=["a.inner", "*.forgotten"])
     assert set(done.replaced) == {"a.first", "b.used"}
     assert done.left == {
-        "a.inner": "as asked: conv2d called as a function",
+        "a.inner()": "as asked",
         "b.forgotten": "as asked",
     }
+
+
+class Mixed(nn.Module):
+    """A function and a layer side by side, in the model itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.conv = nn.Parameter(torch.ones(3, 3, 3, 3)), nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.conv2d(x, self.kernel, padding=1))
+
+
+def test_functions_alone_can_be_left() -> None:
+    with pytest.raises(ValueError, match=r"^\(\) calls conv2d as a function"):
+        perturbify(Mixed(), image_size=8)
+    done = perturbify(Mixed(), image_size=8, leave=["()"])
+    assert (set(done.replaced), done.left) == ({"conv"}, {"()": "as asked"})
+    net = nn.Sequential(Mixed())
+    done = perturbify(net, image_size=8, leave=["0()"])
+    assert (set(done.replaced), done.left) == ({"0.conv"}, {"0()": "as asked"})
+    assert net(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 8, 8)
 
 
 class Brittle(dict[str, nn.Module]):

@@ -145,7 +145,8 @@ def perturbify(
         image_size: S for (S, S), (H, W) or (C, H, W); without C, it is that of the first convolution.
         nmasks: masks a channel; with more than one, a layer's filters must be a multiple of its channels.
         level: factor on the masks; 0 leaves 1x1 convolutions.
-        leave: names or patterns, such as ``stem*``, of modules that are left as they are, with all inside them.
+        leave: names or patterns, such as ``stem*``, of modules that are left as they are, with all inside them;
+            ``block()`` leaves only the functions that a module calls, ``()`` those of the model itself.
         seed: decides masks and weights.
 
     Returns:
@@ -197,7 +198,8 @@ def perturb_layers(
         noise: how the masks are drawn and used.
         act: activation after the mask, or None.
         pool_type: "max" or "avg": what a stride becomes.
-        leave: names or patterns of modules that are left as they are, with all inside them.
+        leave: names or patterns of modules that are left as they are, with all inside them; ``block()`` leaves only
+            the functions that a module calls.
         generator: decides masks and weights.
 
     Returns:
@@ -228,10 +230,11 @@ def perturb_layers(
 def _chosen(model: nn.Module, leave: Sequence[str], seen: Trace) -> tuple[dict[nn.Conv2d, str], dict[str, str]]:
     """The convolutions to replace, each with its first name; and what is left, with the reason."""
     every = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
-    spared = [name for pattern in leave for name in names_matching(pattern, every)]
-    inside = {module for name in spared for module in every[name].modules()}
+    calls = {f"{name}()": model.get_submodule(name) for name in seen.functions}
+    spared = [name for pattern in leave for name in names_matching(pattern, every | calls)]
+    inside = {module for name in spared if name in every for module in every[name].modules()}
     chosen: dict[nn.Conv2d, str] = {}
-    left: dict[str, str] = {}
+    left = {name: "as asked" for name, module in calls.items() if name in spared or module in inside}
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.conv._ConvNd):
             if not isinstance(module, nn.Conv2d):
@@ -244,16 +247,14 @@ def _chosen(model: nn.Module, leave: Sequence[str], seen: Trace) -> tuple[dict[n
                 chosen[module] = name
             else:
                 raise ValueError("the model itself is a convolution; put it into a torch.nn.Sequential first")
-        elif name in seen.functions and module in inside:
-            left[name] = "as asked: conv2d called as a function"
     return chosen, left
 
 
 def _uncalled(chosen: Mapping[nn.Conv2d, str], left: Mapping[str, str], seen: Trace) -> Iterator[str]:
     """Convolutions that no replaced layer would reach, and layers without one definite size."""
     for name, calls in seen.functions.items():
-        if name not in left:
-            yield f"{name or 'the model itself'} calls conv2d as a function ({calls} in a pass), no layer to replace"
+        if f"{name}()" not in left:
+            yield f"{name}() calls conv2d as a function ({calls} in a pass), which is no layer to replace"
     for name in chosen.values():
         met = seen.sizes.get(name, ())
         if not met:
