@@ -378,6 +378,7 @@ PERTURB_CONVS = [
     layer_case("three-masks", PerturbConv2d, perturb_conv, 3, 6, noise={"nmasks": 3}),
     layer_case("three-shared", PerturbConv2d, perturb_conv, 3, 6, noise={"nmasks": 3, "unique": False}),
     layer_case("outside", PerturbConv2d, perturb_conv, 3, 4, noise={"outside": True}, outside=True),
+    layer_case("grouped", PerturbConv2d, perturb_conv, 3, 6, options={"groups": 3}),
 ]
 PERTURB_LAYERS = [
     *(

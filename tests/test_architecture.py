@@ -14,9 +14,10 @@ ROOT = Path(perturblab.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 # Leaves that all may import; every other part may import what stands here and nothing else of ours.
-LEAVES = {"errors", "files", "seeding"}
+LEAVES = {"errors", "extras", "files", "seeding"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "extras": set(),
     "files": set(),
     "seeding": set(),
     "kernels": set(),
@@ -39,6 +40,9 @@ ALLOWED: dict[str, set[str]] = {
     "masking": {"attacks"},
     "points": {"stats"},
     "robustness_figures": {"figures", "groups", "points"},
+    "card": {"groups", "points", "records", "stats"},
+    "frames": {"groups", "records", "stats"},
+    "logs": set(),
     "attacked": {
         *("attacks", "config", "defences", "evaluate", "layers", "masking", "points", "progress", "robustness_figures"),
         *("runs", "stats"),
@@ -52,16 +56,21 @@ ALLOWED: dict[str, set[str]] = {
         *("progress", "train"),
     },
     "execution": {
-        *("checkpoint", "config", "evaluate", "figures", "progress", "recording", "records", "runs", "stats"),
+        *("checkpoint", "config", "evaluate", "figures", "logs", "progress", "recording", "records", "runs", "stats"),
         "train",
+    },
+    "onnx_export": {"attacks", "kernels", "layers", "progress", "runs"},
+    "pretrained": {
+        *("attacks", "card", "checkpoint", "configured", "layers", "models", "points", "progress", "records", "runs"),
     },
     "arguments": set(),
     "presets": {"catalogue", "config"},
     "study": {"catalogue", "config", "points", "presets", "progress", "records"},
     "cli_report": {"arguments", "report"},
     "cli_catalogue": {"arguments", "catalogue", "presets", "progress", "records", "study"},
+    "cli_export": {"arguments", "onnx_export", "pretrained", "progress"},
     "cli": {
-        *("cli_catalogue", "cli_report"),
+        *("cli_catalogue", "cli_export", "cli_report", "logs"),
         *("arguments", "attacked", "checkpoint", "config", "configured", "execution", "kernels", "machine", "models"),
         *("points", "progress", "records", "runs", "stats"),
     },
@@ -76,6 +85,11 @@ NEVER_TORCH = {
     "study",
     "cli_catalogue",
     "cli_report",
+    "cli_export",
+    "card",
+    "extras",
+    "frames",
+    "logs",
     "report",
     "figures",
     "points",

@@ -23,11 +23,11 @@ from perturblab.layers import (
     Mixing,
     batch_step,
     batchout,
+    batchout_at,
     draw_partners,
     equal_norm_noise,
     find_sites,
     parse_magnitude,
-    place_batchout,
 )
 from perturblab.models import NETS, Task, build, published_sites
 
@@ -830,7 +830,7 @@ def test_the_global_random_state_is_left_alone(kind: str) -> None:
         layer(eta="U[0,1]", eta_per="image", rows="random", partners=kind)(units(8))
         model = nn.Sequential(nn.Linear(8, 4))
         state = torch.get_rng_state()
-        place_batchout(model, {"0": Mixing(partners=kind)}, generator=generator())
+        batchout_at(model, {"0": Mixing(partners=kind)}, generator=generator())
         model(units(8).float())
     assert torch.equal(torch.get_rng_state(), state)
     torch.set_rng_state(before)
@@ -1069,7 +1069,7 @@ def test_a_net_of_one_layer_has_no_place_but_its_classifier(rule: str) -> None:
 def test_placed_at_the_outputs_it_is_there() -> None:
     """Behind a layer, so before its ReLU, as in the paper; the same numbers as BatchOut as a layer of its own."""
     net, x = toy(), pixels()
-    place_batchout(net, dict.fromkeys(("conv1", "stage.conv2", "fc1"), MUTUAL), generator=generator())
+    batchout_at(net, dict.fromkeys(("conv1", "stage.conv2", "fc1"), MUTUAL), generator=generator())
     features = net.relu1(mutual(nn.functional.conv2d(x, net.conv1.weight, net.conv1.bias)))
     conv2, fc1 = net.stage.conv2, net.fc1
     features = torch.relu(mutual(nn.functional.conv2d(features, conv2.weight, conv2.bias))).flatten(1)
@@ -1081,21 +1081,21 @@ def test_placed_at_the_outputs_it_is_there() -> None:
 @torch.no_grad()
 def test_placed_before_a_module_its_input_is_mixed() -> None:
     net, x = toy(), pixels()
-    place_batchout(net, {"fc1": MUTUAL}, generator=generator(), before=True)
+    batchout_at(net, {"fc1": MUTUAL}, generator=generator(), before=True)
     features = mutual(net.flatten(net.stage(net.relu1(net.conv1(x)))))
     want = net.fc2(torch.relu(features @ net.fc1.weight.T + net.fc1.bias))
     torch.testing.assert_close(net(x), want, rtol=1e-12, atol=1e-12)
     behind = toy()
-    place_batchout(behind, {"relu1": MUTUAL}, generator=generator())
+    batchout_at(behind, {"relu1": MUTUAL}, generator=generator())
     before = toy()
-    place_batchout(before, {"relu1": MUTUAL}, generator=generator(), before=True)
+    batchout_at(before, {"relu1": MUTUAL}, generator=generator(), before=True)
     assert not torch.allclose(behind(x), before(x))
 
 
 def test_in_eval_a_placed_net_answers_as_before() -> None:
     net, x = toy().eval(), pixels()
     want = net(x)
-    place_batchout(net, dict.fromkeys(find_sites(net, "all"), MUTUAL), generator=generator())
+    batchout_at(net, dict.fromkeys(find_sites(net, "all"), MUTUAL), generator=generator())
     assert torch.equal(net(x), want)
     with batch_step(active=True):
         assert not torch.equal(net(x), want)
@@ -1105,7 +1105,7 @@ def test_in_eval_a_placed_net_answers_as_before() -> None:
 
 def test_a_part_in_eval_mode_is_left_alone() -> None:
     net, x = toy(), pixels()
-    place_batchout(net, {"conv1": MUTUAL}, generator=generator())
+    batchout_at(net, {"conv1": MUTUAL}, generator=generator())
     net.conv1.eval()
     assert torch.equal(net(x), toy()(x))
 
@@ -1117,7 +1117,7 @@ def test_every_placed_site_draws_for_itself() -> None:
     for part in net:
         part.register_forward_pre_hook(lambda part, args: seen.append(args[0]))
     mixing = Mixing(eta=1.0, k=1.0, partners="no-self")  # a row becomes its partner
-    place_batchout(net, {"0": mixing, "1": mixing}, generator=generator())
+    batchout_at(net, {"0": mixing, "1": mixing}, generator=generator())
     out = net(units(16))
     first, second = seen[1].argmax(1).tolist(), (out @ seen[1].T).argmax(1).tolist()
     assert first != second
@@ -1128,7 +1128,7 @@ def test_sites_of_one_net_share_their_draws_within_a_step(shared: str) -> None:
     net, inputs = nn.Sequential(nn.Identity(), nn.Identity()), list[Tensor]()
     net[1].register_forward_pre_hook(lambda part, args: inputs.append(args[0]))
     mixing = Mixing(eta=0.25, k=1.0, partners="no-self", shared=shared)
-    place_batchout(net, {"0": mixing, "1": mixing}, generator=generator())
+    batchout_at(net, {"0": mixing, "1": mixing}, generator=generator())
     for _ in range(2):
         with batch_step():
             out = net(units(8))
@@ -1152,7 +1152,7 @@ class Twice(nn.Module):
 def test_a_module_that_is_called_twice_is_mixed_twice_and_is_one_place() -> None:
     net, x = Twice().double(), drawn(6, 5)
     assert find_sites(net, "all") == find_sites(net, nn.Linear)[:1] == ["one"]
-    place_batchout(net, {"one": MUTUAL}, generator=generator())
+    batchout_at(net, {"one": MUTUAL}, generator=generator())
     want = net.head(torch.tanh(mutual(mutual_free(net, torch.tanh(mutual(mutual_free(net, x)))))))
     torch.testing.assert_close(net(x), want, rtol=1e-12, atol=1e-12)
 
@@ -1171,7 +1171,7 @@ def test_the_shared_block_of_the_tied_net_is_mixed_at_each_of_its_seven_calls() 
     host = net.get_submodule("shared.width8.conv")
     host.register_forward_hook(lambda part, args, out: plain.append(out))
     mixing = Mixing(eta=0.5, k=1.0, partners="no-self")
-    place_batchout(net, {"shared.width8.conv": mixing}, generator=generator())
+    batchout_at(net, {"shared.width8.conv": mixing}, generator=generator())
     host.register_forward_hook(lambda part, args, out: mixed.append(out))
     net(torch.randn(12, 3, 8, 8, generator=generator()))
     assert len(plain) == len(mixed) == 7
@@ -1190,7 +1190,7 @@ def who(x: Tensor, out: Tensor, eta: float) -> list[int]:
 @torch.no_grad()
 def test_the_positions_of_the_tied_net_are_places_of_their_own() -> None:
     net, names = tied(), [name for name, _ in published_sites("vgg19_tied")]
-    place_batchout(net, dict.fromkeys(names, Mixing(eta=0.5)), generator=generator())
+    batchout_at(net, dict.fromkeys(names, Mixing(eta=0.5)), generator=generator())
     net(torch.randn(6, 3, 8, 8, generator=generator()))
     assert [int(net.get_submodule(name).get_buffer("batchout_draws")[1]) for name in names] == [1] * 5
 
@@ -1208,10 +1208,10 @@ def test_the_positions_of_the_tied_net_are_places_of_their_own() -> None:
 @pytest.mark.parametrize("before", [False, True])
 def test_a_placement_that_fails_leaves_the_model_untouched(at: dict[str, Mixing], text: str, before: bool) -> None:
     net, source = toy(), generator()
-    place_batchout(net, {"relu3": MUTUAL}, generator=source)
+    batchout_at(net, {"relu3": MUTUAL}, generator=source)
     want, state = fingerprint(net), source.get_state()
     with pytest.raises(ValueError, match=text) as caught:
-        place_batchout(net, at, generator=source, before=before)
+        batchout_at(net, at, generator=source, before=before)
     assert "\n" not in str(caught.value)
     assert str(fingerprint(net)) == str(want)
     assert torch.equal(source.get_state(), state)
@@ -1222,7 +1222,7 @@ def test_what_is_removed_leaves_no_trace(before: bool) -> None:
     net, x = toy(), pixels()
     want, value = str(fingerprint(net)), net(x)
     names = [name for name, _ in net.named_parameters()]
-    placed = place_batchout(net, {"conv1": MUTUAL, "fc1": MUTUAL}, generator=generator(), before=before)
+    placed = batchout_at(net, {"conv1": MUTUAL, "fc1": MUTUAL}, generator=generator(), before=before)
     assert placed.names == ("conv1", "fc1")
     assert [name for name, _ in net.named_parameters()] == names
     assert not torch.equal(net(x), value)
@@ -1230,7 +1230,7 @@ def test_what_is_removed_leaves_no_trace(before: bool) -> None:
         placed.remove()
         assert str(fingerprint(net)) == want
         assert torch.equal(net(x), value)
-    place_batchout(net, {"conv1": MUTUAL}, generator=generator())
+    batchout_at(net, {"conv1": MUTUAL}, generator=generator())
     placed.remove()
     assert not torch.equal(net(x), value), "it takes out only what it has put in"
 
@@ -1238,7 +1238,7 @@ def test_what_is_removed_leaves_no_trace(before: bool) -> None:
 def test_hooks_of_others_stay() -> None:
     net, calls = toy(), list[str]()
     net.conv1.register_forward_hook(lambda part, args, out: calls.append("hook"))
-    placed = place_batchout(net, {"conv1": MUTUAL}, generator=generator())
+    placed = batchout_at(net, {"conv1": MUTUAL}, generator=generator())
     placed.remove()
     net(pixels())
     assert calls == ["hook"]
@@ -1250,7 +1250,7 @@ ANY = Mixing(eta="U[0.1,0.9]", partners="different-class", rows="random")
 def test_the_state_dict_of_a_placed_net_carries_the_sequence_on() -> None:
     nets = [toy(), toy()]
     for seed, net in enumerate(nets):
-        place_batchout(net, dict.fromkeys(("conv1", "fc1"), ANY), generator=generator(seed))
+        batchout_at(net, dict.fromkeys(("conv1", "fc1"), ANY), generator=generator(seed))
     assert {name for name in nets[0].state_dict() if name not in toy().state_dict()} == {
         "conv1.batchout_draws",
         "fc1.batchout_draws",
@@ -1267,7 +1267,7 @@ def test_the_state_dict_of_a_placed_net_carries_the_sequence_on() -> None:
 
 def test_a_copy_of_a_placed_net_is_equal_and_independent() -> None:
     net = toy()
-    placed = place_batchout(net, {"conv1": ANY, "fc1": ANY}, generator=generator())
+    placed = batchout_at(net, {"conv1": ANY, "fc1": ANY}, generator=generator())
     twin = copy.deepcopy(net)
     with batch_step(torch.arange(6) % 3):
         want = [twin(pixels()) for _ in range(3)]
@@ -1283,7 +1283,7 @@ def test_a_placed_net_is_compiled_as_it_is() -> None:
     torch.compiler.reset()
     nets = [toy(), toy()]
     for net in nets:
-        place_batchout(net, dict.fromkeys(("conv1", "fc1"), ANY), generator=generator())
+        batchout_at(net, dict.fromkeys(("conv1", "fc1"), ANY), generator=generator())
     fast = torch.compile(nets[1], backend="eager")
     for _ in range(3):
         with batch_step(torch.arange(6) % 3):
@@ -1306,7 +1306,7 @@ def test_published_places_work_in_training_only(name: str) -> None:
     x = torch.randn(8, 3, 8, 8, generator=generator())
     plain = net.eval()(x)
     sites = published_sites(name)
-    placed = place_batchout(net, {site: Mixing(eta=eta) for site, eta in sites}, generator=generator())
+    placed = batchout_at(net, {site: Mixing(eta=eta) for site, eta in sites}, generator=generator())
     assert torch.equal(net(x), plain), "in eval mode"
     state = {key: value.clone() for key, value in net.state_dict().items()}
     outputs = []

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import perturblab
-from perturblab import checkpoint, cli, data, execution, records
+from perturblab import checkpoint, cli, data, execution, logs, records
 from perturblab.arguments import given, parsed
 from perturblab.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig, validated
 from perturblab.configured import net_options
@@ -32,16 +32,16 @@ from perturblab.layers.batchout import ETA_PER, NOISE, ROWS, SHARED
 from perturblab.layers.lbc import ANCHORS
 from perturblab.layers.masks import KINDS, MEMORY, REDRAW
 from perturblab.layers.perturb import FILTER_SIZES
+from perturblab.layers.pooling import POOLS
 from perturblab.models import NETS, options_read
 from perturblab.models.bottleneck_resnet import READINGS
-from perturblab.models.skeleton import POOLS
 from perturblab.models.vgg import NORM_ORDERS
 from perturblab.schedules import SCHEDULES
 from perturblab.train import OPTIMIZERS, PRECISIONS
 
 LENET = "--dataset-train digits --net-type lenet --nfilters 2 --train-size 20 --batch-size 10 --nthreads 1"
 TINY = f"{LENET} --nepochs 1"
-COMMANDS = ("models", "describe", "train", "evaluate", "attack", "list", "show", "run", "report")
+COMMANDS = ("models", "describe", "train", "evaluate", "attack", "list", "show", "run", "export", "report")
 RESNETS = sorted(name for name in NETS if "resnet" in name)
 
 # A value other than the default for every field, as it is typed.
@@ -51,6 +51,7 @@ GIVEN: dict[str, str] = {
     "nfilters": "6",
     "nmasks": "2",
     "level": "0.25",
+    "log": "csv,tb",
     "scale_noise": "2",
     "noise_type": "normal",
     "filter_size": "3",
@@ -187,6 +188,7 @@ def choices(name: str) -> tuple[Any, ...]:
         ("filter_size", FILTER_SIZES),
         ("first_filter_size", FILTER_SIZES),
         ("pool_type", POOLS),
+        ("log", logs.KINDS),
         ("code", PUBLISHED),
         ("precision", PRECISIONS),
         ("mask_memory", MEMORY),
@@ -223,6 +225,7 @@ def test_no_list_of_choices_is_left_out() -> None:
         "batchout_rows",
         "batchout_eta_per",
         "batchout_shared",
+        "log",
     }
     assert {name for name in TrainConfig.model_fields if choices(name)} == checked | {
         "filter_size",

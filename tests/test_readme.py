@@ -1,7 +1,5 @@
 """The README tells the truth: its example runs, its commands parse, its table is that of the records."""
 
-import contextlib
-import io
 import re
 import shlex
 from pathlib import Path
@@ -13,33 +11,20 @@ from perturblab import cli, records
 from perturblab.arguments import given, parsed
 from perturblab.config import TrainConfig, validated
 from perturblab.report import tables
+from snippets import blocks, commands, executed, promised
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 CONTROL = "perturb_resnet18, 16 filters, 1x1 only"
 
 
-def blocks(kind: str) -> list[str]:
-    """The fenced blocks of one kind."""
-    every = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    return [text for of, text in every if of == kind]
-
-
-def commands() -> list[str]:
-    lines = [line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
-    return [line for line in lines if line]
-
-
 def test_example_runs_and_prints_what_its_comments_say() -> None:
-    (example,) = blocks("python")
+    (example,) = blocks(README, "python")
     assert len([line for line in example.splitlines() if line.strip()]) <= 12
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        exec(compile(example, "README.md", "exec"), {})
-    promised = re.findall(r"print\(.*\)  # (.+)$", example, re.MULTILINE)
-    assert promised
-    assert out.getvalue().splitlines()[: len(promised)] == promised
-    assert "'trainable': 92122" in out.getvalue()
+    printed = executed(example, {}, "README.md")
+    assert promised(example)
+    assert printed[: len(promised(example))] == promised(example)
+    assert "'trainable': 92122" in printed[-1]
 
 
 def test_table_is_made_from_the_committed_records() -> None:
@@ -47,7 +32,7 @@ def test_table_is_made_from_the_committed_records() -> None:
     assert tables.update_between_markers(README, table) == README
 
 
-@pytest.mark.parametrize("line", [line for line in commands() if line.startswith("perturblab ")])
+@pytest.mark.parametrize("line", [line for line in commands(README) if line.startswith("perturblab ")])
 def test_commands_parse(line: str) -> None:
     args = parsed(cli._parser(), shlex.split(line)[1:])
     if args.command in ("train", "describe"):
@@ -61,7 +46,7 @@ def test_make_targets_exist() -> None:
 
 
 def test_tree_names_every_file_and_no_other() -> None:
-    (tree,) = blocks("")
+    (tree,) = blocks(README, "")
     package = Path(perturblab.__file__).parent
     there = {path.name for path in package.glob("*.py") if not path.name.startswith("__")}
     there |= {f"{path.name}/" for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"}

@@ -30,6 +30,7 @@ from perturblab.errors import UserError
 from perturblab.files import write_atomically
 from perturblab.layers.partners import BY_CLASS
 from perturblab.points import (
+    CHECKS,
     NOT_MONOTONE,
     TRANSFER,
     Point,
@@ -48,7 +49,6 @@ from perturblab.stats import wilson
 FROZEN = " frozen"
 _GREY = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 _COLOUR = tuple(n / 255 for n in range(9))
-_CHECKS = "checks.json"
 _LOOKED_AT = 64  # images that show whether a net is random
 
 
@@ -335,7 +335,7 @@ def _flags(target: Target, measured: Sequence[Point], show: Show) -> list[str]:
     source = target.source_weights if target.source is not None else ""
     key = [target.subset, count, target.weights, target.config.norm, eps, asdict(target.effort), mode]
     key += [source, target.config.manual_seed]
-    path = target.folder / "attacks" / _CHECKS
+    path = target.folder / "attacks" / CHECKS
     try:
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
         same = [entry for entry in kept if entry["key"] == key]

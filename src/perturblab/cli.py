@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perturblab import __version__, cli_catalogue, cli_report
+from perturblab import __version__, cli_catalogue, cli_export, cli_report
 from perturblab.arguments import Parser, add_fields, given, integers, parsed
 from perturblab.config import AttackConfig, TrainConfig, validated
 from perturblab.errors import NonFiniteError, UserError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DONE, BUG, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 # What a second call for the same run may say anew.
-_MAY_CHANGE = {"nepochs", "dataroot", "nthreads", "device", "quiet", "debug"}
+_MAY_CHANGE = {"nepochs", "dataroot", "nthreads", "device", "quiet", "debug", "log"}
 
 
 def _parser() -> Parser:
@@ -64,6 +64,7 @@ def _parser() -> Parser:
     add_fields(attacked, AttackConfig)
     attacked.add_argument("--json", action="store_true", help="as JSON")
     cli_catalogue.add_commands(command)
+    cli_export.add_commands(command)
     cli_report.add_command(command)
     return parser
 
@@ -124,10 +125,11 @@ def _train(args: argparse.Namespace) -> int:
         folder = _new_folder(config)
     import torch
 
-    from perturblab import execution, runs
+    from perturblab import execution, logs, runs
     from perturblab.machine import keep_freed_memory
     from perturblab.progress import Show
 
+    logs.check(config.log or ())
     keep_freed_memory()
     if config.nthreads:
         torch.set_num_threads(config.nthreads)

@@ -189,6 +189,7 @@ class TrainConfig(NetConfig):
     resume: Text | None = Field(None, description="go on with this run")
     save: str | None = Field(None, description="accepted; the run's folder holds the weights")
     logs: str | None = Field(None, description="accepted; the run's folder holds the logs")
+    log: tuple[Literal["csv", "tb"], ...] | None = Field(None, description="logs to write too, a,b; tb is TensorBoard")
     nthreads: Threads | None = Field(None, description="compute threads; all cores by default")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     quiet: bool = Field(False, description="no progress bar")
@@ -201,7 +202,7 @@ class TrainConfig(NetConfig):
         is_folder = value is not None and (info.field_name == "dataroot" or Path(value).expanduser().is_dir())
         return str(Path(value).expanduser().absolute()) if value is not None and is_folder else value
 
-    @field_validator("classes", mode="before")
+    @field_validator("classes", "log", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from perturblab import checkpoint, evaluate, figures, records, stats, train
+from perturblab import checkpoint, evaluate, figures, logs, records, stats, train
 from perturblab.config import TrainConfig
 from perturblab.files import locked, write_atomically
 from perturblab.progress import Show
@@ -61,6 +61,7 @@ def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> records.Record |
     with (
         _deterministic(run.config),
         show.bar(run.steps * run.recipe.nepochs, run.state.epoch * run.steps + run.state.step),
+        logs.opened(run.folder, run.config.log or (), run.rows) as log,
     ):
         for reached in train.train(
             run.trained,
@@ -73,6 +74,7 @@ def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> records.Record |
             after_step=after_step,
         ):
             run.rows.append(_row(run, reached))
+            log(run.rows[-1])
             show.say(_epoch_text(run.rows[-1], run.recipe))
     save(run)
     return _finish(run) if run.state.epoch == run.recipe.nepochs else None

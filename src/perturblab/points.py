@@ -13,6 +13,7 @@ from perturblab.stats import MIN_SEEDS, t_interval, wilson
 
 VERSION = 1
 WORST = "worst case"
+CHECKS = "checks.json"  # beside the curves: what the masking checks found
 TRANSFER = "transfer-"
 NOT_MONOTONE = "not monotone"
 UPPER_BOUND = "empirical upper bound"
@@ -225,6 +226,19 @@ def load_points(path: Path) -> list[Point]:
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} cannot be read as attack points ({reason}); delete it to measure again") from error
+
+
+def load_run_points(folder: Path) -> list[Point]:
+    """Read the points of every attack that a run has met, in the order of their files.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        UserError: a file is not what this version writes.
+    """
+    files = [file for file in sorted(folder.glob("attacks/*.json")) if file.name != CHECKS]
+    return [point for file in files for point in load_points(file)]
 
 
 def save_points(path: Path, points: Sequence[Point]) -> None:

@@ -19,7 +19,19 @@ if TYPE_CHECKING:
     from perturblab.runs import Run
 
 # What stays out of a record: it says where things lay, or how much was shown.
-_PLACES = {"dataroot", "out", "resume", "save", "logs", "nthreads", "device", "quiet", "debug", "learning_rate_decay"}
+_PLACES = {
+    "dataroot",
+    "out",
+    "resume",
+    "save",
+    "logs",
+    "log",
+    "nthreads",
+    "device",
+    "quiet",
+    "debug",
+    "learning_rate_decay",
+}
 
 
 def make_record(run: "Run") -> records.Record:

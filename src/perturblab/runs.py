@@ -26,7 +26,7 @@ from perturblab.configured import (
 )
 from perturblab.defences import Adversary, adversarial_images, labelled
 from perturblab.errors import UserError
-from perturblab.layers import Mixing, place_batchout
+from perturblab.layers import Mixing, batchout_at
 from perturblab.models import Task
 from perturblab.progress import Show
 from perturblab.seeding import stream
@@ -139,7 +139,7 @@ def open_run(config: TrainConfig, folder: Path, show: Show) -> Run:
     model = convert_conv2d_weight_memory_format(model.to(device), torch.channels_last)
     mixings = make_mixings(config, model)
     if mixings:
-        place_batchout(model, mixings, generator=stream(config.manual_seed, "batchout"))
+        batchout_at(model, mixings, generator=stream(config.manual_seed, "batchout"))
     state, preparation = train.start(model, recipe), chosen_preparation(config, data.preparation(images))
     steps = train.steps_per_epoch(len(training), recipe) * recipe.nepochs
     config = config.model_copy(update={"compile": decide_compile(config, device, steps)})

@@ -1,6 +1,5 @@
 """Which way a perturbation is computed."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,8 +24,11 @@ def published() -> Iterator[None]:
 
 
 def is_published() -> bool:
-    """Whether everything is computed as it was published: asked for, or to show it for debugging."""
-    return _published or bool(_is_debugging())
+    """Whether everything is computed as it was published: asked for, to show it for debugging, or to be exported.
+
+    An exported graph then holds nothing but operations of PyTorch, and no size of a piece that depends on the batch.
+    """
+    return _published or torch.compiler.is_exporting() or bool(reference.is_debugging())
 
 
 def perturb_conv2d(
@@ -75,11 +77,6 @@ def perturb_conv2d(
     if isinstance(act, nn.Module) and native.usable(x, masks, act):
         return _as_conv2d(native.perturb_conv2d(x, masks, weight, bias, level=level, act=act))
     return chunked.perturb_conv2d(x, masks, weight, bias, level=level, act=act, outside=outside)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _is_debugging() -> bool:
-    return reference.debug_log.isEnabledFor(logging.DEBUG)
 
 
 def _as_conv2d(y: Tensor) -> Tensor:

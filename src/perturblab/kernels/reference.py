@@ -38,7 +38,7 @@ def perturb(x: Tensor, masks: Tensor, *, act: Activation | None = None, outside:
     else:
         maps = activated(maps + masks, act)
     maps = maps.flatten(1, 2).to(x.dtype)
-    if debug_log.isEnabledFor(logging.DEBUG):
+    if is_debugging():
         debug_log.debug(debug_text(x, masks, maps))
     return maps
 
@@ -82,6 +82,12 @@ def check_masks(x: Tensor, masks: Tensor) -> None:
     if any(have not in (1, need) for have, need in zip(masks.shape[-2:], x.shape[-2:], strict=True)):
         have, need = tuple(masks.shape[-2:]), tuple(x.shape[-2:])
         raise ValueError(f"the masks are {have}, the features {need}; build the layer with size={need}")
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def is_debugging() -> bool:
+    """Whether every perturbation is shown; a compiler takes it for a constant, else it would stop at every layer."""
+    return debug_log.isEnabledFor(logging.DEBUG)
 
 
 def debug_text(x: Tensor, masks: Tensor, maps: Tensor, n: int = 2) -> str:

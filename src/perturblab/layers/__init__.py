@@ -15,7 +15,10 @@ from perturblab.layers.perturb import (
     perturb,
     perturb_conv2d,
 )
-from perturblab.layers.placement import Placement, find_sites, place_batchout
+from perturblab.layers.placement import Placement, batchout_at, find_sites, place_batchout
+from perturblab.layers.substitute import substitute
+from perturblab.layers.surgery import Surgery, perturb_layers, perturbify, replace_layers
+from perturblab.layers.tracing import Trace, trace
 
 __all__ = [
     "ACTIVATIONS",
@@ -31,9 +34,12 @@ __all__ = [
     "PerturbLayer",
     "PerturbLayerFirst",
     "Placement",
+    "Surgery",
+    "Trace",
     "activation",
     "batch_step",
     "batchout",
+    "batchout_at",
     "draw_anchors",
     "draw_masks",
     "draw_partners",
@@ -44,5 +50,10 @@ __all__ = [
     "parse_magnitude",
     "perturb",
     "perturb_conv2d",
+    "perturb_layers",
+    "perturbify",
     "place_batchout",
+    "replace_layers",
+    "substitute",
+    "trace",
 ]

@@ -150,6 +150,8 @@ class Masks(nn.Module):
         return self._fresh() if redraw else self.value
 
     def _fresh(self) -> Tensor:
+        if torch.compiler.is_exporting():
+            raise ValueError("masks that are redrawn at every forward pass cannot be exported: a graph draws nothing")
         seed = (int(self.draw_seed) + int(self.draws)) % 2**63
         self.draws += 1
         values = draw_masks(self.shape, self.noise.kind, torch.Generator().manual_seed(seed))

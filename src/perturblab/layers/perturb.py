@@ -35,6 +35,7 @@ class PerturbConv2d(nn.Conv2d):
         noise: how the masks are drawn and used; with more than one mask a channel the convolution is grouped by
             input channel, as published.
         act: name of the activation after the mask, or None.
+        groups: of the convolution, instead of these.
         generator: the stream that decides the masks.
 
     Raises:
@@ -49,9 +50,10 @@ class PerturbConv2d(nn.Conv2d):
         size: tuple[int, int],
         noise: Noise,
         act: str | None = "relu",
+        groups: int | None = None,
         generator: torch.Generator,
     ) -> None:
-        groups = _groups(in_channels, out_channels, noise.nmasks)
+        groups = groups or _groups(in_channels, out_channels, noise.nmasks)
         super().__init__(in_channels * noise.nmasks, out_channels, kernel_size=1, groups=groups)
         self.masks = Masks(in_channels, size, noise, generator=generator)
         self.act = activation(act) if act else None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from typing_extensions import deprecated
 
 from perturblab.layers.batchout import Mixing, mix, new_counter
 
@@ -35,23 +36,32 @@ def find_sites(model: nn.Module, rule: Rule) -> list[str]:
     if isinstance(rule, type):
         found = [name for name, module in named.items() if isinstance(module, rule)]
     elif not isinstance(rule, str):
-        found = [name for pattern in rule for name in _matching(pattern, named)]
+        found = [name for pattern in rule for name in names_matching(pattern, named)]
     elif rule in ("all", "last", "alternate"):
         found = {"all": layers, "last": layers[-1:], "alternate": layers[::2]}[rule]
     elif rule.startswith("all-after:"):
         found = layers[layers.index(rule[10:]) :] if rule[10:] in layers else []
     else:
-        found = _matching(rule, named)
+        found = names_matching(rule, named)
     if not found:
         what = f"{_said(rule)} matches none of the {len(named)} modules of {type(model).__name__}"
-        raise ValueError(f"{what}; {_near(layers)}")
+        raise ValueError(f"{what}; {near(layers)}")
     return list(dict.fromkeys(found))
 
 
-def _matching(pattern: str, named: Mapping[str, nn.Module]) -> list[str]:
+def names_matching(pattern: str, named: Mapping[str, nn.Module]) -> list[str]:
+    """Names that a pattern such as ``layer*.conv1`` means.
+
+    Args:
+        pattern: a name, or one with wildcards.
+        named: modules by name.
+
+    Raises:
+        ValueError: it means none of them.
+    """
     found = fnmatch.filter(named, pattern)
     if not found:
-        raise ValueError(f"no module is called {pattern!r}; {_near(list(named))}")
+        raise ValueError(f"no module is called {pattern!r}; {near(list(named))}")
     return found
 
 
@@ -59,7 +69,8 @@ def _said(rule: Rule) -> str:
     return f"the type {rule.__name__}" if isinstance(rule, type) else repr(rule)
 
 
-def _near(names: Sequence[str]) -> str:
+def near(names: Sequence[str]) -> str:
+    """Say the first of the names that there are."""
     return f"there are {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
 
 
@@ -101,14 +112,21 @@ class Placement:
         self._hosts, self._handles = (), ()
 
 
-def place_batchout(
-    model: nn.Module, at: Mapping[str, Mixing], *, generator: torch.Generator, before: bool = False
+def batchout_at(
+    model: nn.Module,
+    at: Rule | Mapping[str, Mixing],
+    mixing: Mixing | None = None,
+    *,
+    generator: torch.Generator,
+    before: bool = False,
 ) -> Placement:
     """Put BatchOut behind modules of a model, all or nothing; their forward passes then mix their output.
 
     Args:
         model: any model; its parameters and their names stay as they are.
-        at: name of a module (see `find_sites`) -> what happens there.
+        at: a rule of `find_sites`, such as ``"all"``, ``"layer*.conv1"`` or ``torch.nn.Conv2d``; or name of a module
+            -> what happens there.
+        mixing: what happens at the places that a rule finds; ``Mixing()`` by default.
         generator: decides what the sites draw.
         before: mix the first input of the modules instead of their output.
 
@@ -117,13 +135,20 @@ def place_batchout(
 
     Raises:
         ValueError: nothing to place, no module of that name, or one that has a BatchOut.
+
+    Reference:
+        BatchOut, ICVGIP 2018, tables 1 and 2: behind every convolution and linear layer but the last.
     """
+    if not isinstance(at, Mapping):
+        at = dict.fromkeys(find_sites(model, at), mixing or Mixing())
+    elif mixing is not None:
+        raise ValueError("a mapping says by itself what happens at each place; drop mixing, or give a rule instead")
     named = dict(model.named_modules())
     if not at:
         raise ValueError("no place is given for BatchOut; name at least one module, see find_sites")
     for name in at:
         if name not in named:
-            raise ValueError(f"no module is called {name!r}; {_near(list(named))}")
+            raise ValueError(f"no module is called {name!r}; {near(list(named))}")
         if COUNTER in named[name]._buffers:
             raise ValueError(f"{name} has a BatchOut already; remove it first")
     hosts, handles = [named[name] for name in at], []
@@ -133,3 +158,11 @@ def place_batchout(
         hook = host.register_forward_pre_hook(site.before) if before else host.register_forward_hook(site.after)
         handles.append(hook)
     return Placement(list(at), hosts, handles)
+
+
+@deprecated("place_batchout is called batchout_at; it goes with version 0.3", category=DeprecationWarning)
+def place_batchout(
+    model: nn.Module, at: Mapping[str, Mixing], *, generator: torch.Generator, before: bool = False
+) -> Placement:
+    """The former name of `batchout_at`."""
+    return batchout_at(model, at, generator=generator, before=before)

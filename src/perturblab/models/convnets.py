@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from perturblab.layers import activation
+from perturblab.layers.pooling import pooling
 from perturblab.models.perturb_resnet import PerturbOptions
-from perturblab.models.skeleton import Task, halved, pooling
+from perturblab.models.skeleton import Task, halved
 
 
 @dataclass(frozen=True)

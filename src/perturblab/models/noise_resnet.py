@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from perturblab.layers import Noise, NoiseLayer
-from perturblab.models.skeleton import ResNet, Size, Task, conv_norm, conv_stem, down, halved, pool
+from perturblab.layers.pooling import pool
+from perturblab.models.skeleton import ResNet, Size, Task, conv_norm, conv_stem, down, halved
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from perturblab.layers import Noise, PerturbLayer, PerturbLayerFirst, activation
-from perturblab.models.skeleton import ResNet, Size, Task, conv_norm, down, halved, pool
+from perturblab.layers.pooling import pool
+from perturblab.models.skeleton import ResNet, Size, Task, conv_norm, down, halved
 
 
 @dataclass(frozen=True)

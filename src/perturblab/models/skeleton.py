@@ -11,8 +11,6 @@ Size = tuple[int, int]
 # body(in_channels, planes, stride, size of the input) -> the residual branch of one block
 Body = Callable[[int, int, int, Size], nn.Module]
 
-POOLS: dict[str, type[nn.MaxPool2d] | type[nn.AvgPool2d]] = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
-
 
 @dataclass(frozen=True)
 class Task:
@@ -46,22 +44,6 @@ def halved(size: Size, times: int = 1) -> Size:
 def down(size: Size, stride: int) -> Size:
     """Size of a map after a layer of stride 1 or 2."""
     return halved(size) if stride == 2 else size
-
-
-def pool(kind: str, stride: int) -> nn.Module:
-    """The pooling of a block. It rounds odd sizes up, so that it always meets the strided shortcut.
-
-    Raises:
-        ValueError: the kind is neither "max" nor "avg".
-    """
-    return pooling(kind)(stride, stride, ceil_mode=True)
-
-
-def pooling(kind: str) -> type[nn.MaxPool2d] | type[nn.AvgPool2d]:
-    """The pooling class of that name."""
-    if kind not in POOLS:
-        raise ValueError(f"pool_type is {kind!r}; choose one of {', '.join(POOLS)}")
-    return POOLS[kind]
 
 
 def conv_norm(in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1) -> list[nn.Module]:

@@ -8,11 +8,10 @@ from typing import Any
 
 from perturblab import records
 from perturblab.errors import UserError
-from perturblab.points import WORST, Point, load_points
+from perturblab.points import WORST, Point, load_run_points
 from perturblab.records import Record
 
 FAILED = "failed.json"  # written by a study beside where the record would be
-_CHECKS = "checks.json"
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,7 @@ def load_failed(folder: Path) -> list[Failed]:
 def _run(path: Path, record: Record) -> Run:
     if path.name != "record.json":
         return Run(record)
-    files = [file for file in sorted(path.parent.glob("attacks/*.json")) if file.name != _CHECKS]
-    points = [point for file in files for point in load_points(file) if point.attack != WORST]
+    points = [point for point in load_run_points(path.parent) if point.attack != WORST]
     return Run(record, _metrics(path.with_name("metrics.jsonl")), tuple(points))
 
 

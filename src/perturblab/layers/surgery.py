@@ -1,0 +1,313 @@
+"""Layers of any model replaced: planned first, all or nothing, never silent.
+
+`perturbify` turns the convolutions of a model into perturbation layers; `replace_layers` replaces by any rule;
+`batchout_at` puts BatchOut into a model by hooks.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from perturblab.layers.masks import Noise
+from perturblab.layers.placement import batchout_at as batchout_at
+from perturblab.layers.placement import names_matching, near
+from perturblab.layers.substitute import substitute
+from perturblab.layers.tracing import Trace, trace
+from perturblab.seeding import stream
+
+# (name, module) -> what stands in its place, or None
+Rule = Callable[[str, nn.Module], nn.Module | None]
+Place = tuple[nn.Module, str, nn.Module]  # parent, the child's name in it, the child
+
+
+@dataclass(frozen=True)
+class Surgery:
+    """What was replaced, and what was not.
+
+    Args:
+        replaced: name of every place -> the module that stands there now; one that was shared is still one module.
+        left: name -> why it was left as it is.
+    """
+
+    replaced: Mapping[str, nn.Module]
+    left: Mapping[str, str] = field(default_factory=dict)
+    _places: Sequence[Place] = ()
+
+    def undo(self) -> None:
+        """Put every module back that stood there; a second call does nothing."""
+        for parent, key, module in self._places:
+            parent._modules[key] = module
+
+    def __str__(self) -> str:
+        lines = [f"{name}: {type(module).__name__}" for name, module in self.replaced.items()]
+        return "\n".join([*lines, *(f"{name}: left ({why})" for name, why in self.left.items())])
+
+
+def replace_layers(
+    model: nn.Module, rule: Rule, *, check: Callable[[nn.Module], object] = lambda model: None
+) -> Surgery:
+    """Replace modules of a model in place, all or nothing.
+
+    The rule is asked about every module once, from the outside to the inside, and not about what is inside one that
+    it replaces; nothing is touched before it has answered about all. A new module gets the mode (train or eval), the
+    device and the type of the one whose place it takes, and is frozen if that was; a shared module is replaced by one
+    shared module. What a new module contains of the old one keeps its own.
+
+    Args:
+        model: any model; only the modules that the rule names change.
+        rule: ``rule(name, module)`` returns what stands in its place, or None to leave it.
+        check: called with the model when all is done; what it raises undoes everything.
+
+    Returns:
+        What was replaced; `Surgery.undo` takes it back.
+
+    Raises:
+        ValueError: the rule matches nothing.
+    """
+    new: dict[nn.Module, nn.Module | None] = {}
+    places = list(_places(model, rule, new))
+    if not places:
+        kind, total = type(model).__name__, sum(1 for _ in model.modules()) - 1
+        raise ValueError(f"the rule matches none of the {total} layers of {kind}; {near(_names(model))}")
+    for old, made in new.items():
+        if made is not None:
+            _adapt(made, old)
+    surgery = Surgery({name: made for name, made, _ in places}, {}, [place for _, _, place in places])
+    try:
+        for _, made, (parent, key, _) in places:
+            parent._modules[key] = made
+        check(model)
+    except BaseException:
+        surgery.undo()
+        raise
+    return surgery
+
+
+def _names(model: nn.Module) -> list[str]:
+    return [name for name, _ in model.named_modules() if name]
+
+
+def _places(
+    module: nn.Module, rule: Rule, new: dict[nn.Module, nn.Module | None], above: str = ""
+) -> Iterator[tuple[str, nn.Module, Place]]:
+    """Every place of every module that the rule replaces; ``new`` keeps the answers, one a module."""
+    for key, child in module._modules.items():
+        if child is None:
+            continue
+        name, first = above + key, child not in new
+        if first:
+            new[child] = rule(name, child)
+        made = new[child]
+        if made is not None:
+            yield name, made, (module, key, child)
+        elif first:
+            yield from _places(child, rule, new, f"{name}.")
+
+
+def _adapt(made: nn.Module, old: nn.Module) -> None:
+    """Mode, device, type and frozenness of the old module; what was in it already is left alone."""
+    inside = set(old.modules())
+    for module in made.modules():
+        if module not in inside:
+            module.training = old.training
+    tensors = [*old.parameters(), *old.buffers()]
+    if old in set(made.modules()) or not tensors:
+        return
+    made.to(tensors[0].device)
+    kinds = [next((t.dtype for t in of.parameters() if t.is_floating_point()), None) for of in (made, old)]
+    if kinds[0] != kinds[1] and kinds[1] is not None:
+        made.to(kinds[1])
+    if tensors[0].is_leaf and not any(parameter.requires_grad for parameter in old.parameters()):
+        made.requires_grad_(False)
+
+
+def perturbify(
+    model: nn.Module,
+    *,
+    image_size: int | Sequence[int],
+    nmasks: int = 1,
+    level: float = 0.1,
+    leave: Sequence[str] = (),
+    seed: int = 1,
+) -> Surgery:
+    """Turn the convolutions of any image model into perturbation layers, in place, all or nothing.
+
+    Every `torch.nn.Conv2d` with a kernel larger than 1x1 is replaced by what `perturblab.layers.substitute` makes; the
+    masks get the sizes that the layers see in one forward pass of an image of that size, which the model needs from
+    then on. Afterwards the model is called once more, and must give the same shapes.
+
+    Args:
+        model: takes images (N, C, H, W). For any other call see `perturb_layers`.
+        image_size: S for (S, S), (H, W) or (C, H, W); without C, it is that of the first convolution.
+        nmasks: masks a channel; with more than one, a layer's filters must be a multiple of its channels.
+        level: factor on the masks; 0 leaves 1x1 convolutions.
+        leave: names or patterns, such as ``stem*``, of modules that are left as they are, with all inside them;
+            ``block()`` leaves only the functions that a module calls, ``()`` those of the model itself.
+        seed: decides masks and weights.
+
+    Returns:
+        What was replaced, and what was left and why.
+
+    Raises:
+        ValueError: no convolution to replace, or one that cannot be; the text names every such layer and what to do.
+
+    Reference:
+        Perturbative Neural Networks, CVPR 2018, section 3: what replaces a convolution of a known net.
+    """
+    seen = trace(model, torch.zeros(1, *_image_shape(model, image_size), **_like(model)))
+    noise = Noise(nmasks=nmasks, level=level)
+    return perturb_layers(model, seen, noise, leave=leave, generator=stream(seed, "masks"))
+
+
+def _image_shape(model: nn.Module, image_size: int | Sequence[int]) -> tuple[int, ...]:
+    shape = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(shape) not in (2, 3) or min(shape) < 1:
+        raise ValueError(f"image_size is {image_size!r}; expected S, (H, W) or (C, H, W), each at least 1")
+    if len(shape) == 3:
+        return shape
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None:
+        raise ValueError(f"{type(model).__name__} has no convolution; there is nothing to turn into a perturbation")
+    return (first.in_channels, *shape)
+
+
+def _like(model: nn.Module) -> dict[str, Any]:
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    return {"device": like.device, "dtype": like.dtype}
+
+
+def perturb_layers(
+    model: nn.Module,
+    seen: Trace,
+    noise: Noise,
+    *,
+    act: str | None = "relu",
+    pool_type: str = "max",
+    leave: Sequence[str] = (),
+    generator: torch.Generator,
+) -> Surgery:
+    """Turn convolutions into perturbation layers, with every setting, for a model that takes anything.
+
+    Args:
+        model: the model that was traced.
+        seen: from `perturblab.layers.trace`, with an example of what the model takes.
+        noise: how the masks are drawn and used.
+        act: activation after the mask, or None.
+        pool_type: "max" or "avg": what a stride becomes.
+        leave: names or patterns of modules that are left as they are, with all inside them; ``block()`` leaves only
+            the functions that a module calls.
+        generator: decides masks and weights.
+
+    Returns:
+        What was replaced, and what was left and why.
+
+    Raises:
+        ValueError: no convolution to replace, or one that cannot be; the text names every such layer and what to do.
+    """
+    chosen, left = _chosen(model, leave, seen)
+    if problems := [*_uncalled(chosen, left, seen), *_lost(chosen), *_ties(model, chosen)]:
+        raise ValueError(f"{'; '.join(problems)}; name what shall stay as it is in leave=")
+    if not chosen:
+        why = f" (left: {', '.join(f'{name}, {why}' for name, why in left.items())})" if left else ""
+        raise ValueError(f"{type(model).__name__} has no convolution to replace{why}; nothing was changed")
+
+    def rule(name: str, module: nn.Module) -> nn.Module | None:
+        if not isinstance(module, nn.Conv2d) or module not in chosen:
+            return None
+        sizes = seen.sizes[chosen[module]][0]
+        try:
+            return substitute(module, sizes, noise, act=act, pool_type=pool_type, generator=generator)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}; or name it in leave=") from error
+
+    return replace(replace_layers(model, rule, check=lambda model: _check(model, seen, chosen.values())), left=left)
+
+
+def _chosen(model: nn.Module, leave: Sequence[str], seen: Trace) -> tuple[dict[nn.Conv2d, str], dict[str, str]]:
+    """The convolutions to replace, each with its first name; and what is left, with the reason."""
+    every = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
+    calls = {f"{name}()": model.get_submodule(name) for name in seen.functions}
+    spared = [name for pattern in leave for name in names_matching(pattern, every | calls)]
+    inside = {module for name in spared if name in every for module in every[name].modules()}
+    chosen: dict[nn.Conv2d, str] = {}
+    left = {name: "as asked" for name, module in calls.items() if name in spared or module in inside}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.conv._ConvNd):
+            if not isinstance(module, nn.Conv2d):
+                left[name] = f"a {type(module).__name__}"
+            elif max(module.kernel_size) == 1:
+                left[name] = "1x1"
+            elif module in inside:
+                left[name] = "as asked"
+            elif name:
+                chosen[module] = name
+            else:
+                raise ValueError("the model itself is a convolution; put it into a torch.nn.Sequential first")
+    return chosen, left
+
+
+def _uncalled(chosen: Mapping[nn.Conv2d, str], left: Mapping[str, str], seen: Trace) -> Iterator[str]:
+    """Convolutions that no replaced layer would reach, and layers without one definite size."""
+    for name, calls in seen.functions.items():
+        if f"{name}()" not in left:
+            yield f"{name}() calls conv2d as a function ({calls} in a pass), which is no layer to replace"
+    for name in chosen.values():
+        met = seen.sizes.get(name, ())
+        if not met:
+            yield f"{name} is not called as a layer in the forward pass, so its size is unknown"
+        elif len(met) > 1:
+            sizes = " and ".join(f"{height}x{width}" for (height, width), _ in met)
+            yield f"{name} sees features of {sizes}, and masks have one size"
+
+
+def _lost(chosen: Mapping[nn.Conv2d, str]) -> Iterator[str]:
+    """What hangs on a convolution and would silently go with it."""
+    for conv, name in chosen.items():
+        if parametrize.is_parametrized(conv):
+            yield f"{name} is parametrized, which would be lost"
+        hooks = (conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks)
+        if any(hooks):
+            yield f"{name} has hooks (BatchOut, weight norm, ...), which would be lost; remove them first"
+
+
+def _ties(model: nn.Module, chosen: Mapping[nn.Conv2d, str]) -> Iterator[str]:
+    """Weights that a convolution shares with another module."""
+    owners: dict[nn.Parameter, list[tuple[str, nn.Module]]] = {}
+    for name, module in model.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners.setdefault(parameter, []).append((name, module))
+    for conv, name in chosen.items():
+        others = [
+            other
+            for p in conv._parameters.values()
+            if p is not None
+            for other, module in owners[p]
+            if module is not conv
+        ]
+        if others:
+            yield f"{name} shares its weights with {others[0]}, and a perturbation layer cannot"
+
+
+def _check(model: nn.Module, seen: Trace, names: Iterable[str]) -> None:
+    """The model runs as before, and through the new layers.
+
+    Raises:
+        ValueError: it does not.
+    """
+    try:
+        again = trace(model, *seen.args, **seen.kwargs)
+    except Exception as error:  # whatever a foreign model raises
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the model does not run with the new layers ({reason}); nothing was changed") from error
+    unused = [name for name in names if not {name, f"{name}.perturb"} & again.sizes.keys()]
+    if unused:
+        raise ValueError(
+            f"the model goes past the new {unused[0]}, it keeps the old one elsewhere; nothing was changed"
+        )
+    if again.shapes != seen.shapes:
+        raise ValueError(f"the output was {seen.shapes} and would be {again.shapes}; nothing was changed")

@@ -1,0 +1,125 @@
+"""One forward pass watched: what sizes the convolutions of any model really see."""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+Size = tuple[int, int]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one forward pass showed.
+
+    Args:
+        args: the example that was given.
+        kwargs: the same, by name.
+        sizes: name of a convolution -> the distinct sizes of its (input, output), each (H, W), in order; a layer that
+            was not called is not in it.
+        functions: name of a module, "" for the model itself -> calls of `torch.nn.functional.conv2d`, with a kernel
+            larger than 1x1, that it made without a module for it.
+        shapes: of the tensors in the model's output.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    sizes: Mapping[str, tuple[tuple[Size, Size], ...]]
+    functions: Mapping[str, int]
+    shapes: tuple[Shape, ...]
+
+
+@torch.no_grad()
+def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
+    """Watch one forward pass of a copy of a model in eval mode; the model and the global random state stay untouched.
+
+    Args:
+        model: any model.
+        *args: an example of what it takes, such as images (1, C, H, W).
+        **kwargs: the same, by name.
+
+    Returns:
+        The sizes that every convolution saw, what was convolved by functions, and the shapes of the output.
+
+    Raises:
+        ValueError: a lazy layer has no weights yet.
+    """
+    _refuse_lazy(model)
+    twin = copy.deepcopy(model).eval()
+    watch: Any = _Watch  # torch does not type its constructor
+    watch = watch().begin()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), watch.hooks(twin), watch:
+        shapes = tuple(_shapes(twin(*args, **kwargs)))
+    sizes = {name: tuple(dict.fromkeys(met)) for name, met in watch.sizes.items()}
+    return Trace(args, kwargs, sizes, dict(watch.functions), shapes)
+
+
+def _refuse_lazy(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if any(nn.parameter.is_lazy(value) for value in (*module._parameters.values(), *module._buffers.values())):
+            raise ValueError(f"{name} is lazy and has no weights yet; call the model once, then come back")
+
+
+class _Watch(TorchFunctionMode):
+    """Knows which module is running, and hears every convolution."""
+
+    def begin(self) -> "_Watch":
+        self.sizes: dict[str, list[tuple[Size, Size]]] = {}
+        self.functions: Counter[str] = Counter()
+        self._running: list[tuple[str, nn.Module]] = []
+        return self
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.conv2d and not isinstance(self._running[-1][1], nn.Conv2d):
+            weight = kwargs["weight"] if "weight" in kwargs else args[1]
+            if max(weight.shape[-2:]) > 1:
+                self.functions[self._running[-1][0]] += 1
+        return func(*args, **kwargs)
+
+    @contextmanager
+    def hooks(self, model: nn.Module) -> Iterator[None]:
+        handles = []
+        for name, module in model.named_modules():
+            handles.append(module.register_forward_pre_hook(self._enter(name), prepend=True))
+            handles.append(module.register_forward_hook(self._leave(name), with_kwargs=True, always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, name: str) -> Callable[..., None]:
+        return lambda module, args: self._running.append((name, module))
+
+    def _leave(self, name: str) -> Callable[..., None]:
+        def leave(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+            self._running.pop()
+            given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+            if isinstance(module, nn.Conv2d) and given and isinstance(out, Tensor):
+                self.sizes.setdefault(name, []).append((_size(given[0]), _size(out)))
+
+        return leave
+
+
+def _size(x: Tensor) -> Size:
+    return x.shape[-2], x.shape[-1]
+
+
+def _shapes(out: Any) -> Iterator[Shape]:
+    """Shapes of all tensors in what a model gave: a tensor, or lists, tuples and mappings of them."""
+    if isinstance(out, Tensor):
+        yield tuple(out.shape)
+    elif isinstance(out, Mapping):
+        for value in out.values():
+            yield from _shapes(value)
+    elif isinstance(out, list | tuple):
+        for value in out:
+            yield from _shapes(value)

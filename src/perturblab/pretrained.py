@@ -1,0 +1,195 @@
+"""Trained nets in the layout of the hub: config.json, model.safetensors, and a card filled from the record."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, FiniteFloat, JsonValue, ValidationError
+from torch import nn
+
+from perturblab import checkpoint, records
+from perturblab.attacks import PixelModel
+from perturblab.card import model_card
+from perturblab.configured import net_options
+from perturblab.errors import UserError
+from perturblab.files import write_atomically
+from perturblab.layers.placement import COUNTER
+from perturblab.models import Task, build
+from perturblab.points import load_run_points
+from perturblab.progress import Show
+from perturblab.runs import trained_run
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class PretrainedConfig(BaseModel, frozen=True, extra="forbid"):
+    """What builds a net and feeds it.
+
+    Args:
+        model_type: always "perturblab".
+        version: of this layout.
+        net: a key of `perturblab.models.NETS`.
+        options: every option of that net.
+        classes: names in label order.
+        image_size: (C, H, W) of an image.
+        mean, std: per channel, for pixels in [0, 1]: the net takes (x - mean) / std.
+    """
+
+    model_type: Literal["perturblab"] = "perturblab"
+    version: Literal[1] = 1
+    net: str
+    options: dict[str, JsonValue]
+    classes: tuple[str, ...]
+    image_size: tuple[Positive, Positive, Positive]
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[FiniteFloat, ...]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A trained net, in eval mode, and what it needs to know."""
+
+    net: nn.Module
+    config: PretrainedConfig
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names in label order."""
+        return self.config.classes
+
+    @property
+    def in_pixels(self) -> PixelModel:
+        """The net from pixels (N, C, H, W) in [0, 1] to logits (N, classes), its normalisation inside."""
+        return PixelModel(self.net, self.config.mean, self.config.std)
+
+
+def save_pretrained(run: Path, folder: Path, *, show: Show | None = None, dataroot: str | None = None) -> Path:
+    """Save a finished run in the layout of the hub.
+
+    Args:
+        run: the run's folder.
+        folder: new or empty; it gets ``config.json``, ``model.safetensors`` and ``README.md``.
+        show: where progress goes; nowhere by default.
+        dataroot: where the data set is looked for first; the run's by default.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: no such run, one that is not finished, or a folder that is taken.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is never overwritten; choose another folder")
+    card = model_card(records.load(run / "record.json"), load_run_points(run))
+    trained, _ = trained_run(run, show or Show(quiet=True), {} if dataroot is None else {"dataroot": dataroot})
+    config = PretrainedConfig(
+        net=trained.config.net,
+        options=net_options(trained.config, lambda text: None),
+        classes=trained.images.classes,
+        image_size=trained.images.image_size,
+        mean=trained.preparation.mean,
+        std=trained.preparation.std,
+    )
+    # BatchOut is the identity in eval mode; its counters belong to the training.
+    state = {name: value for name, value in trained.model.state_dict().items() if not name.endswith(COUNTER)}
+    net = _built(config)
+    net.load_state_dict(state)
+    checkpoint.save_weights(folder / WEIGHTS, net)
+    write_atomically(folder / CONFIG, (config.model_dump_json(indent=1) + "\n").encode())
+    write_atomically(folder / CARD, card.encode())
+    return folder
+
+
+def _built(config: PretrainedConfig) -> nn.Module:
+    task = Task(len(config.classes), config.image_size[0], (config.image_size[1], config.image_size[2]))
+    options: dict[str, Any] = dict(config.options)
+    return build(config.net, task=task, **options).eval()
+
+
+def from_pretrained(source: str | Path, *, revision: str | None = None) -> Pretrained:
+    """Load a net that `save_pretrained` has saved, from a folder or from the hub; nothing of it is executed.
+
+    Args:
+        source: a folder, or ``user/name`` on the hub.
+        revision: branch, tag or commit on the hub.
+
+    Returns:
+        The net, in eval mode on the CPU, and its configuration.
+
+    Raises:
+        UserError: no such folder or repository, a broken file, weights of another net.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        files = [folder / CONFIG, folder / WEIGHTS]
+    else:
+        files = [_downloaded(str(source), name, revision) for name in (CONFIG, WEIGHTS)]
+    config = _config(files[0])
+    try:
+        net = _built(config)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{files[0]} describes no net of this version ({error}); save it again") from error
+    checkpoint.load_weights(files[1], net)
+    return Pretrained(net, config)
+
+
+def _config(path: Path) -> PretrainedConfig:
+    try:
+        return PretrainedConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path.parent} holds no {path.name}; give a folder that save_pretrained has made") from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise UserError(f"{path} is no configuration of a perturblab net ({reason}); save it again") from error
+
+
+def _downloaded(repo: str, name: str, revision: str | None) -> Path:
+    import huggingface_hub
+
+    what = f"{repo} is no folder here, and {name} of it on the hub is out of reach"
+    try:
+        return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
+    except Exception as error:  # a dozen kinds, of huggingface_hub and of its transport
+        raise UserError(f"{what}: {_said(error)}") from error
+
+
+def push_to_hub(folder: Path, repo: str, *, private: bool = False, token: str | None = None) -> str:
+    """Upload what `save_pretrained` has saved.
+
+    Args:
+        folder: with ``config.json``, ``model.safetensors`` and ``README.md``; nothing else is uploaded.
+        repo: ``user/name``; it is made where it is missing.
+        private: make it a private one.
+        token: that may write; by default the one that ``hf auth login`` has left.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        UserError: the folder is not complete, the hub refuses or cannot be reached.
+    """
+    import huggingface_hub
+
+    _config(folder / CONFIG)
+    if missing := [name for name in (WEIGHTS, CARD) if not (folder / name).is_file()]:
+        raise UserError(f"{folder} holds no {missing[0]}; give a folder that save_pretrained has made")
+    api = huggingface_hub.HfApi(token=token)
+    try:
+        repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
+        done = api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            allow_patterns=[CONFIG, WEIGHTS, CARD],
+            commit_message="Net and model card",
+        )
+    except Exception as error:  # a dozen kinds, of huggingface_hub and of its transport
+        raise UserError(f"{repo} cannot be pushed: {_said(error)}") from error
+    return str(done.commit_url)
+
+
+def _said(error: Exception) -> str:
+    """The first line of what huggingface_hub says, which goes on with advice of its own."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{lines[0].rstrip('.')} ({type(error).__name__})" if lines else type(error).__name__

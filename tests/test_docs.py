@@ -1,0 +1,152 @@
+"""The documents tell the truth: every Python block runs and prints what it says, commands parse, names are there."""
+
+import contextlib
+import importlib
+import inspect
+import re
+import shlex
+import typing
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+
+import perturblab
+import perturblab.layers
+import perturblab.models
+from perturblab import cli
+from perturblab.arguments import given, parsed
+from perturblab.config import TrainConfig, validated
+from snippets import blocks, commands, executed, promised
+
+ROOT = Path(__file__).parents[1]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+DOCUMENTS = [*DOCS, ROOT / "README.md"]
+API = (ROOT / "docs" / "api.md").read_text()
+ids = {"ids": lambda path: path.name}
+
+
+def test_there_are_documents() -> None:
+    assert {path.name for path in DOCS} >= {"api.md", "surgery.md", "formats.md"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, **ids)
+def test_every_python_block_runs_and_prints_what_it_says(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One after the other, with the names of those before; in a folder where the document's run is."""
+    monkeypatch.chdir(tmp_path)
+    text = path.read_text()
+    trained = [line for line in commands(text) if line.startswith("perturblab train") and line.endswith("--out RUN")]
+    if path.name == "formats.md":
+        assert len(trained) == 1
+        pytest.importorskip(
+            "tensorboard", reason="tensorboard is not installed (extra tb): the document's run needs it"
+        )
+        assert cli.main(shlex.split(trained[0])[1:]) == 0
+        capsys.readouterr()
+    found, names = blocks(text, "python"), dict[str, Any]()
+    assert found
+    for block in found:
+        printed = executed(block, names, path.name)
+        assert printed[: len(promised(block))] == promised(block)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, **ids)
+def test_every_command_parses(path: Path) -> None:
+    for line in commands(path.read_text()):
+        if line.startswith("perturblab "):
+            args = parsed(cli._parser(), shlex.split(line)[1:])
+            if args.command in ("train", "describe"):
+                validated(TrainConfig, given(args, TrainConfig))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, **ids)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+def test_a_comment_behind_or_below_a_print_is_a_promise() -> None:
+    block = "print(1)  # 1\nprint(2)\n# 2\n# 3\nx = 1  # no\n# no\nprint(4)\nprint(5)  # 5\n"
+    assert promised(block) == ["1", "2", "3", "5"]
+
+
+# --- the public interface --------------------------------------------------------------------------------------------
+
+
+def listed() -> dict[str, list[str]]:
+    """Public names by module, as docs/api.md lists them."""
+    public = API.split("## What is public")[1].split("## What may change")[0]
+    found: dict[str, list[str]] = {"perturblab.layers": []}
+    layers, elsewhere = public.split("### Elsewhere")
+    for row in re.findall(r"^\| (`[^|]+) \|", layers, re.MULTILINE):
+        found["perturblab.layers"] += re.findall(r"`(\w+)`", row)
+    for module, names in re.findall(r"^\| `([\w.]+)` \| (.+) \|$", elsewhere, re.MULTILINE):
+        found[module] = re.findall(r"`(\w+)`", names)
+    return found
+
+
+def deprecated() -> list[tuple[str, str, str]]:
+    """(old, new, version) of docs/api.md."""
+    return re.findall(r"^\| `([\w.]+)` \| `([\w.]+)` \| ([\d.]+) \|$", API, re.MULTILINE)
+
+
+PUBLIC = [(module, name) for module, names in listed().items() for name in names]
+
+
+def thing(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("package", [perturblab.layers, perturblab.models], ids=lambda package: package.__name__)
+def test_the_list_is_complete(package: Any) -> None:
+    old = {path.rpartition(".")[2] for path, _, _ in deprecated()}
+    assert sorted(listed()[package.__name__]) == sorted(set(package.__all__) - old)
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC)
+def test_what_is_public_is_documented_and_typed(module: str, name: str) -> None:
+    value = thing(f"{module}.{name}")
+    if isinstance(value, dict | tuple):
+        return
+    assert inspect.getdoc(value), f"{name} has no docstring"
+    for function in [value] if inspect.isfunction(value) else [value.__init__]:
+        if getattr(function, "__module__", "").startswith("perturblab"):
+            function = inspect.unwrap(function)
+            hints = typing.get_type_hints(
+                function, {**vars(importlib.import_module(function.__module__)), "pandas": pandas}
+            )
+            missing = set(inspect.signature(function).parameters) - set(hints) - {"self"}
+            assert not missing, f"{name} does not say what {missing} are"
+
+
+def test_functions_on_tensors_give_their_shapes() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.+) \| (.+) \|$", API.split("layers: functions")[1].split("###")[0], re.MULTILINE
+    )
+    assert len(rows) > 8
+    for name, takes, _ in rows:
+        if "(N" in takes:
+            assert "(N" in (inspect.getdoc(thing(f"perturblab.layers.{name}")) or ""), name
+
+
+def test_what_is_deprecated_warns_and_has_not_outstayed() -> None:
+    """The old name works, says so, names the new one, and is gone by the version that was told."""
+    now = [int(part) for part in perturblab.__version__.split(".")]
+    assert deprecated()
+    for old, new, version in deprecated():
+        note = thing(old).__deprecated__
+        assert new.rpartition(".")[2] in note
+        assert f"goes with version {version}" in note
+        assert callable(thing(new))
+        assert now < [int(part) for part in version.split(".")], f"{old} was to go with {version}"
+        with pytest.warns(DeprecationWarning, match=version), contextlib.suppress(TypeError):  # without its arguments
+            thing(old)()
+
+
+def test_every_deprecated_name_is_listed() -> None:
+    names = {name for name, value in vars(perturblab.layers).items() if hasattr(value, "__deprecated__")}
+    assert names == {old.rpartition(".")[2] for old, _, _ in deprecated()}

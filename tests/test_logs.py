@@ -1,0 +1,151 @@
+"""Logs for other tools: what they hold is what metrics.jsonl holds, also after an interruption."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perturblab import cli, execution, logs, records, runs
+from perturblab.config import TrainConfig
+from perturblab.errors import UserError
+from perturblab.progress import Show
+
+QUIET = Show(quiet=True)
+NO_TENSORBOARD = "tensorboard is not installed (extra tb): its event files are not read"
+SETTINGS: dict[str, Any] = {
+    **{"dataset_train": "digits", "net_type": "lenet", "nfilters": 3, "nthreads": 1},
+    **{"train_size": 60, "val_size": 20, "batch_size": 20, "nepochs": 3, "audit": True},
+}
+
+
+def config(*log: str) -> TrainConfig:
+    return TrainConfig(**SETTINGS, log=log)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard itself reads."""
+    pytest.importorskip("tensorboard", reason=NO_TENSORBOARD)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tb")).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def agree(folder: Path) -> None:
+    """Both logs against metrics.jsonl, every number."""
+    want, found = rows(folder), scalars(folder)
+    names = {name for row in want for name, value in row.items() if value is not None and name != "epoch"}
+    assert found.keys() == {logs.tag(name) for name in names}
+    for name in names:
+        points = [(row["epoch"], row[name]) for row in want if row.get(name) is not None]
+        assert [step for step, _ in found[logs.tag(name)]] == [step for step, _ in points]
+        assert [value for _, value in found[logs.tag(name)]] == pytest.approx([value for _, value in points], rel=1e-6)
+    written = list(csv.DictReader(io.StringIO((folder / "metrics.csv").read_text())))
+    assert [{name: float(v) for name, v in row.items() if v} for row in written] == [
+        {name: float(v) for name, v in row.items() if v is not None} for row in want
+    ]
+
+
+def test_both_logs_hold_every_number(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason=NO_TENSORBOARD)
+    record = execution.execute(runs.open_run(config("csv", "tb"), tmp_path / "run", QUIET), QUIET)
+    assert record is not None
+    agree(tmp_path / "run")
+    assert "log" not in record.config, "what is shown does not make another experiment"
+
+
+def test_logs_change_nothing_in_the_run(tmp_path: Path) -> None:
+    found = []
+    for log in ((), ("csv",)):
+        folder = tmp_path / f"run{len(log)}"
+        record = execution.execute(runs.open_run(config(*log), folder, QUIET), QUIET)
+        assert record is not None
+        found.append((record.counts, record.config, (folder / "weights.safetensors").read_bytes()))
+        assert (folder / "metrics.csv").exists() is bool(log)
+        assert not (folder / "tb").exists()
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 5])
+def test_a_resumed_run_goes_on_in_its_logs(after: int, tmp_path: Path) -> None:
+    """Stopped within an epoch, at its end, or in the next: what is measured twice counts once."""
+    pytest.importorskip("tensorboard", reason=NO_TENSORBOARD)
+    steps = iter(range(after))
+    stopped = execution.execute(
+        runs.open_run(config("csv", "tb"), tmp_path, QUIET), QUIET, lambda: next(steps, None) is None
+    )
+    assert stopped is None
+    assert execution.execute(runs.resume_run(tmp_path, {}, QUIET), QUIET) is not None
+    agree(tmp_path)
+
+
+def test_what_was_written_behind_the_last_checkpoint_is_written_again(tmp_path: Path) -> None:
+    """A process that is killed leaves more in its logs than in its checkpoint."""
+    pytest.importorskip("tensorboard", reason=NO_TENSORBOARD)
+    epochs = [{"epoch": epoch, "train_loss": float(epoch)} for epoch in range(4)]
+    with logs.opened(tmp_path, ("csv", "tb"), []) as add:
+        for row in epochs[:3]:
+            add(row)
+    with logs.opened(tmp_path, ("csv", "tb"), epochs[:1]) as add:
+        for row in epochs[1:]:
+            add({**row, "train_loss": row["train_loss"] + 10})
+    assert scalars(tmp_path) == {"train/loss": [(0, 0.0), (1, 11.0), (2, 12.0), (3, 13.0)]}
+    assert (tmp_path / "metrics.csv").read_text() == "epoch,train_loss\n0,0.0\n1,11.0\n2,12.0\n3,13.0\n"
+
+
+def test_rows_with_different_keys_keep_their_columns() -> None:
+    found = logs.csv_text([{"epoch": 0, "a": None}, {"epoch": 1, "b": 'x,"y"\n', "a": 2}])
+    assert list(csv.reader(io.StringIO(found))) == [["epoch", "a", "b"], ["0", "", ""], ["1", "2", 'x,"y"\n']]
+
+
+@pytest.mark.parametrize(
+    ("name", "want"),
+    [
+        ("train_loss", "train/loss"),
+        ("val_accuracy", "validation/accuracy"),
+        ("test_loss", "test/loss"),
+        ("lr", "run/lr"),
+        ("images_per_second", "run/images_per_second"),
+        ("exact", "test/exact"),
+        ("batch_mean_truncated", "test/batch_mean_truncated"),
+    ],
+)
+def test_tags_are_grouped(name: str, want: str) -> None:
+    assert logs.tag(name) == want
+
+
+def test_a_missing_tensorboard_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    line = f"train --dataset-train nowhere --net-type lenet --log csv,tb --out {tmp_path / 'run'}"
+    assert cli.main(line.split()) == 2
+    want = "perturblab: error: --log tb needs tensorboard, which is missing; say pip install 'perturblab[tb]'\n"
+    assert capsys.readouterr().err == want
+    assert not (tmp_path / "run").exists()
+    logs.check(["csv"])
+    with pytest.raises(UserError, match="--log tb needs tensorboard"), logs.opened(tmp_path, ["tb"], []):
+        pass
+
+
+def test_an_unknown_log_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--log", "csv,xml"]) == 2
+    err = capsys.readouterr().err
+    assert err == "perturblab: error: --log got 'xml': input should be 'csv' or 'tb'; see --help\n"
+
+
+def test_a_resumed_run_can_be_given_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "train --dataset-train digits --net-type lenet --nfilters 3 --train-size 40 --nepochs 1 --quiet --nthreads 1"
+    assert cli.main([*line.split(), "--out", str(tmp_path / "run")]) == 0
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+    assert cli.main(f"train --resume {tmp_path / 'run'} --nepochs 2 --log csv --quiet".split()) == 0
+    assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 3
+    assert records.load(tmp_path / "run" / "record.json").counts.last.epoch == 1
+    capsys.readouterr()

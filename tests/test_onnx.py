@@ -1,0 +1,265 @@
+"""Graphs of the nets for others: ONNX, torch.export and torch.compile answer as the nets do."""
+
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cases import NET_ROWS, Case
+from perturblab import cli, onnx_export
+from perturblab.errors import UserError
+from perturblab.extras import require
+from perturblab.layers import Masks, perturbify
+from perturblab.models import NETS
+from perturblab.progress import Show
+
+NO_ONNX = "onnx, onnxscript or onnxruntime is not installed (extra onnx): nothing is exported to it"
+REDRAWN = [case for case in NET_ROWS if case.random == "always"]
+STEADY = [case for case in NET_ROWS if case.random != "always"]
+SMALLEST = [case for case in STEADY if case.name in ("perturb_resnet18-mixed", "lenet", "lbcnet", "batchout_mnist")]
+ONE_A_NET = list({case.covers: case for case in reversed(STEADY)}.values())
+ids = {"ids": lambda case: case.name}
+
+
+def onnx() -> Any:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason=NO_ONNX)
+    return sys.modules["onnx"]
+
+
+# --- torch.export and torch.compile ----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def answers_as_the_net(case: Case) -> None:
+    net = case.new().eval()
+    batch = {0: torch.export.Dim("batch")}
+    program = torch.export.export(net, case.inputs(3), dynamic_shapes=(batch,))
+    assert "perturblab" not in str(program.graph), "it would need this package where it is loaded"
+    for count in (1, 3, 6):
+        torch.testing.assert_close(program.module()(*case.inputs(count)), net(*case.inputs(count)))
+
+
+@pytest.mark.parametrize("case", SMALLEST, **ids)
+def test_export_of_small_nets(case: Case) -> None:
+    answers_as_the_net(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in STEADY if case not in SMALLEST], **ids)
+def test_export_of_every_net(case: Case) -> None:
+    answers_as_the_net(case)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it traces
+@pytest.mark.parametrize("case", REDRAWN, **ids)
+def test_a_net_whose_forward_is_random_says_that_it_cannot_be_exported(case: Case) -> None:
+    assert any(isinstance(m, Masks) and m.noise.redraw == "always" for m in case.new().modules())
+    with pytest.raises(ValueError, match="masks that are redrawn at every forward pass cannot be exported"):
+        torch.export.export(case.new().eval(), case.inputs(3))
+
+
+def test_every_net_is_exported_or_says_why_not() -> None:
+    assert SMALLEST
+    assert REDRAWN
+    assert len(SMALLEST) == 4
+    assert len(STEADY) + len(REDRAWN) == len(NET_ROWS)
+    assert {case.covers for case in ONE_A_NET} == set(NETS)
+
+
+def compiled_as_the_net(case: Case, backend: str, *modes: bool, whole: bool = True) -> None:
+    """In these modes, with gradients; in one graph, so that nothing falls back to Python."""
+    torch.compiler.reset()
+    plain = case.new()
+    fast = copy.deepcopy(plain)
+    graph = torch.compile(fast, backend=backend, fullgraph=whole, dynamic=False)
+    (x,) = case.inputs(3)
+    for training in modes:
+        for net in (plain, fast):
+            net.train(training)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            want = plain(x)
+            torch.manual_seed(0)
+            got = graph(x)
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+    got.square().sum().backward()
+    want.square().sum().backward()
+    for one, two in zip(plain.parameters(), fast.parameters(), strict=True):
+        if one.grad is not None:
+            assert two.grad is not None
+            torch.testing.assert_close(two.grad, one.grad, rtol=1e-2, atol=1e-3 * float(one.grad.abs().max()) + 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it traces
+@pytest.mark.parametrize("case", [case for case in SMALLEST if case.name != "perturb_resnet18-mixed"], **ids)
+def test_small_nets_are_one_graph_to_a_compiler(case: Case) -> None:
+    compiled_as_the_net(case, "eager", False, True)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it traces
+@pytest.mark.parametrize("case", ONE_A_NET, **ids)
+def test_every_net_is_compiled(case: Case) -> None:
+    """In training; captured and run again without a code generator, which would take half an hour for all of them."""
+    compiled_as_the_net(case, "eager", True)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it traces
+@pytest.mark.parametrize("case", [case for case in NET_ROWS if "redrawn" in case.name], **ids)
+def test_nets_that_redraw_their_masks_are_compiled_in_several_graphs(case: Case) -> None:
+    compiled_as_the_net(case, "eager", True, whole=False)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it generates code
+@pytest.mark.parametrize("case", [case for case in SMALLEST if case.name in ("lenet", "batchout_mnist")], **ids)
+def test_generated_code_answers_as_the_net(case: Case) -> None:
+    with torch._inductor.config.patch(fallback_random=True):  # dropout draws as it does without a compiler
+        compiled_as_the_net(case, "inductor", True)
+
+
+# --- ONNX -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    line = "--dataset-train digits --net-type lenet --nfilters 4 --nmasks 2 --train-size 64 --batch-size 16 --nepochs 1"
+    assert cli.main(["train", *line.split(), "--nthreads", "1", "--quiet", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_a_run_as_one_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It holds everything, takes any batch, and what is printed is what someone else finds."""
+    library = onnx()
+    path = tmp_path / "net.onnx"
+    assert cli.main(["export", str(run), "--onnx", str(path), "--quiet"]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert "597 test images, 597 same answers" in told.out
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+    graph = library.load(path).graph
+    (pixels,), (logits,) = graph.input, graph.output
+    shapes = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (pixels, logits)]
+    assert (pixels.name, logits.name) == ("pixels", "logits")
+    assert shapes == [["batch", 1, 8, 8], ["batch", 10]]
+    net, x = onnx_export.trained_run(run, Show(quiet=True), {})[0].in_pixels, torch.rand(5, 1, 8, 8)
+    session = sys.modules["onnxruntime"].InferenceSession(str(path))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(session.run(None, {"pixels": x.numpy()})[0]), net(x))
+
+
+class Shifted(nn.Module):
+    """Answers a little beside another net."""
+
+    def __init__(self, net: nn.Module, by: float) -> None:
+        super().__init__()
+        self.net, self.by = net, by
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) + self.by * torch.arange(10)
+
+
+@pytest.mark.parametrize(("by", "holds"), [(0.0, True), (1e-3, False), (1.0, False)])
+def test_the_comparison_finds_what_differs(by: float, holds: bool) -> None:
+    onnx()
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    x = torch.rand(30, 1, 8, 8)
+    found = onnx_export.compared(net, onnx_export.onnx_bytes(Shifted(net, by), (1, 8, 8)), x)
+    assert found.images == 30
+    assert found.holds is holds
+    assert found.largest == pytest.approx(9 * by, abs=1e-5)
+    with torch.no_grad():
+        assert found.scale == pytest.approx(float(net(x).abs().max()))
+        want = (net(x) + by * torch.arange(10)).argmax(1) == net(x).argmax(1)
+    assert found.agreeing == int(want.sum())
+
+
+def test_every_image_is_compared_once() -> None:
+    for count in (1, 2, 8, 9, 72, 73, 200):
+        x = torch.arange(float(count)).view(count, 1, 1, 1)
+        parts = list(onnx_export._batches(x))
+        assert torch.equal(torch.cat(parts), x)
+        assert [len(part) for part in parts[:2]] == [min(1, count), min(7, count - 1)][: len(parts)]
+
+
+def test_a_wrong_file_is_a_failed_check_and_is_not_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx()
+    honest = onnx_export.onnx_bytes
+    monkeypatch.setattr(onnx_export, "onnx_bytes", lambda net, size: honest(Shifted(net, 0.01), size))
+    assert cli.main(["export", str(run), "--onnx", str(tmp_path / "net.onnx"), "--quiet"]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith(
+        "perturblab: failed check: the exported net differs from the run on 597 test images: by 0.09"
+    )
+    assert told.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_extra_is_one_line_with_the_pip_command(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cli.main(["export", str(run), "--onnx", str(tmp_path / "net.onnx")]) == 2
+    assert capsys.readouterr().err == (
+        "perturblab: error: export --onnx needs onnx, onnxscript, onnxruntime, which is missing; say pip install "
+        "'perturblab[onnx]'\n"
+    )
+
+
+def test_what_is_there_is_not_missed() -> None:
+    require("none", "json", "torch", what="nothing")
+    with pytest.raises(
+        UserError, match=r"^this needs no_such_package, which is missing; say pip install 'perturblab\[x"
+    ):
+        require("x", "json", "no_such_package", what="this")
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("{run}", "export got no format; say --onnx FILE or --pretrained DIR"),
+        ("{run} --push a/b", "export got no format"),
+        ("{run} --onnx x.onnx --push a/b", "--push uploads what --pretrained has made; give --pretrained DIR too"),
+        ("{run} --onnx {run}", "expected the name of a file, such as"),
+        ("{run}/nope --onnx {run}/x.onnx", "holds no checkpoint.pt"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(line: str, text: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if "--onnx" in line and "--push" not in line:
+        onnx()
+    assert cli.main(["export", *line.format(run=run).split()]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("perturblab: error: ")
+    assert text in err
+    assert err.count("\n") == 1
+
+
+def test_a_run_that_draws_masks_at_every_pass_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx()
+    line = "--dataset-train digits --net-type perturb_resnet18 --nfilters 2 --redraw-masks always --train-size 20"
+    folder = tmp_path / "run"
+    assert cli.main(["train", *f"{line} --batch-size 10 --nepochs 1 --quiet --out {folder}".split()]) == 0
+    assert cli.main(["export", str(folder), "--onnx", str(tmp_path / "net.onnx"), "--quiet"]) == 2
+    assert "draws new masks at every forward pass, which no graph can" in capsys.readouterr().err
+
+
+@torch.no_grad()
+def test_a_net_of_someone_else_after_surgery() -> None:
+    library = onnx()
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(96, 5)).eval()
+    perturbify(net, image_size=8, nmasks=2)
+    content = onnx_export.onnx_bytes(net, (3, 8, 8))
+    library.checker.check_model(library.load_from_string(content))
+    assert onnx_export.compared(net, content, torch.rand(20, 3, 8, 8)).holds

@@ -1,0 +1,262 @@
+"""The layout of the hub: what goes out comes back bit for bit, and the card says what the record says."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import safetensors.torch
+import torch
+
+import hub_server
+from hub_server import TOKEN, Hub
+from perturblab import cli, records
+from perturblab.card import model_card
+from perturblab.data import load as load_data
+from perturblab.errors import UserError
+from perturblab.points import load_points
+from perturblab.pretrained import from_pretrained, push_to_hub, save_pretrained
+from perturblab.progress import Show
+from perturblab.records import Record
+from perturblab.runs import trained_run
+
+ROOT = Path(__file__).parents[1]
+RUN = "--dataset-train digits --net-type perturb_resnet18 --nfilters 4 --nmasks 2 --level 0.3 --mix-maps --no-augment"
+SMALL = "--train-size 64 --batch-size 16 --nepochs 1 --nthreads 1 --quiet"
+
+
+def trained(folder: Path, line: str) -> Path:
+    assert cli.main(["train", *shlex.split(f"{line} {SMALL}"), "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("runs") / "run", RUN)
+
+
+@pytest.fixture(scope="module")
+def saved(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pretrained(run, tmp_path_factory.mktemp("saved") / "net")
+
+
+@torch.no_grad()
+def same_answers(run: Path, loaded: Any) -> None:
+    original, _ = trained_run(run, Show(quiet=True), {})
+    images = original.images.test.images[:64]
+    want = original.model(original.normalised(images))
+    pixels = images.float() / 255
+    # The run keeps its weights channels-last, which rounds otherwise; the very values are compared below.
+    torch.testing.assert_close(loaded.net(original.normalised(images)), want, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(loaded.in_pixels(pixels), want, rtol=1e-4, atol=1e-5)
+    assert loaded.classes == original.images.classes
+    assert not loaded.net.training
+    state = original.model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in loaded.net.state_dict().items())
+
+
+def test_what_is_saved_comes_back(run: Path, saved: Path) -> None:
+    assert {path.name for path in saved.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    loaded = from_pretrained(saved)
+    same_answers(run, loaded)
+    config = json.loads((saved / "config.json").read_text())
+    assert (config["model_type"], config["net"], config["image_size"]) == ("perturblab", "perturb_resnet18", [1, 8, 8])
+    assert config["options"]["nmasks"] == 2
+    weights = safetensors.torch.load_file(saved / "model.safetensors")
+    assert any(name.endswith("masks.stored") for name in weights), "masks are state, and travel with the weights"
+    assert all(torch.equal(value, loaded.net.state_dict()[name]) for name, value in weights.items())
+
+
+def test_a_run_with_batchout_leaves_its_counters_at_home(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", "--dataset-train digits --net-type lenet --nfilters 3 --defence batchout")
+    assert any("batchout" in name for name in safetensors.torch.load_file(run / "weights.safetensors"))
+    loaded = from_pretrained(save_pretrained(run, tmp_path / "net"))
+    assert not any("batchout" in name for name in loaded.net.state_dict())
+    same_answers(run, loaded)
+
+
+def test_it_is_a_model_card_to_the_hub_s_own_library(run: Path, saved: Path) -> None:
+    """The metadata are read by huggingface_hub, and carry the exact figure."""
+    record = records.load(run / "record.json")
+    card = huggingface_hub.ModelCard.load(saved / "README.md")
+    (result,) = card.data.eval_results
+    assert card.data.library_name == "perturblab"
+    assert (result.metric_type, result.metric_value) == ("accuracy", record.counts.last.accuracy)
+    assert result.dataset_name == "digits"
+    last = record.counts.last
+    assert f"**{last.accuracy:.2f} %** of the test images of digits ({last.correct} of {last.total}, " in card.text
+    assert "A single run: no interval over seeds." in card.text
+    assert "Not attacked: nothing is known about its robustness." in card.text
+    assert json.loads(card.text.split("```json\n")[1].split("```")[0]) == record.config
+
+
+def test_the_card_of_an_attacked_run_has_every_point_with_interval_and_flags() -> None:
+    folder = ROOT / "results" / "batchout" / "mnist-fgsm-half-seed1"
+    record, points = records.load(folder / "record.json"), load_points(folder / "attacks" / "pgd.json")
+    assert {bool(point.flags) for point in points} == {False, True}
+    card = model_card(record, points)
+    low, high = points[0].wilson
+    assert f"| pgd | linf 0 | {points[0].correct:,} of {points[0].total:,} " in card
+    assert f"| [{low:.2f}, {high:.2f}] |" in card
+    rows = [line for line in card.splitlines() if line.startswith("| pgd ")]
+    assert len(rows) == len(points)
+    for row, point in zip(rows, points, strict=True):
+        assert ("empirical upper bound, flags: " in row) == bool(point.flags)
+        assert all(flag.replace("_", r"\_") in row for flag in point.flags)
+    assert "never a guarantee" in card
+
+
+def test_the_card_of_an_audited_run_tells_the_published_metrics() -> None:
+    card = model_card(records.load(ROOT / "results" / "batchout" / "mnist-batchout-seed1" / "record.json"))
+    assert "selected on the test set, optimistic" in card
+    assert "The published codes would have reported 94.29 % (mean over batches), 93.87 % (truncated)" in card
+
+
+def test_no_name_breaks_the_card() -> None:
+    folder = ROOT / "results" / "batchout" / "mnist-batchout-seed1"
+    content = records.load(folder / "record.json").model_dump(mode="json")
+    content["data"]["test"] = 'a\n---\n# b: "c" | <img src=x> `d`'
+    card = model_card(Record.model_validate(content))
+    assert huggingface_hub.ModelCard(card).data.eval_results[0].dataset_name == 'a --- # b: "c" | <img src=x> `d`'
+    assert "\n# b:" not in card
+    assert r"\<img src=x\>" in card
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("config.json", None, "holds no config.json; give a folder that save_pretrained has made"),
+        ("config.json", "{", "is no configuration of a perturblab net"),
+        ("config.json", '{"net": "lenet"}', "is no configuration of a perturblab net \\(Field required\\)"),
+        ("config.json", {"net": "nope"}, "describes no net of this version \\(no net is called 'nope'"),
+        ("config.json", {"options": {"nope": 1}}, "describes no net of this version .*does not read nope"),
+        ("config.json", {"options": {"nfilters": 5}}, "holds the weights of another net"),
+        ("config.json", {"version": 2}, "is no configuration of a perturblab net \\(Input should be 1\\)"),
+        ("model.safetensors", None, "holds no model.safetensors"),
+        ("model.safetensors", "torn", "cannot be read as weights"),
+    ],
+)
+def test_what_is_broken_is_told_in_one_line(name: str, content: Any, text: str, saved: Path, tmp_path: Path) -> None:
+    for path in saved.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    if isinstance(content, dict):
+        content = json.dumps(json.loads((tmp_path / name).read_text()) | content)
+    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=text) as caught:
+        from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_overwritten_and_nothing_unfinished_is_saved(run: Path, saved: Path, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    with pytest.raises(UserError, match="exists and is never overwritten"):
+        save_pretrained(run, saved)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+    with pytest.raises(UserError, match="cannot be read"):
+        save_pretrained(tmp_path, tmp_path / "net")
+    assert not (tmp_path / "net").exists()
+
+
+def test_a_name_without_a_network_is_told_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"^someone/net is no folder here, and config.json of it on the hub is out of"):
+        from_pretrained("someone/net")
+
+
+# --- pushed to a stand-in of the hub, by a process of its own, as a user would --------------------------------------
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with hub_server.running() as hub:
+        yield hub
+
+
+def user(hub_url: str, home: Path, *argv: str, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    env |= {"HF_ENDPOINT": hub_url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": token}
+    env |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"}
+    return subprocess.run([sys.executable, *argv], env=env, check=False, capture_output=True, text=True, timeout=300)
+
+
+LOAD = """
+import sys, torch
+from perturblab.pretrained import from_pretrained
+for revision in (None, sys.argv[1]):
+    torch.save(from_pretrained("someone/net", revision=revision).net.state_dict(), sys.argv[2])
+"""
+
+
+def test_push_and_load_through_the_hub(hub: Hub, run: Path, saved: Path, tmp_path: Path) -> None:
+    line = f"-m perturblab export {run} --pretrained {tmp_path / 'net'} --push someone/net --private --quiet"
+    pushed = user(hub.url, tmp_path / "home", *shlex.split(line))
+    assert pushed.returncode == 0, pushed.stderr
+    commit = hub.commit("someone/net")
+    assert pushed.stdout.splitlines()[-1] == f"{hub.url}/someone/net/commit/{commit}"
+    assert hub.repos == {"someone/net": {path.name: path.read_bytes() for path in saved.iterdir()}}
+    assert list(hub.large.values()) == [(saved / "model.safetensors").read_bytes()]
+    assert hub.private == {"someone/net"}
+    assert hub.messages == ["Net and model card"]
+    loaded = user(hub.url, tmp_path / "other", "-c", LOAD, commit, str(tmp_path / "state"))
+    assert loaded.returncode == 0, loaded.stderr
+    state, want = torch.load(tmp_path / "state", weights_only=True), from_pretrained(saved).net.state_dict()
+    assert state.keys() == want.keys()
+    assert all(torch.equal(state[name], want[name]) for name in want)
+
+
+REFUSED = """
+import sys
+from pathlib import Path
+from perturblab.errors import UserError
+from perturblab.pretrained import from_pretrained, push_to_hub
+folder = Path(sys.argv[1])
+for call in (
+    lambda: push_to_hub(folder, "someone/net", token="wrong"),
+    lambda: push_to_hub(folder, "some one/net"),
+    lambda: from_pretrained("someone/other"),
+    lambda: from_pretrained("someone/net", revision="nope"),
+):
+    try:
+        call()
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_what_the_hub_refuses_is_told_in_one_line(hub: Hub, saved: Path, tmp_path: Path) -> None:
+    hub.repos["someone/net"] = {}
+    told = user(hub.url, tmp_path / "home", "-c", REFUSED, str(saved))
+    assert told.returncode == 0, told.stderr
+    token, name, missing, revision = told.stdout.splitlines()
+    assert token.startswith("someone/net cannot be pushed: ")
+    assert "401" in token
+    assert name.startswith("some one/net cannot be pushed: Repo id must ")
+    assert missing.startswith("someone/other is no folder here, and config.json of it on the hub is out of reach: ")
+    assert revision.startswith("someone/net is no folder here, and config.json of it on the hub is out of reach: ")
+    assert hub.repos == {"someone/net": {}}
+
+
+def test_a_hub_out_of_reach_is_told_in_one_line(run: Path, tmp_path: Path) -> None:
+    with hub_server.running() as gone:
+        url = gone.url
+    line = f"-m perturblab export {run} --pretrained {tmp_path / 'net'} --push someone/net --quiet"
+    refused = user(url, tmp_path / "home", *shlex.split(line))
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith("perturblab: error: someone/net cannot be pushed: ")
+    assert "Traceback" not in refused.stderr
+
+
+def test_only_a_complete_folder_is_pushed(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((saved / "config.json").read_bytes())
+    with pytest.raises(UserError, match="holds no model"):
+        push_to_hub(tmp_path, "someone/net")
+
+
+def test_the_data_are_those_of_the_run() -> None:
+    """The nets above were built for these images, else the comparison above would compare nothing."""
+    assert load_data("digits").image_size == (1, 8, 8)
