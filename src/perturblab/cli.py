@@ -15,10 +15,12 @@ from perturblab import __version__
 from perturblab.arguments import Parser, add_fields, given, integers, parsed
 from perturblab.cli_catalogue import add_commands
 from perturblab.config import AttackConfig, TrainConfig, validated
-from perturblab.errors import NonFiniteError, UserError
+from perturblab.errors import NonFiniteError, RankLostError, UserError
+from perturblab.machine import is_first, world_size
 
 if TYPE_CHECKING:
     from perturblab.progress import Show
+    from perturblab.ranks import Ranks
     from perturblab.records import Record
     from perturblab.runs import Run
 
@@ -126,37 +128,52 @@ def _description(described: dict[str, Any]) -> str:
 
 def _train(args: argparse.Namespace) -> int:
     config = validated(TrainConfig, given(args, TrainConfig))
-    if not config.resume:
-        folder = _new_folder(config)
+    folder = Path(config.resume) if config.resume else _new_folder(config) if is_first() else None
     import torch
 
-    from perturblab import execution, runs
+    from perturblab import ranks
     from perturblab.machine import keep_freed_memory
-    from perturblab.progress import Show
 
     keep_freed_memory()
     if config.nthreads:
         torch.set_num_threads(config.nthreads)
-    show = Show(quiet=config.quiet)
     if config.debug:
         _show_perturbations()
-    if config.resume:
-        folder = Path(config.resume)
-        run = runs.resume_run(folder, _changes(config, folder), show)
-    else:
-        run = runs.open_run(config, folder, show)
+    with ranks.joined(config.device) as us:
+        # Rank 0 names the folder: the name may hold the time, and the others would find it in use.
+        place = next(found for found in us.every(folder) if found is not None)
+        return _train_in(config, place, us)
+
+
+def _train_in(config: TrainConfig, folder: Path, ranks: "Ranks") -> int:
+    from perturblab import execution, runs
+    from perturblab.progress import Show
+
+    show = Show(quiet=config.quiet)
+    with ranks.agreed():
+        if config.resume:
+            run = runs.resume_run(folder, _changes(config, folder), show, ranks)
+        else:
+            run = runs.open_run(config, folder, show, ranks)
+    runs.check_ranks(run)
     _introduce(run, show)
-    with _interruptible() as stop:
-        record = execution.execute(run, show, stop)
+    resume = f"{_launcher(ranks.world)} train --resume {folder}"
+    try:
+        with _interruptible() as stop:
+            record = execution.execute(run, show, stop)
+    except RankLostError as error:
+        raise RankLostError(f"rank {ranks.rank}: {error}; go on from the last checkpoint with: {resume}") from error
     if record is None:
         state = run.state
-        show.warn(
-            f"stopped in epoch {state.epoch + 1} after step {state.step} of {run.steps}; "
-            f"go on with: perturblab train --resume {folder}"
-        )
+        show.warn(f"stopped in epoch {state.epoch + 1} after step {state.step} of {run.steps}; go on with: {resume}")
         return INTERRUPTED
-    print(_result(record, folder))
+    if ranks.first:
+        print(_result(record, folder))
     return DONE
+
+
+def _launcher(world: int) -> str:
+    return "perturblab" if world == 1 else f"torchrun --nproc-per-node {world} -m perturblab"
 
 
 def _new_folder(config: TrainConfig) -> Path:
@@ -210,7 +227,8 @@ def _introduce(run: "Run", show: "Show") -> None:
     trainable = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     show.say("data: {}, {:,} training, {:,} validation, {:,} test images".format(images.display, *map(len, splits)))
     show.say(f"classes in order: {', '.join(images.classes)}")
-    show.say(f"net: {run.config.net}, {trainable:,} trainable parameters, on {run.device}")
+    several = "" if run.ranks.alone else f", {run.ranks.world} ranks with batch norm statistics of their own"
+    show.say(f"net: {run.config.net}, {trainable:,} trainable parameters, on {run.device}{several}")
     show.say(f"run: {run.folder}")
 
 
@@ -256,10 +274,19 @@ def _evaluate(args: argparse.Namespace) -> int:
     batch = integers(args.batch_size, "--batch-size")[0] if args.batch_size is not None else None
     from perturblab.execution import evaluate_run
     from perturblab.progress import Show
+    from perturblab.ranks import joined
 
-    result = evaluate_run(
-        Path(args.folder), Show(quiet=args.json), audited=args.audit, batch_size=batch, dataroot=args.dataroot
-    )
+    with joined("auto") as ranks:
+        result = evaluate_run(
+            Path(args.folder),
+            Show(quiet=args.json),
+            audited=args.audit,
+            batch_size=batch,
+            dataroot=args.dataroot,
+            ranks=ranks,
+        )
+    if not ranks.first:
+        return DONE
     if args.json:
         _print_json(result)
     else:
@@ -359,8 +386,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except (UserError, NonFiniteError) as error:
-        print(f"perturblab: error: {' '.join(str(error).split())}", file=sys.stderr)
+        if is_first():  # the other ranks have met the same one
+            print(f"perturblab: error: {' '.join(str(error).split())}", file=sys.stderr)
         return MISTAKE
+    except RankLostError as error:
+        print(f"perturblab: stopped: {' '.join(str(error).split())}", file=sys.stderr)
+        return INTERRUPTED
     except KeyboardInterrupt:
         print("perturblab: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -378,6 +409,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     try:
         args = parsed(_parser(), argv)
+        if world_size() > 1 and args.command not in ("train", "evaluate"):
+            raise UserError(f"perturblab {args.command} is a single process; run it without torchrun")
         code: int = args.run(args)
         return code
     finally:

@@ -1,10 +1,20 @@
-"""Settings of the process that make training faster without changing a number."""
+"""This process: its place among others, and settings that make it faster without changing a number."""
 
 import ctypes
 import os
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def world_size() -> int:
+    """How many processes `torchrun` has started for this run; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """This process is the one that tells: the only one, or the first of those that `torchrun` has started."""
+    return world_size() == 1 or os.environ.get("RANK", "0") == "0"
 
 
 def keep_freed_memory() -> bool:

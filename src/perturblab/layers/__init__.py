@@ -1,7 +1,7 @@
 """Layers that perturb their features: pure function first, module second."""
 
 from perturblab.layers.activations import ACTIVATIONS, activation
-from perturblab.layers.batchout import BatchOut, Mixing, batch_step, batchout, equal_norm_noise
+from perturblab.layers.batchout import Across, BatchOut, Mixing, batch_step, batchout, equal_norm_noise
 from perturblab.layers.inference import inference_batchout
 from perturblab.layers.lbc import LocalBinaryConv2d, draw_anchors, local_binary_conv2d
 from perturblab.layers.magnitude import Magnitude, parse_magnitude
@@ -20,6 +20,7 @@ from perturblab.layers.placement import Placement, find_sites, place_batchout
 __all__ = [
     "ACTIVATIONS",
     "PARTNERS",
+    "Across",
     "BatchOut",
     "LocalBinaryConv2d",
     "Magnitude",
