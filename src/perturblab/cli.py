@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from perturblab.runs import Run
 
 DONE, BUG, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+_LET_THE_FIRST_TELL = 2.0  # seconds
 
 # What a second call for the same run may say anew.
 _MAY_CHANGE = {"nepochs", "dataroot", "nthreads", "device", "quiet", "debug"}
@@ -173,7 +176,8 @@ def _train_in(config: TrainConfig, folder: Path, ranks: "Ranks") -> int:
 
 
 def _launcher(world: int) -> str:
-    return "perturblab" if world == 1 else f"torchrun --nproc-per-node {world} -m perturblab"
+    here = os.environ.get("LOCAL_WORLD_SIZE", world)
+    return "perturblab" if world == 1 else f"torchrun --nproc-per-node {here} -m perturblab"
 
 
 def _new_folder(config: TrainConfig) -> Path:
@@ -386,8 +390,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except (UserError, NonFiniteError) as error:
-        if is_first():  # the other ranks have met the same one
+        if is_first():
             print(f"perturblab: error: {' '.join(str(error).split())}", file=sys.stderr)
+        else:  # it has met the same one, and torchrun ends it as soon as another rank has ended
+            time.sleep(_LET_THE_FIRST_TELL)
         return MISTAKE
     except RankLostError as error:
         print(f"perturblab: stopped: {' '.join(str(error).split())}", file=sys.stderr)

@@ -6,6 +6,7 @@ one process, rank r of W takes rows r, r + W, r + 2 W, ...: nothing is padded, a
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from perturblab.seeding import stream
 
 Value = TypeVar("Value")
 Mix = Callable[[Tensor], Tensor]
+# Gloo raises a plain RuntimeError when the other end is gone; what names no connection is another mistake.
+_GONE = re.compile("gloo/transport|connection|timed out|timeout", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -205,8 +208,9 @@ def joined(device: str) -> Iterator[Ranks]:
     if (world := int(os.environ.get("WORLD_SIZE", "1"))) == 1:
         yield ALONE
         return
+    backend = "cpu:gloo,cuda:nccl" if _takes_gpu(device) else "gloo"
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if _takes_gpu(device) else "gloo")
+        dist.init_process_group(backend)
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"WORLD_SIZE is {world} and the other ranks are not to be found ({str(error).splitlines()[0]}); start with "
@@ -236,5 +240,7 @@ def _takes_gpu(device: str) -> bool:
 def _lost() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # what each backend raises when the other end is gone
-        raise RankLostError(f"another rank has ended ({str(error).splitlines()[0]})") from error
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or _GONE.search(str(error)):
+            raise RankLostError("another rank has ended, or cannot be reached") from error
+        raise

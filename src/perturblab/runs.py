@@ -93,7 +93,8 @@ class Run:
 
     def _attacked(self, x: Tensor, y: Tensor, adversary: Adversary, generator: torch.Generator) -> Tensor:
         """The first rows of a batch replaced by adversarial images; the others keep their bits."""
-        model, count = self.in_pixels, self.ranks.count(int(adversary.share * self.ranks.total(len(x))))
+        model, generator = self.in_pixels, self.ranks.own(generator)
+        count = self.ranks.count(int(adversary.share * self.ranks.total(len(x))))
         if not count:
             return x
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):

@@ -211,7 +211,8 @@ def train(
         state: from `start`, or loaded; moved along in place and consistent after every step.
         prepare: from a batch of ``images`` and the augmentation's stream to what the model takes.
         during: from prepared images, labels and the augmentation's stream to what surrounds the forward pass and gives
-            its input: where a defence replaces images, or tells its layers the labels.
+            its input: where a defence replaces images, or tells its layers the labels. The stream stands alike on all
+            ranks, and must do so afterwards (`Ranks.own`).
         after_step: called after every step; False stops between two steps, and must do so on all ranks.
 
     Yields:
@@ -235,7 +236,7 @@ def train(
             y = ranks.share(labels[rows]).to(x.device)
             weight = len(y) / len(rows)
             lr = _set_learning_rate(state, recipe, steps)
-            with during(x, y, ranks.own(state.augmentation)) as x:
+            with during(x, y, state.augmentation) as x:
                 logits = _forward(model, x, state, recipe.precision)
             loss = cross_entropy(logits, y) * weight  # over all ranks, the mean loss of the batch
             right = (logits.argmax(1) == y).sum()
