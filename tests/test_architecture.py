@@ -61,7 +61,8 @@ ALLOWED: dict[str, set[str]] = {
     "arguments": set(),
     "presets": {"catalogue", "config"},
     "study": {"catalogue", "config", "presets", "progress", "records"},
-    "cli_catalogue": {"arguments", "catalogue", "presets", "progress", "records", "study"},
+    "study_ray": {"progress", "study"},
+    "cli_catalogue": {"arguments", "catalogue", "presets", "progress", "records", "study", "study_ray"},
     "cli": {
         "cli_catalogue",
         *("arguments", "attacked", "checkpoint", "config", "configured", "execution", "kernels", "machine", "models"),
@@ -77,6 +78,7 @@ NEVER_TORCH = {
     "groups",
     "presets",
     "study",
+    "study_ray",
     "cli_catalogue",
     "report",
     "figures",

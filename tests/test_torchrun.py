@@ -157,8 +157,8 @@ def test_another_number_of_ranks_is_allowed_and_said(tmp_path: Path) -> None:
     done = tell(1, f"train --resume {tmp_path / 'run'} --nepochs 2")
     assert done.returncode == 0
     assert said(done.stderr) == [
-        "warning: this run had 2 rank(s) and goes on with 1: with the same batches in the same order, but no longer bit "
-        "for bit, since batch norm and dropout see other rows"
+        "warning: this run had 2 rank(s) and goes on with 1: with the same batches in the same order, but no longer "
+        "bit for bit, since batch norm and dropout see other rows"
     ]
     assert records.load(tmp_path / "run/record.json").environment.ranks == 1
 

@@ -185,7 +185,8 @@ def _new_folder(config: TrainConfig) -> Path:
 
     stamp = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
     folder = Path(config.out or f"runs/{config.net}-seed{config.manual_seed}-{stamp}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    # What a kill has left half written is no run.
+    if folder.exists() and (not folder.is_dir() or any(path.suffix != ".part" for path in folder.iterdir())):
         raise UserError(
             f"--out {folder} exists and is never overwritten; choose another, or go on with --resume {folder}"
         )
