@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -126,6 +127,8 @@ def _warn_where_none_fits(nodes: Sequence[dict[str, Any]], need: Need, show: Sho
 def _run(job: Job, threads: int) -> Brought:
     """On the machine that Ray has chosen: as a study of one run, whose results are handed back instead of kept."""
     _wait_for(job.work)
+    # Ray's workers block it, the runs would inherit that, and a clean stop would not reach them.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     with TemporaryDirectory() as folder:
         folders = tuple(Path(folder, str(number)) for number in range(len(job.results)))
         failures = study.run_jobs([replace(job, results=folders)], processes=1, threads=threads, show=Show(quiet=True))
