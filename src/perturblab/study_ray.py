@@ -2,10 +2,11 @@
 
 import json
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -73,7 +74,9 @@ def connected(on: str, need: Need, at_once: int | None = None) -> Iterator[Calla
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"--on {on}: no cluster answers ({reason}); start one with ray start --head") from error
     try:
-        yield partial(run_jobs, need=need, at_once=at_once)
+        # Ray prints what its daemons log to stdout, which is the result's; what ends a run is told as its failure.
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            yield partial(run_jobs, need=need, at_once=at_once)
     finally:
         ray.shutdown()
 
@@ -96,7 +99,7 @@ def run_jobs(
     import ray
 
     begin = ray.remote(_run).options(num_cpus=need.cpus, num_gpus=need.gpus, max_retries=_TRIES_AGAIN)
-    _warn_where_none_fits(ray.nodes(), need, show)
+    machines = _machines(need, show)
     waiting, failures, done = list(jobs), list[Failure](), 0
     running: dict[Any, Job] = {}
     with show.bar(sum(job.nepochs for job in jobs)):
@@ -108,6 +111,9 @@ def run_jobs(
                 for run in ray.wait(list(running), timeout=_LOOK_EVERY)[0]:
                     done += running[run].nepochs
                     failures += _home(running.pop(run), run, show)
+                before, machines = machines, {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+                if before - machines:
+                    show.warn("warning: the cluster has lost a machine; its runs begin again on another")
                 show.move(done, f"{len(waiting)} waiting, {len(running)} with the cluster")
                 if stop():
                     break
@@ -116,12 +122,15 @@ def run_jobs(
     return failures
 
 
-def _warn_where_none_fits(nodes: Sequence[dict[str, Any]], need: Need, show: Show) -> None:
-    there = [node["Resources"] for node in nodes if node["Alive"]]
-    if not any(of.get("CPU", 0) >= need.cpus and of.get("GPU", 0) >= need.gpus for of in there):
-        show.warn(
-            f"warning: no machine of the cluster has {need.cpus} CPUs and {need.gpus:g} GPUs; the runs wait for one"
-        )
+def _machines(need: Need, show: Show) -> set[str]:
+    """The machines of the cluster; that none of them suffices is told, since one may still join."""
+    import ray
+
+    nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    if not any(has.get("CPU", 0) >= need.cpus and has.get("GPU", 0) >= need.gpus for has in nodes.values()):
+        what = f"{need.cpus} cores and {need.gpus:g} GPUs"
+        show.warn(f"warning: no machine of the cluster has {what}; the runs wait for one")
+    return set(nodes)
 
 
 def _run(job: Job, threads: int) -> Brought:
