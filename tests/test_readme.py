@@ -18,15 +18,22 @@ README = (ROOT / "README.md").read_text()
 CONTROL = "perturb_resnet18, 16 filters, 1x1 only"
 
 
-def blocks(kind: str) -> list[str]:
+def blocks(kind: str, text: str = README) -> list[str]:
     """The fenced blocks of one kind."""
-    every = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    every = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     return [text for of, text in every if of == kind]
 
 
-def commands() -> list[str]:
-    lines = [line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+def commands(text: str = README) -> list[str]:
+    lines = [line.split("#")[0].strip() for block in blocks("sh", text) for line in block.splitlines()]
     return [line for line in lines if line]
+
+
+def calls() -> list[str]:
+    """What is said to `perturblab`, in the README and the documents, also through `torchrun`."""
+    texts = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
+    found = [re.split(r"^perturblab |^torchrun .*-m perturblab ", line) for text in texts for line in commands(text)]
+    return [parts[1].split(" > ")[0] for parts in found if len(parts) == 2]
 
 
 def test_example_runs_and_prints_what_its_comments_say() -> None:
@@ -46,9 +53,9 @@ def test_table_is_made_from_the_committed_records() -> None:
     assert report.update_between_markers(README, table) == README
 
 
-@pytest.mark.parametrize("line", [line for line in commands() if line.startswith("perturblab ")])
+@pytest.mark.parametrize("line", calls())
 def test_commands_parse(line: str) -> None:
-    args = parsed(cli._parser(), shlex.split(line)[1:])
+    args = parsed(cli._parser(), shlex.split(line))
     if args.command in ("train", "describe"):
         validated(TrainConfig, given(args, TrainConfig))
 
