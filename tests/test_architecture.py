@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": set(),
     "schedules": set(),
     "evaluate": set(),
-    "ranks": set(),
+    "ranks": {"machine"},
     "train": {"ranks", "schedules"},
     "checkpoint": set(),
     "records": set(),
@@ -51,7 +51,18 @@ ALLOWED: dict[str, set[str]] = {
     "machine": set(),
     "progress": {"machine"},
     "runs": {
-        *("attacks", "checkpoint", "config", "configured", "data", "defences", "evaluate", "layers", "models"),
+        *(
+            "attacks",
+            "checkpoint",
+            "config",
+            "configured",
+            "data",
+            "defences",
+            "evaluate",
+            "layers",
+            "machine",
+            "models",
+        ),
         *("progress", "ranks", "train"),
     },
     "execution": {

@@ -17,7 +17,7 @@ from perturblab.arguments import Parser, add_fields, given, integers, parsed
 from perturblab.cli_catalogue import add_commands
 from perturblab.config import AttackConfig, TrainConfig, validated
 from perturblab.errors import NonFiniteError, RankLostError, UserError
-from perturblab.machine import is_first, world_size
+from perturblab.machine import is_first, launcher, world_size
 
 if TYPE_CHECKING:
     from perturblab.progress import Show
@@ -136,13 +136,15 @@ def _train(args: argparse.Namespace) -> int:
 
     from perturblab import ranks
     from perturblab.machine import keep_freed_memory
+    from perturblab.runs import own_device
 
     keep_freed_memory()
     if config.nthreads:
         torch.set_num_threads(config.nthreads)
     if config.debug:
         _show_perturbations()
-    with ranks.joined(config.device) as us:
+    own = config.resume is not None and "device" not in config.model_fields_set
+    with ranks.joined(own_device(folder) if own and folder else config.device) as us:
         # Rank 0 names the folder: the name may hold the time, and the others would find it in use.
         place = next(found for found in us.every(folder) if found is not None)
         return _train_in(config, place, us)
@@ -160,7 +162,7 @@ def _train_in(config: TrainConfig, folder: Path, ranks: "Ranks") -> int:
             run = runs.open_run(config, folder, show, ranks)
     runs.check_ranks(run)
     _introduce(run, show)
-    resume = f"{_launcher(ranks.world)} train --resume {folder}"
+    resume = f"{launcher()} train --resume {folder}"
     try:
         with _interruptible() as stop:
             record = execution.execute(run, show, stop)
@@ -173,11 +175,6 @@ def _train_in(config: TrainConfig, folder: Path, ranks: "Ranks") -> int:
     if ranks.first:
         print(_result(record, folder))
     return DONE
-
-
-def _launcher(world: int) -> str:
-    here = os.environ.get("LOCAL_WORLD_SIZE", world)
-    return "perturblab" if world == 1 else f"torchrun --nproc-per-node {here} -m perturblab"
 
 
 def _new_folder(config: TrainConfig) -> Path:
@@ -280,8 +277,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     from perturblab.execution import evaluate_run
     from perturblab.progress import Show
     from perturblab.ranks import joined
+    from perturblab.runs import own_device
 
-    with joined("auto") as ranks:
+    with joined(own_device(Path(args.folder))) as ranks:
         result = evaluate_run(
             Path(args.folder),
             Show(quiet=args.json),

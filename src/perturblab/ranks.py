@@ -18,6 +18,7 @@ from torch import distributed as dist
 from torch.nn.modules.batchnorm import _NormBase
 
 from perturblab.errors import NonFiniteError, RankLostError, UserError
+from perturblab.machine import world_size
 from perturblab.seeding import stream
 
 Value = TypeVar("Value")
@@ -205,7 +206,7 @@ def joined(device: str) -> Iterator[Ranks]:
     Raises:
         UserError: no GPU of its own, or the others cannot be found.
     """
-    if (world := int(os.environ.get("WORLD_SIZE", "1"))) == 1:
+    if (world := world_size()) == 1:
         yield ALONE
         return
     backend = "cpu:gloo,cuda:nccl" if _takes_gpu(device) else "gloo"

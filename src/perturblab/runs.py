@@ -27,6 +27,7 @@ from perturblab.configured import (
 from perturblab.defences import Adversary, adversarial_images, labelled
 from perturblab.errors import UserError
 from perturblab.layers import Mixing, place_batchout
+from perturblab.machine import world_size
 from perturblab.models import Task
 from perturblab.progress import Show
 from perturblab.ranks import ALONE, Ranks
@@ -263,10 +264,20 @@ def saved_config(folder: Path, saved: dict[str, Any] | None = None) -> TrainConf
         UserError: no such run, or not one of this version.
     """
     path = folder / CHECKPOINT
+    content = saved or checkpoint.load_checkpoint(path)
     try:
-        return validated(TrainConfig, (saved or checkpoint.load_checkpoint(path))["config"])
+        return validated(TrainConfig, content["config"])
     except UserError as error:
         raise UserError(f"{path} holds another version's configuration ({error}); restore the file") from error
+
+
+def own_device(folder: Path) -> str:
+    """The device that a run was started with, for several ranks, which must know it first; "auto" with one process.
+
+    Raises:
+        UserError: no such run.
+    """
+    return "auto" if world_size() == 1 else saved_config(folder).device
 
 
 def _changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
