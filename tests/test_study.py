@@ -297,7 +297,7 @@ def test_an_array_of_jobs(tmp_path: Path) -> None:
     flags = f"K4 H5 --preset quick --seeds 1 --results {tmp_path}/results --work {tmp_path}/runs --print-commands"
     run = [sys.executable, "-m", "perturblab", "run", *shlex.split(flags)]
     (tmp_path / "commands.txt").write_bytes(subprocess.run(run, check=True, capture_output=True).stdout)
-    task = f"""eval "$(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {tmp_path}/commands.txt)\""""
+    task = f"""eval "exec $(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {tmp_path}/commands.txt)\""""
     assert task.replace(f"{tmp_path}/", "") in (Path(__file__).parents[1] / "docs/scaling.md").read_text()
     tasks = [
         subprocess.Popen(["sh", "-c", task], cwd="/", env={**os.environ, "SLURM_ARRAY_TASK_ID": str(number)})

@@ -220,20 +220,6 @@ def test_what_fails_on_a_machine_is_told_and_written_down(cluster: Cluster, tmp_
     assert "runs" in written["reason"]
 
 
-@pytest.mark.slow
-def test_no_cluster_is_told_in_one_line(tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    environment = {
-        **os.environ,
-        "RAY_ADDRESS": f"127.0.0.1:{free_port()}",
-        "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
-    }
-    command = shlex.split(f"{sys.executable} -m perturblab run K4 --seeds 1 --on ray --quiet --results {tmp_path}")
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1].startswith("perturblab: error: --on ray: no cluster answers (")
-
-
 # --- without one ----------------------------------------------------------------------------------------------------
 
 
@@ -304,7 +290,22 @@ def test_mistakes_are_told_in_one_line(
     assert wrong in err
 
 
+@pytest.mark.parametrize("on", ["ray", "ray://"])
+def test_no_cluster_is_told_in_one_line(
+    on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    where = on if on == "ray" else on + address
+    code = cli.main(shlex.split(f"run K4 --quiet --results {tmp_path}/results --on {where}"))
+    out, err = capsys.readouterr()
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"perturblab: error: --on {where}: no cluster answers (")
+    assert address in err
+
+
 def test_ray_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"needs Ray, which is not installed; pip install 'perturblab\[ray\]'"):
         study_ray.connected("ray", study_ray.Need()).__enter__()

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -22,6 +23,7 @@ from perturblab.study import FAILED, Failure, Job
 _LOOK_EVERY = 0.5  # seconds between two looks at the runs
 _TRIES_AGAIN = 5  # times that a run is begun anew because its machine was lost
 _BUSY = 600.0  # seconds that a run may wait for what is left of its last attempt
+_ANSWER = 10.0  # seconds
 _STOPPING = 120.0  # seconds that runs have for a clean stop
 _CODE = 1  # of a run that ended without a code
 
@@ -64,6 +66,7 @@ def connected(on: str, need: Need, at_once: int | None = None) -> Iterator[Calla
     """
     if on != "ray" and not on.startswith("ray://"):
         raise UserError(f"--on got {on!r}; expected ray, or ray://HOST:PORT")
+    _knock(on)
     try:
         import ray
     except ImportError as error:
@@ -71,14 +74,31 @@ def connected(on: str, need: Need, at_once: int | None = None) -> Iterator[Calla
     try:
         ray.init("auto" if on == "ray" else on, logging_level=logging.ERROR, log_to_driver=False)
     except (OSError, RuntimeError, ValueError, ImportError) as error:  # what Ray raises where there is none
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--on {on}: no cluster answers ({reason}); start one with ray start --head") from error
+        raise _no_cluster(on, str(error).strip().splitlines()[0]) from error
     try:
         # Ray prints what its daemons log to stdout, which is the result's; what ends a run is told as its failure.
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             yield partial(run_jobs, need=need, at_once=at_once)
     finally:
         ray.shutdown()
+
+
+def _knock(on: str) -> None:
+    """Ray itself would try for minutes."""
+    address = os.environ.get("RAY_ADDRESS", "") if on == "ray" else on
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(on, f"{address}: {error}") from error
+
+
+def _no_cluster(on: str, reason: str) -> UserError:
+    return UserError(
+        f"--on {on}: no cluster answers ({reason}); start one with ray start --head, or correct the address"
+    )
 
 
 def run_jobs(
