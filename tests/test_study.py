@@ -1,5 +1,6 @@
 """Studies: what is missing is run, once; a stop, a crash and a second study lose nothing."""
 
+import itertools
 import json
 import os
 import shlex
@@ -292,16 +293,22 @@ def test_calls_for_one_seed_keep_each_other_out_of_their_own_run_only(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives a process its cores")
 def test_an_array_of_jobs(tmp_path: Path) -> None:
-    """As in docs/scaling.md, the tasks at once, without Slurm: it sets a variable and runs the line."""
+    """As in docs/scaling.md, the tasks at once, without Slurm: it gives a core and a number, and runs the line."""
     flags = f"K4 H5 --preset quick --seeds 1 --results {tmp_path}/results --work {tmp_path}/runs --print-commands"
     run = [sys.executable, "-m", "perturblab", "run", *shlex.split(flags)]
     (tmp_path / "commands.txt").write_bytes(subprocess.run(run, check=True, capture_output=True).stdout)
     task = f"""eval "exec $(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {tmp_path}/commands.txt)\""""
     assert task.replace(f"{tmp_path}/", "") in (Path(__file__).parents[1] / "docs/scaling.md").read_text()
     tasks = [
-        subprocess.Popen(["sh", "-c", task], cwd="/", env={**os.environ, "SLURM_ARRAY_TASK_ID": str(number)})
-        for number in (1, 2)
+        subprocess.Popen(
+            ["sh", "-c", task],
+            cwd="/",
+            env={**os.environ, "SLURM_ARRAY_TASK_ID": str(number)},
+            preexec_fn=lambda core=core: os.sched_setaffinity(0, {core}),
+        )
+        for number, core in zip((1, 2), itertools.cycle(os.sched_getaffinity(0)), strict=False)
     ]
     assert [process.wait() for process in tasks] == [0, 0]
     for name in ("K4", "H5"):
