@@ -18,6 +18,13 @@ README = (ROOT / "README.md").read_text()
 CONTROL = "perturb_resnet18, 16 filters, 1x1 only"
 
 
+def calls() -> list[str]:
+    """What is said to `perturblab`, in the README and the documents, also through `torchrun`."""
+    texts = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
+    found = [re.split(r"^perturblab |^torchrun .*-m perturblab ", line) for text in texts for line in commands(text)]
+    return [parts[1].split(" > ")[0] for parts in found if len(parts) == 2]
+
+
 def test_example_runs_and_prints_what_its_comments_say() -> None:
     (example,) = blocks(README, "python")
     assert len([line for line in example.splitlines() if line.strip()]) <= 12
@@ -32,9 +39,9 @@ def test_table_is_made_from_the_committed_records() -> None:
     assert tables.update_between_markers(README, table) == README
 
 
-@pytest.mark.parametrize("line", [line for line in commands(README) if line.startswith("perturblab ")])
+@pytest.mark.parametrize("line", calls())
 def test_commands_parse(line: str) -> None:
-    args = parsed(cli._parser(), shlex.split(line)[1:])
+    args = parsed(cli._parser(), shlex.split(line))
     if args.command in ("train", "describe"):
         validated(TrainConfig, given(args, TrainConfig))
 

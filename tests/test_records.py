@@ -45,6 +45,7 @@ FULL = {
         "compile": "off",
         "device": "cpu",
         "code": "0123456789ab",
+        "ranks": 2,
     },
     "data": {
         "train": "CIFAR-10 (JPEG copy)",

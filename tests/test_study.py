@@ -1,5 +1,6 @@
 """Studies: what is missing is run, once; a stop, a crash and a second study lose nothing."""
 
+import itertools
 import json
 import os
 import shlex
@@ -248,6 +249,74 @@ def test_list_show_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     assert tell(line, capsys)[1] == "nothing is missing\n"
     measured = json.loads(tell(f"show K4 --json {results}", capsys)[1])["measured"]
     assert [(m["setup"], m["preset"], m["seed"], m["total"]) for m in measured] == [("K4", "quick", 1, 597)]
+
+
+# --- one command a run, for an array of jobs ------------------------------------------------------------------------
+
+
+def test_every_printed_command_does_one_run_from_anywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin = replace(SETUPS["K4"], id="K4-twin")
+    monkeypatch.setitem(presets.PRESETS, "quick", replace(TINY, name="quick", setups=("K4", "H5", "K4-twin")))
+    monkeypatch.setitem(SETUPS, "K4-twin", twin)
+    (tmp_path / "at work").mkdir()
+    monkeypatch.chdir(tmp_path / "at work")
+    line = "run --seeds 2 --results '../the results' --work ../runs --print-commands"
+    lines = tell(line, capsys)[1].splitlines()
+    assert len(lines) == 4
+    monkeypatch.chdir("/")
+    done = set[Path]()
+    for command in lines:
+        program, *words = shlex.split(command)
+        assert (program, words[:3]) == (sys.executable, ["-m", "perturblab", "run"])
+        assert cli.main(words[2:]) == 0
+        new = set((tmp_path / "the results").rglob("record.json")) - done
+        assert len(new) == (2 if "K4-twin" in words else 1), "of this run, and no other"
+        done |= new
+    monkeypatch.chdir(tmp_path / "at work")
+    capsys.readouterr()
+    assert tell(line, capsys)[1] == "nothing is missing\n"
+    record = next(path for path in done if path.parts[-3:-1] == ("K4", "seed-2"))
+    record.unlink()
+    assert tell(line, capsys)[1].splitlines() == [lines[2]], "only what is missing"
+
+
+def test_calls_for_one_seed_keep_each_other_out_of_their_own_run_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(presets.PRESETS, "quick", replace(TINY, name="quick"))
+    line = f"run K4 --jobs 1 --quiet --results {tmp_path}/results --work {tmp_path}/runs --seed"
+    with locked(tmp_path / "results/quick/K4/seed-1", "busy"):
+        code, _, err = tell(f"{line} 1", capsys)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "another study is at work in" in err
+        assert tell(f"{line} 2", capsys)[0] == 0
+    assert not (tmp_path / "results/quick/K4/seed-1/record.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives a process its cores")
+def test_an_array_of_jobs(tmp_path: Path) -> None:
+    """As in docs/scaling.md, the tasks at once, without Slurm: it gives a core and a number, and runs the line."""
+    flags = f"K4 H5 --preset quick --seeds 1 --results {tmp_path}/results --work {tmp_path}/runs --print-commands"
+    run = [sys.executable, "-m", "perturblab", "run", *shlex.split(flags)]
+    (tmp_path / "commands.txt").write_bytes(subprocess.run(run, check=True, capture_output=True).stdout)
+    task = f"""eval "exec $(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {tmp_path}/commands.txt)\""""
+    assert task.replace(f"{tmp_path}/", "") in (Path(__file__).parents[1] / "docs/scaling.md").read_text()
+    tasks = [
+        subprocess.Popen(
+            ["sh", "-c", task],
+            cwd="/",
+            env={**os.environ, "SLURM_ARRAY_TASK_ID": str(number)},
+            preexec_fn=lambda core=core: os.sched_setaffinity(0, {core}),
+        )
+        for number, core in zip((1, 2), itertools.cycle(os.sched_getaffinity(0)), strict=False)
+    ]
+    assert [process.wait() for process in tasks] == [0, 0]
+    for name in ("K4", "H5"):
+        record = records.load(tmp_path / f"results/quick/{name}/seed-1/record.json")
+        assert record.study == records.Study(setup=name, preset="quick")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +15,18 @@ from typing import TYPE_CHECKING, Any
 from perturblab import __version__, cli_catalogue, cli_export, cli_report
 from perturblab.arguments import Parser, add_fields, given, integers, parsed
 from perturblab.config import AttackConfig, TrainConfig, validated
-from perturblab.errors import NonFiniteError, UserError
+from perturblab.errors import NonFiniteError, RankLostError, UserError
+from perturblab.machine import is_first, launcher, world_size
 
 if TYPE_CHECKING:
     from perturblab.progress import Show
+    from perturblab.ranks import Ranks
     from perturblab.records import Record
     from perturblab.runs import Run
 
 DONE, BUG, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+_LET_THE_FIRST_TELL = 2.0  # seconds
 
 # What a second call for the same run may say anew.
 _MAY_CHANGE = {"nepochs", "dataroot", "nthreads", "device", "quiet", "debug", "log"}
@@ -121,37 +126,50 @@ def _description(described: dict[str, Any]) -> str:
 
 def _train(args: argparse.Namespace) -> int:
     config = validated(TrainConfig, given(args, TrainConfig))
-    if not config.resume:
-        folder = _new_folder(config)
+    folder = Path(config.resume) if config.resume else _new_folder(config) if is_first() else None
     import torch
 
-    from perturblab import execution, logs, runs
+    from perturblab import logs, ranks
     from perturblab.machine import keep_freed_memory
-    from perturblab.progress import Show
+    from perturblab.runs import own_device
 
     logs.check(config.log or ())
     keep_freed_memory()
     if config.nthreads:
         torch.set_num_threads(config.nthreads)
-    show = Show(quiet=config.quiet)
     if config.debug:
         _show_perturbations()
-    if config.resume:
-        folder = Path(config.resume)
-        run = runs.resume_run(folder, _changes(config, folder), show)
-    else:
-        run = runs.open_run(config, folder, show)
+    own = config.resume is not None and "device" not in config.model_fields_set
+    with ranks.joined(own_device(folder) if own and folder else config.device) as us:
+        # Rank 0 names the folder: the name may hold the time, and the others would find it in use.
+        place = next(found for found in us.every(folder) if found is not None)
+        return _train_in(config, place, us)
+
+
+def _train_in(config: TrainConfig, folder: Path, ranks: "Ranks") -> int:
+    from perturblab import execution, runs
+    from perturblab.progress import Show
+
+    show = Show(quiet=config.quiet)
+    with ranks.agreed():
+        if config.resume:
+            run = runs.resume_run(folder, _changes(config, folder), show, ranks)
+        else:
+            run = runs.open_run(config, folder, show, ranks)
+    runs.check_ranks(run)
     _introduce(run, show)
-    with _interruptible() as stop:
-        record = execution.execute(run, show, stop)
+    resume = f"{launcher()} train --resume {folder}"
+    try:
+        with _interruptible() as stop:
+            record = execution.execute(run, show, stop)
+    except RankLostError as error:
+        raise RankLostError(f"rank {ranks.rank}: {error}; go on from the last checkpoint with: {resume}") from error
     if record is None:
         state = run.state
-        show.warn(
-            f"stopped in epoch {state.epoch + 1} after step {state.step} of {run.steps}; "
-            f"go on with: perturblab train --resume {folder}"
-        )
+        show.warn(f"stopped in epoch {state.epoch + 1} after step {state.step} of {run.steps}; go on with: {resume}")
         return INTERRUPTED
-    print(_result(record, folder))
+    if ranks.first:
+        print(_result(record, folder))
     return DONE
 
 
@@ -160,7 +178,8 @@ def _new_folder(config: TrainConfig) -> Path:
 
     stamp = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
     folder = Path(config.out or f"runs/{config.net}-seed{config.manual_seed}-{stamp}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    # What a kill has left half written is no run.
+    if folder.exists() and (not folder.is_dir() or any(path.suffix != ".part" for path in folder.iterdir())):
         raise UserError(
             f"--out {folder} exists and is never overwritten; choose another, or go on with --resume {folder}"
         )
@@ -206,7 +225,8 @@ def _introduce(run: "Run", show: "Show") -> None:
     trainable = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     show.say("data: {}, {:,} training, {:,} validation, {:,} test images".format(images.display, *map(len, splits)))
     show.say(f"classes in order: {', '.join(images.classes)}")
-    show.say(f"net: {run.config.net}, {trainable:,} trainable parameters, on {run.device}")
+    several = "" if run.ranks.alone else f", {run.ranks.world} ranks with batch norm statistics of their own"
+    show.say(f"net: {run.config.net}, {trainable:,} trainable parameters, on {run.device}{several}")
     show.say(f"run: {run.folder}")
 
 
@@ -252,10 +272,20 @@ def _evaluate(args: argparse.Namespace) -> int:
     batch = integers(args.batch_size, "--batch-size")[0] if args.batch_size is not None else None
     from perturblab.execution import evaluate_run
     from perturblab.progress import Show
+    from perturblab.ranks import joined
+    from perturblab.runs import own_device
 
-    result = evaluate_run(
-        Path(args.folder), Show(quiet=args.json), audited=args.audit, batch_size=batch, dataroot=args.dataroot
-    )
+    with joined(own_device(Path(args.folder))) as ranks:
+        result = evaluate_run(
+            Path(args.folder),
+            Show(quiet=args.json),
+            audited=args.audit,
+            batch_size=batch,
+            dataroot=args.dataroot,
+            ranks=ranks,
+        )
+    if not ranks.first:
+        return DONE
     if args.json:
         _print_json(result)
     else:
@@ -313,8 +343,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except (UserError, NonFiniteError) as error:
-        print(f"perturblab: error: {' '.join(str(error).split())}", file=sys.stderr)
+        if is_first():
+            print(f"perturblab: error: {' '.join(str(error).split())}", file=sys.stderr)
+        else:  # it has met the same one, and torchrun ends it as soon as another rank has ended
+            time.sleep(_LET_THE_FIRST_TELL)
         return MISTAKE
+    except RankLostError as error:
+        print(f"perturblab: stopped: {' '.join(str(error).split())}", file=sys.stderr)
+        return INTERRUPTED
     except KeyboardInterrupt:
         print("perturblab: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -332,6 +368,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     try:
         args = parsed(_parser(), argv)
+        if world_size() > 1 and args.command not in ("train", "evaluate"):
+            raise UserError(f"perturblab {args.command} is a single process; run it without torchrun")
         code: int = args.run(args)
         return code
     finally:

@@ -2,11 +2,15 @@
 
 import argparse
 import json
+import math
 import os
+import shlex
 import signal
-from collections.abc import Callable
-from contextlib import ExitStack
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +19,7 @@ from perturblab.errors import UserError
 
 if TYPE_CHECKING:
     from perturblab.catalogue import Entry, Relation, Setup
+    from perturblab.study import Failure, Job
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 Add = Callable[[str, Callable[[argparse.Namespace], int], str], Parser]
@@ -36,11 +41,19 @@ def add_commands(add: Add) -> None:
     run = add("run", _run, "Run what is missing of a study: set-ups at a preset, several seeds each.")
     run.add_argument("ids", metavar="ID", nargs="*", help="set-ups, figures or relations; the preset's own by default")
     run.add_argument("--preset", metavar="P", default="quick", help="quick, cpu, cpu-all, robust, gpu or full [quick]")
-    run.add_argument("--seeds", metavar="N", help="seeds 1 to N of each [the preset's]")
-    run.add_argument("--jobs", metavar="J", help="processes at once [one a core, at most 4]")
+    seeds = run.add_mutually_exclusive_group()
+    seeds.add_argument("--seeds", metavar="N", help="seeds 1 to N of each [the preset's]")
+    seeds.add_argument("--seed", metavar="K", help="this seed only, beside other such calls")
+    run.add_argument("--jobs", metavar="J", help="runs at once [one a core, at most 4; with --on, what fits]")
+    run.add_argument("--on", metavar="CLUSTER", help="a Ray cluster: ray, or ray://HOST:PORT [this machine]")
+    run.add_argument("--cpus", metavar="C", help="with --on: cores of each run [1]")
+    run.add_argument("--gpus", metavar="G", help="with --on: GPUs of each run, such as 1 or 0.5 [0]")
     run.add_argument("--results", metavar="DIR", default="results", help="where the records go [results]")
     run.add_argument("--work", metavar="DIR", default="runs", help="where the runs lie, with their weights [runs]")
     run.add_argument("--dataroot", metavar="DIR", help="where a data set is looked for first")
+    run.add_argument(
+        "--print-commands", "--print_commands", action="store_true", help="one command a line for each missing run"
+    )
     run.add_argument("--dry-run", "--dry_run", action="store_true", help="say what is missing, and run nothing")
     run.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -129,43 +142,90 @@ def _plain(value: Any) -> str:
 def _run(args: argparse.Namespace) -> int:
     from perturblab import study
     from perturblab.files import locked
-    from perturblab.presets import PRESETS, chosen
     from perturblab.progress import Show
+
+    show, asked, jobs = Show(quiet=args.quiet), list[int](), _jobs(args)
+    place = _placed(args)
+    missing = [job for job in jobs if not study.is_done(job)]
+    show.say(f"{args.preset}: {len(jobs)} runs, {len(jobs) - len(missing)} done, {len(missing)} missing")
+    if args.dry_run or not missing:
+        print("\n".join(job.name for job in missing) if missing else "nothing is missing")
+        return DONE
+    if args.print_commands:
+        print("\n".join(dict.fromkeys(shlex.join(_command(job, args)) for job in missing)))
+        return DONE
+    with ExitStack() as stack:
+        # Calls for one seed each, such as those of an array, keep each other out of their own runs only.
+        for folder in [Path(args.results)] if args.seed is None else [job.results[0] for job in missing]:
+            busy = f"another study is at work in {folder}; wait for it, or choose another --results"
+            stack.enter_context(locked(folder, busy))
+        run_jobs = stack.enter_context(place)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before = signal.signal(number, lambda number, frame: asked.append(number))
+            stack.callback(signal.signal, number, before)
+        failures = run_jobs(missing, show=show, stop=lambda: bool(asked))
+    if asked:
+        show.warn("stopped; the same command goes on")
+        return INTERRUPTED
+    print(f"{len(missing) - len(failures)} runs done, {len(failures)} failed; records: {args.results}/{args.preset}")
+    for failure in failures:
+        print(f"failed: {failure.name}: {failure.reason}")
+    return FAILED if failures else DONE
+
+
+def _jobs(args: argparse.Namespace) -> "list[Job]":
+    from perturblab.presets import PRESETS, chosen
+    from perturblab.study import plan
 
     if args.preset not in PRESETS:
         raise UserError(f"--preset got {args.preset!r}; choose one of {', '.join(PRESETS)}")
     preset = PRESETS[args.preset]
-    seeds = range(1, integers(args.seeds, "--seeds")[0] + 1) if args.seeds is not None else None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = integers(args.jobs, "--jobs")[0] if args.jobs is not None else min(cores, 4)
+    seeds: Sequence[int] | None = None
+    if args.seeds is not None:
+        seeds = range(1, integers(args.seeds, "--seeds")[0] + 1)
+    elif args.seed is not None:
+        seeds = integers(args.seed, "--seed")
     given = {} if args.dataroot is None else {"dataroot": str(Path(args.dataroot).absolute())}
-    show, asked = Show(quiet=args.quiet), list[int]()
-    jobs = study.plan(
-        chosen(args.ids, preset),
-        preset,
-        seeds,
-        results=Path(args.results),
-        work=Path(args.work),
-        given=given,
+    folders = {"results": Path(args.results), "work": Path(args.work)}
+    jobs = plan(chosen(args.ids, preset), preset, seeds, given=given, **folders)
+    # The weights stay where a run was trained, so that nothing can be attacked on another machine.
+    return [job for job in jobs if not job.attack or args.on is None]
+
+
+def _placed(args: argparse.Namespace) -> "AbstractContextManager[Callable[..., list[Failure]]]":
+    """What runs jobs, here or on a cluster; entered, it is ready."""
+    from perturblab import study
+
+    at_once = integers(args.jobs, "--jobs")[0] if args.jobs is not None else None
+    if args.on is None:
+        if unread := [f"--{name}" for name in ("cpus", "gpus") if getattr(args, name) is not None]:
+            raise UserError(f"{unread[0]} given without --on, which it belongs to; drop it, or give --on ray")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        processes = at_once or min(cores, 4)
+        return nullcontext(partial(study.run_jobs, processes=processes, threads=max(1, cores // processes)))
+    from perturblab import study_ray
+
+    need = study_ray.Need(
+        integers(args.cpus, "--cpus")[0] if args.cpus is not None else 1, _gpus(args.gpus) if args.gpus else 0.0
     )
-    missing = [job for job in jobs if not study.is_done(job)]
-    show.say(f"{preset.name}: {len(jobs)} runs, {len(jobs) - len(missing)} done, {len(missing)} missing")
-    if args.dry_run or not missing:
-        print("\n".join(job.name for job in missing) if missing else "nothing is missing")
-        return DONE
-    with ExitStack() as stack:
-        busy = f"another study is at work in {args.results}; wait for it, or choose another --results"
-        stack.enter_context(locked(Path(args.results), busy))
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before = signal.signal(number, lambda number, frame: asked.append(number))
-            stack.callback(signal.signal, number, before)
-        failures = study.run_jobs(
-            missing, processes=processes, threads=max(1, cores // processes), show=show, stop=lambda: bool(asked)
-        )
-    if asked:
-        show.warn("stopped; the same command goes on")
-        return INTERRUPTED
-    print(f"{len(missing) - len(failures)} runs done, {len(failures)} failed; records: {args.results}/{preset.name}")
-    for failure in failures:
-        print(f"failed: {failure.name}: {failure.reason}")
-    return FAILED if failures else DONE
+    return study_ray.connected(args.on, need, at_once)
+
+
+def _gpus(text: str) -> float:
+    """Whole ones, or a part of one: Ray does not give one and a half."""
+    number = math.nan
+    with suppress(ValueError):
+        number = float(text)
+    if not (0 <= number <= 1 or (number < 2**31 and number.is_integer())):
+        raise UserError(f"--gpus got {text!r}; expected a part of one such as 0.5, or whole ones")
+    return number
+
+
+def _command(job: "Job", args: argparse.Namespace) -> list[str]:
+    """A call that does one run from anywhere, and keeps its record where the whole study would."""
+    flags = {"preset": args.preset, "seed": job.flags["manual_seed"], "jobs": 1}
+    flags |= {name: Path(getattr(args, name)).absolute() for name in ("results", "work")}
+    if args.dataroot is not None:
+        flags["dataroot"] = job.flags["dataroot"]
+    given = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    return [sys.executable, "-m", "perturblab", "run", *job.setups, *given, "--quiet"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from perturblab.attacks import Threat, fgsm, pgd, untouched
-from perturblab.layers import batch_step
+from perturblab.layers import Across, batch_step
 
 DEFENCES = ("none", "batchout", "fgsm", "fgsm-half", "pgd")
 
@@ -63,18 +63,19 @@ def adversarial_images(
 
 
 @contextmanager
-def labelled(x: Tensor, y: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+def labelled(x: Tensor, y: Tensor, generator: torch.Generator, *, across: Across | None = None) -> Iterator[Tensor]:
     """Tell the BatchOut sites of the forward pass the labels.
 
     Args:
         x: what the model takes, (N, C, H, W).
-        y: int64 (N,).
+        y: int64 (N,), of the whole batch.
         generator: not used.
+        across: see `perturblab.layers.batch_step`.
 
     Yields:
         ``x``.
     """
-    with batch_step(y):
+    with batch_step(y, across=across):
         yield x
 
 

@@ -12,5 +12,9 @@ class DataError(UserError):
     """A data set that is missing, unreadable or inconsistent."""
 
 
+class RankLostError(RuntimeError):
+    """Another process of the same run has ended; the run can be resumed."""
+
+
 class NonFiniteError(ArithmeticError):
     """A loss or logits that are not finite; nothing may be recorded as a result."""

@@ -50,6 +50,7 @@ def answers(
     *,
     prepare: Callable[[Tensor], Tensor] = lambda x: x,
     batch_size: int = _CHUNK,
+    part: slice = slice(None),
 ) -> Answers:
     """Ask a net about every image exactly once.
 
@@ -59,6 +60,8 @@ def answers(
         labels: int64 (N,).
         prepare: from a batch of ``images`` to what the model takes.
         batch_size: images a forward pass; any number, the answers are the same.
+        part: which rows of every such batch are asked about. The others count as wrong and add nothing to the loss, so
+            that answers over parts add up to those of one process.
 
     Raises:
         ValueError: the set is empty, or some module is in training mode.
@@ -71,15 +74,17 @@ def answers(
     training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
     if training:
         raise ValueError(f"{training[0]} is in training mode; call model.eval() before evaluating")
-    correct, loss = torch.empty(len(labels), dtype=torch.bool), 0.0
+    correct, loss = torch.zeros(len(labels), dtype=torch.bool), 0.0
     for start in range(0, len(labels), batch_size):
-        part = slice(start, start + batch_size)
-        logits, target = model(prepare(images[part])), labels[part]
+        asked = range(len(labels))[start : start + batch_size][part]
+        if not asked:
+            continue
+        rows = slice(asked.start, asked.stop, asked.step)
+        logits, target = model(prepare(images[rows])), labels[rows]
         if not torch.isfinite(logits).all():
-            last = start + len(target) - 1
-            raise NonFiniteError(f"logits of images {start} to {last} are not finite; nothing is counted")
+            raise NonFiniteError(f"logits of images {asked[0]} to {asked[-1]} are not finite; nothing is counted")
         target = target.to(logits.device)
-        correct[part] = (logits.argmax(1) == target).cpu()
+        correct[rows] = (logits.argmax(1) == target).cpu()
         loss += float(nn.functional.cross_entropy(logits.float(), target, reduction="sum"))
     return Answers(correct, loss / len(labels))
 

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from perturblab import checkpoint, evaluate, figures, logs, records, stats, trai
 from perturblab.config import TrainConfig
 from perturblab.files import locked, write_atomically
 from perturblab.progress import Show
+from perturblab.ranks import ALONE, Ranks
 from perturblab.recording import make_record
-from perturblab.runs import CHECKPOINT, Run, trained_run
+from perturblab.runs import CHECKPOINT, Run, check_ranks, trained_run
 
 SHOW_EVERY = 0.1  # seconds between two looks at the numbers, which wait for the device
 SAVE_EVERY = 60.0  # seconds of training between two checkpoints
@@ -28,19 +29,26 @@ def execute(run: Run, show: Show, stop: Callable[[], bool] = lambda: False) -> r
     Args:
         run: opened or resumed.
         show: where progress goes.
-        stop: asked after every step; True ends the run cleanly, to be resumed.
+        stop: asked after every step; True, on any rank, ends the run cleanly, to be resumed.
 
     Returns:
         The record, also written as ``record.json``; None when the run was stopped.
 
     Raises:
         NonFiniteError: the loss is not finite; nothing is recorded as a result.
+        RankLostError: another rank has ended; the last checkpoint can be resumed.
     """
-    with locked(run.folder, f"another process is at work in {run.folder}; wait for it, or choose another --out"):
+    with ExitStack() as stack:
+        with run.ranks.agreed():
+            if run.ranks.first:
+                busy = f"another process is at work in {run.folder}; wait for it, or choose another --out"
+                stack.enter_context(locked(run.folder, busy))
         return _execute(run, show, stop)
 
 
 def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> records.Record | None:
+    if not run.ranks.alone:
+        save(run)  # the end of another rank cannot be met by a last checkpoint, so there is one from the start
     saved = shown = started = time.monotonic()
     first = (run.state.epoch, run.state.step + 1)
 
@@ -56,12 +64,12 @@ def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> records.Record |
         if now - saved > SAVE_EVERY:
             save(run)
             saved = now
-        return not stop()
+        return not run.ranks.any(stop())
 
     with (
         _deterministic(run.config),
         show.bar(run.steps * run.recipe.nepochs, run.state.epoch * run.steps + run.state.step),
-        logs.opened(run.folder, run.config.log or (), run.rows) as log,
+        logs.opened(run.folder, (run.config.log or ()) if run.ranks.first else (), run.rows) as log,
     ):
         for reached in train.train(
             run.trained,
@@ -93,9 +101,10 @@ def _deterministic(config: TrainConfig) -> Iterator[None]:
 
 
 def _finish(run: Run) -> records.Record:
-    checkpoint.save_weights(run.folder / "weights.safetensors", run.model)
     record = make_record(run)
-    records.save(record, run.folder / "record.json")
+    if run.ranks.first:
+        checkpoint.save_weights(run.folder / "weights.safetensors", run.model)
+        records.save(record, run.folder / "record.json")
     return record
 
 
@@ -162,7 +171,9 @@ def _carried(rows: list[dict[str, Any]]) -> float:
 
 
 def save(run: Run) -> None:
-    """Write what is needed to resume, the metrics and the picture."""
+    """Write what is needed to resume, the metrics and the picture; all ranks stand alike, and rank 0 writes."""
+    if not run.ranks.first:
+        return
     content = {
         "config": run.config.model_dump(exclude={"resume"}),
         "hashes": dict(run.images.hashes),
@@ -180,7 +191,13 @@ def save(run: Run) -> None:
 
 
 def evaluate_run(
-    folder: Path, show: Show, *, audited: bool = False, batch_size: int | None = None, dataroot: str | None = None
+    folder: Path,
+    show: Show,
+    *,
+    audited: bool = False,
+    batch_size: int | None = None,
+    dataroot: str | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Count a run's correct test images anew, from its weights.
 
@@ -190,6 +207,7 @@ def evaluate_run(
         audited: add the published metrics, computed from the same answers.
         batch_size: nominal test batch of the audit; the run's by default.
         dataroot: where the data set is looked for first; the run's by default.
+        ranks: this process among those that count.
 
     Returns:
         ``exact`` {correct, total}, ``wilson`` [low, high] in percent; audited, also ``batch_mean``,
@@ -199,9 +217,11 @@ def evaluate_run(
     Raises:
         UserError: no such run, other test images than the run's, weights of another net.
     """
-    run, saved = trained_run(folder, show, {} if dataroot is None else {"dataroot": dataroot})
-    # The weights are those of the last finished epoch count, which a longer run that was stopped has gone beyond.
-    finished = records.load(folder / "record.json").counts.last.epoch
+    with ranks.agreed():
+        run, saved = trained_run(folder, show, {} if dataroot is None else {"dataroot": dataroot}, ranks)
+        # The weights are those of the last finished epoch count, which a longer run that was stopped has gone beyond.
+        finished = records.load(folder / "record.json").counts.last.epoch
+    check_ranks(run)
     found = run.answers(run.images.test)
     counts = found.counts
     result: dict[str, Any] = {"exact": asdict(counts), "wilson": list(stats.wilson(counts.correct, counts.total))}

@@ -7,16 +7,18 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from perturblab.machine import is_first
+
 
 class Show:
-    """Where a command tells what it does: stderr, so that stdout stays the result's.
+    """Where a command tells what it does: stderr, so that stdout stays the result's. Of several ranks, the first.
 
     Args:
-        quiet: say nothing.
+        quiet: say nothing but warnings.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.quiet = quiet
+        self.quiet = quiet = quiet or not is_first()
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, emoji=False)
         self._progress: Progress | None = None
         self._task = TaskID(0)
@@ -27,7 +29,8 @@ class Show:
 
     def warn(self, text: str) -> None:
         """One line that is shown even when quiet."""
-        sys.stderr.write(f"{text}\n")
+        if is_first():
+            sys.stderr.write(f"{text}\n")
 
     @contextmanager
     def bar(self, total: int, done: int = 0) -> Iterator[None]:

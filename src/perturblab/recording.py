@@ -50,6 +50,7 @@ def make_record(run: "Run") -> records.Record:
             precision=run.config.precision,
             compile=run.config.compile,
             device=run.device.type,
+            ranks=run.ranks.world,
         ),
         data=records.Data(
             train=run.images.display,

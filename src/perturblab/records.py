@@ -118,6 +118,7 @@ class Environment(BaseModel, frozen=True, extra="forbid", strict=True):
     compile: str
     device: str
     code: str = ""  # hash of this package's sources
+    ranks: Positive = 1  # processes of the run
 
 
 class Data(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -256,7 +257,7 @@ def found(folder: Path) -> list[tuple[Path, Record]]:
     ]
 
 
-def environment(*, threads: int, precision: str, compile: str, device: str) -> Environment:
+def environment(*, threads: int, precision: str, compile: str, device: str, ranks: int = 1) -> Environment:
     """Describe where a run happens, without importing any of the packages it names.
 
     Args:
@@ -264,6 +265,7 @@ def environment(*, threads: int, precision: str, compile: str, device: str) -> E
         precision: "fp32" or "bf16".
         compile: the decision taken, in words.
         device: the kind of device, such as "cpu".
+        ranks: processes of the run.
 
     Returns:
         The environment.
@@ -277,6 +279,7 @@ def environment(*, threads: int, precision: str, compile: str, device: str) -> E
         compile=compile,
         device=device,
         code=code_hash(),
+        ranks=ranks,
     )
 
 

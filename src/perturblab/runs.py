@@ -27,8 +27,10 @@ from perturblab.configured import (
 from perturblab.defences import Adversary, adversarial_images, labelled
 from perturblab.errors import UserError
 from perturblab.layers import Mixing, batchout_at
+from perturblab.machine import world_size
 from perturblab.models import Task
 from perturblab.progress import Show
+from perturblab.ranks import ALONE, Ranks
 from perturblab.seeding import stream
 
 CHECKPOINT = "checkpoint.pt"
@@ -52,6 +54,7 @@ class Run:
     device: torch.device
     rows: list[dict[str, Any]]  # one an epoch, as in metrics.jsonl
     correct: list[Tensor]  # audited answers, bool (N,), one an epoch
+    ranks: Ranks = ALONE
 
     @property
     def trained(self) -> nn.Module:
@@ -85,12 +88,14 @@ class Run:
         """What surrounds a training forward pass: the labels for BatchOut, adversarial images instead of clean ones."""
         if self.adversary is not None:
             x = self._attacked(x, y, self.adversary, generator)
-        with labelled(x, y, generator) as x:
+        y, across = self.ranks.batch(y) if self.mixings else (y, None)
+        with labelled(x, y, generator, across=across) as x:
             yield x
 
     def _attacked(self, x: Tensor, y: Tensor, adversary: Adversary, generator: torch.Generator) -> Tensor:
         """The first rows of a batch replaced by adversarial images; the others keep their bits."""
-        model, count = self.in_pixels, int(adversary.share * len(x))
+        model, generator = self.in_pixels, self.ranks.own(generator)
+        count = self.ranks.count(int(adversary.share * self.ranks.total(len(x))))
         if not count:
             return x
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
@@ -103,9 +108,13 @@ class Run:
         self.model.eval()
         # Measuring must not move the masks that are redrawn at every forward: their counters go back.
         draws = {name: value.clone() for name, value in self.model.named_buffers() if name.endswith("draws")}
-        found = evaluate.answers(self.model, split.images, split.labels, prepare=self.normalised)
+        with self.ranks.agreed():
+            found = evaluate.answers(
+                self.model, split.images, split.labels, prepare=self.normalised, part=self.ranks.rows
+            )
         self.model.load_state_dict(draws, strict=False)
-        return found
+        loss = self.ranks.sum(torch.tensor(found.loss, dtype=torch.float64))
+        return evaluate.Answers(self.ranks.sum(found.correct.int()).bool(), float(loss))
 
 
 def _load_images(config: TrainConfig, show: Show) -> data.ImageData:
@@ -116,8 +125,14 @@ def _load_images(config: TrainConfig, show: Show) -> data.ImageData:
     return data.select_classes(loaded, config.classes) if config.classes else loaded
 
 
-def open_run(config: TrainConfig, folder: Path, show: Show) -> Run:
+def open_run(config: TrainConfig, folder: Path, show: Show, ranks: Ranks = ALONE) -> Run:
     """Load the data, build the net and stand before the first step; nothing is written.
+
+    Args:
+        config: what was given.
+        folder: the run's folder.
+        show: where progress goes.
+        ranks: this process among those of the run.
 
     Raises:
         UserError: bad data, an impossible net, no such device.
@@ -135,12 +150,12 @@ def open_run(config: TrainConfig, folder: Path, show: Show) -> Run:
     task = Task(len(images.classes), channels, (height, width))
     model = build_net(config, task, seed=config.manual_seed)
     recipe = make_recipe(config, images.name)
-    _check_last_batch(config, task, len(training), recipe)
+    _check_last_batch(config, task, len(training), recipe, ranks)
     model = convert_conv2d_weight_memory_format(model.to(device), torch.channels_last)
     mixings = make_mixings(config, model)
     if mixings:
         batchout_at(model, mixings, generator=stream(config.manual_seed, "batchout"))
-    state, preparation = train.start(model, recipe), chosen_preparation(config, data.preparation(images))
+    state, preparation = train.start(model, recipe, ranks), chosen_preparation(config, data.preparation(images))
     steps = train.steps_per_epoch(len(training), recipe) * recipe.nepochs
     config = config.model_copy(update={"compile": decide_compile(config, device, steps)})
     return Run(
@@ -158,40 +173,68 @@ def open_run(config: TrainConfig, folder: Path, show: Show) -> Run:
         device=device,
         rows=[],
         correct=[],
+        ranks=ranks,
     )
 
 
-def _check_last_batch(config: TrainConfig, task: Task, images: int, recipe: train.Recipe) -> None:
+def _check_last_batch(config: TrainConfig, task: Task, images: int, recipe: train.Recipe, ranks: Ranks) -> None:
     """Refuse at the start what batch norm would refuse at the end of the first epoch."""
     last = min(images - (train.steps_per_epoch(images, recipe) - 1) * recipe.batch_size, recipe.batch_size)
-    attacked = config.defence == "fgsm-half" and config.defence_mode == "train" and last // 2 == 1
-    if last > 1 and not attacked:
+    if last < ranks.world:
+        raise UserError(
+            f"--batch-size {recipe.batch_size} leaves a batch of {last} of {images} training images for {ranks.world} "
+            "ranks; use another batch size, or fewer ranks"
+        )
+    smallest = last // ranks.world  # rows of some rank; of the others one more at most
+    half = config.defence == "fgsm-half" and config.defence_mode == "train"
+    attacked = half and any(Ranks(rank, ranks.world).count(last // 2) == 1 for rank in range(ranks.world))
+    if smallest > 1 and not attacked:
         return
     with torch.device("meta"):
         net = build_net(config, task, seed=0).train()
     try:
         net(torch.empty(1, task.channels, *task.size, device="meta"))
     except ValueError as error:
+        where = "" if ranks.alone else f"of {ranks.world} ranks, one of them with a single row, "
         raise UserError(
-            f"--batch-size {recipe.batch_size} leaves a batch of {last} of {images} training images, where this net's "
-            "batch norm sees a single value; use another batch size"
+            f"--batch-size {recipe.batch_size} leaves a batch of {last} of {images} training images, {where}where this "
+            "net's batch norm sees a single value; use another batch size"
         ) from error
 
 
-def resume_run(folder: Path, changes: dict[str, Any], show: Show) -> Run:
+def check_ranks(run: Run) -> None:
+    """Refuse a run whose ranks do not begin from the same.
+
+    Raises:
+        UserError: their settings, images, weights, masks or random streams differ.
+    """
+    if run.ranks.alone:
+        return
+    run.ranks.same(
+        {
+            "settings": repr((run.recipe, run.mixings, run.adversary, run.preparation)),
+            "images": repr(sorted(run.images.hashes.items())),
+            "weights or masks": checkpoint.digest(run.model.state_dict()),
+            "training states": checkpoint.digest(run.state.state_dict()),
+        }
+    )
+
+
+def resume_run(folder: Path, changes: dict[str, Any], show: Show, ranks: Ranks = ALONE) -> Run:
     """Open a run where it stopped.
 
     Args:
         folder: the run's folder.
         changes: fields given now that replace the run's own.
         show: where progress goes.
+        ranks: this process among those of the run.
 
     Raises:
         UserError: no such run, or other images than the run's.
     """
     path = folder / CHECKPOINT
     saved = checkpoint.load_checkpoint(path, show.warn)
-    run = open_run(_changed(saved_config(folder, saved), changes), folder, show)
+    run = open_run(_changed(saved_config(folder, saved), changes), folder, show, ranks)
     _check_images(run, saved, ("train", "test"))
     checkpoint.load_net(path, run.model, saved["model"])
     try:
@@ -199,6 +242,11 @@ def resume_run(folder: Path, changes: dict[str, Any], show: Show) -> Run:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} holds the training state of another run ({error}); restore the file") from error
     run.rows, run.correct = saved["rows"], saved["correct"]
+    if (before := saved["state"].get("ranks", 1)) != ranks.world:
+        show.warn(
+            f"warning: this run had {before} rank(s) and goes on with {ranks.world}: with the same batches in the same "
+            "order, but no longer bit for bit, since batch norm and dropout see other rows"
+        )
     begun = run.state.epoch + (run.state.step > 0)
     if run.recipe.nepochs < begun:
         raise UserError(f"--nepochs got {run.recipe.nepochs}, and epoch {begun} has begun; expected at least {begun}")
@@ -216,10 +264,20 @@ def saved_config(folder: Path, saved: dict[str, Any] | None = None) -> TrainConf
         UserError: no such run, or not one of this version.
     """
     path = folder / CHECKPOINT
+    content = saved or checkpoint.load_checkpoint(path)
     try:
-        return validated(TrainConfig, (saved or checkpoint.load_checkpoint(path))["config"])
+        return validated(TrainConfig, content["config"])
     except UserError as error:
         raise UserError(f"{path} holds another version's configuration ({error}); restore the file") from error
+
+
+def own_device(folder: Path) -> str:
+    """The device that a run was started with, for several ranks, which must know it first; "auto" with one process.
+
+    Raises:
+        UserError: no such run.
+    """
+    return "auto" if world_size() == 1 else saved_config(folder).device
 
 
 def _changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
@@ -232,13 +290,14 @@ def _check_images(run: Run, saved: dict[str, Any], splits: tuple[str, ...]) -> N
         raise UserError(f"the {other[0]} images of {run.images.display} are not those of {run.folder}; give --dataroot")
 
 
-def trained_run(folder: Path, show: Show, changes: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
+def trained_run(folder: Path, show: Show, changes: dict[str, Any], ranks: Ranks = ALONE) -> tuple[Run, dict[str, Any]]:
     """Open a finished run with its final weights, in eval mode.
 
     Args:
         folder: the run's folder.
         show: where progress goes.
         changes: fields given now that replace the run's own.
+        ranks: this process among those that evaluate it.
 
     Returns:
         The run, and its checkpoint.
@@ -247,7 +306,7 @@ def trained_run(folder: Path, show: Show, changes: dict[str, Any]) -> tuple[Run,
         UserError: no such run, other test images than the run's, weights of another net.
     """
     saved = checkpoint.load_checkpoint(folder / CHECKPOINT, show.warn)
-    run = open_run(_changed(saved_config(folder, saved), changes), folder, show)
+    run = open_run(_changed(saved_config(folder, saved), changes), folder, show, ranks)
     _check_images(run, saved, ("test",))
     checkpoint.load_weights(folder / "weights.safetensors", run.model)
     run.model.eval()

@@ -25,6 +25,7 @@ from perturblab.progress import Show
 FAILED = "failed.json"
 _LOOK_EVERY = 0.5  # seconds between two looks at the processes
 _INTERRUPTED = 130
+_UNMET = "it needs a run that is not trained; say the same once it is"
 _NAMES = ("dataset_train", "dataset_test", "dataroot")  # a record calls the images by their display name
 
 
@@ -218,7 +219,7 @@ def run_jobs(
                     running.append((job, _started(job, threads)))
                     show.say(f"{job.name}: begun")
                 if waiting and not running and not stop():
-                    return [*failures, *(_failed(job, "what it needs was not trained", 1, show) for job in waiting)]
+                    return [*failures, *(Failure(job.name, _UNMET) for job in waiting)]
                 time.sleep(_LOOK_EVERY)
                 ended = [(job, process) for job, process in running if process.poll() is not None]
                 running = [pair for pair in running if pair not in ended]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from perturblab.errors import NonFiniteError, UserError
+from perturblab.ranks import ALONE, Ranks
 from perturblab.schedules import lr_factor
 from perturblab.seeding import stream
 
@@ -74,7 +75,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step came to, on its device: reading it would wait for the device."""
+    """What a step came to on all ranks, on its device: reading it would wait for the device."""
 
     step: int
     lr: float
@@ -96,6 +97,7 @@ class State:
     permutation: Tensor | None = None
     reached: Epoch = field(default_factory=Epoch)
     unread: list[Outcome] = field(default_factory=list)
+    ranks: Ranks = ALONE
 
     def read(self) -> None:
         """Count the steps that are not counted yet.
@@ -123,6 +125,7 @@ class State:
             "step": self.step,
             "permutation": self.permutation,
             "reached": vars(self.reached).copy(),
+            **({} if self.ranks.alone else {"ranks": self.ranks.world}),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -155,13 +158,20 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     raise ValueError(f"optim_method is {recipe.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
 
 
-def start(model: nn.Module, recipe: Recipe) -> State:
-    """The state before the first step."""
+def start(model: nn.Module, recipe: Recipe, ranks: Ranks = ALONE) -> State:
+    """The state before the first step.
+
+    Args:
+        model: its parameters are those that are trained.
+        recipe: how.
+        ranks: this process among those of the run.
+    """
     return State(
         make_optimizer(model, recipe),
         stream(recipe.seed, "order"),
         stream(recipe.seed, "augmentation"),
         stream(recipe.seed, "forward").get_state(),
+        ranks=ranks,
     )
 
 
@@ -191,7 +201,7 @@ def train(
     during: Callable[[Tensor, Tensor, torch.Generator], AbstractContextManager[Tensor]] = lambda x, *_: nullcontext(x),
     after_step: Callable[[State], bool] = lambda state: True,
 ) -> Iterator[Epoch]:
-    """Train epoch by epoch.
+    """Train epoch by epoch; on several ranks, each with its rows of every batch.
 
     Args:
         model: from prepared images to logits (N, classes); trained in place.
@@ -201,8 +211,9 @@ def train(
         state: from `start`, or loaded; moved along in place and consistent after every step.
         prepare: from a batch of ``images`` and the augmentation's stream to what the model takes.
         during: from prepared images, labels and the augmentation's stream to what surrounds the forward pass and gives
-            its input: where a defence replaces images, or tells its layers the labels.
-        after_step: called after every step; False stops between two steps.
+            its input: where a defence replaces images, or tells its layers the labels. The stream stands alike on all
+            ranks, and must do so afterwards (`Ranks.own`).
+        after_step: called after every step; False stops between two steps, and must do so on all ranks.
 
     Yields:
         What each finished epoch reached; ``state`` then stands at the start of the next.
@@ -210,7 +221,9 @@ def train(
     Raises:
         NonFiniteError: a loss is not finite. On a CPU the step is not made; elsewhere, where every look at a number
             waits for the device, it is told up to 32 steps later.
+        RankLostError: another rank has ended.
     """
+    ranks = state.ranks
     steps = steps_per_epoch(len(labels), recipe)
     while state.epoch < recipe.nepochs:
         model.train()
@@ -219,17 +232,20 @@ def train(
         while state.step < steps:
             began = time.perf_counter()
             rows = state.permutation[state.step * recipe.batch_size : (state.step + 1) * recipe.batch_size]
-            x = prepare(images[rows], state.augmentation)
-            y = labels[rows].to(x.device)
+            x = ranks.share(prepare(images[rows], state.augmentation))
+            y = ranks.share(labels[rows]).to(x.device)
+            weight = len(y) / len(rows)
             lr = _set_learning_rate(state, recipe, steps)
             with during(x, y, state.augmentation) as x:
                 logits = _forward(model, x, state, recipe.precision)
-            loss = cross_entropy(logits, y)
-            state.unread.append(Outcome(state.step, lr, loss.detach(), (logits.argmax(1) == y).sum(), len(rows)))
+            loss = cross_entropy(logits, y) * weight  # over all ranks, the mean loss of the batch
+            right = (logits.argmax(1) == y).sum()
+            state.unread.append(Outcome(state.step, lr, ranks.sum(loss.detach().clone()), ranks.sum(right), len(rows)))
             if len(state.unread) >= (1 if x.device.type == "cpu" else 32):
                 state.read()
             state.optimizer.zero_grad()
             loss.backward()
+            ranks.merge(model, weight)
             state.optimizer.step()
             state.reached.seconds += time.perf_counter() - began
             state.step += 1
@@ -253,9 +269,21 @@ def _forward(model: nn.Module, x: Tensor, state: State, precision: str) -> Tenso
     mixed = torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16")
     with torch.random.fork_rng(devices=[]), mixed:
         torch.set_rng_state(state.forward)
+        after = _reseed(state.ranks)
         logits: Tensor = model(x)
-        state.forward = torch.get_rng_state()
+        state.forward = torch.get_rng_state() if after is None else after
     return logits.float()
+
+
+def _reseed(ranks: Ranks) -> Tensor | None:
+    """Several ranks drop different units of their rows; where all stand together afterwards, None with one process."""
+    if ranks.alone:
+        return None
+    common = torch.default_generator
+    own = ranks.own(common)
+    after = torch.get_rng_state()
+    torch.manual_seed(own.initial_seed())
+    return after
 
 
 def _check_finite(loss: float, epoch: int, outcome: Outcome) -> None:

@@ -20,6 +20,8 @@ ROWS = ("first", "random")
 SHARED = ("none", "partners", "eta", "both")
 ETA_PER = ("call", "image")
 NOISE = "noise"
+Mix = Callable[[Tensor], Tensor]
+Across = Callable[[Mix, Tensor, bool], Tensor]
 
 
 def batchout(x: Tensor, partners: Tensor, eta: Tensor, rows: Tensor | None = None, *, detach: bool = True) -> Tensor:
@@ -146,6 +148,7 @@ class Step:
     labels: Tensor | None = None
     active: bool | None = None
     partners: Tensor | None = None
+    across: Across | None = None
     drawn: dict[str, Any] = field(default_factory=dict)
 
 
@@ -154,7 +157,11 @@ _STEP: ContextVar[Step | None] = ContextVar("perturblab_batch_step", default=Non
 
 @contextmanager
 def batch_step(
-    labels: Tensor | None = None, *, active: bool | None = None, partners: Tensor | None = None
+    labels: Tensor | None = None,
+    *,
+    active: bool | None = None,
+    partners: Tensor | None = None,
+    across: Across | None = None,
 ) -> Iterator[Step]:
     """Tell the sites of the forward passes inside what is not in their input.
 
@@ -163,12 +170,17 @@ def batch_step(
         active: True moves rows in eval mode too, False in no mode; by default as the site's mode says.
         partners: int64 (N,), used by every site instead of drawn ones, for all rows; a row that is its own partner
             stays as it is. A site that adds noise goes on with it.
+        across: where the batch lies on several processes: from what a site does to the whole batch (N, ...), this
+            process's rows (n, ...), and whether those of others are constants in the backward pass, to this process's
+            rows of the result. Labels and partners are then those of the whole batch.
 
     Yields:
         The step; sites that share their draws keep them there until it ends.
     """
     outer = _STEP.get()
-    step = Step(outer.labels if labels is None and outer is not None else labels, active, partners)
+    if labels is None and outer is not None:
+        labels, across = outer.labels, across or outer.across
+    step = Step(labels, active, partners, across)
     token = _STEP.set(step)
     try:
         yield step
@@ -195,7 +207,15 @@ def mix(x: Tensor, mixing: Mixing, counter: Tensor, *, training: bool) -> Tensor
     active = training or mixing.inference
     if step is not None and step.active is not None:
         active = step.active
-    if not active or (mixing.moved(len(x)) == 0 and _given(mixing, step) is None):
+    if not active:
+        return x
+    if step is not None and step.across is not None:
+        return step.across(lambda whole: _mixed(whole, mixing, counter, step), x, mixing.detach)
+    return _mixed(x, mixing, counter, step)
+
+
+def _mixed(x: Tensor, mixing: Mixing, counter: Tensor, step: Step | None) -> Tensor:
+    if mixing.moved(len(x)) == 0 and _given(mixing, step) is None:
         return x
     rows, chosen, eta = _draw(x, mixing, counter, step)
     if mixing.partners == NOISE:

@@ -1,0 +1,311 @@
+"""A study on a Ray cluster: a real one of two machines on this one, of which one is killed with a run in hand."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perturblab import cli, records, study, study_ray
+from perturblab.catalogue import SETUPS
+from perturblab.errors import UserError
+from perturblab.files import locked
+from perturblab.presets import Preset
+
+TINY = Preset(
+    "tiny",
+    "an epoch on forty digits",
+    changes=("almost nothing is left of the protocol",),
+    width=1 / 32,
+    flags={"dataset_train": "digits", "train_size": 40, "batch_size": 20, "nepochs": 1},
+)
+PATIENCE = 240.0  # seconds, on a busy machine
+
+# A head that runs nothing, and two machines with one core each; a line on stdin kills one of them.
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+
+head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": int(sys.argv[1])}
+cluster = Cluster(initialize_head=True, head_node_args=head)
+nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+print(cluster.address, *(node.all_processes["raylet"][0].process.pid for node in nodes), flush=True)
+for line in sys.stdin:
+    cluster.remove_node(nodes[int(line)], allow_graceful=False)
+    print("removed", flush=True)
+cluster.shutdown()
+"""
+
+
+@dataclass
+class Cluster:
+    """A cluster at work: its address, that of its client server, and the process of each machine."""
+
+    address: str
+    client: str
+    machines: list[int]
+    process: "subprocess.Popen[str]"
+
+    def kill(self, machine: int) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{machine}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "removed\n"
+
+
+@contextmanager
+def started(port: int) -> Iterator[Cluster]:
+    command = [sys.executable, "-W", "ignore", "-c", CLUSTER, str(port)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert process.stdout is not None
+        while not (line := process.stdout.readline())[:1].isdigit():
+            assert line, "the cluster did not start"
+        address, *machines = line.split()
+        yield Cluster(address, f"ray://127.0.0.1:{port}", [int(pid) for pid in machines], process)
+        process.communicate(timeout=60)
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        return int(door.getsockname()[1])
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    pytest.importorskip("ray")
+    with started(free_port()) as there:
+        yield there
+
+
+@contextmanager
+def begun(words: str, cluster: Cluster, folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    """`perturblab run` on the cluster."""
+    places = f"--results {folder}/results --work {folder}/runs"
+    command = [sys.executable, *shlex.split(f"-m perturblab run {words} {places}")]
+    environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def below(machine: int) -> set[int]:
+    """All processes that a process has started, and those that these have."""
+    found, todo = set[int](), [machine]
+    while todo:
+        for task in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
+            try:
+                todo += [int(pid) for pid in task.read_text().split() if int(pid) not in found]
+            except OSError:
+                continue
+        found |= set(todo)
+    return found
+
+
+def runs(folder: Path, among: set[int] | None = None) -> dict[str, int]:
+    """Trainings at work below a folder: process by name of the set-up."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        place = next((word for word in words if word.startswith(f"{folder}/runs/")), None)
+        pid = int(path.parent.name)
+        if place is not None and "train" in words and (among is None or pid in among):
+            found[Path(place).parts[-2]] = pid
+    return found
+
+
+def wait_until(met: Callable[[], object], process: "subprocess.Popen[str]") -> None:
+    until = time.monotonic() + PATIENCE
+    while not met():
+        assert time.monotonic() < until
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+
+
+def kept(folder: Path, names: Sequence[str]) -> dict[str, records.Record]:
+    """The records, which must be these and no others."""
+    files = sorted((folder / "results").rglob("*.json"))
+    assert files == [folder / f"results/quick/{name}/seed-1/record.json" for name in sorted(names)]
+    found = {file.parts[-3]: records.load(file) for file in files}
+    for name, record in found.items():
+        assert record.study == records.Study(setup=name, preset="quick")
+        assert len((folder / f"results/quick/{name}/seed-1/metrics.jsonl").read_text().splitlines()) == 12
+    return found
+
+
+# --- a real cluster -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_machine_that_is_lost_with_a_run_in_hand_loses_no_record(cluster: Cluster, tmp_path: Path) -> None:
+    with begun("K4 H5 --seeds 1 --on ray", cluster, tmp_path) as process:
+        wait_until(lambda: len(runs(tmp_path)) == 2, process)
+        ((name, pid),) = runs(tmp_path, below(cluster.machines[1])).items()
+        ((other, _),) = runs(tmp_path, below(cluster.machines[0])).items()
+        assert {name, other} == {"K4", "H5"}, "each machine has one"
+        wait_until((tmp_path / f"runs/quick/{name}/seed-1").is_dir, process)
+        cluster.kill(1)
+        wait_until(lambda: runs(tmp_path).get(name) != pid, process)
+        wait_until(lambda: name in runs(tmp_path, below(cluster.machines[0])), process)
+        out, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (0, f"2 runs done, 0 failed; records: {tmp_path}/results/quick\n")
+    assert errors.count("warning: the cluster has lost a machine; its runs begin again on another\n") == 1
+    assert sorted(line for line in errors.splitlines() if "done" in line) == [
+        *("H5 seed 1: done", "K4 seed 1: done", "quick: 2 runs, 0 done, 2 missing")
+    ]
+    found = kept(tmp_path, ["K4", "H5"])
+    here = subprocess.run(
+        shlex.split(
+            f"{sys.executable} -m perturblab run {name} --seed 1 --jobs 2 --quiet --results {tmp_path}/here/results "
+            f"--work {tmp_path}/here/runs"
+        ),
+        check=True,
+    )
+    assert here.returncode == 0
+    assert kept(tmp_path / "here", [name])[name].counts == found[name].counts
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_stop_leaves_nothing_running_and_the_same_command_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+    words = f"K4 --seeds 1 --on {cluster.client}"
+    log = tmp_path / "runs/quick/K4/seed-1"
+    with begun(words, cluster, tmp_path) as process:
+        wait_until(log.is_dir, process)
+        assert runs(tmp_path)
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (130, "")
+    assert errors.splitlines()[-1] == "stopped; the same command goes on"
+    assert runs(tmp_path) == {}
+    assert not (tmp_path / "results/quick/K4/seed-1/record.json").exists()
+    with begun(words, cluster, tmp_path) as process:
+        out, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out) == (0, f"1 runs done, 0 failed; records: {tmp_path}/results/quick\n"), errors
+    kept(tmp_path, ["K4"])
+
+
+@pytest.mark.slow
+def test_what_fails_on_a_machine_is_told_and_written_down(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()  # where a folder must be
+    with begun("K4 --seeds 1 --on ray", cluster, tmp_path) as process:
+        out, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert out.splitlines()[0] == f"0 runs done, 1 failed; records: {tmp_path}/results/quick"
+    assert "K4 seed 1: failed: " in errors
+    written = json.loads((tmp_path / "results/quick/K4/seed-1/failed.json").read_text())
+    assert written["name"] == "K4 seed 1"
+    assert "runs" in written["reason"]
+
+
+# --- without one ----------------------------------------------------------------------------------------------------
+
+
+def planned(folder: Path, flags: dict[str, Any] | None = None) -> study.Job:
+    setups = [SETUPS["K4"], replace(SETUPS["K4"], id="K4-twin")]
+    preset = replace(TINY, flags={**TINY.flags, **(flags or {})})
+    (job,) = study.plan(setups, preset, [1], results=folder / "results", work=folder / "runs")
+    return job
+
+
+def test_a_machine_hands_back_what_would_be_kept_and_keeps_nothing(tmp_path: Path) -> None:
+    job = planned(tmp_path)
+    brought = study_ray._run(job, 1)
+    assert brought.failures == ()
+    assert [sorted(files) for files in brought.folders] == [["metrics.jsonl", "record.json"]] * 2
+    for setup, files in zip(job.setups, brought.folders, strict=True):
+        record = records.Record.model_validate_json(files["record.json"])
+        assert record.study == records.Study(setup=setup, preset="tiny")
+    assert not (tmp_path / "results").exists()
+    assert (job.work / "checkpoint.pt").is_file()
+
+
+def test_a_run_that_fails_there_is_a_failure_here(tmp_path: Path) -> None:
+    brought = study_ray._run(planned(tmp_path, {"depth": 3}), 1)
+    (failure,) = brought.failures
+    assert "--depth given, but perturb_resnet18 does not read it" in failure.reason
+    assert [sorted(files) for files in brought.folders] == [["failed.json"], []]
+
+
+def test_what_is_left_of_the_last_attempt_is_waited_for(tmp_path: Path) -> None:
+    free = threading.Event()
+
+    def hold() -> None:
+        with locked(tmp_path, "busy"):
+            held.set()
+            free.wait()
+
+    held = threading.Event()
+    holder, waiter = threading.Thread(target=hold), threading.Thread(target=study_ray._wait_for, args=(tmp_path,))
+    holder.start()
+    held.wait()
+    waiter.start()
+    waiter.join(0.2)
+    assert waiter.is_alive()
+    free.set()
+    waiter.join(10)
+    assert not waiter.is_alive()
+    holder.join()
+
+
+@pytest.mark.parametrize(
+    ("flags", "wrong"),
+    [
+        ("--on slurm", "--on got 'slurm'; expected ray, or ray://HOST:PORT"),
+        ("--cpus 2", "--cpus given without --on, which it belongs to; drop it, or give --on ray"),
+        ("--on ray --gpus 1.5", "--gpus got '1.5'; expected a part of one such as 0.5, or whole ones"),
+        ("--on ray --gpus many", "--gpus got 'many'; expected a part of one such as 0.5, or whole ones"),
+        ("--on ray --cpus 0", "--cpus got '0'; expected N of at least 1"),
+        ("--seed 1 --seeds 2", "not allowed with argument"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    flags: str, wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = cli.main(shlex.split(f"run K4 --quiet --results {tmp_path}/results {flags}"))
+    out, err = capsys.readouterr()
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert wrong in err
+
+
+@pytest.mark.parametrize("on", ["ray", "ray://"])
+def test_no_cluster_is_told_in_one_line(
+    on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    where = on if on == "ray" else on + address
+    code = cli.main(shlex.split(f"run K4 --quiet --results {tmp_path}/results --on {where}"))
+    out, err = capsys.readouterr()
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"perturblab: error: --on {where}: no cluster answers (")
+    assert address in err
+
+
+def test_ray_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"needs Ray, which is not installed; pip install 'perturblab\[ray\]'"):
+        study_ray.connected("ray", study_ray.Need()).__enter__()
