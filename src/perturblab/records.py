@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, FiniteFloat, JsonValue, ValidationError, field_validator, model_validator
 
-from perturblab.errors import UserError
+from perturblab.errors import UserError, one_line
 from perturblab.files import write_atomically
 
 VERSION = 1
@@ -342,7 +342,7 @@ def _complaint(error: ValidationError) -> str:
 
 
 def _short(text: str, limit: int = 60) -> str:
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = one_line(text)
     return line if len(line) <= limit else f"{line[: limit - 3]}..."
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from perturblab.errors import one_line
 from perturblab.figures import FIGURE
 from perturblab.files import write_atomically
-from perturblab.groups import one_line
 from perturblab.points import WORST, Point, is_capped, said
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from perturblab import stats
 from perturblab.errors import UserError
-from perturblab.groups import Group, group
+from perturblab.groups import Group, cell_text, group
 from perturblab.points import WORST, Point, is_capped, load_points, radius, said, worst_cases
 from perturblab.records import Record, load
 
@@ -122,7 +122,7 @@ def _block(data: str, kind: tuple[int, str, str], groups: Sequence[Attacked], co
             continue
         against = chosen.get(control) if control not in (None, label) else None
         cells = [_cell(seeds, eps, against) for eps in radii]
-        lines.append(f"| {label} | {' | '.join(cells)} | {_flags(seeds.values())} |")
+        lines.append(f"| {cell_text(label)} | {' | '.join(cells)} | {_flags(seeds.values())} |")
     return "\n".join([*lines, ""])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from perturblab import stats
 from perturblab.errors import UserError
-from perturblab.groups import group
+from perturblab.groups import cell_text, group
 from perturblab.records import Record, load
 
 Spreads = Mapping[str, float]  # which loss -> standard deviation of its change
@@ -82,7 +82,7 @@ def markdown(runs: Sequence[tuple[Record, Spreads]], control: str | None = None)
             and _images(found.records[0]) == _images(reference.records[0])
         ):
             against = {seed: by_record[id(record)] for seed, record in reference.finished.items()}
-        lines.append(f"| {found.label} | {' | '.join(_cell(seeds, name, against) for name in names)} |")
+        lines.append(f"| {cell_text(found.label)} | {' | '.join(_cell(seeds, name, against) for name in names)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,73 @@
+"""Every error message of the package, found in its sources, and which of them were raised."""
+
+import ast
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import perturblab
+
+ROOT = Path(perturblab.__file__).parent
+ERRORS = {"UserError", "DataError", "NonFiniteError", "ValueError"}
+
+
+@dataclass(frozen=True)
+class Message:
+    """A raise statement of the package.
+
+    Args:
+        file: relative to the package.
+        first: its first line.
+        last: its last line.
+        error: name of the exception.
+        text: the message as it stands in the source.
+    """
+
+    file: str
+    first: int
+    last: int
+    error: str
+    text: str
+
+
+def messages() -> list[Message]:
+    """Every error message of the package, in the order of its files."""
+    return [message for path in sorted(ROOT.rglob("*.py")) for message in _of_file(path)]
+
+
+def _of_file(path: Path) -> Iterator[Message]:
+    name = path.relative_to(ROOT).as_posix()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            error = ast.unparse(node.exc.func)
+            if error in ERRORS:
+                text = ", ".join(map(_said, node.exc.args))
+                yield Message(name, node.lineno, node.end_lineno or node.lineno, error, text)
+
+
+def _said(argument: ast.expr) -> str:
+    if isinstance(argument, ast.JoinedStr):
+        parts = [p.value if isinstance(p, ast.Constant) else f"{{{ast.unparse(p.value)}}}" for p in argument.values]
+        return "".join(map(str, parts))
+    return str(argument.value) if isinstance(argument, ast.Constant) else ast.unparse(argument)
+
+
+def reached(found: Iterable[Message], raised: Mapping[tuple[str, int], str]) -> dict[Message, str]:
+    """Say which messages were raised, and by which case.
+
+    Args:
+        found: all messages.
+        raised: file and line of a raise statement -> name of the first case that came there.
+
+    Returns:
+        Message -> case; without those that no case raised.
+    """
+    by_file: dict[str, list[tuple[int, str]]] = {}
+    for (file, line), case in raised.items():
+        by_file.setdefault(file, []).append((line, case))
+    return {
+        message: case
+        for message in found
+        for line, case in by_file.get(str(ROOT / message.file), [])
+        if message.first <= line <= message.last
+    }

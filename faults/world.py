@@ -1,0 +1,68 @@
+"""Good files, made once: what the bad inputs are made from."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from faults.case import Case
+from faults.child import clear, start
+
+DIGITS = 597  # test images of the bundled digits
+TINY = (
+    "--dataset-train digits --net-type lenet --nfilters 2 --nepochs 1 --train-size 20 --batch-size 10 --nthreads 1 "
+    "--quiet"
+).split()
+RUNS = {
+    "run": [*TINY, "--audit", "--val-size", "5", "--optim-method", "Adam"],
+    "mixed": [*TINY, "--defence", "batchout"],
+    "byclass": [*TINY, "--defence", "batchout", "--batchout-partners", "different-class"],
+    "colour": ["--dataset-train", "pictures", *TINY[2:], "--train-size", "4", "--batch-size", "2"],
+}
+ATTACK = "--attacks fgsm,pgd,uniform --eps 0,0.1 --subset 20 --steps 2 --restarts 1 --check-subset 10 --quiet".split()
+
+
+def make(world: Path) -> None:
+    """Make the folders that cases copy.
+
+    Args:
+        world: an empty folder; afterwards it holds the runs of ``RUNS``, ``pictures`` and what else cases need.
+    """
+    os.environ |= {
+        "PERTURBLAB_CACHE": str(world / "cache"),
+        "PERTURBLAB_NATIVE": "0",  # nothing to compile
+        "HF_HUB_OFFLINE": "1",
+        "HOME": str(world / "home"),
+    }
+    for name in ("cases", "home", "cache"):
+        (world / name).mkdir()
+    pictures(world / "pictures")
+    for name, flags in RUNS.items():
+        _made(world, ["train", *flags, "--out", str(world / name)])
+    _made(world, ["attack", str(world / "run"), *ATTACK])
+
+
+def _made(world: Path, argv: list[str]) -> None:
+    ended = start(
+        Case("good", [a.replace("pictures", str(world / "pictures")) for a in argv], seconds=120), world
+    ).ended()
+    if ended.code:
+        raise RuntimeError(f"a good command failed: {argv} {ended.err}")
+    clear(ended)
+
+
+def pictures(folder: Path, size: int = 8, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
+    """Make an image folder: 2 classes, 3 training and 2 test images of each, in colour."""
+    for split, count in (("train", 3), ("test", 2)):
+        for number, name in enumerate(classes):
+            (folder / split / name).mkdir(parents=True)
+            for k in range(count):
+                picture(number * 40 + k, size).save(folder / split / name / f"{k}.png")
+    return folder
+
+
+def picture(value: int, size: int = 8) -> Image.Image:
+    """One RGB picture with a gradient in it."""
+    ramp = (np.arange(size * size * 3) * 5 + value).astype(np.uint8)
+    return Image.fromarray(ramp.reshape(size, size, 3))
