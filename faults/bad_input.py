@@ -77,15 +77,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         for kind in args.kind or KINDS:
             made = importlib.import_module(f"faults.kinds.{KINDS[kind]}").cases(args.cases, args.seed)
             chosen = [case for case in made if args.name in case.name]
-            say = print if args.verbose else _silent
+            say = _print if args.verbose else _silent
             tallies[kind] = _run(kind, chosen, Path(folder), args.processes, raised, say)
-            print(f"{kind}: {tallies[kind].cases} cases, {tallies[kind].seconds:.0f} s", file=sys.stderr)
+            sys.stderr.write(f"{kind}: {tallies[kind].cases} cases, {tallies[kind].seconds:.0f} s\n")
     found = messages.messages()
-    print(report(tallies, found, messages.reached(found, raised)))
+    _print(report(tallies, found, messages.reached(found, raised)))
     if args.json:
         outcome = {kind: vars(tally) for kind, tally in tallies.items()}
         args.json.write_text(json.dumps(outcome, indent=1, default=str) + "\n")
     return 1 if any(tally.faults for tally in tallies.values()) else 0
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
 
 
 def _silent(_text: str) -> None:
@@ -133,13 +137,10 @@ def report(tallies: dict[str, Tally], found: Sequence[messages.Message], reached
         found: every message of the package.
         reached: message -> the case that raised it.
     """
-    lines = [
-        "| kind | cases | one line, exit code 2 | success, every image counted | faults |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    rows = [(kind, t.cases, t.refused, t.succeeded, len(t.faults)) for kind, t in tallies.items()]
-    rows.append(("all", *(sum(row[k] for row in rows) for k in (1, 2, 3, 4))))  # type: ignore[misc]
-    lines += [f"| {kind} | {' | '.join(f'{number:,}' for number in numbers)} |" for kind, *numbers in rows]
+    lines = ["| kind | cases | one line, exit code 2 | success, counted in full | faults |", f"|---|{'---:|' * 4}"]
+    rows = {kind: [t.cases, t.refused, t.succeeded, len(t.faults)] for kind, t in tallies.items()}
+    rows["all"] = [sum(column) for column in zip(*rows.values(), strict=True)]
+    lines += [f"| {kind} | {' | '.join(f'{number:,}' for number in numbers)} |" for kind, numbers in rows.items()]
     lines += ["", *(f"FAULT {kind}: {text}" for kind, tally in tallies.items() for text in tally.faults)]
     count = Counter(message.error for message in reached)
     for error, number in Counter(message.error for message in found).items():
@@ -147,9 +148,8 @@ def report(tallies: dict[str, Tally], found: Sequence[messages.Message], reached
     lines += ["", "| message | raised by |", "|---|---|"]
     for message in found:
         text = message.text.replace("|", "\\|").replace("\n", " ")
-        lines.append(
-            f"| {message.file}:{message.first} {message.error}: {text} | {reached.get(message, 'not reached')} |"
-        )
+        by = reached.get(message, "not reached")
+        lines.append(f"| {message.file}:{message.first} {message.error}: {text} | {by} |")
     return "\n".join(lines)
 
 

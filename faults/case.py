@@ -47,8 +47,6 @@ def fill(fixed: Sequence[Case], drawn: Callable[[int, random.Random], Case], cou
     Returns:
         ``count`` cases, at least half of them drawn where both kinds are there.
     """
-    if count < len(fixed):
-        taken = [fixed[k * len(fixed) // (count // 2)] for k in range(count // 2)]
-    else:
-        taken = list(fixed)
+    spread = [fixed[k * len(fixed) // (count // 2)] for k in range(count // 2)]
+    taken = spread if count < len(fixed) else list(fixed)
     return [*taken, *(drawn(k, random.Random(f"{seed}/{k}")) for k in range(count - len(taken)))]

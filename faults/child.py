@@ -95,7 +95,10 @@ def start(case: Case, world: Path) -> Started:
     for name in case.needs:
         source = world / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-    case.prepare(folder)
+    try:
+        case.prepare(folder)
+    except Exception as error:
+        raise RuntimeError(f"{case.name!r} cannot be prepared") from error
     before = snapshot(folder)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -47,9 +47,12 @@ def _of_file(path: Path) -> Iterator[Message]:
 
 def _said(argument: ast.expr) -> str:
     if isinstance(argument, ast.JoinedStr):
-        parts = [p.value if isinstance(p, ast.Constant) else f"{{{ast.unparse(p.value)}}}" for p in argument.values]
-        return "".join(map(str, parts))
+        return "".join(map(_part, argument.values))
     return str(argument.value) if isinstance(argument, ast.Constant) else ast.unparse(argument)
+
+
+def _part(part: ast.expr) -> str:
+    return f"{{{ast.unparse(part.value)}}}" if isinstance(part, ast.FormattedValue) else str(ast.literal_eval(part))
 
 
 def reached(found: Iterable[Message], raised: Mapping[tuple[str, int], str]) -> dict[Message, str]:

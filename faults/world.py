@@ -1,6 +1,7 @@
 """Good files, made once: what the bad inputs are made from."""
 
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,19 @@ from faults.case import Case
 from faults.child import clear, start
 
 DIGITS = 597  # test images of the bundled digits
-TINY = (
+TINY = shlex.split(
     "--dataset-train digits --net-type lenet --nfilters 2 --nepochs 1 --train-size 20 --batch-size 10 --nthreads 1 "
     "--quiet"
-).split()
+)
 RUNS = {
     "run": [*TINY, "--audit", "--val-size", "5", "--optim-method", "Adam"],
     "mixed": [*TINY, "--defence", "batchout"],
     "byclass": [*TINY, "--defence", "batchout", "--batchout-partners", "different-class"],
     "colour": ["--dataset-train", "pictures", *TINY[2:], "--train-size", "4", "--batch-size", "2"],
 }
-ATTACK = "--attacks fgsm,pgd,uniform --eps 0,0.1 --subset 20 --steps 2 --restarts 1 --check-subset 10 --quiet".split()
+ATTACK = shlex.split(
+    "--attacks fgsm,pgd,uniform --eps 0,0.1 --subset 20 --steps 2 --restarts 1 --check-subset 10 --quiet"
+)
 
 
 def make(world: Path) -> None:
@@ -44,9 +47,8 @@ def make(world: Path) -> None:
 
 
 def _made(world: Path, argv: list[str]) -> None:
-    ended = start(
-        Case("good", [a.replace("pictures", str(world / "pictures")) for a in argv], seconds=120), world
-    ).ended()
+    argv = [str(world / word) if word == "pictures" else word for word in argv]
+    ended = start(Case("good", argv, seconds=120), world).ended()
     if ended.code:
         raise RuntimeError(f"a good command failed: {argv} {ended.err}")
     clear(ended)

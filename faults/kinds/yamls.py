@@ -1,6 +1,7 @@
 """Bad YAML files of flags."""
 
 import random
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -96,7 +97,7 @@ TEXTS = {
     "resume of nothing": b"resume: nowhere\n",
     "out that is there": GOOD + b"out: bad.yaml\n",
 }
-COMMAND = "train --config bad.yaml --out new".split()
+COMMAND = shlex.split("train --config bad.yaml --out new")
 
 
 def _written(content: bytes, folder: Path) -> None:
@@ -139,7 +140,8 @@ def cases(count: int, seed: int) -> list[Case]:
     return fill(fixed, _drawn, count, seed)
 
 
-VALUES = "~ '' - 0 -1 1.5 1e400 .nan .inf yes off lenet digits [] [1] {} |- > & * ! % @ ` \" ' # é \x7f 99999999999 x".split()
+VALUES = [*"-*&!%@`'#>~", '"', "|-", "''", "0", "-1", "1.5", "1e400", ".nan", ".inf", "yes", "off", "lenet", "é", "x"]
+VALUES += ["digits", "[]", "[1]", "{}", "99999999999"]
 
 
 def _drawn(k: int, chance: random.Random) -> Case:
@@ -155,8 +157,7 @@ def _drawn(k: int, chance: random.Random) -> Case:
     else:
         chance.shuffle(lines)
         spot = chance.randrange(len(lines))
-        lines.insert(
-            spot, chance.choice([b"  ", b"\t", b"- ", b"? ", b": ", b"&a ", b"*a ", b"!x ", b"%"]) + lines[spot]
-        )
+        before = chance.choice([b"  ", b"\t", b"- ", b"? ", b": ", b"&a ", b"*a ", b"!x ", b"%"])
+        lines.insert(spot, before + lines[spot])
         content, name = b"".join(lines), "a line again, with something before it"
     return Case(f"{k}: {name}", COMMAND, prepare=partial(_written, content), total=DIGITS)

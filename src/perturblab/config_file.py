@@ -55,14 +55,14 @@ def _pairs(path: Path) -> Iterator[tuple[int, str, str | None]]:
         # Composed only: a tag may ask for an object, and nothing here ever makes one.
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = getattr(error, "problem", None) or type(error).__name__
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "too deep"
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
         raise UserError(f"--config {path} is no YAML ({reason}{where}); correct it") from error
     if not isinstance(root, yaml.MappingNode):
         raise UserError(f"--config {path} holds no mapping; expected lines such as nepochs: 5")
     for key, value in root.value:
-        yield key.start_mark.line + 1, str(_scalar(key, path)), _value(value, path)
+        yield key.start_mark.line + 1, _scalar(key, path) or "null", _value(value, path)
 
 
 def _text(path: Path) -> bytes:
@@ -80,15 +80,21 @@ def _text(path: Path) -> bytes:
 
 def _value(node: "Node", path: Path) -> str | None:
     """A list becomes what would be typed: 0,1,2."""
-    if node.id != "sequence" or node.tag != _LIST:
+    import yaml
+
+    if not isinstance(node, yaml.SequenceNode) or node.tag != _LIST:
         return _scalar(node, path)
     return ",".join(str(_scalar(part, path)) for part in node.value)
 
 
 def _scalar(node: "Node", path: Path) -> str | None:
+    import yaml
+
     line = node.start_mark.line + 1
     if node.tag not in (*_PLAIN, _LIST, _MAP):
         raise UserError(f"--config {path}, line {line}: got the tag {node.tag!r}; expected plain values without tags")
-    if node.id != "scalar":
-        raise UserError(f"--config {path}, line {line}: got a {node.id} inside; expected plain values and flat lists")
+    if not isinstance(node, yaml.ScalarNode):
+        raise UserError(
+            f"--config {path}, line {line}: got a {type(node).__name__[:-4].lower()} inside; expected plain values and flat lists"
+        )
     return None if node.tag == _NULL else str(node.value)
