@@ -15,7 +15,7 @@ import torch
 
 from faults import messages, world
 from faults.case import Case
-from faults.child import Ended, Started, clear, start
+from faults.forked import Ended, Started, clear, start
 from faults.judge import fault
 
 KINDS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from faults.case import Case
-from faults.child import Ended
+from faults.forked import Ended
 
 MEMORY = 700 << 20  # bytes that no bad input may take
 ERROR = re.compile(r"perturblab: error: .+\n")

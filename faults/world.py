@@ -5,10 +5,12 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from faults.case import Case
-from faults.child import clear, start
+from faults.forked import clear, start
+from perturblab.checkpoint import digest
 
 DIGITS = 597  # test images of the bundled digits
 TINY = shlex.split(
@@ -44,6 +46,19 @@ def make(world: Path) -> None:
     for name, flags in RUNS.items():
         _made(world, ["train", *flags, "--out", str(world / name)])
     _made(world, ["attack", str(world / "run"), *ATTACK])
+    _stopped(world)
+
+
+def _stopped(world: Path) -> None:
+    """The same run, as if it had been stopped after the first step of two."""
+    folder = world / "stopped"
+    folder.mkdir()
+    content = torch.load(world / "run/checkpoint.pt", weights_only=True)
+    reached = {"loss": 23.0, "correct": 1, "images": 10, "seconds": 0.1}
+    content["state"] |= {"epoch": 0, "step": 1, "permutation": torch.arange(15), "reached": reached}
+    content |= {"rows": [], "correct": []}
+    content["digest"] = digest({name: value for name, value in content.items() if name != "digest"})
+    torch.save(content, folder / "checkpoint.pt")
 
 
 def _made(world: Path, argv: list[str]) -> None:

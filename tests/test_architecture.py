@@ -26,7 +26,9 @@ ALLOWED: dict[str, set[str]] = {
     "schedules": set(),
     "evaluate": set(),
     "train": {"schedules"},
-    "checkpoint": set(),
+    "plain": set(),
+    "saved": {"train"},
+    "checkpoint": {"plain"},
     "records": set(),
     "stats": set(),
     "groups": {"records"},
@@ -51,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "progress": set(),
     "runs": {
         *("attacks", "checkpoint", "config", "configured", "data", "defences", "evaluate", "layers", "models"),
-        *("progress", "train"),
+        *("progress", "saved", "train"),
     },
     "execution": {
         *("checkpoint", "config", "evaluate", "figures", "progress", "recording", "records", "runs", "stats"),

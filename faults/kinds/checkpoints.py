@@ -255,10 +255,12 @@ def cases(count: int, seed: int) -> list[Case]:
     """Bad checkpoints for ``evaluate`` and ``train --resume``."""
     fixed = []
     for name, value in HOSTILE.items():
-        for protocol in (0, 2, 4):
-            pickled = pickle.dumps(value, protocol=protocol)
-            fixed.append(_case(f"hostile {name}, protocol {protocol}", partial(_bytes, pickled), EVALUATE, False))
-        fixed.append(_case(f"hostile {name}, in an archive", partial(_bytes, _archive(pickled)), RESUME, False))
+        pickled = {protocol: pickle.dumps(value, protocol=protocol) for protocol in (0, 2, 4)}
+        fixed += [
+            _case(f"hostile {name}, protocol {p}", partial(_bytes, b), EVALUATE, False) for p, b in pickled.items()
+        ]
+        archive = partial(_bytes, _archive(pickled[2]))
+        fixed.append(_case(f"hostile {name}, in an archive", archive, RESUME, False))
     for k, (name, change) in enumerate(CHANGES.items()):
         for command in SHOWN if k % 4 == 0 else (SHOWN[k % 3], SHOWN[(k + 1) % 3]):
             fixed.append(_case(f"{name}, {command[0]} {len(command)}", partial(_changed, change, True), command))

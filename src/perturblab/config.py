@@ -282,7 +282,7 @@ def validated(model: type[Config], given: dict[str, Any]) -> Config:
         UserError: the first mistake, in one sentence: flag, got, expected.
     """
     try:
-        return model(**given)
+        return model.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         if first["type"] == "value_error":

@@ -29,6 +29,7 @@ from perturblab.errors import UserError
 from perturblab.layers import Mixing, place_batchout
 from perturblab.models import Task
 from perturblab.progress import Show
+from perturblab.saved import check_answers, check_rows, check_state
 from perturblab.seeding import stream
 
 CHECKPOINT = "checkpoint.pt"
@@ -192,11 +193,15 @@ def resume_run(folder: Path, changes: dict[str, Any], show: Show) -> Run:
     path = folder / CHECKPOINT
     saved = checkpoint.load_checkpoint(path, show.warn)
     run = open_run(_changed(saved_config(folder, saved), changes), folder, show)
-    _check_images(run, saved, ("train", "test"))
+    _check_contents(run, saved, ("train", "test"))
     checkpoint.load_net(path, run.model, saved["model"])
     try:
+        check_state(saved["state"], run.state, len(run.training), run.recipe)
+        if len(saved["rows"]) != saved["state"]["epoch"]:
+            raise ValueError(f"{len(saved['rows'])} rows of {saved['state']['epoch']} epochs")
+        check_answers(saved["correct"], len(saved["rows"]), len(run.images.test))
         run.state.load_state_dict(saved["state"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} holds the training state of another run ({error}); restore the file") from error
     run.rows, run.correct = saved["rows"], saved["correct"]
     begun = run.state.epoch + (run.state.step > 0)
@@ -226,10 +231,15 @@ def _changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
     return validated(TrainConfig, {**config.model_dump(), **changes})
 
 
-def _check_images(run: Run, saved: dict[str, Any], splits: tuple[str, ...]) -> None:
-    other = [split for split in splits if run.images.hashes[split] != saved["hashes"][split]]
+def _check_contents(run: Run, saved: dict[str, Any], splits: tuple[str, ...]) -> None:
+    other = [split for split in splits if run.images.hashes[split] != saved["hashes"].get(split)]
     if other:
         raise UserError(f"the {other[0]} images of {run.images.display} are not those of {run.folder}; give --dataroot")
+    try:
+        check_rows(saved["rows"], len(run.images.test), audited=run.config.audit)
+    except ValueError as error:
+        path = run.folder / CHECKPOINT
+        raise UserError(f"{path} holds the metrics of another run ({error}); restore the file") from error
 
 
 def trained_run(folder: Path, show: Show, changes: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
@@ -248,7 +258,7 @@ def trained_run(folder: Path, show: Show, changes: dict[str, Any]) -> tuple[Run,
     """
     saved = checkpoint.load_checkpoint(folder / CHECKPOINT, show.warn)
     run = open_run(_changed(saved_config(folder, saved), changes), folder, show)
-    _check_images(run, saved, ("test",))
+    _check_contents(run, saved, ("test",))
     checkpoint.load_weights(folder / "weights.safetensors", run.model)
     run.model.eval()
     return run, saved
