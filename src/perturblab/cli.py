@@ -326,8 +326,8 @@ def _report(args: argparse.Namespace) -> int:
         from perturblab import robustness_report, volatility
 
         folder = Path(args.folder)
-        print(robustness_report.markdown(robustness_report.load_attacked(folder), args.control))
-        print(volatility.markdown(volatility.load_spreads(folder), args.control), end="")
+        tables = robustness_report.markdown(robustness_report.load_attacked(folder), args.control)
+        print(tables, volatility.markdown(volatility.load_spreads(folder), args.control), sep="\n", end="")
         return DONE
     found = records.load_all(Path(args.folder))
     if args.into:

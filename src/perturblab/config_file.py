@@ -94,7 +94,6 @@ def _scalar(node: "Node", path: Path) -> str | None:
     if node.tag not in (*_PLAIN, _LIST, _MAP):
         raise UserError(f"--config {path}, line {line}: got the tag {node.tag!r}; expected plain values without tags")
     if not isinstance(node, yaml.ScalarNode):
-        raise UserError(
-            f"--config {path}, line {line}: got a {type(node).__name__[:-4].lower()} inside; expected plain values and flat lists"
-        )
+        kind = type(node).__name__.removesuffix("Node").lower()
+        raise UserError(f"--config {path}, line {line}: got a {kind} inside; expected plain values and flat lists")
     return None if node.tag == _NULL else str(node.value)

@@ -22,8 +22,8 @@ VERSION = 1
 PACKAGES = ("torch", "numpy", "scipy", "pillow", "datasets", "safetensors", "pydantic")
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "neon", "asimd")
 
-Natural = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Percent = Annotated[FiniteFloat, Field(ge=0)]  # no upper end: float32 means of 100 % exceed it by rounding
 
 _EMBEDDED_PATH = re.compile(r"""(?:^|[\s=:"'(,;])(?:/[\w.~-]+/|~/|[A-Za-z]:\\)""")
@@ -178,6 +178,13 @@ class Record(BaseModel, frozen=True, extra="forbid", strict=True):
     study: Study | None = None
     seconds: Annotated[FiniteFloat, Field(ge=0)]
     status: Literal["finished", "interrupted"]
+
+    @model_validator(mode="after")
+    def _every_image_is_counted(self) -> Self:
+        total, there = self.counts.last.total, self.data.sizes.get("test")
+        if there not in (None, total):
+            raise ValueError(f"counts.last.total is {total}, expected data.sizes.test = {there}")
+        return self
 
     @model_validator(mode="after")
     def _nothing_private(self) -> Self:

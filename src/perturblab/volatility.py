@@ -50,12 +50,23 @@ def load_spreads(folder: Path) -> list[tuple[Record, dict[str, float]]]:
     for path in sorted(folder.rglob("record.json")):
         metrics = path.with_name("metrics.jsonl")
         if metrics.is_file():
+            record = load(path)
             try:
-                rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-                found.append((load(path), spreads(rows)))
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{metrics} cannot be read as metrics ({error}); restore the file") from error
+                found.append((record, _finite(spreads(_rows(metrics)))))
+            except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                reason = f"{type(error).__name__}: {error}"
+                raise UserError(f"{metrics} cannot be read as metrics ({reason}); restore the file") from error
     return found
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _finite(of: dict[str, float]) -> dict[str, float]:
+    if wrong := [name for name, value in of.items() if not math.isfinite(value)]:
+        raise ValueError(f"the {wrong[0]} is not finite")
+    return of
 
 
 def markdown(runs: Sequence[tuple[Record, Spreads]], control: str | None = None) -> str:
