@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "progress": set(),
     "runs": {
         *("attacks", "checkpoint", "config", "configured", "data", "defences", "evaluate", "layers", "models"),
-        *("progress", "saved", "train"),
+        *("progress", "records", "saved", "train"),
     },
     "execution": {
         *("checkpoint", "config", "evaluate", "figures", "progress", "recording", "records", "runs", "stats"),

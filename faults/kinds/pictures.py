@@ -102,8 +102,8 @@ def _written(path: str, content: bytes, folder: Path) -> None:
 def _class_called(name: str | bytes, folder: Path) -> None:
     """A third class under a name."""
     for split in (b"train", b"test"):
-        target = os.path.join(os.fsencode(folder), b"pictures", split, os.fsencode(name))
-        shutil.copytree(os.path.join(os.fsencode(folder), b"pictures", split, b"cat"), target)
+        target = os.fsdecode(os.path.join(os.fsencode(folder), b"pictures", split, os.fsencode(name)))
+        shutil.copytree(folder / "pictures" / split.decode() / "cat", target)
 
 
 def _picture_called(name: str | bytes, folder: Path) -> None:
@@ -133,7 +133,7 @@ ODD: dict[str, Callable[[Path], Any]] = {
 NAMES: list[str | bytes] = [
     "a\nb",
     "\x1b[31mred\x07",
-    "..x",
+    "x..",
     " ",
     "$\\frac{",
     "<b>|x|",

@@ -192,7 +192,7 @@ class Record(BaseModel, frozen=True, extra="forbid", strict=True):
         for key, value in _leaves(self.model_dump(exclude={"masks": {"__all__": {"png"}}})):
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{key} is {value}, expected a finite number")
-            if isinstance(value, str) and _is_private(value):
+            if isinstance(value, str) and is_private(value):
                 raise ValueError(f"{key} is {value!r}, expected no path of this machine")
         return self
 
@@ -370,7 +370,12 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _is_private(text: str) -> bool:
+def is_private(text: str) -> bool:
+    """Say whether a text reads like a path of the machine, which no record may hold.
+
+    Args:
+        text: a name or a value.
+    """
     home = os.path.expanduser("~")  # unlike Path.home() it never raises, as for a user without an entry
     at_home = len(home) > 1 and re.search(rf"(?<!\w){re.escape(home)}(?!\w)", text)
     return text.startswith(("/", "~")) or bool(at_home) or bool(_EMBEDDED_PATH.search(text))

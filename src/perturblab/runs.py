@@ -29,6 +29,7 @@ from perturblab.errors import UserError
 from perturblab.layers import Mixing, place_batchout
 from perturblab.models import Task
 from perturblab.progress import Show
+from perturblab.records import is_private
 from perturblab.saved import check_answers, check_rows, check_state
 from perturblab.seeding import stream
 
@@ -114,7 +115,11 @@ def _load_images(config: TrainConfig, show: Show) -> data.ImageData:
     if config.dataset_test not in (None, config.dataset_train):
         test = data.load(str(config.dataset_test), dataroot=config.dataroot, progress=show.loading)
         loaded = data.combine(loaded, test)
-    return data.select_classes(loaded, config.classes) if config.classes else loaded
+    loaded = data.select_classes(loaded, config.classes) if config.classes else loaded
+    for name in (loaded.display, *loaded.classes):
+        if is_private(name):  # at the end of the training would be too late
+            raise UserError(f"{name!r} reads like a path of this machine, which no record may hold; rename it")
+    return loaded
 
 
 def open_run(config: TrainConfig, folder: Path, show: Show) -> Run:

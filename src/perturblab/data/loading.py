@@ -153,6 +153,8 @@ def _from_source(source: Source, asked: str, folder: str, report: Progress) -> I
 
 
 def _file_hash(path: Path) -> str:
+    if path.exists() and not path.is_file():  # a pipe or a device might never end
+        raise DataError(f"{path} is no regular file; replace or remove it")
     try:
         with open(path, "rb", buffering=0) as file:
             return hashlib.sha256(file.readall()).hexdigest()
