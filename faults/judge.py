@@ -10,6 +10,7 @@ from faults.case import Case
 from faults.forked import Ended
 
 MEMORY = 700 << 20  # bytes that no bad input may take
+PROGRESS = re.compile(r"(data|classes in order|net|run|quick): |fetching |reading |decoding |warning: ")
 ERROR = re.compile(r"perturblab: error: .+\n")
 
 
@@ -32,7 +33,7 @@ def fault(case: Case, ended: Ended) -> str:
     if ended.grown > MEMORY:
         return f"took {ended.grown >> 20} MB"
     if ended.code == 2:
-        return _wrong_refusal(ended)
+        return _wrong_refusal(case, ended)
     if ended.code != 0:
         return f"exit code {ended.code}"
     if not case.may_succeed:
@@ -40,15 +41,24 @@ def fault(case: Case, ended: Ended) -> str:
     return _wrong_success(case, ended)
 
 
-def _wrong_refusal(ended: Ended) -> str:
-    if not ERROR.fullmatch(ended.err):
+def _wrong_refusal(case: Case, ended: Ended) -> str:
+    err = ended.err if "--quiet" in case.argv else _without_progress(ended.err)
+    if not ERROR.fullmatch(err):
         return f"{len(ended.err.splitlines())} lines on stderr: {ended.err[:200]!r}"
-    if not ended.err[:-1].isprintable():
+    if not err[:-1].isprintable():
         return f"control characters on stderr: {ended.err[:200]!r}"
     if ended.out:
         return f"partial output: {ended.out[:100]!r}"
     changed = sorted(name for name in {*ended.before, *ended.after} if ended.before.get(name) != ended.after.get(name))
     return f"files were changed: {', '.join(changed[:4])}" if changed else ""
+
+
+def _without_progress(err: str) -> str:
+    """What a command says of its progress may stand before its one line, where it was not told to be quiet."""
+    lines = err.splitlines(keepends=True)
+    while len(lines) > 1 and PROGRESS.match(lines[0]):
+        del lines[0]
+    return "".join(lines)
 
 
 def _wrong_success(case: Case, ended: Ended) -> str:

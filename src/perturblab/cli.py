@@ -116,7 +116,10 @@ def _describe(args: argparse.Namespace) -> int:
     task = Task(nclasses, channels, (size[0], size[-1]))
     with torch.device("meta"):
         net = build_net(config, task, seed=config.manual_seed, warn=Show().warn)
-    described = describe(net, task, config.net)
+    try:
+        described = describe(net, task, config.net)
+    except RuntimeError as error:  # more values in a layer than 64 bits can count
+        raise UserError(f"--image-size {args.image_size} is beyond what can be counted; use a smaller one") from error
     if args.json:
         _print_json(described)
     else:

@@ -3,7 +3,9 @@
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +53,7 @@ def decode(data: bytes | None, where: str) -> Pixels:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data or b""), formats=_FORMATS) as picture:
+        with _no_remarks(), Image.open(io.BytesIO(data or b""), formats=_FORMATS) as picture:
             _check_pixels(picture.size)  # what the header says; nothing is decoded yet
             pixels: Pixels = np.asarray(picture)
             mode = picture.mode
@@ -60,6 +62,17 @@ def decode(data: bytes | None, where: str) -> Pixels:
     if mode not in ("L", "RGB"):
         raise DataError(f"{where} is of mode {mode}; expected L (grey) or RGB, 8 bits each: convert it")
     return pixels
+
+
+@contextmanager
+def _no_remarks() -> Iterator[None]:
+    """What Pillow only remarks upon, a file cut short or a bomb, is a picture that cannot be used."""
+    from PIL.Image import DecompressionBombWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("error", DecompressionBombWarning)
+        yield
 
 
 def _check_pixels(size: tuple[int, int]) -> None:
