@@ -20,6 +20,7 @@ VALUE = {
     **{"padding": "1", "reading": "A", "blocks": "2", "norm_order": "bn-relu"},
 }
 LENET = shlex.join(TINY)
+SMALL = "--net-type lenet --nfilters 2 --nepochs 1 --batch-size 2 --quiet --out new"
 LINES = (
     # nets
     "describe --net-type noiseresnet18 --first_filter_size 5",
@@ -50,16 +51,16 @@ LINES = (
     f"train {LENET} --classes ,, --out new",
     f"train {LENET} --dataset-test pictures --out new",
     f"train {LENET} --dataset-test nowhere --out new",
-    "train --dataset-train pictures --dataset-test larger --quiet --out new",
-    "train --dataset-train pictures --dataset-test others --quiet --out new",
-    "train --dataset-train one --quiet --out new",
-    "train --dataset-train set --dataset-test pictures --quiet --out new",
-    "train --dataset-train several --quiet --out new",
-    "train --dataset-train CIFAR10 --dataroot several --quiet --out new",
-    "train --dataset-train CIFAR10 --dataroot wrong --quiet --out new",
-    "train --dataset-train MNIST --dataroot copies --quiet --out new",
-    "train --dataset-train pictures/train --quiet --out new",
-    "train --dataset-train nothing --quiet --out new",
+    f"train --dataset-train pictures --dataset-test larger {SMALL}",
+    f"train --dataset-train pictures --dataset-test others {SMALL}",
+    f"train --dataset-train one {SMALL}",
+    f"train --dataset-train set --dataset-test pictures {SMALL}",
+    f"train --dataset-train several {SMALL}",
+    f"train --dataset-train CIFAR10 --dataroot several {SMALL}",
+    f"train --dataset-train CIFAR10 --dataroot wrong {SMALL}",
+    f"train --dataset-train MNIST --dataroot copies {SMALL}",
+    f"train --dataset-train pictures/train {SMALL}",
+    f"train --dataset-train nothing {SMALL}",
     # defences
     f"train {LENET} --batchout-eta 0.1 --out new",
     f"train {LENET} --defence-eps 0.1 --out new",
@@ -115,6 +116,11 @@ LINES = (
     "evaluate stopped",
     "evaluate run --batch-size 0",
     # studies and reports
+    "run P1 --preset quick --dry-run --quiet",
+    "run H1 --preset quick --dry-run --quiet",
+    "attack run --attacks fgsm-normalised --norm l2 --eps 1 --subset 4 --quiet",
+    f"train --dataset-train incomplete {SMALL}",
+    f"train --dataset-train MNIST --dataroot twofold {SMALL}",
     "run T1 --preset quick --dry-run --quiet",
     "run bogus --preset quick --dry-run",
     "run --preset bogus",
@@ -143,6 +149,14 @@ def _picture_sets(folder: Path) -> None:
     pictures.idx(folder / "idx")
     (folder / "idx/set").rename(folder / "several/raw")
     make(folder / "several/cifar10-copy")
+    make(folder / "twofold/mnist", classes=("0", "1"))
+    (folder / "twofold/mnist/raw").mkdir()
+    for path in (folder / "several/raw").iterdir():
+        (folder / "twofold/mnist/raw" / path.name).write_bytes(path.read_bytes())
+    (folder / "incomplete").mkdir()
+    name = "train-images-idx3-ubyte"
+    (folder / "incomplete" / name).write_bytes((folder / "several/raw" / name).read_bytes())
+    (folder / "incomplete/t10k-labels-idx1-ubyte").write_bytes(b"x")
     make(folder / "wrong/cifar10")
     for name in ("mnist-a", "mnist-b"):
         make(folder / "copies" / name, classes=("0", "1"))

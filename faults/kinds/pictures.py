@@ -118,6 +118,14 @@ def _instead(make: Callable[[Path], Any], folder: Path) -> None:
     make(path)
 
 
+def _many(folder: Path) -> None:
+    """Four thousand names of one picture of 64 megapixels: 768 GB, once decoded."""
+    first = folder / "pictures/train/cat/0.png"
+    first.write_bytes(png_bomb(8000, 8000, 8000))
+    for k in range(4000):
+        os.link(first, first.with_name(f"more-{k}.png"))
+
+
 def _without(path: str, folder: Path) -> None:
     shutil.rmtree(folder / "pictures" / path)
 
@@ -285,6 +293,7 @@ def cases(count: int, seed: int) -> list[Case]:
     fixed += [
         _case(f"without {path}", partial(_without, path), False) for path in ("train", "test", "test/dog", "train/cat")
     ]
+    fixed.append(_case("a thousand times the memory", _many, False))
     fixed.append(_case("an empty class", lambda folder: (folder / "pictures/train/cow").mkdir(), False))
     fixed.append(_case("a class of one split", partial(_written, "train/cow/0.png", BAD["a JPEG"]), False))
     fixed += [_set(f"CIFAR, test batch: {name}", partial(cifar, batch=batch)) for name, batch in BATCHES.items()]
