@@ -148,7 +148,7 @@ def report(tallies: dict[str, Tally], found: Sequence[messages.Message], reached
     lines += ["", "| message | raised by |", "|---|---|"]
     for message in found:
         text = message.text.replace("|", "\\|").replace("\n", " ")
-        by = reached.get(message, "not reached")
+        by = reached.get(message) or messages.reason(message)
         lines.append(f"| {message.file}:{message.first} {message.error}: {text} | {by} |")
     return "\n".join(lines)
 

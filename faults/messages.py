@@ -11,6 +11,22 @@ ROOT = Path(perturblab.__file__).parent
 ERRORS = {"UserError", "DataError", "NonFiniteError", "ValueError"}
 
 
+# Why no case on the command line can come to a message. Python code can, and the tests do.
+REASONS = {
+    "UserError: AutoAttack and Square need": "the package is installed where this was run",
+    "UserError: images are {height}x{width}; Square in l2": "the images of every set here are large enough",
+    "NonFiniteError: logits are not finite; nothing is attacked": "a net with such logits is refused one step earlier",
+    "DataError: {source.folder} holds {copy[1]}": "only the real files have the hash of a known copy",
+    "UserError: rows has no epoch": "a run always has one when it draws",
+    "UserError: --config {path} cannot be read": "the privileged user of the test may read all files",
+    "DataError: {source} cannot be read": "the privileged user of the test may list all folders",
+    "DataError: {path} cannot be read": "the privileged user of the test may read all files",
+    "UserError: {'/'.join(path.parts[-2:])} cannot be written": "staged by python -m faults: full disks",
+    "UserError: busy": "staged by python -m faults: two processes on one run",
+}
+ONLY_PYTHON = "only from Python: on the command line the flags are checked before"
+
+
 @dataclass(frozen=True)
 class Message:
     """A raise statement of the package.
@@ -33,6 +49,13 @@ class Message:
 def messages() -> list[Message]:
     """Every error message of the package, in the order of its files."""
     return [message for path in sorted(ROOT.rglob("*.py")) for message in _of_file(path)]
+
+
+def reason(message: Message) -> str:
+    """Say why no case raised a message."""
+    said = f"{message.error}: {message.text}"
+    known = next((why for begin, why in REASONS.items() if said.startswith(begin)), "")
+    return f"not reached: {known or (ONLY_PYTHON if message.error == 'ValueError' else 'no case found')}"
 
 
 def _of_file(path: Path) -> Iterator[Message]:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from perturblab.errors import one_line
+
 
 class Show:
     """Where a command tells what it does: stderr, so that stdout stays the result's.
@@ -23,11 +25,11 @@ class Show:
 
     def say(self, text: str) -> None:
         """One plain line, above the bar if there is one."""
-        self.console.print(text, markup=False)
+        self.console.print(one_line(text), markup=False)
 
     def warn(self, text: str) -> None:
         """One line that is shown even when quiet."""
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{one_line(text)}\n")
 
     @contextmanager
     def bar(self, total: int, done: int = 0) -> Iterator[None]:
