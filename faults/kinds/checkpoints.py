@@ -217,6 +217,13 @@ def _archive(content: bytes) -> bytes:
     return file.getvalue()
 
 
+def _a_list() -> bytes:
+    """What PyTorch writes of a list."""
+    file = io.BytesIO()
+    torch.save([1, 2], file)
+    return file.getvalue()
+
+
 def _deep_archive() -> bytes:
     """Lists in lists, deeper than any recursion goes, where the configuration should be."""
     parts = {"version": b"K\x02", "hashes": b"}", "model": b"}", "state": b"}", "rows": b"]", "correct": b"]"}
@@ -273,6 +280,7 @@ def cases(count: int, seed: int) -> list[Case]:
         "a text": b"text",
         "a zip of nothing": _archive(b""),
         "zeros": bytes(9999),
+        "a list": _a_list(),
     }.items():
         fixed.append(_case(name, partial(_bytes, content), EVALUATE, False))
         fixed.append(_case(f"{name}, and the one before", partial(_both, content), RESUME, False))

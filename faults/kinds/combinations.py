@@ -98,6 +98,7 @@ LINES = (
     "train --resume nowhere --quiet",
     "train --resume '' --quiet",
     "train --resume longer --nepochs 1 --quiet",
+    "train --resume begun --nepochs 1 --quiet",
     # attacks
     "attack run --attacks bogus",
     "attack run --attacks transfer-fgsm",
@@ -162,6 +163,9 @@ def _picture_sets(folder: Path) -> None:
         make(folder / "copies" / name, classes=("0", "1"))
 
 
+CONFIGURED = ("cosine", "longer", "begun")
+
+
 def cases(count: int, seed: int) -> list[Case]:
     """Combinations for every command that trains, describes or attacks."""
     fixed = [_case(line) for line in LINES]
@@ -173,21 +177,23 @@ def _case(line: str) -> Case:
     prepare: Prepare = nothing
     if "--dataset" in line.replace(LENET, "") or "--dataroot" in line:
         prepare = _picture_sets
-    elif "cosine" in line or "longer" in line:
-        prepare = partial(_configured, "cosine" in line)
+    elif made := next((name for name in CONFIGURED if f"--resume {name}" in line), ""):
+        prepare = partial(_configured, made)
     return Case(short, shlex.split(line), NEEDS, prepare, seconds=60)
 
 
-def _configured(cosine: bool, folder: Path) -> None:
-    """A run of three epochs that was stopped, or one whose schedule depends on its length."""
+def _configured(name: str, folder: Path) -> None:
+    """A run of three epochs that was stopped after one or in the second, or whose schedule depends on its length."""
     import torch
 
     from perturblab.checkpoint import digest
 
-    name = "cosine" if cosine else "longer"
     (folder / name).mkdir()
     content = torch.load(folder / "run/checkpoint.pt", weights_only=True)
-    content["config"] |= {"optimizer_schedule": "cosine"} if cosine else {"nepochs": 3}
+    content["config"] |= {"optimizer_schedule": "cosine"} if name == "cosine" else {"nepochs": 3}
+    if name == "begun":
+        stopped = torch.load(folder / "stopped/checkpoint.pt", weights_only=True)["state"]
+        content["state"] |= {key: stopped[key] for key in ("step", "permutation", "reached")}
     content["digest"] = digest({key: value for key, value in content.items() if key != "digest"})
     torch.save(content, folder / name / "checkpoint.pt")
 

@@ -273,6 +273,7 @@ PACKED: dict[str, bytes] = {
     "half a gzip": gzip.compress(struct.pack(">IIII", 2051, 4, 8, 8) + bytes(256))[:20],
     "a bomb": gzip.compress(struct.pack(">IIII", 2051, 4, 8, 8) + bytes(1 << 28)),
     "a bomb that says so": gzip.compress(struct.pack(">IIII", 2051, 1 << 22, 8, 8) + bytes(1 << 28)),
+    "two parts": gzip.compress(struct.pack(">IIII", 2051, 4, 8, 8) + bytes(100)) + gzip.compress(bytes(272)),
     "a wrong length": gzip.compress(struct.pack(">IIII", 2051, 4, 8, 8) + bytes(256))[:-4] + b"\xff" * 4,
     "a claim of 3 GB": gzip.compress(struct.pack(">IIII", 2051, 50_000_000, 8, 8))[:-4]
     + struct.pack("<I", 3_200_000_016),

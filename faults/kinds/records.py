@@ -201,6 +201,9 @@ def cases(count: int, seed: int) -> list[Case]:
         fixed += [_case(name, METRICS, c, partial(_lines, change)) for c in (k, k + 1)]
     for k, (name, odd) in enumerate({"a pipe": _pipe, "a link to itself": _loop, "a folder": _folder}.items()):
         fixed += [_case(name, file, k, partial(odd, file)) for file in (RECORD, POINTS, CHECKS, METRICS)]
+    fixed.append(
+        Case("a folder, evaluated", shlex.split("evaluate run"), ("run",), partial(_folder, RECORD), may_succeed=False)
+    )
     fixed.append(_case("two that differ", RECORD, 0, _twice))
     for name, text in PAGES.items():
         command = shlex.split("report . --into page.md")

@@ -18,6 +18,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PERTURBLAB_CACHE") or Path.home() / ".cache" / "perturblab")
 
 
+def expanded(path: str | Path) -> Path:
+    """Put a home folder in the place of ``~``; where there is no such user, the path stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def write_atomically(
     path: Path, content: bytes, *, verify: Callable[[Path], object] | None = None, previous: Path | None = None
 ) -> None:
