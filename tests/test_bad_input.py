@@ -381,6 +381,8 @@ HARD = [
     (f"train {TINY} --out ''", r"--out got ''"),
     (f"train {TINY} --resume ''", r"--resume got ''|holds no checkpoint"),
     (f"train {TINY} --out file/new", r"file"),
+    ("train --dataset-train ~nobody-here/x", r"there is no folder ~nobody-here/x"),
+    ("train --quiet --dataset-train MNIST --dataroot '~nobody-here'", r"MNIST is neither under .*~nobody-here nor"),
     ("describe --quiet --image-size 0", r"--image-size got '0'"),
     (f"train {LENET} --device meta", r"--device got 'meta'"),
     ("train --nthreads 3000000000", r"--nthreads got '3000000000'"),

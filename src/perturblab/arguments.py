@@ -49,7 +49,8 @@ def _choices(field: FieldInfo) -> str:
     return f" ({', '.join(map(str, found))})" if found else ""
 
 
-def _spellings(name: str) -> list[str]:
+def spellings(name: str) -> list[str]:
+    """The options that set a field: ``--net-type``, ``--net_type``."""
     return list(dict.fromkeys(["--" + name.replace("_", "-"), "--" + name, *_ALIASES.get(name, ())]))
 
 
@@ -69,9 +70,9 @@ def add_fields(parser: argparse.ArgumentParser, model: type[BaseModel], leave_ou
         text = f"{field.description}{_choices(field)}{default}".replace("%", "%%")
         common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
         if _is_flag(field):
-            parser.add_argument(*_spellings(name), action=argparse.BooleanOptionalAction, **common)
+            parser.add_argument(*spellings(name), action=argparse.BooleanOptionalAction, **common)
         else:
-            parser.add_argument(*_spellings(name), metavar=name.rsplit("_", 1)[-1].upper(), **common)
+            parser.add_argument(*spellings(name), metavar=name.rsplit("_", 1)[-1].upper(), **common)
 
 
 def parsed(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:

@@ -339,14 +339,16 @@ def _flags(target: Target, measured: Sequence[Point], show: Show) -> list[str]:
     try:
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
         same = [entry for entry in kept if entry["key"] == key]
-    except (ValueError, KeyError, TypeError) as error:
+        known = [masking.Findings(**entry["findings"]).flags() for entry in same]
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as masking checks ({error}); delete it to check again") from error
-    if not same:
-        show.say(f"masking checks on {count} images at {radius(eps)}")
-        findings = _findings(target, count, eps)
-        same = [{"key": key, "flags": findings.flags(), "findings": asdict(findings)}]
-        write_atomically(path, (json.dumps([*kept, *same], indent=1) + "\n").encode())
-    return masking.Findings(**same[0]["findings"]).flags()  # from the numbers: what they mean may have been refined
+    if known:
+        return known[0]  # from the numbers: what they mean may have been refined
+    show.say(f"masking checks on {count} images at {radius(eps)}")
+    findings = _findings(target, count, eps)
+    new = {"key": key, "flags": findings.flags(), "findings": asdict(findings)}
+    write_atomically(path, (json.dumps([*kept, new], indent=1) + "\n").encode())
+    return findings.flags()
 
 
 def _findings(target: Target, count: int, eps: float) -> masking.Findings:

@@ -5,7 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from perturblab.groups import group, one_line
+from perturblab.errors import one_line
+from perturblab.groups import group
 from perturblab.points import Point, is_capped, radius, said
 from perturblab.records import Record
 from perturblab.stats import wilson

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from perturblab.errors import UserError
 from perturblab.files import write_atomically
+from perturblab.plain import check_archive, check_plain
 
 VERSION = 2
 PREVIOUS = "checkpoint.previous.pt"
@@ -98,6 +99,7 @@ def load_checkpoint(path: Path, warn: Callable[[str], None] = lambda text: None)
 def _read(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(action="ignore"):  # PyTorch's remarks about a foreign pickle
+            check_archive(path)
             content = torch.load(path, weights_only=True)
     except Exception as error:  # torch.load raises a dozen kinds for a torn or foreign file, with advice of its own
         reason = "torn, or not written by perturblab"
@@ -111,6 +113,10 @@ def _read(path: Path) -> dict[str, Any]:
     missing = [name for name, kind in _HELD.items() if not isinstance(content.get(name), kind)]
     if missing:
         raise UserError(f"{path} holds no {', no '.join(missing)}; train again, or restore the file")
+    try:
+        check_plain(content, path.stat().st_size)
+    except ValueError as error:
+        raise UserError(f"{path} is no checkpoint of perturblab's ({error}); restore the file") from error
     known = content.pop("digest", None)
     if content["version"] != _OLDER and known != digest(content):
         raise UserError(f"{path} has changed since it was written; restore the file")
@@ -144,6 +150,12 @@ def load_net(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     Raises:
         UserError: they are those of another net.
     """
+    own = model.state_dict()
+    kinds = {name: getattr(value, "dtype", type(value).__name__) for name, value in tensors.items()}
+    other = [name for name, kind in kinds.items() if name in own and kind != own[name].dtype]
+    if other:
+        reason = f"{other[0]} is {kinds[other[0]]}, expected {own[other[0]].dtype}"
+        raise UserError(f"{path} holds the weights of another net ({reason}); restore the file")
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

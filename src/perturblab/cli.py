@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from perturblab import __version__, cli_catalogue, cli_export, cli_report
 from perturblab.arguments import Parser, add_fields, given, integers, parsed
 from perturblab.config import AttackConfig, TrainConfig, validated
-from perturblab.errors import NonFiniteError, RankLostError, UserError
+from perturblab.errors import NonFiniteError, RankLostError, UserError, one_line
 from perturblab.machine import is_first, launcher, world_size
 
 if TYPE_CHECKING:
@@ -50,12 +50,14 @@ def _parser() -> Parser:
     models.add_argument("--json", action="store_true", help="as JSON")
     described = command("describe", _describe, "Count a net from its modules; no data are needed.")
     add_fields(described, TrainConfig)
+    _add_config(described)
     described.add_argument("--image-size", "--image_size", metavar="H[,W]", default="32", help="pixels [32]")
     described.add_argument("--channels", metavar="C", default="3", help="channels of an image [3]")
     described.add_argument("--nclasses", metavar="K", default="10", help="number of classes [10]")
     described.add_argument("--json", action="store_true", help="as JSON")
     trained = command("train", _train, "Train a net and leave a run folder.")
     add_fields(trained, TrainConfig)
+    _add_config(trained)
     evaluated = command("evaluate", _evaluate, "Count a run's correct test images, each exactly once.")
     evaluated.add_argument("folder", metavar="RUN", help="a run's folder")
     evaluated.add_argument("--audit", action="store_true", help="the published metrics beside the exact one")
@@ -74,6 +76,18 @@ def _parser() -> Parser:
     return parser
 
 
+def _add_config(parser: Parser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="YAML file of flags, name: value; those given here win")
+
+
+def _training(args: argparse.Namespace) -> TrainConfig:
+    """The flags of a file and, over them, those of the command line."""
+    from perturblab.config_file import flags_in
+
+    in_file = {} if args.config is None else flags_in(Path(args.config), TrainConfig)
+    return validated(TrainConfig, {**in_file, **given(args, TrainConfig)})
+
+
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1))
 
@@ -90,7 +104,7 @@ def _models(args: argparse.Namespace) -> int:
 
 
 def _describe(args: argparse.Namespace) -> int:
-    config = validated(TrainConfig, given(args, TrainConfig))
+    config = _training(args)
     size = integers(args.image_size, "--image-size", (1, 2))
     channels, nclasses = (integers(args.channels, "--channels")[0], integers(args.nclasses, "--nclasses")[0])
     import torch
@@ -102,7 +116,10 @@ def _describe(args: argparse.Namespace) -> int:
     task = Task(nclasses, channels, (size[0], size[-1]))
     with torch.device("meta"):
         net = build_net(config, task, seed=config.manual_seed, warn=Show().warn)
-    described = describe(net, task, config.net)
+    try:
+        described = describe(net, task, config.net)
+    except RuntimeError as error:  # more values in a layer than 64 bits can count
+        raise UserError(f"--image-size {args.image_size} is beyond what can be counted; use a smaller one") from error
     if args.json:
         _print_json(described)
     else:
@@ -125,7 +142,7 @@ def _description(described: dict[str, Any]) -> str:
 
 
 def _train(args: argparse.Namespace) -> int:
-    config = validated(TrainConfig, given(args, TrainConfig))
+    config = _training(args)
     folder = Path(config.resume) if config.resume else _new_folder(config) if is_first() else None
     import torch
 
@@ -344,12 +361,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(sys.argv[1:] if argv is None else argv)
     except (UserError, NonFiniteError) as error:
         if is_first():
-            print(f"perturblab: error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"perturblab: error: {one_line(str(error))}", file=sys.stderr)
         else:  # it has met the same one, and torchrun ends it as soon as another rank has ended
             time.sleep(_LET_THE_FIRST_TELL)
         return MISTAKE
     except RankLostError as error:
-        print(f"perturblab: stopped: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"perturblab: stopped: {one_line(str(error))}", file=sys.stderr)
         return INTERRUPTED
     except KeyboardInterrupt:
         print("perturblab: interrupted", file=sys.stderr)
@@ -361,7 +378,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):  # the reader of our output went away (`| head`): nothing is wrong
             return DONE
         what = error.filename or "the output"
-        print(f"perturblab: error: {what} cannot be used ({error.strerror}); choose another", file=sys.stderr)
+        print(
+            f"perturblab: error: {one_line(str(what))} cannot be used ({error.strerror}); choose another",
+            file=sys.stderr,
+        )
         return MISTAKE
 
 

@@ -5,7 +5,6 @@ Field names are the published flags with underscores. A default of None means: t
 
 import math
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -20,10 +19,12 @@ from pydantic import (
 )
 
 from perturblab.errors import UserError
+from perturblab.files import expanded
 
 Config = TypeVar("Config", bound=BaseModel)
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Blocks = Annotated[int, Field(ge=1, le=1000)]
 Threads = Annotated[int, Field(ge=1, le=4096)]
 Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -113,13 +114,13 @@ class NetConfig(BaseModel):
     untied_bias: bool | None = Field(None, description="control: the mask outside the activation")
     mask_memory: Literal["fp32", "bf16", "seed"] | None = Field(None, description="how the masks are kept")
     nweights: Positive | None = Field(None, description="anchors in each block of lbcnet")
-    depth: Positive | None = Field(None, description="blocks of lbcnet")
+    depth: Blocks | None = Field(None, description="blocks of lbcnet")
     full: Positive | None = Field(None, description="hidden linear layer of lbcnet")
     anchors: Literal["binary", "gaussian", "dense"] | None = Field(None, description="filters of lbcnet")
     sparsity: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="draws over values of the anchors")
     padding: Annotated[int, Field(ge=0, le=2)] | None = Field(None, description="around the maps of the BatchOut nets")
     reading: Literal["A", "B"] | None = Field(None, description="which net the notes on bottleneck_resnet mean")
-    blocks: Positive | None = Field(None, description="blocks in each stage of bottleneck_resnet")
+    blocks: Blocks | None = Field(None, description="blocks in each stage of bottleneck_resnet")
     norm_order: Literal["relu-bn", "bn-relu"] | None = Field(None, description="what follows a convolution of vgg19")
 
     @property
@@ -199,8 +200,8 @@ class TrainConfig(NetConfig):
     @classmethod
     def _found_from_anywhere(cls, value: str | None, info: ValidationInfo) -> str | None:
         """A folder is kept as an absolute path, so that a run can be resumed from another one."""
-        is_folder = value is not None and (info.field_name == "dataroot" or Path(value).expanduser().is_dir())
-        return str(Path(value).expanduser().absolute()) if value is not None and is_folder else value
+        is_folder = value is not None and (info.field_name == "dataroot" or expanded(value).is_dir())
+        return str(expanded(value).absolute()) if value is not None and is_folder else value
 
     @field_validator("classes", "log", mode="before")
     @classmethod
@@ -283,7 +284,7 @@ def validated(model: type[Config], given: dict[str, Any]) -> Config:
         UserError: the first mistake, in one sentence: flag, got, expected.
     """
     try:
-        return model(**given)
+        return model.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         if first["type"] == "value_error":

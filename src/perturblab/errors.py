@@ -18,3 +18,8 @@ class RankLostError(RuntimeError):
 
 class NonFiniteError(ArithmeticError):
     """A loss or logits that are not finite; nothing may be recorded as a result."""
+
+
+def one_line(text: str) -> str:
+    """Give one line of printable characters; a terminal must not be steered by a label or a file name."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

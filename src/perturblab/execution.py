@@ -84,8 +84,11 @@ def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> records.Record |
             run.rows.append(_row(run, reached))
             log(run.rows[-1])
             show.say(_epoch_text(run.rows[-1], run.recipe))
+    finished = run.state.epoch == run.recipe.nepochs
+    if finished and "correct" not in run.rows[-1]:  # stopped, and then said to be over: its last epoch was not to be
+        run.rows[-1] |= _test_row(run)
     save(run)
-    return _finish(run) if run.state.epoch == run.recipe.nepochs else None
+    return _finish(run) if finished else None
 
 
 @contextmanager

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perturblab.errors import UserError
+from perturblab.errors import UserError, one_line
 from perturblab.files import write_atomically
-from perturblab.groups import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,6 +18,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PERTURBLAB_CACHE") or Path.home() / ".cache" / "perturblab")
 
 
+def expanded(path: str | Path) -> Path:
+    """Put a home folder in the place of ``~``; where there is no such user, the path stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def write_atomically(
     path: Path, content: bytes, *, verify: Callable[[Path], object] | None = None, previous: Path | None = None
 ) -> None:
@@ -81,10 +89,16 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
     Raises:
         UserError: another process has it.
     """
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with _opened(folder) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(busy) from error
-        yield
+        try:
+            yield
+        finally:
+            if is_new:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # only where nothing was written

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perturblab.errors import UserError
+from perturblab.errors import UserError, one_line
 from perturblab.records import Record
 
 # What differs between two seeds of one experiment without changing what is measured.
@@ -146,6 +146,7 @@ def _natural(label: str) -> tuple[list[tuple[int, int, str]], str]:
     return [(0, int(part[:300]), "") if part[0] in "0123456789" else (1, 0, part) for part in parts], label
 
 
-def one_line(text: str) -> str:
-    """Give one line of printable characters; a terminal must not be steered by a label."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+def cell_text(text: str) -> str:
+    """Make text safe in a cell of a Markdown table: no new column or row, no tag, no marker, no link or picture."""
+    text = one_line(text).replace("&", "&amp;")
+    return re.sub(r"[<>|`*\\~]|!(?=\[)|\](?=[(\[:])", lambda match: f"&#{ord(match[0])};", text)

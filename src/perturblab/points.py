@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
-from perturblab.errors import UserError
+from perturblab.errors import UserError, one_line
 from perturblab.files import write_atomically
 from perturblab.stats import MIN_SEEDS, t_interval, wilson
 
@@ -19,7 +19,8 @@ NOT_MONOTONE = "not monotone"
 UPPER_BOUND = "empirical upper bound"
 _SLACK = 0.005  # share of the images by which accuracy may rise with the radius: attacks are random
 
-Natural = Annotated[int, Field(ge=0)]
+Natural = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class Point(BaseModel, frozen=True, extra="forbid"):
@@ -44,13 +45,13 @@ class Point(BaseModel, frozen=True, extra="forbid"):
     """
 
     attack: str
-    eps: FiniteFloat
+    eps: Annotated[FiniteFloat, Field(ge=0)]
     norm: str
     correct: Natural
-    total: Annotated[int, Field(ge=1)]
-    wilson: tuple[float, float]
+    total: Positive
+    wilson: tuple[FiniteFloat, FiniteFloat]
     flags: tuple[str, ...] = ()
-    answers: str
+    answers: Annotated[str, Field(pattern=r"^[0-9a-f]+$")]
     subset: str
     weights: str
     settings: dict[str, Any]
@@ -58,6 +59,12 @@ class Point(BaseModel, frozen=True, extra="forbid"):
     distance: float = 0.0
     median: float | None = None
     seconds: float = 0.0
+
+    @model_validator(mode="after")
+    def _correct_is_possible(self) -> Self:
+        if self.correct > self.total or int(self.answers, 16).bit_length() > self.total:
+            raise ValueError(f"more is right than the {self.total} images")
+        return self
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -160,7 +167,7 @@ def flagged(points: Sequence[Point], flags: Sequence[str]) -> list[Point]:
 
 def said(flags: Sequence[str]) -> str:
     """What is said wherever a flagged accuracy is shown; nothing without flags."""
-    return f"{UPPER_BOUND}, flags: {', '.join(flags)}" if flags else ""
+    return f"{UPPER_BOUND}, flags: {one_line(', '.join(flags))}" if flags else ""
 
 
 def radius(eps: float) -> str:
@@ -223,7 +230,7 @@ def load_points(path: Path) -> list[Point]:
         if content["version"] != VERSION:
             raise ValueError(f"version {content['version']!r}, expected {VERSION}")
         return [Point(**point) for point in content["points"]]
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} cannot be read as attack points ({reason}); delete it to measure again") from error
 

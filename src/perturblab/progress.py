@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from perturblab.errors import one_line
 from perturblab.machine import is_first
 
 
@@ -25,12 +26,12 @@ class Show:
 
     def say(self, text: str) -> None:
         """One plain line, above the bar if there is one."""
-        self.console.print(text, markup=False)
+        self.console.print(one_line(text), markup=False)
 
     def warn(self, text: str) -> None:
         """One line that is shown even when quiet."""
         if is_first():
-            sys.stderr.write(f"{text}\n")
+            sys.stderr.write(f"{one_line(text)}\n")
 
     @contextmanager
     def bar(self, total: int, done: int = 0) -> Iterator[None]:

@@ -15,15 +15,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, FiniteFloat, JsonValue, ValidationError, field_validator, model_validator
 
-from perturblab.errors import UserError
+from perturblab.errors import UserError, one_line
 from perturblab.files import write_atomically
 
 VERSION = 1
 PACKAGES = ("torch", "numpy", "scipy", "pillow", "datasets", "safetensors", "pydantic")
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "neon", "asimd")
 
-Natural = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Percent = Annotated[FiniteFloat, Field(ge=0)]  # no upper end: float32 means of 100 % exceed it by rounding
 
 _EMBEDDED_PATH = re.compile(r"""(?:^|[\s=:"'(,;])(?:/[\w.~-]+/|~/|[A-Za-z]:\\)""")
@@ -181,12 +181,19 @@ class Record(BaseModel, frozen=True, extra="forbid", strict=True):
     status: Literal["finished", "interrupted"]
 
     @model_validator(mode="after")
+    def _every_image_is_counted(self) -> Self:
+        total, there = self.counts.last.total, self.data.sizes.get("test")
+        if there not in (None, total):
+            raise ValueError(f"counts.last.total is {total}, expected data.sizes.test = {there}")
+        return self
+
+    @model_validator(mode="after")
     def _nothing_private(self) -> Self:
         # The pictures are left out: base64 may hold any run of letters and slashes by chance.
         for key, value in _leaves(self.model_dump(exclude={"masks": {"__all__": {"png"}}})):
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{key} is {value}, expected a finite number")
-            if isinstance(value, str) and _is_private(value):
+            if isinstance(value, str) and is_private(value):
                 raise ValueError(f"{key} is {value!r}, expected no path of this machine")
         return self
 
@@ -362,7 +369,7 @@ def _complaint(error: ValidationError) -> str:
 
 
 def _short(text: str, limit: int = 60) -> str:
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = one_line(text)
     return line if len(line) <= limit else f"{line[: limit - 3]}..."
 
 
@@ -383,7 +390,12 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _is_private(text: str) -> bool:
+def is_private(text: str) -> bool:
+    """Say whether a text reads like a path of the machine, which no record may hold.
+
+    Args:
+        text: a name or a value.
+    """
     home = os.path.expanduser("~")  # unlike Path.home() it never raises, as for a user without an entry
     at_home = len(home) > 1 and re.search(rf"(?<!\w){re.escape(home)}(?!\w)", text)
     return text.startswith(("/", "~")) or bool(at_home) or bool(_EMBEDDED_PATH.search(text))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from perturblab.errors import one_line
 from perturblab.figures import FIGURE
 from perturblab.files import write_atomically
-from perturblab.groups import one_line
 from perturblab.points import WORST, Point, is_capped, said
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _image_row(row: Sequence["Axes"], images: Images, names: Sequence[str], labe
         shown = np.clip(image.transpose(1, 2, 0), 0, 1)
         axes.imshow(shown if shown.shape[2] == 3 else shown[..., 0], cmap="gray", vmin=0, vmax=1)
         axes.set(xticks=[], yticks=[])
-        axes.set_title(name, fontsize=9)
+        axes.set_title(one_line(name), fontsize=9)
     row[0].set_ylabel(label)
 
 

@@ -31,6 +31,8 @@ from perturblab.machine import world_size
 from perturblab.models import Task
 from perturblab.progress import Show
 from perturblab.ranks import ALONE, Ranks
+from perturblab.records import is_private
+from perturblab.saved import check_answers, check_rows, check_state
 from perturblab.seeding import stream
 
 CHECKPOINT = "checkpoint.pt"
@@ -122,7 +124,11 @@ def _load_images(config: TrainConfig, show: Show) -> data.ImageData:
     if config.dataset_test not in (None, config.dataset_train):
         test = data.load(str(config.dataset_test), dataroot=config.dataroot, progress=show.loading)
         loaded = data.combine(loaded, test)
-    return data.select_classes(loaded, config.classes) if config.classes else loaded
+    loaded = data.select_classes(loaded, config.classes) if config.classes else loaded
+    for name in (loaded.display, *loaded.classes):
+        if is_private(name):  # at the end of the training would be too late
+            raise UserError(f"{name!r} reads like a path of this machine, which no record may hold; rename it")
+    return loaded
 
 
 def open_run(config: TrainConfig, folder: Path, show: Show, ranks: Ranks = ALONE) -> Run:
@@ -235,11 +241,15 @@ def resume_run(folder: Path, changes: dict[str, Any], show: Show, ranks: Ranks =
     path = folder / CHECKPOINT
     saved = checkpoint.load_checkpoint(path, show.warn)
     run = open_run(_changed(saved_config(folder, saved), changes), folder, show, ranks)
-    _check_images(run, saved, ("train", "test"))
+    _check_contents(run, saved, ("train", "test"))
     checkpoint.load_net(path, run.model, saved["model"])
     try:
+        check_state(saved["state"], run.state, len(run.training), run.recipe)
+        if len(saved["rows"]) != saved["state"]["epoch"]:
+            raise ValueError(f"{len(saved['rows'])} rows of {saved['state']['epoch']} epochs")
+        check_answers(saved["correct"], len(saved["rows"]), len(run.images.test))
         run.state.load_state_dict(saved["state"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} holds the training state of another run ({error}); restore the file") from error
     run.rows, run.correct = saved["rows"], saved["correct"]
     if (before := saved["state"].get("ranks", 1)) != ranks.world:
@@ -284,10 +294,15 @@ def _changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
     return validated(TrainConfig, {**config.model_dump(), **changes})
 
 
-def _check_images(run: Run, saved: dict[str, Any], splits: tuple[str, ...]) -> None:
-    other = [split for split in splits if run.images.hashes[split] != saved["hashes"][split]]
+def _check_contents(run: Run, saved: dict[str, Any], splits: tuple[str, ...]) -> None:
+    other = [split for split in splits if run.images.hashes[split] != saved["hashes"].get(split)]
     if other:
         raise UserError(f"the {other[0]} images of {run.images.display} are not those of {run.folder}; give --dataroot")
+    try:
+        check_rows(saved["rows"], len(run.images.test), audited=run.config.audit)
+    except ValueError as error:
+        path = run.folder / CHECKPOINT
+        raise UserError(f"{path} holds the metrics of another run ({error}); restore the file") from error
 
 
 def trained_run(folder: Path, show: Show, changes: dict[str, Any], ranks: Ranks = ALONE) -> tuple[Run, dict[str, Any]]:
@@ -307,7 +322,7 @@ def trained_run(folder: Path, show: Show, changes: dict[str, Any], ranks: Ranks 
     """
     saved = checkpoint.load_checkpoint(folder / CHECKPOINT, show.warn)
     run = open_run(_changed(saved_config(folder, saved), changes), folder, show, ranks)
-    _check_images(run, saved, ("test",))
+    _check_contents(run, saved, ("test",))
     checkpoint.load_weights(folder / "weights.safetensors", run.model)
     run.model.eval()
     return run, saved

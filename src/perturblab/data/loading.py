@@ -13,6 +13,7 @@ from perturblab.data.layouts import LAYOUTS, Source, complete, inside, sources
 from perturblab.data.pictures import read_parquet, read_pictures
 from perturblab.data.sets import Decoded, ImageData, Progress, check, content_hashes, image_size, silent
 from perturblab.errors import DataError
+from perturblab.files import expanded
 
 _READERS = {
     "parquet": read_parquet,
@@ -44,13 +45,13 @@ def load(source: str, *, dataroot: str | Path = "data", progress: Progress | Non
         DataError: the source is unknown, missing, unreadable or inconsistent.
     """
     try:
-        return _loaded(source, Path(dataroot).expanduser(), progress or silent)
+        return _loaded(source, expanded(dataroot), progress or silent)
     except OSError as error:  # a folder that may not be listed, a file that goes away meanwhile
         raise DataError(f"{source!r} cannot be read ({error}); check its permissions") from error
 
 
 def _loaded(source: str, root: Path, report: Progress) -> ImageData:
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if source.strip() and folder.is_dir():
         return _from_folder(folder, report)
     known = known_as(source)
@@ -153,6 +154,8 @@ def _from_source(source: Source, asked: str, folder: str, report: Progress) -> I
 
 
 def _file_hash(path: Path) -> str:
+    if path.exists() and not path.is_file():  # a pipe or a device might never end
+        raise DataError(f"{path} is no regular file; replace or remove it")
     try:
         with open(path, "rb", buffering=0) as file:
             return hashlib.sha256(file.readall()).hexdigest()

@@ -2,7 +2,10 @@
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +16,18 @@ from torch import Tensor
 
 from perturblab.data.known import numbers
 from perturblab.data.layouts import Source, inside
+from perturblab.data.room import check_room
 from perturblab.data.sets import Decoded, Progress, Split, other_classes
 from perturblab.errors import DataError
 
 Pixels = NDArray[np.uint8]
 # Only formats that Pillow decodes by itself: EPS, for one, would start another program.
 _FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
+_MOST_PIXELS = 1 << 26
 _IMAGE_COLUMNS = ("img", "image")
 _LABEL_COLUMNS = ("label", "fine_label")
+_ROWS = 256  # read at once
+_MOST_UNPACKED = 100  # times the bytes of a file; encoded pictures do not shrink any more
 
 
 class Shard(NamedTuple):
@@ -46,7 +53,8 @@ def decode(data: bytes | None, where: str) -> Pixels:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data or b""), formats=_FORMATS) as picture:
+        with _no_remarks(), Image.open(io.BytesIO(data or b""), formats=_FORMATS) as picture:
+            _check_pixels(picture.size)  # what the header says; nothing is decoded yet
             pixels: Pixels = np.asarray(picture)
             mode = picture.mode
     except Exception as error:  # decoders raise whatever they stumble over: OSError, SyntaxError, struct.error, ...
@@ -54,6 +62,22 @@ def decode(data: bytes | None, where: str) -> Pixels:
     if mode not in ("L", "RGB"):
         raise DataError(f"{where} is of mode {mode}; expected L (grey) or RGB, 8 bits each: convert it")
     return pixels
+
+
+@contextmanager
+def _no_remarks() -> Iterator[None]:
+    """What Pillow only remarks upon, a file cut short or a bomb, is a picture that cannot be used."""
+    from PIL.Image import DecompressionBombWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("error", DecompressionBombWarning)
+        yield
+
+
+def _check_pixels(size: tuple[int, int]) -> None:
+    if size[0] * size[1] > _MOST_PIXELS:
+        raise ValueError(f"it claims {size[0]}x{size[1]} pixels, expected at most {_MOST_PIXELS}")
 
 
 def _first_line(error: Exception) -> str:
@@ -91,11 +115,9 @@ def stack(pictures: Iterable[tuple[str, bytes | None]], count: int, text: str, p
 
 
 def _room(count: int, shape: Sequence[int]) -> Pixels:
-    try:
-        return np.empty((count, *shape), np.uint8)
-    except (MemoryError, ValueError) as error:
-        size = _size_and_mode(shape)
-        raise DataError(f"{count} images of {size} do not fit into memory; use fewer or smaller ones") from error
+    what = f"{count} images of {_size_and_mode(shape)}"
+    check_room(count * math.prod(shape), what)
+    return np.empty((count, *shape), np.uint8)
 
 
 def _size_and_mode(shape: Sequence[int]) -> str:
@@ -175,9 +197,24 @@ def _shard(path: Path) -> Shard:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            return Shard(str(path), file.read())
+            return Shard(str(path), _read_within(file, path.stat().st_size))
     except Exception as error:  # a damaged file makes pyarrow raise OSError, ArrowInvalid, or others
         raise DataError(f"{path} is no readable parquet file ({_first_line(error)}); fetch it again") from error
+
+
+def _read_within(file: Any, size: int) -> Any:
+    """A table that is no bomb: what repeats itself takes hardly a byte in the file, and any number of them here."""
+    import pyarrow
+
+    rows, batches, most = file.metadata.num_rows, [], _MOST_UNPACKED * size
+    if rows > size:
+        raise ValueError(f"it claims {rows} rows in {size} bytes")
+    for batch in file.iter_batches(batch_size=_ROWS):
+        batches.append(batch)
+        most -= batch.nbytes
+        if most < 0:
+            raise ValueError(f"its {size} bytes unpack to more than {_MOST_UNPACKED} times as many")
+    return pyarrow.Table.from_batches(batches, schema=file.schema_arrow)
 
 
 def read_tables(tables: Mapping[str, Sequence[Shard]], where: str, progress: Progress) -> Decoded:
@@ -230,7 +267,7 @@ def _rows(shard: Shard) -> Iterable[tuple[str, bytes | None]]:
 def _labels(shard: Shard) -> list[Any]:
     labels: list[Any] = shard.table.column(_column(shard, _LABEL_COLUMNS)).to_pylist()
     for row, label in enumerate(labels):
-        if not isinstance(label, int | str):
+        if not isinstance(label, int | str) or (isinstance(label, int) and abs(label) >= 2**31):
             raise DataError(f"row {row} of {shard.where} has the label {label!r}; expected a whole number or a name")
     return labels
 
@@ -260,7 +297,7 @@ def _stored_names(shard: Shard) -> tuple[str, ...]:
     try:
         features = json.loads(stored).get("info", {}).get("features", {})
         return tuple(map(str, features.get(_column(shard, _LABEL_COLUMNS), {}).get("names") or ()))
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(f"{shard.where} has unreadable metadata ({_first_line(error)}); fetch it again") from error
 
 

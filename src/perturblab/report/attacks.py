@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from perturblab import stats
 from perturblab.errors import UserError
-from perturblab.groups import Group, group
+from perturblab.groups import Group, cell_text, group
 from perturblab.points import WORST, Point, is_capped, radius, said, worst_cases
 from perturblab.report.measured import Run
 
@@ -99,14 +99,14 @@ def _block(data: str, kind: Kind, groups: Sequence[Attacked], control: str | Non
     chosen = {a.group.label: {s: _at(points, kind) for s, points in a.points.items()} for a in groups}
     radii = sorted({eps for seeds in chosen.values() for at in seeds.values() for eps in at})
     axis = "iterations" if is_capped(attack) else f"{norm}, eps"
-    lines = [f"**{data}: {attack}, {total:,} test images** (accuracy in percent by {axis})", ""]
+    lines = [f"**{cell_text(data)}: {cell_text(attack)}, {total:,} test images** (accuracy in percent by {axis})", ""]
     lines += [f"| | {' | '.join(map(radius, radii))} | flags |", f"|---|{'---:|' * len(radii)}---|"]
     for label, seeds in chosen.items():
         if not any(seeds.values()):
             continue
         against = chosen.get(control) if control not in (None, label) else None
         cells = [_cell(seeds, eps, against) for eps in radii]
-        lines.append(f"| {label} | {' | '.join(cells)} | {_flags(seeds.values())} |")
+        lines.append(f"| {cell_text(label)} | {' | '.join(cells)} | {cell_text(_flags(seeds.values()))} |")
     return "\n".join([*lines, ""])
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from perturblab import stats
-from perturblab.groups import one_line
+from perturblab.errors import one_line
 from perturblab.points import is_capped, radius, said
 from perturblab.presets import DECIDING
 from perturblab.report import attacks, findings

@@ -1,6 +1,7 @@
 """What a run has left: its record, the metrics of its epochs, the points of its curves under attack."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +92,17 @@ def _metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
         return ()
     try:
         rows = tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-        if wrong := [row for row in rows if not isinstance(row.get("train_loss"), float) or "epoch" not in row]:
-            raise ValueError(f"an epoch without a loss: {str(wrong[0])[:60]}")
-    except (ValueError, AttributeError) as error:
+        for row in rows:
+            _check(row)
+    except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as metrics ({error}); restore the file") from error
     return rows
+
+
+def _check(row: Any) -> None:
+    """A row of numbers, some of them unknown; of every epoch at least its loss."""
+    if not isinstance(row, dict) or not isinstance(row.get("epoch"), int) or row.get("train_loss") is None:
+        raise ValueError(f"an epoch without a loss: {str(row)[:60]}")
+    for key, value in row.items():
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise ValueError(f"{key[:40]} is {str(value)[:40]}, expected a finite number")

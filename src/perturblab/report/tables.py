@@ -1,14 +1,13 @@
 """Tables of groups of seeds, with verdicts against a control."""
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from perturblab import stats
-from perturblab.errors import UserError
-from perturblab.groups import Group, group, one_line
+from perturblab.errors import UserError, one_line
+from perturblab.groups import Group, cell_text, group
 from perturblab.records import Record
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def markdown(records: Sequence[Record], control: str | None = None) -> str:
     header, *rows = [escaped(line) for line in cells(records, control)]
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{text}\n\n{_escape(_footnote(records))}\n"
+    return f"{text}\n\n{cell_text(_footnote(records))}\n"
 
 
 def rich_table(records: Sequence[Record], control: str | None = None) -> "Table":
@@ -299,10 +298,4 @@ def escaped(cells: Iterable[str]) -> list[str]:
     Args:
         cells: any text, also that of a hostile record.
     """
-    return [_escape(cell) for cell in cells]
-
-
-def _escape(text: str) -> str:
-    """Make text safe in a cell: no new column or row, no tag, no marker, no link or picture."""
-    text = one_line(text).replace("&", "&amp;")
-    return re.sub(r"[<>|`*\\~]|!(?=\[)|\](?=[(\[:])", lambda match: f"&#{ord(match[0])};", text)
+    return [cell_text(cell) for cell in cells]

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from perturblab import stats
-from perturblab.groups import group
+from perturblab.groups import cell_text, group
 from perturblab.records import Record
 from perturblab.report.measured import Run
 
@@ -56,7 +56,7 @@ def markdown(runs: Sequence[Run], control: str | None = None) -> str:
             and _images(found.records[0]) == _images(reference.records[0])
         ):
             against = {seed: by_record[id(record)] for seed, record in reference.finished.items()}
-        lines.append(f"| {found.label} | {' | '.join(_cell(seeds, name, against) for name in names)} |")
+        lines.append(f"| {cell_text(found.label)} | {' | '.join(_cell(seeds, name, against) for name in names)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,1 @@
+"""What goes wrong outside of the program, made to happen on purpose."""

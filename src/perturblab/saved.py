@@ -1,0 +1,165 @@
+"""Whether the contents of a checkpoint can be what a run has saved: whole, and yet it may be senseless."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self
+
+import torch
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
+from torch import Tensor
+
+from perturblab import train
+
+Natural = Annotated[int, Field(ge=0, lt=2**63)]
+Percent = Annotated[FiniteFloat, Field(ge=0)]
+_COUNTED = ("test_loss", "correct", "total")
+_AUDITED = ("batch_mean", "batch_mean_truncated", "smoothed", "n_batches")
+
+
+class Row(BaseModel, frozen=True, strict=True):
+    """What is kept of an epoch (0-based): a line of ``metrics.jsonl``; the test set is not counted in every one."""
+
+    epoch: Natural
+    lr: float
+    train_loss: float
+    train_accuracy: Percent
+    seconds: Percent
+    images_per_second: float
+    val_loss: float | None
+    val_accuracy: Percent | None
+    test_loss: float | None = None
+    exact: Percent | None = None
+    correct: Natural | None = None
+    total: Natural | None = None
+    batch_mean: Percent | None = None
+    batch_mean_truncated: Percent | None = None
+    smoothed: Percent | None = None
+    n_batches: Natural | None = None
+
+    @model_validator(mode="after")
+    def _correct_is_possible(self) -> Self:
+        if self.correct is not None and (self.total is None or self.correct > self.total):
+            raise ValueError(f"correct is {self.correct} of {self.total}")
+        return self
+
+
+def check_rows(rows: Sequence[Any], total: int, *, audited: bool) -> None:
+    """Refuse rows that this run cannot have written.
+
+    Args:
+        rows: one an epoch.
+        total: test images.
+        audited: whether every epoch was counted on the test set, with the published metrics.
+
+    Raises:
+        ValueError: a row lacks something, or says what cannot be; names it.
+    """
+    best = -1.0
+    for number, row in enumerate(rows):
+        try:
+            said = Row.model_validate(row)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, first["loc"])) or "it"
+            raise ValueError(f"row {number}: {key}: {first['msg'].lower()}") from error
+        is_best = said.val_accuracy is not None and said.val_accuracy > best
+        best = best if said.val_accuracy is None else max(best, said.val_accuracy)
+        if said.epoch != number or said.total not in (total, None):
+            raise ValueError(f"row {number} is of epoch {said.epoch} and {said.total} images, expected {total}")
+        lacking = [name for name in _counted(audited, is_best) if getattr(said, name) is None]
+        if lacking:
+            raise ValueError(f"row {number} lacks {', '.join(lacking)}")
+
+
+def _counted(audited: bool, is_best: bool) -> tuple[str, ...]:
+    """What an epoch has of the test set: all of it with the audit, the count where it was the best on validation."""
+    return (*_COUNTED, *_AUDITED) if audited else _COUNTED if is_best else ()
+
+
+def check_answers(correct: Sequence[Any], epochs: int, total: int) -> None:
+    """Refuse audited answers that are not one bool a test image and epoch.
+
+    Args:
+        correct: one tensor an epoch, bool (N,); none without an audit.
+        epochs: how many are finished.
+        total: test images, N.
+
+    Raises:
+        ValueError: something else.
+    """
+    fit = all(isinstance(a, Tensor) and a.dtype == torch.bool and a.shape == (total,) for a in correct)
+    if len(correct) not in (0, epochs) or not fit:
+        raise ValueError(f"the answers are not {epochs} times {total} of yes and no")
+
+
+def check_state(saved: Mapping[str, Any], state: train.State, images: int, recipe: train.Recipe) -> None:
+    """Refuse a state of the training that this run cannot have been in.
+
+    Args:
+        saved: as ``State.state_dict()`` gives it.
+        state: of the same run before its first step.
+        images: training images, N.
+        recipe: how it trains.
+
+    Raises:
+        ValueError: a part of it is impossible; names it.
+        KeyError: a part is missing.
+    """
+    steps = train.steps_per_epoch(images, recipe)
+    epoch, step, order, reached = (saved[name] for name in ("epoch", "step", "permutation", "reached"))
+    if type(epoch) is not int or epoch < 0 or type(step) is not int or not 0 <= step <= steps:
+        raise ValueError(f"epoch {epoch!r}, step {step!r} of {steps}")
+    if order is None and step:
+        raise ValueError(f"step {step} and no order of the images")
+    if order is not None and not _is_permutation(order, images):
+        raise ValueError(f"an order that is none of {images} images")
+    seen = min(step * recipe.batch_size, images)
+    if (
+        not isinstance(reached, Mapping)
+        or dict(reached).keys() != vars(train.Epoch()).keys()
+        or not _is_sum(reached, seen)
+    ):
+        raise ValueError(f"sums over other than the {seen} images of {step} steps")
+    torch.Generator().set_state(saved["forward"])
+    _check_optimizer(saved["optimizer"], state.optimizer)
+
+
+def _is_permutation(order: Any, images: int) -> bool:
+    whole = isinstance(order, Tensor) and order.dtype == torch.int64 and order.shape == (images,)
+    return whole and torch.equal(order.sort().values, torch.arange(images))
+
+
+def _is_sum(reached: Mapping[str, Any], seen: int) -> bool:
+    numbers = all(type(reached[name]) in (int, float) for name in ("loss", "seconds"))
+    correct = reached["correct"]
+    return numbers and reached["images"] == seen and type(correct) is int and 0 <= correct <= seen
+
+
+def _check_optimizer(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Same settings but the learning rate, which every step sets anew, and moments of the parameters' shapes."""
+    for own, other in zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True):
+        wrong = [key for key in own if key != "lr" and own[key] != other.get(key, "missing")]
+        if wrong or not isinstance(other.get("lr"), float):
+            raise ValueError(f"an optimiser of other settings ({', '.join(wrong) or 'lr'})")
+    expected = _moments(optimizer)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, moments in saved["state"].items():
+        for name, value in _same_keys(moments, expected).items():
+            shape = parameters[number].shape if expected[name] == (1,) else ()
+            fits = isinstance(value, Tensor) and value.shape == shape and value.is_floating_point()
+            if not (fits if expected[name] is not None else value is None):
+                raise ValueError(f"{name} of parameter {number} of another kind")
+
+
+def _same_keys(moments: Mapping[str, Any], expected: Mapping[str, Any]) -> Mapping[str, Any]:
+    if moments.keys() != expected.keys():
+        raise ValueError(f"moments {', '.join(map(str, moments))}, expected {', '.join(expected)}")
+    return moments
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> dict[str, tuple[int, ...] | None]:
+    """Name -> shape of what this kind of optimiser keeps of a single number, or None where it keeps nothing."""
+    probe = torch.zeros(1, requires_grad=True)
+    probe.grad = torch.zeros(1)
+    other = type(optimizer)([probe], **optimizer.defaults)
+    other.step()
+    return {name: None if value is None else tuple(value.shape) for name, value in other.state[probe].items()}

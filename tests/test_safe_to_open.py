@@ -1,0 +1,158 @@
+"""Files are opened without running what is in them, and without taking more memory than they have bytes."""
+
+import io
+import os
+import pickle
+import shlex
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from perturblab import checkpoint, cli, records
+from perturblab.data.room import check_room
+from perturblab.errors import DataError, UserError
+from perturblab.plain import check_archive, check_plain
+from perturblab.saved import check_answers, check_rows
+
+ROW: dict[str, Any] = {
+    **{"epoch": 0, "lr": 0.1, "train_loss": 1.0, "train_accuracy": 10.0, "seconds": 1.0, "images_per_second": 5.0},
+    **{"val_loss": None, "val_accuracy": None, "test_loss": 1.0, "exact": 50.0, "correct": 5, "total": 10},
+}
+
+
+class Hostile:
+    """A pickle that would make a folder."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("pwned",)
+
+
+def archive(content: bytes) -> bytes:
+    """What torch.save would have written around a pickle."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        made.writestr("archive/data.pkl", content)
+        made.writestr("archive/version", b"3\n")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_hostile_checkpoint_runs_nothing(
+    packed: bool, protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = pickle.dumps({"version": 2, "config": Hostile()}, protocol=protocol)
+    pickle.loads(content)  # it does what it says
+    Path("pwned").rmdir()
+    Path("checkpoint.pt").write_bytes(archive(content) if packed else content)
+    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
+        checkpoint.load_checkpoint(Path("checkpoint.pt"))
+    assert not Path("pwned").exists()
+
+
+def test_hostile_weights_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("weights.safetensors").write_bytes(pickle.dumps(Hostile()))
+    with pytest.raises(UserError, match="cannot be read as weights"):
+        checkpoint.load_weights(Path("weights.safetensors"), torch.nn.Linear(1, 1))
+    assert not Path("pwned").exists()
+
+
+def test_an_archive_that_unpacks_to_more_is_refused(tmp_path: Path) -> None:
+    good, bomb = tmp_path / "good.pt", tmp_path / "bomb.pt"
+    torch.save({"a": torch.zeros(10)}, good)
+    check_archive(good)
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("archive/data.pkl", bytes(10**8))
+    with pytest.raises(ValueError, match=r"claims 100000000 bytes in \d+"):
+        check_archive(bomb)
+    good.write_bytes(b"text")
+    with pytest.raises(ValueError, match="no archive"):
+        check_archive(good)
+
+
+def laughs() -> Any:
+    inner: Any = ["ha"] * 9
+    for _ in range(30):
+        inner = [inner] * 9
+    return inner
+
+
+def itself() -> Any:
+    own: list[Any] = []
+    own.append(own)
+    return own
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: torch.zeros(1).expand(10**6, 10**6), "claims a tensor of 4000000000000 bytes"),
+        (lambda: torch.zeros(9999), "claims a tensor of 39996 bytes in 1000"),
+        (lambda: torch.empty(3, device="meta"), "on meta"),
+        (lambda: torch.eye(3).to_sparse(), "sparse"),
+        (lambda: laughs(), "deeper than|more than 1000 values"),
+        (lambda: itself(), "deeper than"),
+        (lambda: [0] * 1000, "more than 1000 values"),
+        (lambda: {"a": {1, 2}}, "a set"),
+        (lambda: {"a": b"bytes"}, "a bytes"),
+    ],
+)
+def test_what_is_no_plain_data_is_refused(make: Callable[[], Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        check_plain({"a": make()}, 1000)
+
+
+def test_plain_data_pass() -> None:
+    check_plain({"a": [1, 2.0, None, True, ("x",)], 3: torch.zeros(2, 3)}, 1000)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"epoch": 3}, "is of epoch 3"),
+        ({"total": 11}, "11 images, expected 10"),
+        ({"correct": 11}, "correct is 11 of 10"),
+        ({"train_accuracy": "x"}, "train_accuracy"),
+        ({"val_accuracy": float("nan")}, "val_accuracy"),
+        ({"val_accuracy": 5.0, "correct": None, "total": None}, "lacks correct, total"),
+    ],
+)
+def test_rows_that_no_run_writes_are_refused(change: dict[str, Any], text: str) -> None:
+    check_rows([ROW], 10, audited=False)
+    with pytest.raises(ValueError, match=text):
+        check_rows([ROW | change], 10, audited=False)
+    with pytest.raises(ValueError, match="lacks batch_mean"):
+        check_rows([ROW], 10, audited=True)
+
+
+def test_answers_are_one_bool_an_image_and_epoch() -> None:
+    good = torch.ones(10, dtype=torch.bool)
+    check_answers([good, good], 2, 10)
+    check_answers([], 2, 10)
+    for bad in ([good], [good, good[:9]], [good, good.int()], ["x", "y"]):
+        with pytest.raises(ValueError, match="the answers are not 2 times 10"):
+            check_answers(bad, 2, 10)
+
+
+def test_more_than_memory_has_left_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:        4 kB\n")
+    check_room(4096, "they", meminfo=tmp_path / "meminfo")
+    with pytest.raises(DataError, match="they do not fit into memory"):
+        check_room(4097, "they", meminfo=tmp_path / "meminfo")
+    check_room(10**15, "they", meminfo=tmp_path / "nothing")
+
+
+def test_a_record_counts_every_image_of_its_set(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    flags = "train --dataset-train digits --net-type lenet --nfilters 2 --nepochs 1 --train-size 20 --quiet --out"
+    assert cli.main([*shlex.split(flags), str(folder)]) == 0
+    text = (folder / "record.json").read_text().replace('"test": 597', '"test": 598')
+    (folder / "record.json").write_text(text)
+    with pytest.raises(UserError, match=r"counts.last.total is 597, expected data.sizes.test = 598"):
+        records.load(folder / "record.json")
