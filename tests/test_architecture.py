@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
         *("runs", "stats"),
     },
     "configured": {"attacks", "config", "data", "defences", "layers", "models", "train"},
-    "recording": {"config", "configured", "evaluate", "layers", "models", "records"},
+    "recording": {"config", "configured", "evaluate", "kernels", "layers", "models", "records"},
     "machine": set(),
     "progress": set(),
     "runs": {
@@ -54,8 +54,8 @@ ALLOWED: dict[str, set[str]] = {
         *("progress", "train"),
     },
     "execution": {
-        *("checkpoint", "config", "evaluate", "figures", "progress", "recording", "records", "runs", "stats"),
-        "train",
+        *("checkpoint", "config", "evaluate", "figures", "machine", "progress", "recording", "records", "runs"),
+        *("stats", "train"),
     },
     "arguments": set(),
     "presets": {"catalogue", "config"},

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from perturblab.arguments import Parser, add_fields, given, integers, parsed
 from perturblab.cli_catalogue import add_commands
 from perturblab.config import AttackConfig, TrainConfig, validated
 from perturblab.errors import NonFiniteError, UserError
+from perturblab.files import is_begun
 
 if TYPE_CHECKING:
     from perturblab.progress import Show
@@ -164,7 +166,7 @@ def _new_folder(config: TrainConfig) -> Path:
 
     stamp = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
     folder = Path(config.out or f"runs/{config.net}-seed{config.manual_seed}-{stamp}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or is_begun(folder)):
         raise UserError(
             f"--out {folder} exists and is never overwritten; choose another, or go on with --resume {folder}"
         )
@@ -212,6 +214,29 @@ def _introduce(run: "Run", show: "Show") -> None:
     show.say(f"classes in order: {', '.join(images.classes)}")
     show.say(f"net: {run.config.net}, {trainable:,} trainable parameters, on {run.device}")
     show.say(f"run: {run.folder}")
+    show.say("its last bits depend on: {}".format(", ".join(_bits(run))))
+
+
+def _bits(run: "Run") -> list[str]:
+    import torch
+
+    threads = torch.get_num_threads()
+    compiled = "compiled" if run.config.compile == "on" else "not compiled"
+    return [run.config.precision, compiled, f"{threads} thread{'s' * (threads > 1)}", str(run.device)]
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, where nothing else is said about it."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
@@ -364,6 +389,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("perturblab: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except (MemoryError, RuntimeError, ImportError) as error:
+        from perturblab.machine import out_of_memory
+
+        if (reason := out_of_memory(error)) is None:
+            raise
+        print(f"perturblab: error: {reason}; free some, or use a smaller net", file=sys.stderr)
+        return MISTAKE
     except OSError as error:
         if error.filename is None:
             # It is stdout; Python would flush it once more at its exit, and complain again.
@@ -377,8 +409,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     try:
-        args = parsed(_parser(), argv)
-        code: int = args.run(args)
+        with _terminable():
+            args = parsed(_parser(), argv)
+            code: int = args.run(args)
         return code
     finally:
         sys.stdout.flush()  # a full disk or a closed pipe must show here, not at the exit of the process

@@ -2,9 +2,29 @@
 
 import ctypes
 import os
+import re
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+_NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "map segment")
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """Say what an error tells about memory that could not be had.
+
+    Args:
+        error: any; PyTorch raises a RuntimeError, an import an ImportError or OSError, Python a MemoryError.
+
+    Returns:
+        Its words on one line, such as "you tried to allocate 400 bytes"; None where it is about something else.
+    """
+    said = " ".join(str(error).split())
+    if not isinstance(error, MemoryError) and not any(words in said.lower() for words in _NO_MEMORY):
+        return None
+    asked = re.search(r"tried to allocate [\d.]+ \w+|allocate [\d.]+ [KMGT]iB", said, re.IGNORECASE)
+    return f"out of memory ({asked[0].lower()})" if asked else "out of memory"
 
 
 def keep_freed_memory() -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from perturblab import checkpoint, data, evaluate, train
+from perturblab import checkpoint, data, evaluate, files, train
 from perturblab.attacks import PixelModel
 from perturblab.config import TrainConfig, validated
 from perturblab.configured import (
@@ -26,12 +26,11 @@ from perturblab.configured import (
 )
 from perturblab.defences import Adversary, adversarial_images, labelled
 from perturblab.errors import UserError
-from perturblab.layers import Mixing, place_batchout
+from perturblab.files import CHECKPOINT
+from perturblab.layers import Mixing, fixed_buffers, place_batchout
 from perturblab.models import Task
 from perturblab.progress import Show
 from perturblab.seeding import stream
-
-CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass
@@ -52,6 +51,9 @@ class Run:
     device: torch.device
     rows: list[dict[str, Any]]  # one an epoch, as in metrics.jsonl
     correct: list[Tensor]  # audited answers, bool (N,), one an epoch
+    parts: list[dict[str, Any]] = field(default_factory=list)  # where it was begun, and gone on with otherwise
+    fixed: dict[str, str] = field(default_factory=dict)  # digests of the masks that are written
+    stamp: tuple[int, ...] | None = None  # of the checkpoint that it goes on from
 
     @property
     def trained(self) -> nn.Module:
@@ -60,6 +62,11 @@ class Run:
             return self.model
         # An epoch has at most two batch sizes; as symbols they are beyond what inductor can decide about these nets.
         return cast(nn.Module, torch.compile(self.model, dynamic=False))
+
+    @property
+    def unchanging(self) -> dict[str, Tensor]:
+        """Masks and anchors that are written once, by their names in the state dict."""
+        return fixed_buffers(self.model)
 
     @property
     def steps(self) -> int:
@@ -190,6 +197,7 @@ def resume_run(folder: Path, changes: dict[str, Any], show: Show) -> Run:
         UserError: no such run, or other images than the run's.
     """
     path = folder / CHECKPOINT
+    stamp = files.stamp(path)
     saved = checkpoint.load_checkpoint(path, show.warn)
     run = open_run(_changed(saved_config(folder, saved), changes), folder, show)
     _check_images(run, saved, ("train", "test"))
@@ -198,7 +206,8 @@ def resume_run(folder: Path, changes: dict[str, Any], show: Show) -> Run:
         run.state.load_state_dict(saved["state"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} holds the training state of another run ({error}); restore the file") from error
-    run.rows, run.correct = saved["rows"], saved["correct"]
+    run.rows, run.correct, run.stamp = saved["rows"], saved["correct"], stamp
+    run.parts = saved.get("parts", [])
     begun = run.state.epoch + (run.state.step > 0)
     if run.recipe.nepochs < begun:
         raise UserError(f"--nepochs got {run.recipe.nepochs}, and epoch {begun} has begun; expected at least {begun}")
@@ -216,8 +225,9 @@ def saved_config(folder: Path, saved: dict[str, Any] | None = None) -> TrainConf
         UserError: no such run, or not one of this version.
     """
     path = folder / CHECKPOINT
+    saved = saved or checkpoint.load_checkpoint(path)
     try:
-        return validated(TrainConfig, (saved or checkpoint.load_checkpoint(path))["config"])
+        return validated(TrainConfig, saved["config"])
     except UserError as error:
         raise UserError(f"{path} holds another version's configuration ({error}); restore the file") from error
 
