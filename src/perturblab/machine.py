@@ -8,7 +8,8 @@ import re
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
-_NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "map segment")
+# "primitive": all that oneDNN says when it gets none.
+_NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "map segment", "a primitive")
 
 
 def out_of_memory(error: BaseException) -> str | None:
@@ -18,13 +19,15 @@ def out_of_memory(error: BaseException) -> str | None:
         error: any; PyTorch raises a RuntimeError, an import an ImportError or OSError, Python a MemoryError.
 
     Returns:
-        Its words on one line, such as "you tried to allocate 400 bytes"; None where it is about something else.
+        "out of memory" and its words on one line, such as "tried to allocate 400 bytes"; None where it is about
+        something else.
     """
     said = " ".join(str(error).split())
     if not isinstance(error, MemoryError) and not any(words in said.lower() for words in _NO_MEMORY):
         return None
     asked = re.search(r"tried to allocate [\d.]+ \w+|allocate [\d.]+ [KMGT]iB", said, re.IGNORECASE)
-    return f"out of memory ({asked[0].lower()})" if asked else "out of memory"
+    words = asked[0].lower() if asked else said[:80]
+    return f"out of memory ({words})" if words else "out of memory"
 
 
 def keep_freed_memory() -> bool:
