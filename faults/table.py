@@ -14,6 +14,7 @@ class Row:
         survived: how often nothing was lost: the run went on, and its end is bit for bit that of the undisturbed one.
         told: how often what was needed was gone, and one line said so.
         wrong: what should not have been; each is a loss.
+        known: what is not ours to mend, and is told below the table.
         skipped: why it could not be staged here.
         seconds: of training that were done again, at most.
     """
@@ -23,6 +24,7 @@ class Row:
     survived: int = 0
     told: int = 0
     wrong: list[str] = field(default_factory=list)
+    known: list[str] = field(default_factory=list)
     skipped: str = ""
     seconds: float = 0.0
 
@@ -34,6 +36,7 @@ class Row:
             self.told + other.told,
         )
         self.wrong += other.wrong
+        self.known += other.known
         self.seconds = max(self.seconds, other.seconds)
 
     def judge(self, wrong: list[str], *, told: bool = False) -> None:
@@ -70,4 +73,5 @@ def markdown(rows: list[Row]) -> str:
     survived, told = sum(row.survived for row in rows), sum(row.told for row in rows)
     lines.append(f"| all | {tried} | {survived} | {told} | {lost} | |")
     lines += [f"\nLOST, {row.fault}: {text}" for row in rows for text in row.wrong]
+    lines += [f"\nKNOWN, {row.fault}: {text}" for row in rows for text in dict.fromkeys(row.known)]
     return "\n".join(lines)
