@@ -60,7 +60,7 @@ def test_what_may_change_bits_is_in_the_record(tmp_path: Path) -> None:
     assert environment.processor.model
 
 
-# --- older versions -----------------------------------------------------------------------------------------------------
+# --- older versions -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", range(1, checkpoint.VERSION))

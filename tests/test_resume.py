@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from cases import NCLASSES, NET_ROWS, Case
 from torch import Tensor, nn
 
+from cases import NCLASSES, NET_ROWS, Case
 from perturblab import checkpoint, cli, data, execution, figures, files, records, runs, train
 from perturblab.config import TrainConfig
 from perturblab.defences import DEFENCES
@@ -86,7 +86,7 @@ def test_every_net_stopped_after_every_step_and_gone_on_from_the_file(case: Case
     assert whole(model, state) == want
 
 
-# --- every optimiser, defence and precision -----------------------------------------------------------------------
+# --- every optimiser, defence and precision -------------------------------------------------------------------------
 
 PAIRS = [
     (optimizer, defence, train.PRECISIONS[(i + j) % 2])
@@ -153,7 +153,7 @@ def test_compiled(net: dict[str, Any], tmp_path: Path) -> None:
     assert executed(tmp_path / "parts", {2, 4}, config(**net, compile="on")) == straight
 
 
-# --- fixed masks, written once ------------------------------------------------------------------------------------
+# --- fixed masks, written once --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_a_folder_that_is_deleted_meanwhile_is_written_anew(tmp_path: Path) -> N
     assert want.startswith(whole(again.model, again.state))
 
 
-# --- no moment without a whole one --------------------------------------------------------------------------------
+# --- no moment without a whole one ----------------------------------------------------------------------------------
 
 
 def test_at_every_moment_there_is_a_checkpoint(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +291,7 @@ def test_a_run_that_another_process_has_gone_on_with_is_refused(stopped: Path) -
         execution.execute(fresh, QUIET)
 
 
-# --- what is told -------------------------------------------------------------------------------------------------------
+# --- what is told ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["missing", "empty"])
@@ -325,9 +325,9 @@ def test_more_epochs_and_other_threads_are_recorded_and_told(stopped: Path, caps
     ("error", "said"),
     [
         (MemoryError(), "out of memory"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes. Error 12"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes. Error code 12"),
          "out of memory (tried to allocate 4 bytes)"),
-        (RuntimeError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0"), "out of memory (tried to allocate 2.50 gib)"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.5 GiB."), "out of memory (tried to allocate 2.5 gib)"),
         (RuntimeError("could not create a primitive"), "out of memory (could not create a primitive)"),
         (ImportError("failed to map segment from shared object"),
          "out of memory (failed to map segment from shared object)"),
