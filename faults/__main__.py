@@ -107,7 +107,7 @@ def main() -> int:
     try:
         rows = _done(chosen(size, args.only), folder, args.seed, size, args.processes)
         text = markdown(rows)
-        if not args.only and not args.short:
+        if not args.short and "cost".startswith(args.only):
             text += "\n\n" + cost.costs(World(folder / "cost", args.seed))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -63,12 +63,11 @@ def half_copied(world: World, run: Straight, each: int) -> Row:
         with ended(world.start(["train", "--quiet", "--nthreads", "1", "--resume", str(folder)])) as child:
             child.wait()
         what = f"{('missing', 'cut short', 'a bit turned')[number % 3]}: {', '.join(spoilt)}: "
-        wrong = differences(folder, run.folder) if alive and child.code == 0 else []
-        if alive and child.code != 0:
-            wrong = [f"does not go on: {child.said[-1:]}"]
-        elif not alive:
-            wrong = in_one_line(child)
-        row.judge([what + text for text in wrong], told=not alive)
+        if child.code == 0:  # also where the bit was one that nothing reads
+            wrong = differences(folder, run.folder)
+        else:
+            wrong = [f"does not go on: {child.said[-1:]}"] if alive else in_one_line(child)
+        row.judge([what + text for text in wrong], told=child.code != 0)
     return row
 
 

@@ -139,6 +139,7 @@ def test_every_pair_of_optimiser_defence_and_precision(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it traces
 @pytest.mark.parametrize(
     "net",
     [

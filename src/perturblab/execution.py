@@ -206,8 +206,11 @@ def save(run: Run) -> None:
         run.fixed = checkpoint.save_fixed(run.folder, run.unchanging)
     checkpoint.save_checkpoint(run.folder / CHECKPOINT, content, run.fixed)
     run.stamp = files.stamp(run.folder / CHECKPOINT)
-    lines = "".join(json.dumps(row) + "\n" for row in run.rows)
-    write_atomically(run.folder / "metrics.jsonl", lines.encode())
+    metrics = run.folder / "metrics.jsonl"
+    if len(run.rows) == run.shown and metrics.is_file():
+        return  # no epoch has ended since the picture was drawn, which takes longer than all the rest
+    run.shown = len(run.rows)
+    write_atomically(metrics, "".join(json.dumps(row) + "\n" for row in run.rows).encode())
     if run.rows:
         title = f"{run.config.net} on {run.images.display}, seed {run.config.manual_seed}"
         figures.progress_svg(run.rows, run.folder / "progress.svg", title=title)

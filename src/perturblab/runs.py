@@ -52,6 +52,7 @@ class Run:
     rows: list[dict[str, Any]]  # one an epoch, as in metrics.jsonl
     correct: list[Tensor]  # audited answers, bool (N,), one an epoch
     parts: list[dict[str, Any]] = field(default_factory=list)  # where it was begun, and gone on with otherwise
+    shown: int = -1  # epochs in the metrics and the picture that are written
     fixed: dict[str, str] = field(default_factory=dict)  # digests of the masks that are written
     stamp: tuple[int, ...] | None = None  # of the checkpoint that it goes on from
 
