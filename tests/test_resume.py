@@ -246,6 +246,17 @@ def test_at_every_moment_there_is_a_checkpoint(stopped: Path, monkeypatch: pytes
     assert not list(stopped.glob(".*"))
 
 
+def test_metrics_and_picture_are_written_when_an_epoch_has_ended(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(figures, "progress_svg", lambda rows, path, title: drawn.append(len(rows)))
+    monkeypatch.setattr(execution, "SAVE_EVERY", -1.0)  # a checkpoint after every step
+    assert execution.execute(runs.resume_run(stopped, {}, QUIET), QUIET) is not None
+    assert drawn == [1, 2]
+    assert len((stopped / "metrics.jsonl").read_text().splitlines()) == 2
+
+
 def test_where_files_have_one_name_only_the_one_before_is_moved(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, target: Path) -> None:
         raise OSError("no hard links here")
