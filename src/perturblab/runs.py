@@ -62,6 +62,10 @@ class Run:
         if self.config.compile != "on":
             return self.model
         # An epoch has at most two batch sizes; as symbols they are beyond what inductor can decide about these nets.
+        # Layers share their code. Beyond a limit PyTorch leaves the next ones uncompiled, and which these are would
+        # depend on the batch that came first: a resumed run would go on with other bits.
+        settings, most = torch._dynamo.config, 8 + 2 * len(list(self.model.modules()))
+        settings.cache_size_limit, settings.accumulated_cache_size_limit = most, 32 * most
         return cast(nn.Module, torch.compile(self.model, dynamic=False))
 
     @property
