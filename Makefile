@@ -4,7 +4,7 @@ PY := .venv/bin/python
 # A test run must not find what another run has cached, and never needs the network.
 TEST := HF_HUB_OFFLINE=1 MPLBACKEND=agg $(PY) -m pytest
 
-.PHONY: setup demo test test-slow check bench format clean
+.PHONY: setup demo test test-slow check bench faults soak format clean
 
 setup: .venv/.ready
 
@@ -33,6 +33,13 @@ check: setup
 
 bench: setup
 	$(PY) -m benchmarks
+
+# As root it may mount small disks and become another user; what cannot be staged is skipped, and the table says so.
+faults: setup
+	$(PY) -m faults
+
+soak: setup
+	$(PY) -m faults.soak
 
 format: setup
 	$(PY) -m ruff format .

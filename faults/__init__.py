@@ -1,1 +1,1 @@
-"""What goes wrong outside of the program, made to happen on purpose."""
+"""Faults, injected for real into real processes: what survives, and what is told where nothing can."""

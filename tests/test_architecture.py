@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
         *("runs", "stats"),
     },
     "configured": {"attacks", "config", "data", "defences", "layers", "models", "train"},
-    "recording": {"config", "configured", "evaluate", "layers", "models", "records"},
+    "recording": {"config", "configured", "evaluate", "kernels", "layers", "models", "records"},
     "machine": set(),
     "progress": {"machine"},
     "runs": {
@@ -59,9 +59,8 @@ ALLOWED: dict[str, set[str]] = {
         *("models", "progress", "ranks", "records", "saved", "train"),
     },
     "execution": {
-        *("checkpoint", "config", "evaluate", "figures", "logs", "progress", "ranks", "recording", "records", "runs"),
-        "stats",
-        "train",
+        *("checkpoint", "config", "evaluate", "figures", "logs", "machine", "progress", "ranks", "recording"),
+        *("records", "runs", "stats", "train"),
     },
     "onnx_export": {"attacks", "kernels", "layers", "progress", "runs"},
     "pretrained": {

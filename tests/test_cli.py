@@ -544,7 +544,8 @@ def test_train_tells_progress_on_stderr_and_the_result_on_stdout(tell: Tell) -> 
     assert said[1] == "classes in order: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
     assert re.fullmatch(r"net: lenet, 1,958 trainable parameters, on cpu", said[2])
     assert said[3] == "run: run"
-    assert [line.split()[1] for line in said[4:]] == ["1/2", "2/2"]
+    assert said[4] == f"its last bits depend on: fp32, not compiled, {torch.get_num_threads()} thread, cpu"
+    assert [line.split()[1] for line in said[5:]] == ["1/2", "2/2"]
 
 
 def test_audited_run_tells_the_published_metrics(tell: Tell) -> None:
@@ -788,7 +789,10 @@ def test_resumed_run_is_the_straight_one(tell: Tell, tmp_path: Path) -> None:
     one, two = (tmp_path / name for name in ("straight", "longer"))
     assert (one / "weights.safetensors").read_bytes() == (two / "weights.safetensors").read_bytes()
     records_ = [records.load(folder / "record.json").model_dump(exclude={"seconds"}) for folder in (one, two)]
+    straight, longer = (record.pop("parts") for record in records_)
     assert records_[0] == records_[1]
+    assert straight == []
+    assert [(part["epoch"], part["nepochs"]) for part in longer] == [(0, 1), (1, 3)], "that it was made longer is told"
 
 
 def test_what_was_given_before_may_be_said_again(tell: Tell) -> None:

@@ -166,6 +166,36 @@ def test_a_run_that_fails_is_listed_and_tried_again(tmp_path: Path) -> None:
     assert not (tmp_path / "results/tiny/bad/seed-1/failed.json").exists()
 
 
+def test_a_run_that_is_killed_is_told_as_killed_and_done_by_the_next_call(tmp_path: Path) -> None:
+    """Not with what an earlier attempt has left in the log."""
+    endless = replace(TINY, flags={**TINY.flags, "nepochs": 10**6})
+    jobs = planned(tmp_path, "K4", preset=endless)
+    jobs[0].work.parent.mkdir(parents=True)
+    study._log(jobs[0]).write_text("of another time\n")
+    killed = list[int]()
+
+    def kill() -> bool:
+        for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+            mine = str(jobs[0].work) in Path(f"/proc/{pid}/cmdline").read_text()
+            if mine and jobs[0].work.is_dir() and not killed:
+                assert os.getpgid(int(pid)) != os.getpgid(0), "the Ctrl-C of a terminal must not reach it twice"
+                os.kill(int(pid), signal.SIGKILL)
+                killed.append(int(pid))
+        return False
+
+    (failure,) = run(jobs, stop=kill)
+    assert killed
+    assert failure.reason == "its process was ended by SIGKILL; the same command goes on with it"
+
+
+def test_what_a_killed_study_leaves_is_swept(tmp_path: Path) -> None:
+    jobs = planned(tmp_path, "K4")
+    jobs[0].results[0].mkdir(parents=True)
+    (jobs[0].results[0] / ".record.json.1.part").write_text("half of")
+    assert run(jobs) == []
+    assert {path.name for path in jobs[0].results[0].iterdir()} == {"record.json", "metrics.jsonl"}
+
+
 def test_a_stop_ends_cleanly_and_the_next_call_goes_on(tmp_path: Path) -> None:
     endless = replace(TINY, flags={**TINY.flags, "nepochs": 10**6})
     jobs = planned(tmp_path, "K4", preset=endless)

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +12,69 @@ import torch
 from torch import Tensor, nn
 
 from perturblab.errors import UserError
-from perturblab.files import write_atomically
+from perturblab.files import MASKS, PREVIOUS, write_atomically
 from perturblab.plain import check_archive, check_plain
 
-VERSION = 2
-PREVIOUS = "checkpoint.previous.pt"
-_OLDER = 1  # without a digest; it still loads
+VERSION = 3
+_NO_DIGEST = 1
+_OLDER = (_NO_DIGEST, 2)  # which still load: the second has a digest, and the fixed masks inside
 _HELD = {"config": dict, "hashes": dict, "model": dict, "state": dict, "rows": list, "correct": list}
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, content: dict[str, Any], fixed: Mapping[str, str] | None = None) -> None:
     """Write what is needed to go on; the one before stays in its place until this one is verified, then beside it.
 
     Args:
         path: the file.
         content: tensors, numbers, strings, lists and dictionaries under "config", "hashes" (of the images),
             "model", "state" (of the training), "rows" (of the metrics) and "correct" (the audited answers).
+        fixed: what `save_fixed` has returned; these parts of "model" are left out.
 
     Raises:
         UserError: it cannot be written, or reads back as something else.
     """
+    fixed = dict(fixed or {})
+    model = {name: value for name, value in content["model"].items() if name not in fixed}
+    held = {"version": VERSION, **content, "model": model, "fixed": fixed}
     file = io.BytesIO()
-    held = {"version": VERSION, **content}
     torch.save({**held, "digest": digest(held)}, file)
     write_atomically(path, file.getvalue(), verify=_read, previous=path.with_name(PREVIOUS))
+
+
+def save_fixed(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Write what never changes in a run, such as masks; where the very same lies there already, nothing is written.
+
+    Args:
+        folder: of the run.
+        tensors: by their names in the net.
+
+    Returns:
+        The digest of each, for `save_checkpoint`.
+
+    Raises:
+        UserError: they cannot be written, or read back as something else.
+    """
+    digests, path = {name: digest(value) for name, value in tensors.items()}, folder / MASKS
+    try:
+        _fixed(path, digests)
+    except UserError:
+        content = safetensors.torch.save({name: value.detach().contiguous() for name, value in tensors.items()})
+        write_atomically(path, content, verify=lambda part: _fixed(part, digests))
+    return digests
+
+
+def _fixed(path: Path, digests: Mapping[str, str]) -> dict[str, Tensor]:
+    """Read what never changes, and check it."""
+    if not digests:
+        return {}
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        reason = "it is missing" if isinstance(error, FileNotFoundError) else str(error)
+        raise UserError(f"{path} holds the fixed masks, and cannot be read ({reason}); restore the file") from error
+    if other := [name for name, known in digests.items() if name not in tensors or digest(tensors[name]) != known]:
+        raise UserError(f"{path} does not hold the {other[0]} of this run; restore the file")
+    return {name: tensors[name] for name in digests}
 
 
 def digest(value: Any) -> str:
@@ -78,22 +117,30 @@ def load_checkpoint(path: Path, warn: Callable[[str], None] = lambda text: None)
 
     Raises:
         UserError: it is missing, unreadable, changed, holds more than plain data, or is not what this version writes,
-            and so is the one before.
+            and so is the one before; or the fixed masks are missing or others.
     """
     previous = path.with_name(PREVIOUS)
     if not path.is_file() and not previous.is_file():
         raise UserError(f"{path.parent} holds no {path.name}; give the folder of a run that perturblab train has made")
     try:
-        return _read(path)
+        return _whole(path)
     except UserError as error:
         if not previous.is_file():
             raise
         try:
-            content = _read(previous)
+            content = _whole(previous)
         except UserError:
             raise error from None
         warn(f"{error}; using the one before, {previous.name}")
         return content
+
+
+def _whole(path: Path) -> dict[str, Any]:
+    """A checkpoint with its fixed masks, wherever they lie."""
+    content = _read(path)
+    fixed = content.pop("fixed", {})
+    content["model"].update(_fixed(path.with_name(MASKS), fixed))
+    return content
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -108,8 +155,11 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint; restore the file")
-    if content.get("version") not in (_OLDER, VERSION):
-        raise UserError(f"{path} is of version {content.get('version')!r}, expected {VERSION}; restore the file")
+    version = content.get("version")
+    if version not in (*_OLDER, VERSION):
+        newer = isinstance(version, int) and version > VERSION
+        remedy = "read it with the perturblab that wrote it" if newer else "restore the file"
+        raise UserError(f"{path} is of version {version!r}, expected {VERSION} or an older one; {remedy}")
     missing = [name for name, kind in _HELD.items() if not isinstance(content.get(name), kind)]
     if missing:
         raise UserError(f"{path} holds no {', no '.join(missing)}; train again, or restore the file")
@@ -117,16 +167,27 @@ def _read(path: Path) -> dict[str, Any]:
         check_plain(content, path.stat().st_size)
     except ValueError as error:
         raise UserError(f"{path} is no checkpoint of perturblab's ({error}); restore the file") from error
+    if not isinstance(content.get("fixed", {}), dict):
+        raise UserError(f"{path} names no fixed masks; train again, or restore the file")
     known = content.pop("digest", None)
-    if content["version"] != _OLDER and known != digest(content):
+    if content["version"] != _NO_DIGEST and known != digest(content):
         raise UserError(f"{path} has changed since it was written; restore the file")
     return content
 
 
-def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a net's parameters and buffers, masks included, as safetensors."""
+def save_weights(path: Path, model: nn.Module, just_before: Callable[[], object] = lambda: None) -> None:
+    """Write a net's parameters and buffers, masks included, as safetensors.
+
+    Args:
+        path: the file.
+        model: the net.
+        just_before: called when they are on the disk and are about to replace the old ones.
+
+    Raises:
+        UserError: they cannot be written.
+    """
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(path, safetensors.torch.save(tensors))
+    write_atomically(path, safetensors.torch.save(tensors), verify=lambda part: just_before())
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from perturblab import __version__, cli_catalogue, cli_export, cli_report
 from perturblab.arguments import Parser, add_fields, given, integers, parsed
 from perturblab.config import AttackConfig, TrainConfig, validated
 from perturblab.errors import NonFiniteError, RankLostError, UserError, one_line
+from perturblab.files import is_begun
 from perturblab.machine import is_first, launcher, world_size
 
 if TYPE_CHECKING:
@@ -195,8 +197,7 @@ def _new_folder(config: TrainConfig) -> Path:
 
     stamp = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
     folder = Path(config.out or f"runs/{config.net}-seed{config.manual_seed}-{stamp}")
-    # What a kill has left half written is no run.
-    if folder.exists() and (not folder.is_dir() or any(path.suffix != ".part" for path in folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or is_begun(folder)):
         raise UserError(
             f"--out {folder} exists and is never overwritten; choose another, or go on with --resume {folder}"
         )
@@ -245,6 +246,29 @@ def _introduce(run: "Run", show: "Show") -> None:
     several = "" if run.ranks.alone else f", {run.ranks.world} ranks with batch norm statistics of their own"
     show.say(f"net: {run.config.net}, {trainable:,} trainable parameters, on {run.device}{several}")
     show.say(f"run: {run.folder}")
+    show.say("its last bits depend on: {}".format(", ".join(_bits(run))))
+
+
+def _bits(run: "Run") -> list[str]:
+    import torch
+
+    threads = torch.get_num_threads()
+    compiled = "compiled" if run.config.compile == "on" else "not compiled"
+    return [run.config.precision, compiled, f"{threads} thread{'s' * (threads > 1)}", str(run.device)]
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, where nothing else is said about it."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
@@ -371,6 +395,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("perturblab: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except (MemoryError, RuntimeError, ImportError) as error:
+        from perturblab.machine import out_of_memory
+
+        if (reason := out_of_memory(error)) is None:
+            raise
+        print(f"perturblab: error: {reason}; free some, or use a smaller net", file=sys.stderr)
+        return MISTAKE
     except OSError as error:
         if error.filename is None:
             # It is stdout; Python would flush it once more at its exit, and complain again.
@@ -387,10 +418,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     try:
-        args = parsed(_parser(), argv)
-        if world_size() > 1 and args.command not in ("train", "evaluate"):
-            raise UserError(f"perturblab {args.command} is a single process; run it without torchrun")
-        code: int = args.run(args)
+        with _terminable():
+            args = parsed(_parser(), argv)
+            if world_size() > 1 and args.command not in ("train", "evaluate"):
+                raise UserError(f"perturblab {args.command} is a single process; run it without torchrun")
+            code: int = args.run(args)
         return code
     finally:
         sys.stdout.flush()  # a full disk or a closed pipe must show here, not at the exit of the process

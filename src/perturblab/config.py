@@ -138,7 +138,7 @@ class TrainConfig(NetConfig):
 
     dataset_train: Text = Field("CIFAR10", description="name or folder of the training set")
     dataset_test: Text | None = Field(None, description="name or folder of the test set; the training set's by default")
-    dataroot: str = Field("data", description="where a name is looked for first")
+    dataroot: str = Field("data", validate_default=True, description="where a name is looked for first")
     classes: tuple[str, ...] | None = Field(None, description="only these classes, in this order: a,b,c")
     train_size: Positive | None = Field(None, description="train on so many images (stratified, seeded)")
     val_size: Annotated[int, Field(ge=0)] = Field(0, description="hold out so many of them (stratified, seeded)")

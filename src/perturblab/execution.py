@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 
-from perturblab import checkpoint, evaluate, figures, logs, records, stats, train
+from perturblab import checkpoint, evaluate, figures, files, logs, records, stats, train
 from perturblab.config import TrainConfig
-from perturblab.files import locked, write_atomically
+from perturblab.errors import UserError
+from perturblab.files import CHECKPOINT, MASKS, locked, write_atomically
+from perturblab.machine import out_of_memory
 from perturblab.progress import Show
 from perturblab.ranks import ALONE, Ranks
-from perturblab.recording import make_record
-from perturblab.runs import CHECKPOINT, Run, check_ranks, trained_run
+from perturblab.recording import circumstances, make_record
+from perturblab.runs import Run, check_ranks, trained_run
 
 SHOW_EVERY = 0.1  # seconds between two looks at the numbers, which wait for the device
 SAVE_EVERY = 60.0  # seconds of training between two checkpoints
@@ -37,13 +39,48 @@ def execute(run: Run, show: Show, stop: Callable[[], bool] = lambda: False) -> r
     Raises:
         NonFiniteError: the loss is not finite; nothing is recorded as a result.
         RankLostError: another rank has ended; the last checkpoint can be resumed.
+        UserError: another process is at work in the folder, or was since the run was opened; no memory; no room.
     """
     with ExitStack() as stack:
         with run.ranks.agreed():
             if run.ranks.first:
-                busy = f"another process is at work in {run.folder}; wait for it, or choose another --out"
-                stack.enter_context(locked(run.folder, busy))
-        return _execute(run, show, stop)
+                stack.enter_context(_owned(run))
+        _note_circumstances(run, show)
+        try:
+            return _execute(run, show, stop)
+        except (RuntimeError, MemoryError) as error:
+            if (reason := out_of_memory(error)) is None:
+                raise
+            raise UserError(
+                f"{reason} with --batch-size {run.config.batch_size}; start a new run with a smaller one, or with "
+                "fewer --nfilters"
+            ) from error
+
+
+@contextmanager
+def _owned(run: Run) -> Iterator[None]:
+    """No other process is at work in the folder, and none was since the run was opened."""
+    with locked(run.folder, f"another process is at work in {run.folder}; wait for it, or choose another --out"):
+        if files.stamp(run.folder / CHECKPOINT) != run.stamp:
+            raise UserError(
+                f"{run.folder / CHECKPOINT} is not the one that this run was opened with: another process has been at "
+                f"work; go on with --resume {run.folder}, or choose another --out"
+            )
+        files.sweep(run.folder)
+        yield
+
+
+def _note_circumstances(run: Run, show: Show) -> None:
+    """Remember what may change the last bits of a run, and how far it was to go, each time that it is another."""
+    now = circumstances(run)
+    last = run.parts[-1] if run.parts else {}
+    other = [name for name in now if last.get(name, now[name]) != now[name]]
+    if last and not other:
+        return
+    run.parts.append({"epoch": run.state.epoch, "step": run.state.step, **now})
+    bits = [f"{name} {last[name]} before, {now[name]} now" for name in other if name != "nepochs"]
+    if bits:
+        show.say(f"{'; '.join(bits)}: the last bits may differ from those of a run that was not interrupted")
 
 
 def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> records.Record | None:
@@ -104,10 +141,11 @@ def _deterministic(config: TrainConfig) -> Iterator[None]:
 
 
 def _finish(run: Run) -> records.Record:
-    record = make_record(run)
+    path, record = run.folder / "record.json", make_record(run)
     if run.ranks.first:
-        checkpoint.save_weights(run.folder / "weights.safetensors", run.model)
-        records.save(record, run.folder / "record.json")
+        # An older record must not stand beside newer weights, wherever the process is killed.
+        checkpoint.save_weights(run.folder / "weights.safetensors", run.model, just_before=lambda: path.unlink(True))
+        records.save(record, path)
     return record
 
 
@@ -184,10 +222,17 @@ def save(run: Run) -> None:
         "state": run.state.state_dict(),
         "rows": run.rows,
         "correct": run.correct,
+        "parts": run.parts,
     }
-    checkpoint.save_checkpoint(run.folder / CHECKPOINT, content)
-    lines = "".join(json.dumps(row) + "\n" for row in run.rows)
-    write_atomically(run.folder / "metrics.jsonl", lines.encode())
+    if not run.fixed or not (run.folder / MASKS).is_file():
+        run.fixed = checkpoint.save_fixed(run.folder, run.unchanging)
+    checkpoint.save_checkpoint(run.folder / CHECKPOINT, content, run.fixed)
+    run.stamp = files.stamp(run.folder / CHECKPOINT)
+    metrics = run.folder / "metrics.jsonl"
+    if len(run.rows) == run.shown and metrics.is_file():
+        return  # no epoch has ended since the picture was drawn, which takes longer than all the rest
+    run.shown = len(run.rows)
+    write_atomically(metrics, "".join(json.dumps(row) + "\n" for row in run.rows).encode())
     if run.rows:
         title = f"{run.config.net} on {run.images.display}, seed {run.config.manual_seed}"
         figures.progress_svg(run.rows, run.folder / "progress.svg", title=title)

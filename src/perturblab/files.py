@@ -1,12 +1,18 @@
 """Where files lie, and files that are there whole or not at all."""
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from perturblab.errors import UserError
+
+# Of a run's folder.
+CHECKPOINT, PREVIOUS, MASKS = "checkpoint.pt", "checkpoint.previous.pt", "masks.safetensors"
+_PARTS = ".*.part"  # what a killed process leaves of a file that it was about to write
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def cache_folder() -> Path:
@@ -35,7 +41,7 @@ def write_atomically(
         path: the file; missing folders are made.
         content: all of it.
         verify: reads what was written before it replaces anything; what it raises leaves the old file in its place.
-        previous: where the old content goes, if there is any.
+        previous: where the old content goes, if there is any; both names are there at every moment.
 
     Raises:
         UserError: the file cannot be written.
@@ -50,17 +56,52 @@ def write_atomically(
         if verify is not None:
             verify(part)
         if previous is not None and path.exists():
-            path.replace(previous)
+            _keep(path, previous)
         part.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         reason = error.strerror or type(error).__name__
+        remedy = "make room, or choose another folder" if error.errno in _FULL else "choose another"
         raise UserError(
-            f"{'/'.join(path.parts[-2:])} cannot be written ({reason}), expected a writable folder; choose another"
+            f"{'/'.join(path.parts[-2:])} cannot be written ({reason}), expected a writable folder; {remedy}"
         ) from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Give a file a second name, in the place of what had it; where files have one name only, move it."""
+    link = previous.with_name(f".{previous.name}.{os.getpid()}.part")
+    try:
+        link.unlink(missing_ok=True)
+        link.hardlink_to(path)
+    except OSError:
+        path.replace(previous)
+        return
+    link.replace(previous)
+    link.unlink(missing_ok=True)  # it stays where both were one file already
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes have left of files that they were about to write; the folder must be locked."""
+    for part in folder.glob(_PARTS):
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def is_begun(folder: Path) -> bool:
+    """Say whether a folder holds anything but what a process leaves that is killed before its first checkpoint."""
+    return any(not (path.match(_PARTS) or path.name == MASKS) for path in folder.iterdir())
+
+
+def stamp(path: Path) -> tuple[int, ...] | None:
+    """What tells one writing of a file from the next; None where there is no file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _sync_folder(folder: Path) -> None:

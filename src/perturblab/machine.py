@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -22,6 +23,28 @@ def launcher() -> str:
     """What this command line was started with."""
     here = os.environ.get("LOCAL_WORLD_SIZE", world_size())
     return "perturblab" if world_size() == 1 else f"torchrun --nproc-per-node {here} -m perturblab"
+
+
+# "primitive": all that oneDNN says when it gets none.
+_NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "map segment", "a primitive")
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """Say what an error tells about memory that could not be had.
+
+    Args:
+        error: any; PyTorch raises a RuntimeError, an import an ImportError or OSError, Python a MemoryError.
+
+    Returns:
+        "out of memory" and its words on one line, such as "tried to allocate 400 bytes"; None where it is about
+        something else.
+    """
+    said = " ".join(str(error).split())
+    if not isinstance(error, MemoryError) and not any(words in said.lower() for words in _NO_MEMORY):
+        return None
+    asked = re.search(r"tried to allocate [\d.]+ \w+|allocate [\d.]+ [KMGT]iB", said, re.IGNORECASE)
+    words = asked[0].lower() if asked else said[:80]
+    return f"out of memory ({words})" if words else "out of memory"
 
 
 def keep_freed_memory() -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from perturblab import evaluate, records
 from perturblab.config import DEFENCE_OPTIONS, NET_OPTIONS
 from perturblab.configured import net_options, resolved_defence
+from perturblab.kernels.native import way
 from perturblab.layers import Masks
 from perturblab.models import Task, describe
 
@@ -62,9 +63,22 @@ def make_record(run: "Run") -> records.Record:
         ),
         parameters=records.Parameters(**{key: described[key] for key in records.Parameters.model_fields}),
         masks=mask_pictures(run.model),
+        parts=[records.Part(**part) for part in run.parts] if len(run.parts) > 1 else [],
         seconds=sum(row["seconds"] for row in run.rows),
         status="finished",
     )
+
+
+def circumstances(run: "Run") -> dict[str, Any]:
+    """What may change between two parts of a run: its length, and what its last bits depend on."""
+    return {
+        "nepochs": run.recipe.nepochs,
+        "threads": torch.get_num_threads(),
+        "device": run.device.type,
+        "kernel": way() if run.device.type == "cpu" else "compiled",
+        "torch": str(torch.__version__),
+        "processor": records.processor().model,
+    }
 
 
 def resolved_config(run: "Run") -> dict[str, Any]:

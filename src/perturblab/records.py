@@ -164,8 +164,24 @@ class Study(BaseModel, frozen=True, extra="forbid", strict=True):
     preset: str
 
 
+class Part(BaseModel, frozen=True, extra="forbid", strict=True):
+    """From where on a run had this length, and was computed so: all that its last bits depend on and may change."""
+
+    epoch: Natural
+    step: Natural
+    nepochs: Positive
+    threads: Positive
+    device: str
+    kernel: str
+    torch: str
+    processor: str
+
+
 class Record(BaseModel, frozen=True, extra="forbid", strict=True):
-    """All that a run leaves; ``seconds`` is its wall time. It holds no path of the machine and no name of its user."""
+    """All that a run leaves; ``seconds`` is its wall time. It holds no path of the machine and no name of its user.
+
+    ``parts`` is empty unless a run was resumed to more epochs, or with other threads, torch, processor or device.
+    """
 
     version: Annotated[int, Field(ge=VERSION, le=VERSION)] = VERSION
     config: dict[str, JsonValue]
@@ -177,6 +193,7 @@ class Record(BaseModel, frozen=True, extra="forbid", strict=True):
     parameters: Parameters
     masks: list[Mask] = []
     study: Study | None = None
+    parts: list[Part] = []
     seconds: Annotated[FiniteFloat, Field(ge=0)]
     status: Literal["finished", "interrupted"]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from perturblab import checkpoint, data, evaluate, train
+from perturblab import checkpoint, data, evaluate, files, train
 from perturblab.attacks import PixelModel
 from perturblab.config import TrainConfig, validated
 from perturblab.configured import (
@@ -26,7 +26,8 @@ from perturblab.configured import (
 )
 from perturblab.defences import Adversary, adversarial_images, labelled
 from perturblab.errors import UserError
-from perturblab.layers import Mixing, batchout_at
+from perturblab.files import CHECKPOINT
+from perturblab.layers import Mixing, batchout_at, fixed_buffers
 from perturblab.machine import world_size
 from perturblab.models import Task
 from perturblab.progress import Show
@@ -34,8 +35,6 @@ from perturblab.ranks import ALONE, Ranks
 from perturblab.records import is_private
 from perturblab.saved import check_answers, check_rows, check_state
 from perturblab.seeding import stream
-
-CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass
@@ -57,6 +56,10 @@ class Run:
     rows: list[dict[str, Any]]  # one an epoch, as in metrics.jsonl
     correct: list[Tensor]  # audited answers, bool (N,), one an epoch
     ranks: Ranks = ALONE
+    parts: list[dict[str, Any]] = field(default_factory=list)  # where it was begun, and gone on with otherwise
+    shown: int = -1  # epochs in the metrics and the picture that are written
+    fixed: dict[str, str] = field(default_factory=dict)  # digests of the masks that are written
+    stamp: tuple[int, ...] | None = None  # of the checkpoint that it goes on from
 
     @property
     def trained(self) -> nn.Module:
@@ -64,7 +67,16 @@ class Run:
         if self.config.compile != "on":
             return self.model
         # An epoch has at most two batch sizes; as symbols they are beyond what inductor can decide about these nets.
+        # Layers share their code. Beyond a limit PyTorch leaves the next ones uncompiled, and which these are would
+        # depend on the batch that came first: a resumed run would go on with other bits.
+        settings, most = torch._dynamo.config, 8 + 2 * len(list(self.model.modules()))
+        settings.cache_size_limit, settings.accumulated_cache_size_limit = most, 32 * most
         return cast(nn.Module, torch.compile(self.model, dynamic=False))
+
+    @property
+    def unchanging(self) -> dict[str, Tensor]:
+        """Masks and anchors that are written once, by their names in the state dict."""
+        return fixed_buffers(self.model)
 
     @property
     def steps(self) -> int:
@@ -239,6 +251,7 @@ def resume_run(folder: Path, changes: dict[str, Any], show: Show, ranks: Ranks =
         UserError: no such run, or other images than the run's.
     """
     path = folder / CHECKPOINT
+    stamp = files.stamp(path)
     saved = checkpoint.load_checkpoint(path, show.warn)
     run = open_run(_changed(saved_config(folder, saved), changes), folder, show, ranks)
     _check_contents(run, saved, ("train", "test"))
@@ -251,7 +264,8 @@ def resume_run(folder: Path, changes: dict[str, Any], show: Show, ranks: Ranks =
         run.state.load_state_dict(saved["state"])
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} holds the training state of another run ({error}); restore the file") from error
-    run.rows, run.correct = saved["rows"], saved["correct"]
+    run.rows, run.correct, run.stamp = saved["rows"], saved["correct"], stamp
+    run.parts = saved.get("parts", [])
     if (before := saved["state"].get("ranks", 1)) != ranks.world:
         show.warn(
             f"warning: this run had {before} rank(s) and goes on with {ranks.world}: with the same batches in the same "

@@ -17,7 +17,7 @@ from perturblab import records
 from perturblab.catalogue import Setup
 from perturblab.config import AttackConfig, TrainConfig, validated
 from perturblab.errors import UserError
-from perturblab.files import write_atomically
+from perturblab.files import CHECKPOINT, PREVIOUS, sweep, write_atomically
 from perturblab.points import file_of, is_capped, load_points
 from perturblab.presets import Preset, flags_of
 from perturblab.progress import Show
@@ -175,7 +175,7 @@ def argv(job: Job, threads: int) -> list[str]:
     common = ["--quiet", "--nthreads", str(threads)]
     if job.attack:
         return [*start, "attack", str(job.work), *common, *_typed(job.attack)]
-    if (job.work / "checkpoint.pt").is_file():
+    if (job.work / CHECKPOINT).is_file() or (job.work / PREVIOUS).is_file():
         return [*start, "train", *common, "--resume", str(job.work)]
     return [*start, "train", *common, *_typed(job.flags), "--out", str(job.work)]
 
@@ -211,6 +211,8 @@ def run_jobs(
     """
     waiting, failures, attacks = list(jobs), list[Failure](), 0
     running: list[tuple[Job, subprocess.Popen[bytes]]] = []
+    for folder in {folder for job in jobs for folder in job.results}:
+        sweep(folder)
     with show.bar(sum(job.nepochs for job in jobs), _epochs(jobs)):
         try:
             while (waiting and not stop()) or running:
@@ -251,7 +253,12 @@ def _log(job: Job) -> Path:
 
 
 def _end_with_parent() -> None:
-    """A study that is killed must not leave runs behind that a second call would meet (Linux)."""
+    """A study that is killed must not leave runs behind that a second call would meet (Linux).
+
+    In a group of its own a run does not see the Ctrl-C of the terminal, which the study passes on: a second one would
+    end it without a checkpoint.
+    """
+    os.setpgid(0, 0)
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
@@ -273,15 +280,18 @@ def _ended(job: Job, process: "subprocess.Popen[bytes]", show: Show) -> list[Fai
             _keep_attacks(job, folder) if job.attack else _keep(job, setup, folder)
         show.say(f"{job.name}: done")
         return []
-    lines = _log(job).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return [_failed(job, lines[-1] if lines else f"ended with code {process.returncode}", process.returncode, show)]
-
-
-def _failed(job: Job, reason: str, code: int, show: Show) -> Failure:
-    content = {"name": job.name, "reason": reason, "code": code}
+    reason = _reason(job, process.returncode)
+    content = {"name": job.name, "reason": reason, "code": process.returncode}
     write_atomically(job.results[0] / FAILED, (json.dumps(content, indent=1) + "\n").encode())
     show.warn(f"{job.name}: failed: {reason}")
-    return Failure(job.name, reason)
+    return [Failure(job.name, reason)]
+
+
+def _reason(job: Job, code: int) -> str:
+    if code < 0:  # what stands in the log is of the time before
+        return f"its process was ended by {signal.Signals(-code).name}; the same command goes on with it"
+    lines = _log(job).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"ended with code {code}"
 
 
 def _keep(job: Job, setup: str, folder: Path) -> None:

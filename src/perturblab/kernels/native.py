@@ -55,6 +55,11 @@ def compiler() -> list[str]:
     return []
 
 
+def way() -> str:
+    """How masks are added on the CPU: "native", or "in pieces" where there is no compiler or it is not wanted."""
+    return "native" if compiler() and os.environ.get("PERTURBLAB_NATIVE") != "0" else "in pieces"
+
+
 def knows(act: object) -> bool:
     """Whether an activation module has a native form as it stands."""
     if type(act) not in _ACTS or not isinstance(act, nn.Module) or _is_watched(act):

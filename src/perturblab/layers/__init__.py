@@ -5,7 +5,7 @@ from perturblab.layers.batchout import Across, BatchOut, Mixing, batch_step, bat
 from perturblab.layers.inference import inference_batchout
 from perturblab.layers.lbc import LocalBinaryConv2d, draw_anchors, local_binary_conv2d
 from perturblab.layers.magnitude import Magnitude, parse_magnitude
-from perturblab.layers.masks import Masks, Noise, draw_masks
+from perturblab.layers.masks import Masks, Noise, draw_masks, fixed_buffers
 from perturblab.layers.partners import PARTNERS, draw_partners
 from perturblab.layers.perturb import (
     NoiseLayer,
@@ -46,6 +46,7 @@ __all__ = [
     "draw_partners",
     "equal_norm_noise",
     "find_sites",
+    "fixed_buffers",
     "inference_batchout",
     "local_binary_conv2d",
     "parse_magnitude",

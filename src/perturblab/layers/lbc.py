@@ -73,6 +73,8 @@ class LocalBinaryConv2d(nn.Conv2d):
         generator: the stream that decides the anchors.
     """
 
+    fixed = ("anchors",)
+
     anchors: Tensor
 
     def __init__(

@@ -102,6 +102,8 @@ class Masks(nn.Module):
         generator: the stream that decides their values.
     """
 
+    fixed = ("stored",)
+
     stored: Tensor
     state: Tensor
     digest: Tensor
@@ -165,6 +167,23 @@ class Masks(nn.Module):
         if self.noise.memory == "seed" and not torch.equal(_digest(self.value), self.digest.cpu()):
             errors: list[str] = args[-1]
             errors.append(f"the masks of {prefix.rstrip('.')} drawn again are not those that were saved")
+
+
+def fixed_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Find what nothing ever changes: masks that are not trained, anchors; a module names them in ``fixed``.
+
+    Args:
+        model: any model.
+
+    Returns:
+        Name in the state dict -> value.
+    """
+    return {
+        f"{name}.{key}" if name else key: module._buffers[key]
+        for name, module in model.named_modules()
+        for key in getattr(module, "fixed", ())
+        if key in module._buffers
+    }
 
 
 def _digest(value: Tensor) -> Tensor:

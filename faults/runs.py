@@ -1,0 +1,190 @@
+"""Tiny runs, what they must come to, and what their folders may hold at any moment."""
+
+import importlib
+import json
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from faults.child import Child, ended
+from perturblab import checkpoint, figures, files, records
+from perturblab.errors import UserError
+
+EVERY = 0.15  # seconds between two checkpoints of a disturbed run, instead of 60
+TINY = "--dataset-train digits --train-size 120 --batch-size 10 --nthreads 1 --quiet"
+# Nets, optimisers, defences and precisions: whatever a checkpoint has to hold.
+KINDS = (
+    "--net-type lenet --nfilters 2",
+    "--net-type lenet --nfilters 2 --optim-method Adam --dropout 0.2 --act rrelu --audit --val-size 20",
+    "--net-type lenet --nfilters 2 --optim-method RMSprop --defence batchout --batchout-at all",
+    "--net-type lenet --nfilters 2 --optim-method AdamW --defence fgsm-half --optimizer-schedule onecycle",
+    "--net-type perturb_resnet18 --nfilters 2 --first_filter_size 3 --nmasks 3 --no-unique-masks",
+    "--net-type lenet --nfilters 2 --precision bf16 --defence pgd --defence-steps 2",
+    "--net-type batchout_mnist --nfilters 2 --padding 2 --defence batchout --batchout-partners different-class",
+    "--net-type noiseresnet18 --nfilters 2 --redraw-masks train --optim-method Adam",
+    "--net-type cifarnet --nfilters 2 --train-masks --optimizer-schedule cosine",
+    "--net-type resnet18 --nfilters 2 --audit --code or --learning-rate 0.01",
+)
+
+
+class World:
+    """A folder to work in, and a seed for what is random.
+
+    Args:
+        folder: made, and given to every user.
+        seed: decides the moments.
+    """
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)
+        self.folder, self.random, self._count = folder, random.Random(seed), 0
+        # So that no child has to import what draws, nor, as another user, what only this one may read.
+        for name in ("encodings.cp437", "numpy.ctypeslib", "torch.profiler", "torch._dynamo"):
+            importlib.import_module(name)
+        figures.progress_svg([{"epoch": 0, "train_loss": 1.0}], folder / "warm.svg", "nothing")
+
+    def new(self, name: str) -> Path:
+        """A path in it that is not there yet."""
+        self._count += 1
+        return self.folder / f"{self._count:03d}-{name}"
+
+    def start(self, argv: Sequence[str], **given: Any) -> Child:
+        """A command in a child."""
+        return Child(argv, self.new("log"), **given)
+
+
+@dataclass
+class Straight:
+    """A run that nothing disturbed.
+
+    Args:
+        flags: of `perturblab train`.
+        folder: of the run.
+        steps: of the whole run.
+        seconds: of a step.
+    """
+
+    flags: list[str]
+    folder: Path
+    steps: int
+    seconds: float
+
+
+def straight(world: World, kind: str, seconds: float) -> Straight:
+    """Do a run undisturbed, with as many epochs as take so many seconds."""
+    flags = [*TINY.split(), *kind.split()]
+    probe = world.start(["train", *flags, "--nepochs", "3", "--out", str(world.new("probe"))])
+    must(probe)
+    board = probe.board
+    once = (board.time(board.last) - board.time(1)) / (board.last - 1)
+    epochs = max(4, round(seconds / once / (board.last / 3)))
+    flags += ["--nepochs", str(epochs)]
+    folder = world.new("straight")
+    child = world.start(["train", *flags, "--out", str(folder)])
+    must(child)
+    return Straight(flags, folder, child.board.last, once)
+
+
+def must(child: Child, code: int = 0) -> None:
+    """Wait for an end that nothing disturbs.
+
+    Raises:
+        RuntimeError: it is another one: the harness itself is broken.
+    """
+    if child.wait() != code:
+        raise RuntimeError(f"an undisturbed command ended with {child.code}: {' / '.join(child.said[-3:])}")
+
+
+def go_on(run: Straight, folder: Path) -> list[str]:
+    """The command that a user would give next."""
+    begun = any((folder / name).is_file() for name in (files.CHECKPOINT, files.PREVIOUS))
+    quiet = ["--quiet", "--nthreads", "1"]
+    return ["train", *quiet, "--resume", str(folder)] if begun else ["train", *run.flags, "--out", str(folder)]
+
+
+def finished(world: World, run: Straight, folder: Path, **given: Any) -> list[str]:
+    """Go on to the end, and say what is not as in the undisturbed run."""
+    with ended(world.start(go_on(run, folder), **given)) as child:
+        if child.wait() != 0:
+            return [f"does not go on: code {child.code}, {' / '.join(child.said[-2:])}"]
+    return differences(folder, run.folder)
+
+
+def differences(folder: Path, want: Path) -> list[str]:
+    """Say what differs from the undisturbed run, but for the seconds."""
+    wrong = torn(folder)
+    if wrong:
+        return wrong
+    have, wanted = ({path.name for path in of.iterdir()} - {files.PREVIOUS} for of in (folder, want))
+    if have != wanted:
+        wrong.append(f"the folder holds {sorted(have ^ wanted)} more or less")
+    if _bytes(folder, "weights.safetensors") != _bytes(want, "weights.safetensors"):
+        wrong.append("other weights")
+    for what, read in (("record", _record), ("metrics", _metrics), ("checkpoint", _state)):
+        if read(folder) != read(want):
+            wrong.append(f"another {what}")
+    return wrong
+
+
+def torn(folder: Path) -> list[str]:
+    """Say which of a run's files is there and is not whole: at no moment may that be."""
+    wrong = []
+    readers: dict[str, Callable[[Path], Any]] = {
+        "record.json": _record,
+        "metrics.jsonl": _metrics,
+        files.CHECKPOINT: _state,
+        "weights.safetensors": lambda folder: _bytes(folder, "weights.safetensors"),
+    }
+    for name, read in readers.items():
+        if (folder / name).exists():
+            try:
+                read(folder)
+            except (UserError, ValueError) as error:
+                wrong.append(f"{name} is not whole: {error}")
+    if (folder / "record.json").exists() and not (folder / "weights.safetensors").exists():
+        wrong.append("a record without weights")
+    return wrong
+
+
+def _bytes(folder: Path, name: str) -> bytes:
+    return (folder / name).read_bytes()
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    return records.load(folder / "record.json").model_dump(exclude={"seconds", "parts"})
+
+
+def _metrics(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+def _state(folder: Path) -> str:
+    """The digest of all that training goes on from, but for the seconds; the one before must not be needed."""
+    told: list[str] = []
+    content = checkpoint.load_checkpoint(folder / files.CHECKPOINT, told.append)
+    if told:
+        raise ValueError(told[0])
+    state = {name: value for name, value in content["state"].items() if name != "reached"}
+    config = {name: value for name, value in content["config"].items() if name not in ("out", "nepochs")}
+    return checkpoint.digest([config, dict(sorted(content["model"].items())), state, content["correct"]])
+
+
+def in_one_line(child: Child, code: int = 2) -> list[str]:
+    """Say what is wrong with the end of a command that had to give up."""
+    said = [line for line in child.said if not line.startswith("stopped in epoch")]
+    if child.code != code:
+        return [f"code {child.code}, expected {code}: {' / '.join(said[-3:])}"]
+    errors = [line for line in said if line.startswith("perturblab: error: ")]
+    return [] if len(errors) == 1 and len(said) == 1 else [f"told {said[-3:]}"]
+
+
+def copied(world: World, folder: Path) -> Path:
+    """A copy of a run's folder."""
+    place = world.new("copy")
+    shutil.copytree(folder, place)
+    return place

@@ -1,0 +1,162 @@
+"""``make soak``: a very long run and a very large study stay flat in memory and open files; their report is quick."""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from faults.child import Child
+from faults.runs import TINY, World
+from faults.studies import TINY as PRESET
+from perturblab import study
+from perturblab.catalogue import SETUPS
+from perturblab.presets import Preset
+from perturblab.progress import Show
+
+RECORDS = 1000
+REPORT_SECONDS = 20.0
+GROWTH = 40.0  # MB that a run may gain: it keeps a row of numbers for every epoch
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A look at a process: what is done, memory, open files, children."""
+
+    done: int
+    seconds: float
+    megabytes: float
+    files: int
+    children: int
+
+
+def look(pid: int, done: int, seconds: float) -> Sample:
+    """Look at a process from outside."""
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    memory = next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return Sample(done, seconds, memory, len(os.listdir(f"/proc/{pid}/fd")), len(children))
+
+
+def watched(child: Child, done: "Counter", every: float) -> list[Sample]:
+    """Look at a child until its end."""
+    samples, began = list[Sample](), time.monotonic()
+    while child.poll() is None:
+        try:
+            samples.append(look(child.pid, done(child), time.monotonic() - began))
+        except (OSError, StopIteration):  # it ended meanwhile
+            break
+        time.sleep(every)
+    if child.wait() != 0:
+        raise RuntimeError(f"ended with code {child.code}: {' / '.join(child.said[-2:])}")
+    return samples
+
+
+class Counter:
+    """What a child has done: epochs of a run, or records of a study."""
+
+    def __init__(self, folder: Path | None = None, steps: int = 1) -> None:
+        self.folder, self.steps = folder, steps
+
+    def __call__(self, child: Child) -> int:
+        if self.folder is None:
+            return child.board.last // self.steps
+        return sum(1 for _ in self.folder.glob("*/*/seed-*/record.json"))
+
+
+def long_run(world: World, epochs: int) -> list[Sample]:
+    """A run of very many epochs, two steps each, with validation after each."""
+    flags = [*TINY.split(), "--net-type", "lenet", "--nfilters", "2", "--train-size", "30", "--val-size", "10"]
+    child = world.start(["train", *flags, "--nepochs", str(epochs), "--out", str(world.new("long"))])
+    return watched(child, Counter(steps=2), 0.5)
+
+
+def large_study(world: World, runs: int, folder: Path) -> list[Sample]:
+    """A study of very many runs, each in a process of its own."""
+    tiny: Preset = replace(PRESET, name="tiny", flags={**PRESET.flags, "train_size": 20, "nepochs": 1}, setups=("H5",))
+
+    def run(argv: Sequence[str]) -> int:
+        seeds = range(1, runs + 1)
+        jobs = study.plan([SETUPS["H5"]], tiny, seeds, results=folder / "results", work=folder / "work")
+        missing = [job for job in jobs if not study.is_done(job)]
+        return len(study.run_jobs(missing, processes=2, threads=1, show=Show(quiet=True)))
+
+    return watched(world.start([], run=run), Counter(folder / "results"), 5.0)
+
+
+def report_seconds(world: World, folder: Path) -> tuple[int, int, float]:
+    """Tabulate 1,000 records: those of the study and, where they are fewer, copies of them with other seeds.
+
+    Returns:
+        Measured records, records in the report, seconds.
+    """
+    paths = sorted(folder.rglob("record.json"))
+    place = world.new("records")
+    for number in range(RECORDS):
+        content = json.loads(paths[number % len(paths)].read_text())
+        (place / f"seed-{number + 1}").mkdir(parents=True)
+        (place / f"seed-{number + 1}" / "record.json").write_text(json.dumps({**content, "seed": number + 1}))
+    began = time.monotonic()
+    command = [sys.executable, "-m", "perturblab", "report", str(place), "--markdown"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    if f"| {RECORDS} |" not in said:
+        raise RuntimeError(f"the report does not count {RECORDS} seeds")
+    return len(paths), RECORDS, time.monotonic() - began
+
+
+def table(name: str, samples: list[Sample]) -> list[str]:
+    """Five rows, from a tenth of the way to the end."""
+    lines = [f"| {name} | seconds | memory, MB | open files | processes below it |", "|---:|---:|---:|---:|---:|"]
+    for share in (0.1, 0.25, 0.5, 0.75, 1.0):
+        goal = share * samples[-1].done
+        s = next(sample for sample in samples if sample.done >= goal)
+        lines.append(f"| {s.done:,} | {s.seconds:.0f} | {s.megabytes:.1f} | {s.files} | {s.children} |")
+    return [*lines, ""]
+
+
+def complaints(samples: list[Sample]) -> list[str]:
+    """Say where a process did not stay flat between a tenth of the way and the end."""
+    first, last = next(s for s in samples if s.done >= 0.1 * samples[-1].done), samples[-1]
+    wrong = []
+    if last.megabytes - first.megabytes > GROWTH:
+        wrong.append(f"memory grew by {last.megabytes - first.megabytes:.0f} MB")
+    if last.files > first.files + 2:
+        wrong.append(f"open files grew from {first.files} to {last.files}")
+    return wrong
+
+
+def main() -> int:
+    """Run, print, and say by the exit code whether all stayed flat."""
+    parser = argparse.ArgumentParser(prog="python -m faults.soak", description=__doc__)
+    parser.add_argument("--epochs", type=int, default=10_000)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--work", type=Path, help="where the study lies; what is done there is not done again")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = Path(tempfile.mkdtemp(prefix="perturblab-soak-"))
+    os.environ |= {"PERTURBLAB_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    try:
+        world = World(folder, 0)
+        epochs = long_run(world, args.epochs)
+        print("\n".join(table("epochs", epochs)), flush=True)
+        runs = large_study(world, args.runs, args.work or folder)
+        print("\n".join(table("runs", runs)), flush=True)
+        measured, number, seconds = report_seconds(world, (args.work or folder) / "results")
+        print(f"report of {number:,} records ({measured:,} measured, the others copies): {seconds:.1f} s")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    wrong = complaints(epochs) + complaints(runs) + ["the report is slow"] * (seconds > REPORT_SECONDS)
+    print("flat" if not wrong else f"NOT FLAT: {'; '.join(wrong)}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

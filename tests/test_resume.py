@@ -1,0 +1,376 @@
+"""Interrupted anywhere equals uninterrupted, bit for bit: every net, every optimiser, defence and precision."""
+
+import signal
+from collections.abc import Iterator
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cases import NCLASSES, NET_ROWS, Case
+from perturblab import checkpoint, cli, data, execution, figures, files, records, runs, train
+from perturblab.config import TrainConfig
+from perturblab.defences import DEFENCES
+from perturblab.errors import UserError
+from perturblab.layers import fixed_buffers
+from perturblab.machine import out_of_memory
+from perturblab.progress import Show
+
+QUIET = Show(quiet=True)
+COUNT, BATCH, EPOCHS = 11, 4, 2  # three steps an epoch, the last one of three images
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of the time of a short run goes into its picture."""
+    monkeypatch.setattr(figures, "progress_svg", lambda rows, path, title: None)
+
+
+# --- every net ------------------------------------------------------------------------------------------------------
+
+
+def sample(case: Case) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (COUNT, *case.shape), generator=generator, dtype=torch.uint8)
+    return images, torch.randint(NCLASSES, (COUNT,), generator=generator)
+
+
+def prepare(images: Tensor, generator: torch.Generator) -> Tensor:
+    return images / 255 + 0.1 * torch.rand(images.shape, generator=generator)
+
+
+def steps_of(case: Case, model: nn.Module, state: train.State, recipe: train.Recipe, stop: bool) -> list[train.Epoch]:
+    """Train to the end, or for one step."""
+    images, labels = sample(case)
+    return list(train.train(model, images, labels, recipe, state, prepare=prepare, after_step=lambda state: not stop))
+
+
+def whole(model: nn.Module, state: train.State) -> str:
+    """Of all that training goes on from, but the seconds."""
+    held = {name: value for name, value in state.state_dict().items() if name != "reached"}
+    reached = [state.reached.loss, state.reached.correct, state.reached.images]
+    return checkpoint.digest([dict(sorted(model.state_dict().items())), held, reached])
+
+
+def saved(folder: Path, model: nn.Module, state: train.State) -> None:
+    content = {"config": {}, "hashes": {}, "rows": [], "correct": []}
+    content |= {"model": model.state_dict(), "state": state.state_dict()}
+    checkpoint.save_checkpoint(folder / "checkpoint.pt", content, checkpoint.save_fixed(folder, fixed_buffers(model)))
+
+
+@pytest.mark.parametrize("case", NET_ROWS, ids=lambda case: case.name)
+def test_every_net_stopped_after_every_step_and_gone_on_from_the_file(case: Case, tmp_path: Path) -> None:
+    recipe = train.Recipe(nepochs=EPOCHS, batch_size=BATCH, optimizer="SGD", learning_rate=1e-4, seed=3)
+    model = case.new(seed=1)
+    state = train.start(model, recipe)
+    before = {name: value.clone() for name, value in fixed_buffers(model).items()}
+    steps_of(case, model, state, recipe, stop=False)
+    want = whole(model, state)
+    assert all(torch.equal(before[name], value) for name, value in fixed_buffers(model).items()), "written once"
+
+    model = case.new(seed=1)
+    state = train.start(model, recipe)
+    for done in range(EPOCHS * 3):
+        steps_of(case, model, state, recipe, stop=True)
+        assert state.epoch * 3 + state.step == done + 1
+        saved(tmp_path, model, state)
+        model = case.new(seed=100 + done)  # another net, other streams: all must come from the file
+        state = train.start(model, train.Recipe(nepochs=EPOCHS, batch_size=BATCH, seed=99))
+        content = checkpoint.load_checkpoint(tmp_path / "checkpoint.pt")
+        model.load_state_dict(content["model"])
+        state.load_state_dict(content["state"])
+    steps_of(case, model, state, recipe, stop=False)
+    assert whole(model, state) == want
+
+
+# --- every optimiser, defence and precision -------------------------------------------------------------------------
+
+PAIRS = [
+    (optimizer, defence, train.PRECISIONS[(i + j) % 2])
+    for (i, optimizer), (j, defence) in product(enumerate(train.OPTIMIZERS), enumerate(DEFENCES))
+]
+
+
+def test_the_cover_has_every_pair() -> None:
+    axes = (train.OPTIMIZERS, DEFENCES, train.PRECISIONS)
+    for one, two in combinations(range(3), 2):
+        assert {(row[one], row[two]) for row in PAIRS} == set(product(axes[one], axes[two]))
+
+
+def config(**given: Any) -> TrainConfig:
+    settings = {"dataset_train": "digits", "net_type": "lenet", "nfilters": 2, "train_size": 40, "batch_size": 16}
+    return TrainConfig(**settings | {"nepochs": 2} | given)
+
+
+def executed(folder: Path, stops: set[int], settings: TrainConfig) -> str:
+    """A run that stops after each of these steps and goes on from its folder."""
+    run, done = runs.open_run(settings, folder, QUIET), 0
+
+    def stop() -> bool:
+        nonlocal done
+        done += 1
+        return done in stops
+
+    while execution.execute(run, QUIET, stop) is None:
+        torch.manual_seed(done)  # whatever another process has in its global stream
+        torch._dynamo.reset()
+        run = runs.resume_run(folder, {}, QUIET)
+    assert done == 6
+    assert run.state.epoch == 2
+    record = records.load(folder / "record.json").model_dump(exclude={"seconds"})
+    return whole(run.model, run.state) + checkpoint.digest([record, run.correct])
+
+
+@pytest.mark.parametrize(("optimizer", "defence", "precision"), PAIRS)
+def test_every_pair_of_optimiser_defence_and_precision(
+    optimizer: str, defence: str, precision: str, tmp_path: Path
+) -> None:
+    given = {"optim_method": optimizer, "defence": defence, "precision": precision, "audit": True, "dropout": 0.2}
+    if defence == "pgd":
+        given |= {"defence_steps": 2}
+    if defence == "batchout":
+        given |= {"batchout_at": "all"}
+    straight = executed(tmp_path / "straight", set(), config(**given))
+    assert executed(tmp_path / "parts", {1, 3, 5}, config(**given)) == straight
+    assert executed(tmp_path / "other", {2}, config(**given, manual_seed=2)) != straight
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it traces
+@pytest.mark.parametrize(
+    "net",
+    [
+        {"net_type": "lenet", "nfilters": 2, "dropout": 0.2},
+        {"net_type": "perturb_resnet18", "nfilters": 2, "first_filter_size": 3},
+        {"net_type": "batchout_mnist", "nfilters": 2, "padding": 2},
+    ],
+    ids=lambda net: net["net_type"],
+)
+def test_compiled(net: dict[str, Any], tmp_path: Path) -> None:
+    straight = executed(tmp_path / "straight", set(), config(**net, compile="on"))
+    assert executed(tmp_path / "parts", {2, 4}, config(**net, compile="on")) == straight
+
+
+# --- fixed masks, written once --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """A run that was stopped after its second step."""
+    steps = iter(range(9))
+    assert execution.execute(runs.open_run(config(), tmp_path / "run", QUIET), QUIET, lambda: next(steps) == 1) is None
+    return tmp_path / "run"
+
+
+def test_masks_are_written_once_and_not_into_the_checkpoint(stopped: Path) -> None:
+    held = torch.load(stopped / "checkpoint.pt", weights_only=True)
+    run = runs.resume_run(stopped, {}, QUIET)
+    assert set(held["fixed"]) == set(run.unchanging)
+    assert held["fixed"]
+    assert not set(held["fixed"]) & set(held["model"])
+    assert set(held["fixed"]) | set(held["model"]) == set(run.model.state_dict())
+    before = files.stamp(stopped / files.MASKS)
+    assert execution.execute(run, QUIET) is not None
+    assert files.stamp(stopped / files.MASKS) == before
+
+
+def test_trained_and_redrawn_masks_are_where_they_can_change(tmp_path: Path) -> None:
+    trained = runs.open_run(config(train_masks=True), tmp_path / "trained", QUIET)
+    assert trained.unchanging == {}
+    assert execution.execute(trained, QUIET) is not None
+    assert not (tmp_path / "trained" / files.MASKS).exists()
+    redrawn = runs.open_run(config(redraw_masks="train"), tmp_path / "redrawn", QUIET)
+    assert not any("draws" in name for name in redrawn.unchanging), "the counter of the draws changes"
+
+
+def test_masks_left_by_another_start_are_replaced(stopped: Path, tmp_path: Path) -> None:
+    other = runs.open_run(config(manual_seed=2), tmp_path / "other", QUIET)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / files.MASKS).write_bytes((stopped / files.MASKS).read_bytes())
+    assert not files.is_begun(tmp_path / "other"), "killed before its first checkpoint: it may be started again"
+    assert execution.execute(other, QUIET, lambda: True) is None
+    runs.resume_run(tmp_path / "other", {}, QUIET)
+
+
+@pytest.mark.parametrize("spoil", ["missing", "torn", "of another run"])
+def test_without_its_masks_a_run_is_refused(spoil: str, stopped: Path, tmp_path: Path) -> None:
+    path = stopped / files.MASKS
+    if spoil == "missing":
+        path.unlink()
+    elif spoil == "torn":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        execution.execute(runs.open_run(config(manual_seed=2), tmp_path / "other", QUIET), QUIET, lambda: True)
+        path.write_bytes((tmp_path / "other" / files.MASKS).read_bytes())
+    with pytest.raises(UserError, match=rf"{files.MASKS} .*(missing|cannot be read|does not hold).*; restore the file"):
+        runs.resume_run(stopped, {}, QUIET)
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_written_anew(tmp_path: Path) -> None:
+    run = runs.open_run(config(), tmp_path / "run", QUIET)
+    want = executed(tmp_path / "straight", set(), config())
+
+    def delete() -> bool:
+        for path in (tmp_path / "run").glob("*"):
+            path.unlink()
+        return False
+
+    execution.save(run)
+    run.stamp = files.stamp(run.folder / files.CHECKPOINT)
+    assert execution.execute(run, QUIET, delete) is not None
+    again = runs.resume_run(tmp_path / "run", {}, QUIET)
+    assert want.startswith(whole(again.model, again.state))
+
+
+# --- no moment without a whole one ----------------------------------------------------------------------------------
+
+
+def test_at_every_moment_there_is_a_checkpoint(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between any two renames: a process that is killed there finds one by its name."""
+    real, seen = Path.replace, []
+
+    def watched(path: Path, target: Path) -> Path:
+        seen.append(checkpoint.load_checkpoint(stopped / files.CHECKPOINT)["state"]["step"])
+        assert (stopped / files.CHECKPOINT).is_file()
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    run = runs.resume_run(stopped, {}, QUIET)
+    for _ in range(2):
+        execution.save(run)
+    assert len(seen) >= 4
+    monkeypatch.undo()
+    assert not list(stopped.glob(".*"))
+
+
+def test_metrics_and_picture_are_written_when_an_epoch_has_ended(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(figures, "progress_svg", lambda rows, path, title: drawn.append(len(rows)))
+    monkeypatch.setattr(execution, "SAVE_EVERY", -1.0)  # a checkpoint after every step
+    assert execution.execute(runs.resume_run(stopped, {}, QUIET), QUIET) is not None
+    assert drawn == [1, 2]
+    assert len((stopped / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_where_files_have_one_name_only_the_one_before_is_moved(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, target: Path) -> None:
+        raise OSError("no hard links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    run = runs.resume_run(stopped, {}, QUIET)
+    execution.save(run)
+    assert (stopped / files.PREVIOUS).is_file()
+    runs.resume_run(stopped, {}, QUIET)
+
+
+def test_what_a_kill_leaves_is_swept_and_hinders_no_start(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".checkpoint.pt.123.part").write_bytes(b"half of it")
+    line = f"train --dataset-train digits --net-type lenet --nfilters 2 --train-size 20 --nepochs 1 --out {folder}"
+    assert cli.main([*line.split(), "--quiet"]) == 0
+    assert not list(folder.glob(".*"))
+    assert cli.main([*line.split(), "--quiet"]) == 2, "a run that is begun is never overwritten"
+
+
+def test_an_older_record_never_stands_beside_newer_weights(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert execution.execute(runs.resume_run(stopped, {}, QUIET), QUIET) is not None
+
+    def die(record: records.Record, path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(records, "save", die)
+    with pytest.raises(KeyboardInterrupt):
+        execution.execute(runs.resume_run(stopped, {"nepochs": 3}, QUIET), QUIET)
+    assert not (stopped / "record.json").exists()
+    monkeypatch.undo()
+    assert execution.execute(runs.resume_run(stopped, {}, QUIET), QUIET) is not None
+    assert records.load(stopped / "record.json").counts.last.epoch == 2
+
+
+def test_a_run_that_another_process_has_gone_on_with_is_refused(stopped: Path) -> None:
+    one, two = (runs.resume_run(stopped, {}, QUIET) for _ in range(2))
+    assert execution.execute(one, QUIET) is not None
+    with pytest.raises(UserError, match=r"another process has been at work; go on with --resume"):
+        execution.execute(two, QUIET)
+    fresh = runs.open_run(config(), stopped, QUIET)
+    with pytest.raises(UserError, match=r"another process has been at work"):
+        execution.execute(fresh, QUIET)
+
+
+# --- what is told ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["missing", "empty"])
+def test_resume_of_a_run_that_is_not_there(there: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if there:
+        (tmp_path / "run").mkdir()
+    assert cli.main(["train", "--resume", str(tmp_path / "run")]) == 2
+    want = f"{tmp_path}/run holds no checkpoint.pt; give the folder of a run that perturblab train has made"
+    assert capsys.readouterr() == ("", f"perturblab: error: {want}\n")
+
+
+def test_what_differs_is_named(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        cli.main(["train", "--resume", str(stopped), "--momentum", "0.5", "--batch-size", "3", "--nfilters", "2"]) == 2
+    )
+    assert "--batch-size, --momentum given" in capsys.readouterr().err
+
+
+def test_more_epochs_and_other_threads_are_recorded_and_told(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.get_num_threads()
+    try:
+        assert cli.main(["train", "--resume", str(stopped), "--nepochs", "3", "--nthreads", str(before + 1)]) == 0
+    finally:
+        torch.set_num_threads(before)
+    parts = records.load(stopped / "record.json").parts
+    assert [(p.epoch, p.step, p.nepochs, p.threads) for p in parts] == [(0, 0, 2, before), (0, 2, 3, before + 1)]
+    assert f"threads {before} before, {before + 1} now: the last bits may differ" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes. Error code 12"),
+         "out of memory (tried to allocate 4 bytes)"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.5 GiB."), "out of memory (tried to allocate 2.5 gib)"),
+        (RuntimeError("could not create a primitive"), "out of memory (could not create a primitive)"),
+        (ImportError("failed to map segment from shared object"),
+         "out of memory (failed to map segment from shared object)"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+    ],
+)  # fmt: skip
+def test_which_errors_are_about_memory(error: Exception, said: str | None) -> None:
+    assert out_of_memory(error) == said
+
+
+def test_no_memory_is_told_with_the_batch_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*given: Any, **more: Any) -> Iterator[None]:
+        raise RuntimeError("can't allocate memory: you tried to allocate 400 bytes")
+
+    monkeypatch.setattr(train, "train", full)
+    line = (
+        f"train --dataset-train digits --net-type lenet --nfilters 2 --batch-size 77 --out {tmp_path / 'run'} --quiet"
+    )
+    assert cli.main(line.split()) == 2
+    assert "out of memory (tried to allocate 400 bytes) with --batch-size 77; " in capsys.readouterr().err
+    monkeypatch.setattr(data, "load", full)
+    assert cli.main(line.split()) == 2
+    assert "out of memory (tried to allocate 400 bytes); free some" in capsys.readouterr().err
+
+
+def test_sigterm_while_the_data_load_is_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(data, "load", lambda *given, **more: signal.raise_signal(signal.SIGTERM))
+    assert cli.main(["train", "--dataset-train", "digits", "--out", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err == "perturblab: interrupted\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
