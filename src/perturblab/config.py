@@ -5,7 +5,6 @@ Field names are the published flags with underscores. A default of None means: t
 
 import math
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
