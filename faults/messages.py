@@ -15,7 +15,6 @@ ERRORS = {"UserError", "DataError", "NonFiniteError", "ValueError"}
 REASONS = {
     "UserError: AutoAttack and Square need": "the package is installed where this was run",
     "UserError: images are {height}x{width}; Square in l2": "the images of every set here are large enough",
-    "NonFiniteError: logits are not finite; nothing is attacked": "a net with such logits is refused one step earlier",
     "DataError: {source.folder} holds {copy[1]}": "only the real files have the hash of a known copy",
     "DataError: {where} has the label {error}": "other class names in test than in train are told first",
     "UserError: rows has no epoch": "a run always has one when it draws",

@@ -53,6 +53,9 @@ def _overlapping(header: Header) -> None:
     header[names[1]]["data_offsets"] = header[names[0]]["data_offsets"]
 
 
+AUTOATTACK = ["attack", "run", "--attacks", "autoattack", "--eps", "0.1", "--subset", "2", "--no-checks", "--quiet"]
+
+
 HEADERS: dict[str, Callable[[Header], Any]] = {
     "claims 10^12 values": _enormous,
     "a shape of 10^12": lambda h: _first(h).update(shape=[10**12]),
@@ -141,6 +144,7 @@ def cases(count: int, seed: int) -> list[Case]:
         Case(f"{case.name}, attacked", COMMANDS[2], case.needs, case.prepare, DIGITS, may_succeed=case.may_succeed)
         for case in fixed[::3]
     ]
+    fixed.append(Case("all nan, autoattack", AUTOATTACK, ("run",), partial(_values, float("nan")), may_succeed=False))
     return fill(fixed, _drawn, count, seed)
 
 
