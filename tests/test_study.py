@@ -142,6 +142,47 @@ def test_what_is_missing_is_run_and_nothing_twice(tmp_path: Path) -> None:
         assert not (tmp_path / f"results/tiny/{name}/seed-1/weights.safetensors").exists()
 
 
+ATTACKED = replace(
+    TINY,
+    seeds=2,
+    attacks={
+        "K4": (
+            {"attacks": "fgsm,deepfool", "eps": "0,0.1", "iterations": "1,2", "subset": 20, "checks": False},
+            {"attacks": "transfer-fgsm", "eps": "0,0.1", "subset": 20, "checks": False, "source": "K4"},
+        )
+    },
+)
+
+
+def test_what_is_trained_is_attacked_as_the_preset_says(tmp_path: Path) -> None:
+    setups, folders = [SETUPS["K4"]], {"results": tmp_path / "results", "work": tmp_path / "runs"}
+    jobs = study.plan(setups, ATTACKED, None, **folders)
+    assert [job.name for job in jobs] == [
+        *("K4 seed 1", "K4 seed 2"),
+        *(f"K4 seed {seed}: {names}" for seed in (1, 2) for names in ("fgsm,deepfool", "transfer-fgsm")),
+    ]
+    assert [Path(job.attack["source"]).name for job in jobs if "source" in job.attack] == ["seed-2", "seed-1"]
+    trained, attacks = jobs[:2], jobs[2:]
+    failures = run(attacks)
+    assert {failure.reason for failure in failures} == {"it needs a run that is not trained; say the same once it is"}
+    assert not list((tmp_path / "results").rglob("*.json")), "nothing is written for what could not begin"
+    assert run(trained) == []
+    assert not any(study.is_done(job) for job in attacks)
+    assert run(jobs[2:]) == []
+    assert all(study.is_done(job) for job in jobs)
+    kept = tmp_path / "results" / "tiny" / "K4" / "seed-1" / "attacks"
+    assert {path.name for path in kept.glob("*.json")} >= {"fgsm.json", "deepfool.json", "transfer-fgsm.json"}
+    wider = replace(ATTACKED, attacks={"K4": ({**ATTACKED.attacks["K4"][0], "eps": "0,0.1,0.2"},)})
+    more = study.plan(setups, wider, None, **folders)
+    assert [study.is_done(job) for job in more] == [True, True, False, False], "a radius more is not yet measured"
+
+
+def test_seeds_of_the_preset_are_those_of_each_set_up(tmp_path: Path) -> None:
+    more = replace(TINY, seeds=1, more_seeds={"H5": 3})
+    jobs = study.plan([SETUPS["K4"], SETUPS["H5"]], more, None, results=tmp_path, work=tmp_path)
+    assert [job.name for job in jobs] == ["K4 seed 1", "H5 seed 1", "H5 seed 2", "H5 seed 3"]
+
+
 def test_a_record_of_other_flags_is_never_overwritten(tmp_path: Path) -> None:
     jobs = planned(tmp_path, "K4")
     assert run(jobs) == []
