@@ -369,9 +369,9 @@ FOLDERS = [
     ("report deep_json", r"deep_json/record\.json is no JSON"),
     ("report odd_record", r"odd_record/record\.json: .*repair"),
     ("report torn_record", r"torn_record/record\.json is no JSON"),
-    ("report run --control nothing", r"control is 'nothing', expected one of 'lenet, 2 filters"),
-    ("report run --into nowhere", r"nowhere cannot be read"),
-    ("report run --into file", r"results:begin"),
+    ("report run --groups --control nothing", r"control is 'nothing', expected one of 'lenet, 2 filters"),
+    ("report run --markdown --into nowhere", r"nowhere cannot be read"),
+    ("report run --markdown --into file", r"results:begin"),
 ]
 
 # Mistakes that are easily taken for something else: empty words, numbers beyond 64 bits, files that are whole but odd.
@@ -403,7 +403,7 @@ HARD = [
     ("train --bogus-thing 1", r"unknown option --bogus-thing; see perturblab train --help"),
     ("train -- --nepochs 1", r"(?!.*did you mean --lr)"),
     *[
-        (f"{command} {folder}", rf"{folder}/checkpoint\.pt .*restore")
+        (f"{command} {folder}", rf"{folder}/checkpoint\.pt .*(restore|the perturblab that wrote it)")
         for command in ("evaluate", "train --resume")
         for folder in ("empty_dict", "no_config", "no_hashes", "config_is_text", "another_option", "another_version")
     ],

@@ -735,7 +735,7 @@ def test_evaluate_in_words(run: Path, tell: Tell) -> None:
 def test_report(run: Path, tell: Tell) -> None:
     before = content(run)
     last = records.load(run / "record.json").counts.last
-    for flags in ("", "--markdown"):
+    for flags in ("--groups", "--groups --markdown"):
         told = tell(f"report {run.parent} {flags}")
         assert (told.code, told.err) == (0, "")
         assert f"{last.accuracy:.2f}" in told.out
@@ -747,10 +747,10 @@ def test_report_compares_with_a_control(tell: Tell) -> None:
         for level in (0, 1):
             out = f"results/level{level}-seed{seed}"
             assert tell(f"train {TINY} --quiet --level {level} --seed {seed} --out {out}").code == 0
-    labels = re.findall(r"^\| (lenet[^|]*?) \|", tell("report --markdown").out, re.M)
+    labels = re.findall(r"^\| (lenet[^|]*?) \|", tell("report --groups --markdown").out, re.M)
     assert len(labels) == 2
     for control in labels:
-        told = tell(f"report --control {shlex.quote(control)} --markdown")
+        told = tell(f"report --groups --control {shlex.quote(control)} --markdown")
         assert (told.code, told.err) == (0, "")
         rows = [line for line in told.out.splitlines() if line.startswith("| lenet")]
         assert rows[0].startswith(f"| {control}")
@@ -758,21 +758,26 @@ def test_report_compares_with_a_control(tell: Tell) -> None:
 
 def test_report_without_records_says_so(tell: Tell, tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
+    for flags in ("--groups", "--markdown"):
+        told = tell(f"report {flags}")
+        assert (told.code, told.out.strip(), told.err) == (0, "There are no records yet.", "")
     told = tell("report")
-    assert (told.code, told.out.strip(), told.err) == (0, "There are no records yet.", "")
+    assert (told.code, told.err) == (0, "")
+    assert told.out.endswith("0 records; open report.html in a browser\n")
+    assert "There are no records yet" in (tmp_path / "report.html").read_text()
 
 
 def test_report_into_a_file_twice(run: Path, tell: Tell, tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text("before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n")
-    told = tell(f"report {run} --into README.md")
+    told = tell(f"report {run} --groups --into README.md")
     assert (told.code, told.err) == (0, "")
     once = page.read_text()
     assert once.startswith("before\n<!-- results:begin -->\n")
     assert once.endswith("<!-- results:end -->\nafter\n")
     assert "old" not in once
     assert "lenet, 2 filters" in once
-    tell(f"report {run} --into README.md")
+    tell(f"report {run} --groups --into README.md")
     assert page.read_text() == once
 
 

@@ -162,7 +162,7 @@ def test_other_defences_leave_the_images_alone(defence: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("defence", DEFENCES)
 def test_labels_and_clean_images_are_those_of_plain_training(defence: str, tmp_path: Path) -> None:
     """Which images, in which order, with which labels: a defence changes none of it."""
-    plain, seen = (watched(opened(tmp_path / name, defence=name)) for name in ("none", defence))
+    plain, seen = (watched(opened(tmp_path / place, defence=name)) for place, name in (("a", "none"), ("b", defence)))
     assert all(map(torch.equal, plain.clean, seen.clean))
     assert all(map(torch.equal, plain.labels, seen.labels))
     assert len(plain.clean) == len(seen.clean) == 4

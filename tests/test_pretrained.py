@@ -97,7 +97,7 @@ def test_it_is_a_model_card_to_the_hub_s_own_library(run: Path, saved: Path) -> 
 
 
 def test_the_card_of_an_attacked_run_has_every_point_with_interval_and_flags() -> None:
-    folder = ROOT / "results" / "batchout" / "mnist-fgsm-half-seed1"
+    folder = ROOT / "results" / "robust" / "BO-mnist-fgsm-half" / "seed-1"
     record, points = records.load(folder / "record.json"), load_points(folder / "attacks" / "pgd.json")
     assert {bool(point.flags) for point in points} == {False, True}
     card = model_card(record, points)
@@ -113,13 +113,13 @@ def test_the_card_of_an_attacked_run_has_every_point_with_interval_and_flags() -
 
 
 def test_the_card_of_an_audited_run_tells_the_published_metrics() -> None:
-    card = model_card(records.load(ROOT / "results" / "batchout" / "mnist-batchout-seed1" / "record.json"))
+    card = model_card(records.load(ROOT / "results" / "robust" / "BO-mnist-batchout" / "seed-1" / "record.json"))
     assert "selected on the test set, optimistic" in card
     assert "The published codes would have reported 94.29 % (mean over batches), 93.87 % (truncated)" in card
 
 
 def test_no_name_breaks_the_card() -> None:
-    folder = ROOT / "results" / "batchout" / "mnist-batchout-seed1"
+    folder = ROOT / "results" / "robust" / "BO-mnist-batchout" / "seed-1"
     content = records.load(folder / "record.json").model_dump(mode="json")
     content["data"]["test"] = 'a\n---\n# b: "c" | <img src=x> `d`'
     card = model_card(Record.model_validate(content))

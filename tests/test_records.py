@@ -27,6 +27,7 @@ AUDIT = ROW | {"batch_mean": 85.2, "batch_mean_truncated": 84.3, "smoothed": 85.
 RULE = {"epoch": 12, "batch_mean": 85.4, "rule": "best epoch on test, epoch index > 10"}
 FULL = {
     "version": 1,
+    "parts": [],
     "config": {"net_type": "noiseresnet18", "nfilters": 64, "lr": 0.1, "milestones": [10, 20], "val_size": None},
     "seed": 0,
     "counts": {

@@ -1,5 +1,6 @@
 """Whether the contents of a checkpoint can be what a run has saved: whole, and yet it may be senseless."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
@@ -160,6 +161,7 @@ def _moments(optimizer: torch.optim.Optimizer) -> dict[str, tuple[int, ...] | No
     """Name -> shape of what this kind of optimiser keeps of a single number, or None where it keeps nothing."""
     probe = torch.zeros(1, requires_grad=True)
     probe.grad = torch.zeros(1)
-    other = type(optimizer)([probe], **optimizer.defaults)
+    taken = inspect.signature(type(optimizer)).parameters  # AdamW keeps a default that it does not take
+    other = type(optimizer)([probe], **{name: value for name, value in optimizer.defaults.items() if name in taken})
     other.step()
     return {name: None if value is None else tuple(value.shape) for name, value in other.state[probe].items()}

@@ -1,7 +1,7 @@
 """Layers that perturb their features: pure function first, module second."""
 
 from perturblab.layers.activations import ACTIVATIONS, activation
-from perturblab.layers.batchout import Across, BatchOut, Mixing, batch_step, batchout, equal_norm_noise
+from perturblab.layers.batchout import BatchOut, Mixing, batch_step, batchout, equal_norm_noise
 from perturblab.layers.inference import inference_batchout
 from perturblab.layers.lbc import LocalBinaryConv2d, draw_anchors, local_binary_conv2d
 from perturblab.layers.magnitude import Magnitude, parse_magnitude
@@ -23,7 +23,6 @@ from perturblab.layers.tracing import Trace, trace
 __all__ = [
     "ACTIVATIONS",
     "PARTNERS",
-    "Across",
     "BatchOut",
     "LocalBinaryConv2d",
     "Magnitude",
