@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from perturblab.attacks import Threat, fgsm, pgd, untouched
-from perturblab.layers import Across, batch_step
+from perturblab.layers import batch_step
+from perturblab.layers.batchout import Across
 
 DEFENCES = ("none", "batchout", "fgsm", "fgsm-half", "pgd")
 
