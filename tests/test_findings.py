@@ -115,6 +115,14 @@ def test_a_figure_is_only_judged_under_the_published_protocol() -> None:
         assert measured.against.interval.mean == pytest.approx(85.6 - (published or 0))
 
 
+def test_a_figure_without_a_published_recipe_is_never_judged() -> None:
+    of = [run("BO-mnist-none", seed, preset="robust") for seed in (1, 2, 3)]
+    judged = {f.entry.id: f.measured[0].against for f in findings.figures(findings.by_place(of)) if f.measured}
+    assert {name: found.verdict for name, found in judged.items() if found and name.startswith("BO")} == {
+        "BO-text-mnist-none": "not comparable at this preset"
+    }
+
+
 def test_every_entry_and_relation_has_its_finding_even_without_a_run() -> None:
     assert [f.entry.id for f in findings.figures({})] == list(ENTRIES)
     assert [f.relation.id for f in findings.claims({})] == list(RELATIONS)

@@ -49,6 +49,7 @@ def _text(data: str, arm: str, value: float, place: str, *doubts: str) -> Entry:
         CLEAN,
         doubts,
         ("batchout", "cifar10" if data == "cifar" else data, "text"),
+        recipe_stated=False,
     )
 
 
@@ -64,6 +65,7 @@ def _drawn(
         measure,
         tuple(doubts),
         ("batchout", "cifar10" if data == "cifar" else data, f"fig{figure}", *(("attack",) if measure.attack else ())),
+        recipe_stated=False,
     )
 
 

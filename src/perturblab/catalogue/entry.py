@@ -120,6 +120,8 @@ class Entry:
         measure: what is compared with it.
         doubts: about this figure alone, beside those of the set-up.
         tags: such as "pnn", "batchout", "cifar10", "kl", "attack", "control".
+        recipe_stated: whether its training was published; where it was not, the set-up's is a choice, and no run says
+            anything about the absolute figure.
     """
 
     id: str
@@ -130,6 +132,7 @@ class Entry:
     measure: Measure = Measure()
     doubts: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    recipe_stated: bool = True
 
 
 @dataclass(frozen=True)

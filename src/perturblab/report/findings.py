@@ -239,7 +239,7 @@ def _figure(entry: Entry, places: Places, preset: str) -> Measured | None:
     values = {seed: v.number for seed, v in found.items()}
     published, against = entry.figure.value, None
     if published is not None:
-        comparable = preset in PRESETS and is_comparable(SETUPS[entry.setup], PRESETS[preset])
+        comparable = preset in PRESETS and is_comparable(SETUPS[entry.setup], PRESETS[preset]) and entry.recipe_stated
         against = stats.against_published(list(values.values()), published, comparable=comparable)
     return Measured(
         preset,
