@@ -928,6 +928,7 @@ def test_reader_that_goes_away_is_no_error(command: str, buffered: bool, run: Pa
             [sys.executable, "-m", "perturblab", *argv],
             stdout=write,
             stderr=subprocess.PIPE,
+            cwd=tmp_path,
             env=environment | ({} if buffered else {"PYTHONUNBUFFERED": "1"}),
             timeout=300,
             check=False,
@@ -939,12 +940,11 @@ def test_reader_that_goes_away_is_no_error(command: str, buffered: bool, run: Pa
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="NOT TESTED WITH A FULL DISK: no /dev/full here")
 @pytest.mark.parametrize("command", ["models", "report"])
-def test_output_that_cannot_be_written_is_told_in_one_line(command: str, run: Path) -> None:
+def test_output_that_cannot_be_written_is_told_in_one_line(command: str, run: Path, tmp_path: Path) -> None:
     argv = [command, str(run)] if command == "report" else [command]
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "perturblab", *argv], stdout=full, stderr=subprocess.PIPE, timeout=300, check=False
-        )
+        command_line = [sys.executable, "-m", "perturblab", *argv]
+        done = subprocess.run(command_line, stdout=full, stderr=subprocess.PIPE, cwd=tmp_path, timeout=300, check=False)
     assert done.returncode not in (0, 120)
     assert re.fullmatch(rb"perturblab: error: [^\n]*No space left on device[^\n]*\n", done.stderr), done.stderr
 
