@@ -19,14 +19,17 @@ from perturblab import cli
 from snippets import blocks, commands, executed, promised
 
 ROOT = Path(__file__).parents[1]
-DOCS = sorted((ROOT / "docs").glob("*.md"))
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
 DOCUMENTS = [*DOCS, ROOT / "README.md"]
 API = (ROOT / "docs" / "api.md").read_text()
 ids = {"ids": lambda path: path.name}
 
 
 def test_there_are_documents() -> None:
-    assert {path.name for path in DOCS if blocks(path.read_text(), "python")} >= {"api.md", "surgery.md", "formats.md"}
+    assert {path.name for path in DOCS if blocks(path.read_text(), "python")} >= {
+        *("api.md", "surgery.md", "formats.md", "guide.md"),
+        *("perturb.md", "lbc.md", "batchout.md"),
+    }
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, **ids)
@@ -138,3 +141,11 @@ def test_what_is_deprecated_warns_and_has_not_outstayed() -> None:
 def test_every_deprecated_name_is_listed() -> None:
     names = {name for name, value in vars(perturblab.layers).items() if hasattr(value, "__deprecated__")}
     assert names == {old.rpartition(".")[2] for old, _, _ in deprecated()}
+
+
+def test_every_card_has_its_parts_in_order() -> None:
+    cards = sorted((ROOT / "docs" / "cards").glob("*.md"))
+    assert {path.stem for path in cards} >= {"perturb", "lbc", "batchout"}
+    for path in cards:
+        parts = re.findall(r"^## (.+)$", path.read_text(), re.MULTILINE)
+        assert parts == ["How to use", "Settings", "Details", "Source", "API"], path.name

@@ -20,7 +20,7 @@ CONTROL = "perturb_resnet18, 16 filters, 1x1 only"
 
 def calls() -> list[str]:
     """What is said to `perturblab`, in the README and the documents, also through `torchrun`."""
-    texts = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
+    texts = [README, *(path.read_text() for path in sorted((ROOT / "docs").rglob("*.md")))]
     found = [re.split(r"^perturblab |^torchrun .*-m perturblab ", line) for text in texts for line in commands(text)]
     return [parts[1].split(" > ")[0] for parts in found if len(parts) == 2]
 
