@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ def test_what_was_written_behind_the_last_checkpoint_is_written_again(tmp_path: 
     with logs.opened(tmp_path, ("csv", "tb"), []) as add:
         for row in epochs[:3]:
             add(row)
+    time.sleep(1.1)  # the names of event files hold whole seconds, and are read in their order
     with logs.opened(tmp_path, ("csv", "tb"), epochs[:1]) as add:
         for row in epochs[1:]:
             add({**row, "train_loss": row["train_loss"] + 10})
