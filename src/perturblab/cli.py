@@ -393,7 +393,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"perturblab: stopped: {one_line(str(error))}", file=sys.stderr)
         return INTERRUPTED
     except KeyboardInterrupt:
-        print("perturblab: interrupted", file=sys.stderr)
+        if is_first():  # the others are ended by torchrun, also when the first has told a mistake
+            print("perturblab: interrupted", file=sys.stderr)
         return INTERRUPTED
     except (MemoryError, RuntimeError, ImportError) as error:
         from perturblab.machine import out_of_memory
