@@ -1,0 +1,73 @@
+"""BatchOut under attack.
+
+The paper's figure 2 shows a net for MNIST that keeps 95 % of its accuracy under FGSM at a radius of 0.3, where the
+same net without BatchOut keeps 19 %. Here are both of them, and half-batch FGSM training, trained alike, under FGSM
+and under an attack with many steps and restarts: a defence that only hides the gradient passes the first and falls to
+the second. BatchOut falls to both. Its gradients are not masked, as the checks say: it does not defend.
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from perturblab.catalogue import ENTRIES
+from perturblab.points import Point
+from perturblab.report.measured import load
+from perturblab.stats import t_interval
+
+RESULTS = Path(__file__).parents[2] / "results" / "robust"
+FULL = {"attacks": ("fgsm", "pgd", "autoattack")}
+SMALL = {"attacks": ("fgsm",)}
+_ARMS = {
+    "none": ("no defence", "#000000", "o"),
+    "batchout": ("BatchOut", "#d55e00", "s"),
+    "fgsm-half": ("half-batch FGSM training", "#0072b2", "D"),
+}
+
+
+def draw(dataroot: str, attacks: tuple[str, ...]) -> Figure:
+    """Read the curves of the runs in ``results/robust``, and put the paper's beside those under FGSM."""
+    del dataroot  # the answers are in the records
+    figure, grid = plt.subplots(1, len(attacks), figsize=(4.4 * len(attacks), 4), squeeze=False, sharey=True)
+    found = {arm: _points(arm) for arm in _ARMS}
+    for axes, attack in zip(grid[0], attacks, strict=True):
+        own = {arm: _means([p for p in points if p.attack == attack], attack) for arm, points in found.items()}
+        radii = sorted({eps for means in own.values() for eps in means})
+        print(f"| {attack}, radius | " + " | ".join(f"{eps:g}" for eps in radii) + " | flags |")
+        print("|---|" + "---:|" * len(radii) + "---|")
+        for arm, (text, colour, marker) in _ARMS.items():
+            axes.plot([*own[arm]], [*own[arm].values()], marker=marker, color=colour, label=text)
+            flags = sorted({flag for p in found[arm] if p.attack == attack for flag in p.flags})
+            cells = [f"{own[arm][eps]:.2f}" if eps in own[arm] else "" for eps in radii]
+            print(f"| {text} | {' | '.join(cells)} | {', '.join(flags) or 'none'} |")
+            if attack == "fgsm":
+                said = _published(arm)
+                axes.plot(
+                    [*said], [*said.values()], ":", marker=marker, color=colour, alpha=0.5, label=f"{text}, paper"
+                )
+        print()
+        axes.set(title=attack, xlabel="radius, of pixels in [0, 1]", ylim=(-2, 102))
+    grid[0][0].set_ylabel("accuracy, %")
+    figure.legend(
+        *grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9
+    )
+    print("Percent, means over three seeds; FGSM on 10,000 test images, the others on the same 1,000 of them.")
+    return figure
+
+
+def _points(arm: str) -> list[Point]:
+    runs = load(RESULTS / f"BO-mnist-{arm}")
+    return [p for run in runs for p in run.points if p.norm == "linf" and p.settings.get("mode", "eval") == "eval"]
+
+
+def _means(points: list[Point], attack: str) -> dict[float, float]:
+    total = max((p.total for p in points), default=0)  # FGSM was also run on the images of the others
+    radii = sorted({p.eps for p in points})
+    chosen = {eps: [p.percent for p in points if p.eps == eps and p.total == total] for eps in radii}
+    return {eps: t_interval(values).mean for eps, values in chosen.items() if values}
+
+
+def _published(arm: str) -> dict[float, float]:
+    own = [e for name, e in ENTRIES.items() if name.startswith(f"BO2-{arm}-fgsm-")]
+    return {entry.measure.eps: entry.figure.value for entry in own if entry.figure.value is not None}

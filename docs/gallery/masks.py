@@ -1,0 +1,55 @@
+"""What a mask does to an image.
+
+A perturbation layer adds a fixed mask to every channel and applies an activation. Neither moves anything: a pixel of
+the output knows its own pixel and its own mask value. What the mask changes is *where the ReLU cuts*: at -N instead
+of at 0, at another height at every pixel. Below, one image of the test set, as the net sees it (normalised), with
+masks drawn from U[-1, 1) times the level.
+"""
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+
+from perturblab.data import load
+from perturblab.data.batches import normalise
+from perturblab.data.known import preparation
+from perturblab.layers import draw_masks, perturb
+
+FULL = {"levels": (0.0, 0.1, 0.5, 1.0, 2.0), "images": 10_000}
+SMALL = {"levels": (0.0, 1.0), "images": 50}
+IMAGE = 3  # of the test set
+
+
+def draw(dataroot: str, levels: tuple[float, ...], images: int) -> Figure:
+    """Show mask, sum and what the ReLU leaves at every level, and say how much of it the mask decides."""
+    data = load("CIFAR10", dataroot=dataroot)
+    x = normalise(data.test.images[:images], preparation(data))
+    masks = draw_masks((3, 1, 32, 32), "uniform", torch.Generator().manual_seed(1))
+    figure, grid = plt.subplots(3, len(levels), figsize=(1.9 * len(levels), 5.6), squeeze=False)
+    print("| level | values that the ReLU cuts, % | decided by the mask, % | 1x1 convolution that undoes it, R² |")
+    print("|---:|---:|---:|---:|")
+    for column, level in zip(grid.T, levels, strict=True):
+        kept = perturb(x, level * masks, act=torch.nn.ReLU())
+        for axes, shown in zip(column, (level * masks[:, 0], x[IMAGE] + level * masks[:, 0], kept[IMAGE]), strict=True):
+            axes.imshow((0.5 + shown / 4).clamp(0, 1).permute(1, 2, 0))
+            axes.set(xticks=[], yticks=[])
+            axes.grid(False)
+        column[0].set_title(f"level {level:g}")
+        decided = ((kept > 0) != (x > 0)).double().mean()
+        print(f"| {level:g} | {100 * (kept == 0).double().mean():.1f} | {100 * decided:.1f} | {_undone(kept, x):.3f} |")
+    for axes, text in zip(grid[:, 0], ("mask", "image + mask", "ReLU of it"), strict=True):
+        axes.set_ylabel(text)
+    print(
+        f"\n{len(x):,} test images. *Decided by the mask*: the ReLU passes a value that it would cut without the mask,"
+    )
+    print("or the other way round. The last column is the share of the image's variance that an affine function of the")
+    print("layer's three channels at the same pixel gives back.")
+    return figure
+
+
+def _undone(kept: torch.Tensor, x: torch.Tensor) -> float:
+    """R² of the best affine map from the layer's channels back to the image's, pixel by pixel; (N, 3, H, W) both."""
+    features, target = (part.permute(0, 2, 3, 1).reshape(-1, 3).double() for part in (kept, x))
+    features, target = features - features.mean(0), target - target.mean(0)
+    left = target - features @ torch.linalg.lstsq(features, target).solution
+    return 1 - float(left.square().sum() / target.square().sum())

@@ -1,0 +1,57 @@
+"""Which accuracy.
+
+The same answers give another accuracy in each published code. The exact one counts right answers over all images. The
+authors' code smooths the accuracies of the test batches with weights 0.7 and 0.3, so that the last few batches
+decide; the reproduction averages over batches, in one version by an integer division, and gives a short last batch
+the weight of a full one. All of them report the best epoch on the test set. Every run that was trained with `--audit`
+keeps all of them; these are the runs in `results/`.
+"""
+
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from perturblab.report.measured import Run, load
+from perturblab.stats import t_interval
+
+RESULTS = Path(__file__).parents[2] / "results"
+FULL = {"shown": ("H5", "A1", "BO-mnist-none")}
+SMALL = {"shown": ("BO-mnist-none",)}
+_CURVES = (
+    ("exact", "exact", "k-", 3.0),
+    ("batch_mean", "mean of batches", "o:", 1.2),
+    ("smoothed", "smoothed", "D-.", 1.2),
+)
+
+
+def draw(dataroot: str, shown: tuple[str, ...]) -> Figure:
+    """Tell what every metric adds to the exact accuracy, set-up by set-up, and draw one run of some."""
+    del dataroot  # the answers are in the records
+    groups = defaultdict[str, list[Run]](list)
+    for run in load(RESULTS):
+        if run.metrics and run.metrics[-1].get("smoothed") is not None and run.record.study:
+            groups[run.record.study.setup].append(run)
+    print("| set-up | runs | exact, last epoch | mean of batches | smoothed | best epoch on test | best of smoothed |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for setup, runs in sorted(groups.items()):
+        last = [run.metrics[-1] for run in runs]
+        exact = t_interval([row["exact"] for row in last])
+        added = [fmean(row[key] - row["exact"] for row in last) for key in ("batch_mean", "smoothed")]
+        added += [
+            fmean(max(row[key] for row in run.metrics) - run.metrics[-1]["exact"] for run in runs)
+            for key in ("exact", "smoothed")
+        ]
+        print(f"| {setup} | {len(runs)} | {exact.mean:.2f} | " + " | ".join(f"{value:+.2f}" for value in added) + " |")
+    print("\nPercent, means over runs; from the fourth column on, points above the exact accuracy of the last epoch.")
+    shown = tuple(setup for setup in shown if setup in groups)
+    figure, grid = plt.subplots(1, len(shown), figsize=(4.6 * len(shown), 3.8), squeeze=False)
+    for axes, setup in zip(grid[0], shown, strict=True):
+        rows = groups[setup][0].metrics
+        for key, text, look, width in _CURVES:
+            axes.plot([row["epoch"] for row in rows], [row[key] for row in rows], look, linewidth=width, label=text)
+        axes.set(title=f"{setup}, seed {groups[setup][0].record.seed}", xlabel="epoch", ylabel="test accuracy, %")
+    grid[0][0].legend(frameon=False)
+    return figure

@@ -1,0 +1,175 @@
+"""One mask fits one input.
+
+Section 3.3 of the paper argues that a mask can be solved for which makes a perturbation layer equal a convolution. It
+can, for one image: below, the masks that reproduce a 3x3 convolution on it are solved for exactly. A reader objected
+that another image needs another mask. This measures how much another: the same masks on images that they were not
+solved for, and the best masks for k images at once.
+
+The convolution has 8 filters, drawn as PyTorch draws them. The layer has 16 masks a channel and a drawn 1x1
+convolution, so that an exact solution exists: at every pixel, the maps z >= 0 with V z = target, from which the masks
+are z - x. The best masks for k images are found by gradient descent, from two starts, the better one kept pixel by
+pixel; for the third curve the 1x1 convolution is learned with them, as in a net. The error is the share of the
+target's variance that is missed: 0 is exact, 1 is no better than a constant.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from scipy.optimize import nnls
+from torch import Tensor
+from torch.nn import functional as F
+
+from perturblab.data import load
+from perturblab.data.batches import normalise
+from perturblab.data.known import preparation
+from perturblab.layers import draw_masks, perturb, perturb_conv2d
+from perturblab.seeding import stream
+
+FULL = {"counts": (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000), "others": 10_000, "steps": 300}
+SMALL = {"counts": (1, 2, 4), "others": 50, "steps": 20}
+FILTERS, MASKS, EDGE = 8, 16, 16  # every pixel is a problem of its own: the middle 16x16 of the image are enough
+
+
+def draw(dataroot: str, counts: tuple[int, ...], others: int, steps: int) -> Figure:
+    """Solve for one image and for many; say and draw what is missed on them and on the test images."""
+    data = load("CIFAR10", dataroot=dataroot)
+    prep = preparation(data)
+    conv = torch.empty(FILTERS, 3, 3, 3).uniform_(-(27**-0.5), 27**-0.5, generator=stream(1, "filters"))
+    x, t = _pairs(normalise(data.train.images[: max(counts)], prep), conv)
+    unseen = _pairs(normalise(data.test.images[:others], prep), conv)
+    weight = torch.randn(FILTERS, 3 * MASKS, 1, 1, generator=stream(1, "1x1")) / (3 * MASKS) ** 0.5
+    exact = solved(x[0], t[0], weight)
+    rows = [("solved for one image", missed(x[:1], t[:1], exact, weight), missed(*unseen, exact, weight))]
+    curves, masks = [], exact
+    for k in counts:
+        masks = _better(x[:k], t[:k], weight, masks, steps)
+        own, learned = fitted(x[:k], t[:k], masks, weight, steps, also_weight=True)
+        curves.append([*(missed(*on, masks, weight) for on in ((x[:k], t[:k]), unseen)), missed(*unseen, own, learned)])
+        rows.append((f"best masks for {k:,}", *curves[-1][:2]))
+        rows.append((f"... and 1x1 convolution, for {k:,}", missed(x[:k], t[:k], own, learned), curves[-1][2]))
+    fixed = best_weight(x, t, _drawn())
+    rows.append(
+        (
+            f"drawn masks, best 1x1 convolution, for {len(x):,}",
+            missed(x, t, _drawn(), fixed),
+            missed(*unseen, _drawn(), fixed),
+        )
+    )
+    floor = pointwise(x, t, *unseen)
+    print("| | missed on its own images | missed on the others |\n|---|---:|---:|")
+    for text, on_own, on_others in rows:
+        print(f"| {text} | {on_own:.4f} | {on_others:.4f} |")
+    print(f"| no masks, no activation: the best 1x1 convolution, for {len(x):,} | | {floor:.4f} |")
+    print(f"\n{len(unseen[0]):,} others, of the test set. On its own image the exact solution is off by", end=" ")
+    print(f"{_off(x[:1], t[:1], exact, weight):.0e} at most, where the target reaches {float(t[0].abs().max()):.1f}.")
+    return _figure(counts, np.array(curves), rows[0][2], floor)
+
+
+def solved(x: Tensor, t: Tensor, weight: Tensor) -> Tensor:
+    """Masks with which a layer gives a target on one image, exactly where the cone of the weights allows.
+
+    Args:
+        x: image, (C, H, W).
+        t: target, (O, H, W).
+        weight: of the 1x1 convolution over all channels and masks, (O, C * M, 1, 1).
+
+    Returns:
+        Masks (C, M, H, W): of all solutions of V relu(x + N) = t those with relu(x + N) = x + N.
+    """
+    v = weight.flatten(1).double().numpy()
+    maps = np.stack([nnls(v, pixel)[0] for pixel in t.flatten(1).T.double().numpy()], -1)  # (C * M, H * W), >= 0
+    return (torch.from_numpy(maps).reshape(len(x), -1, *x.shape[1:]) - x[:, None]).float()
+
+
+def fitted(
+    x: Tensor, t: Tensor, masks: Tensor, weight: Tensor, steps: int, *, also_weight: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Masks with the smallest mean squared error on all images at once, by Adam.
+
+    With ``also_weight`` the 1x1 convolution is the best for the masks, anew after every tenth of the steps.
+    """
+    masks, weight = masks.clone().requires_grad_(), weight.clone()
+    optimizer = torch.optim.Adam([masks], lr=0.05)
+    anneal = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for step in range(steps):
+        if also_weight and step % -(-steps // 10) == 0:
+            weight = best_weight(x, t, masks.detach())
+        optimizer.zero_grad()
+        F.mse_loss(_layer(x, masks, weight), t).backward()
+        optimizer.step()
+        anneal.step()
+    masks = masks.detach()
+    return masks, best_weight(x, t, masks) if also_weight else weight
+
+
+def best_weight(x: Tensor, t: Tensor, masks: Tensor) -> Tensor:
+    """The 1x1 convolution with the smallest squared error for given masks, (O, C * M, 1, 1): least squares."""
+    maps, target = (part.movedim(1, 0).flatten(1).double() for part in (perturb(x, masks, act=torch.nn.ReLU()), t))
+    gram = maps @ maps.T
+    gram += 1e-6 * gram.diagonal().mean() * torch.eye(len(gram))  # a map may be zero everywhere
+    return torch.linalg.solve(gram, maps @ target.T).T.float()[..., None, None]
+
+
+def missed(x: Tensor, t: Tensor, masks: Tensor, weight: Tensor) -> float:
+    """Share of the target's variance, about each filter's mean, that the layer misses."""
+    return _share(_layer(x, masks, weight), t)
+
+
+def pointwise(x: Tensor, t: Tensor, others: Tensor, target: Tensor) -> float:
+    """What the best affine map of the centre pixel misses, which is a 1x1 convolution without any mask."""
+
+    def columns(images: Tensor) -> Tensor:
+        flat = images.movedim(1, -1).reshape(-1, 3)
+        return torch.cat([flat, torch.ones(len(flat), 1)], 1)
+
+    best = torch.linalg.lstsq(columns(x), t.movedim(1, -1).reshape(-1, FILTERS)).solution
+    return _share((columns(others) @ best).reshape(len(others), EDGE, EDGE, FILTERS).movedim(-1, 1), target)
+
+
+def _pairs(x: Tensor, conv: Tensor) -> tuple[Tensor, Tensor]:
+    """The middle of images and of what the convolution makes of them."""
+    low, high = (32 - EDGE) // 2, (32 + EDGE) // 2
+    return x[..., low:high, low:high].contiguous(), F.conv2d(x, conv, padding=1)[..., low:high, low:high].contiguous()
+
+
+def _layer(x: Tensor, masks: Tensor, weight: Tensor) -> Tensor:
+    return perturb_conv2d(x, masks, weight, act=torch.nn.ReLU())
+
+
+def _drawn() -> Tensor:
+    return draw_masks((3, MASKS, EDGE, EDGE), "uniform", stream(1, "masks"))
+
+
+def _better(x: Tensor, t: Tensor, weight: Tensor, before: Tensor, steps: int) -> Tensor:
+    """Of two starts, the masks for fewer images and drawn ones, the better end; every pixel for itself."""
+    ends = [fitted(x, t, start, weight, steps)[0] for start in (before, _drawn())]
+    errors = [(_layer(x, end, weight) - t).square().sum((0, 1)) for end in ends]
+    return torch.where(errors[0] <= errors[1], *ends)
+
+
+def _off(x: Tensor, t: Tensor, masks: Tensor, weight: Tensor) -> float:
+    return float((_layer(x, masks, weight) - t).abs().max())
+
+
+def _share(y: Tensor, t: Tensor) -> float:
+    centred = t - t.mean((0, 2, 3), keepdim=True)
+    return float((y - t).double().square().sum() / centred.double().square().sum())
+
+
+def _figure(counts: tuple[int, ...], curves: np.ndarray, alone: float, floor: float) -> Figure:
+    figure, axes = plt.subplots(figsize=(7, 4))
+    axes.plot(counts, curves[:, 0], "o-", color="#0072b2", label="best masks, on their own images")
+    axes.plot(counts, curves[:, 1], "s--", color="#d55e00", label="best masks, on the others")
+    axes.plot(counts, curves[:, 2], "D-.", color="#009e73", label="masks and 1x1 convolution, on the others")
+    axes.axhline(floor, color="#000000", linewidth=1)
+    axes.text(counts[-1], floor, "best 1x1 convolution without masks", va="top", ha="right", fontsize=9)
+    axes.axhline(1, color="#808080", linewidth=1, linestyle=":")
+    axes.text(counts[-1], 1, "a constant", va="bottom", ha="right", fontsize=9)
+    axes.set(xscale="log", xlabel="images that the masks were made for", ylabel="share missed")
+    axes.set_yscale("symlog", linthresh=1)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(0, max(2, 1.2 * alone, 1.2 * float(curves[:, 1:].max())))
+    axes.legend(frameon=False, fontsize=9)
+    return figure
