@@ -4,7 +4,7 @@ PY := .venv/bin/python
 # A test run must not find what another run has cached, and never needs the network.
 TEST := HF_HUB_OFFLINE=1 MPLBACKEND=agg $(PY) -m pytest
 
-.PHONY: setup demo test test-slow check bench faults soak format clean
+.PHONY: setup demo test test-slow check docs bench faults soak format clean
 
 setup: .venv/.ready
 
@@ -30,6 +30,12 @@ check: setup
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+# Every warning is an error (with --quiet none would be counted); what the theme says about its successor is none.
+SITE ?= build/site
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --site-dir $(SITE)
+	@echo "open $(SITE)/index.html"
 
 bench: setup
 	$(PY) -m benchmarks

@@ -148,8 +148,9 @@ def report(tallies: dict[str, Tally], found: Sequence[messages.Message], reached
     lines += ["", "| message | raised by |", "|---|---|"]
     for message in found:
         text = message.text.replace("|", "\\|").replace("\n", " ")
+        text = f"`` {text} ``" if "`" in text else f"`{text}`"  # or two underscores would make bold type
         by = reached.get(message) or messages.reason(message)
-        lines.append(f"| {message.file}:{message.first} {message.error}: {text} | {by} |")
+        lines.append(f"| `{message.file}:{message.first}` {message.error}: {text} | {by} |")
     return "\n".join(lines)
 
 

@@ -3,14 +3,13 @@
 import json
 import random
 import re
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
-from shutil import which
 
 import pytest
 from markupsafe import escape
 
+from browser import needs_chromium, shown
 from perturblab import cli
 from perturblab.catalogue import ENTRIES, RELATIONS
 from perturblab.records import Mask
@@ -196,11 +195,6 @@ def test_committed_records_make_a_page() -> None:
 
 # --- in a real browser ------------------------------------------------------------------------------------------------
 
-CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr"),
-)
 # Asked of the page by the page itself: what is wider than the window, and which pictures are empty.
 PROBE = """
 <script>
@@ -218,7 +212,7 @@ addEventListener("load", () => {
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; install Debian's package chromium")
+@needs_chromium
 @pytest.mark.parametrize("width", [1280, 400], ids=["desktop", "phone"])
 def test_a_browser_shows_all_of_it(width: int, tmp_path: Path) -> None:
     text = page.page([*SOME, *measured.load(RESULTS)])
@@ -226,16 +220,11 @@ def test_a_browser_shows_all_of_it(width: int, tmp_path: Path) -> None:
     asked = re.sub(r"<meta http-equiv=[^>]*>", "", text).replace("</body>", f"{PROBE}</body>")
     for name, content in (("page", text), ("asked", asked)):
         (tmp_path / f"{name}.html").write_text(content)
-    seen = shown(tmp_path / "asked.html", width, tmp_path)
+    seen = shown((tmp_path / "asked.html").as_uri(), tmp_path, width=width)
     found = json.loads(next(iter(re.findall(r"<title>(.*?)</title>", seen.stdout))).replace("&quot;", '"'))
     assert found["wide"] == []
     assert (found["empty"], found["broken"]) == (0, 0)
     assert found["charts"] == text.count('<svg class="chart"') >= 3
     assert found["bars"] > 20, "text of a picture stays text"
-    assert "CONSOLE" not in shown(tmp_path / "page.html", width, tmp_path).stderr, "no message of the browser"
-
-
-def shown(path: Path, width: int, folder: Path) -> "subprocess.CompletedProcess[str]":
-    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--window-size={width},900"]
-    command += ["--virtual-time-budget=5000", "--dump-dom", path.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    plain = shown((tmp_path / "page.html").as_uri(), tmp_path, width=width)
+    assert "CONSOLE" not in plain.stderr, "no message of the browser"

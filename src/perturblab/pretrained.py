@@ -27,14 +27,15 @@ Positive = Annotated[int, Field(ge=1)]
 class PretrainedConfig(BaseModel, frozen=True, extra="forbid"):
     """What builds a net and feeds it.
 
-    Args:
+    Attributes:
         model_type: always "perturblab".
         version: of this layout.
         net: a key of `perturblab.models.NETS`.
         options: every option of that net.
         classes: names in label order.
         image_size: (C, H, W) of an image.
-        mean, std: per channel, for pixels in [0, 1]: the net takes (x - mean) / std.
+        mean: per channel, for pixels in [0, 1]: the net takes (x - mean) / std.
+        std: per channel, likewise.
     """
 
     model_type: Literal["perturblab"] = "perturblab"

@@ -14,6 +14,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
+"""What makes an activation, by the name that the published codes give it."""
 
 
 def activation(name: str) -> nn.Module:

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 PARTNERS = ("replacement", "permutation", "mutual", "no-self", "different-class", "same-class")
+"""The ways to choose a partner; `draw_partners` says what each does."""
+
 BY_CLASS = ("different-class", "same-class")
 
 

@@ -76,6 +76,7 @@ NETS: dict[str, Net] = {
         VGGOptions, partial(vgg19, tied=True), "as reproduced: the same block called 7 times (8 convolutions)", init_vgg
     ),
 }
+"""The published nets by name; `build` makes one, `options_read` says what it can be told."""
 
 
 def options_read(name: str) -> frozenset[str]:

@@ -1,0 +1,87 @@
+"""What `make docs` adds to the documents: a page for every public module, and links that hold on the site."""
+
+import ast
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+from posixpath import dirname, join, normpath
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+MODULE = """---
+title: {0}
+---
+
+::: {0}
+    options: {{heading: {0}, heading_level: 1, members: []}}
+"""
+NAME = """
+::: {1}
+    options: {{heading: {0}, toc_label: {0}}}
+"""
+# Here a name in backticks is one of the interface; elsewhere it may be a command or a variable.
+NAMING = re.compile(r"(?<=^## )(?:API|What is public)$.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> None:
+    """Add a page for every public module, make the guide the start page, fill in the navigation."""
+    for module, names in public().items():
+        content = MODULE.format(module) + "".join(NAME.format(*item) for item in names.items())
+        files.append(File.generated(config, f"api/{module.removeprefix('perturblab.')}.md", content=content))
+    start = files.src_uris["guide.md"]
+    start.name, start.dest_uri, start.url = "index", "index.html", "index.html"
+    config.nav = filled(config.nav or [], [file.src_uri for file in files.documentation_pages()])
+
+
+def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
+    """Link public names to what their docstrings say; a link that leads out of docs/ stays as its text."""
+    folder, paths = dirname(page.file.src_uri), dict[str, str]()
+    for module, names in public().items():
+        paths |= {module: module, **names}
+
+    def inside(link: re.Match[str]) -> str:
+        return link[1] if normpath(join(folder, link[2])).startswith("../") else link[0]
+
+    def linked(span: re.Match[str]) -> str:
+        return f"[{span[0]}][{paths[span[1]]}]" if span[1] in paths else span[0]
+
+    markdown = re.sub(r"\[([^\]]+)\]\((\.\./[^)]+)\)", inside, markdown)
+    return NAMING.sub(lambda part: re.sub(r"`([\w.]+)(?:\([^`]*\))?`", linked, part[0]), markdown)
+
+
+def filled(nav: list[Any], pages: list[str]) -> list[Any]:
+    """The navigation with the pages that there are instead of patterns, and without sections that have none."""
+    full = []
+    for entry in nav:
+        title, value = next(iter(entry.items())) if isinstance(entry, dict) else ("", entry)
+        if isinstance(value, list):
+            value = filled(value, pages)
+        elif "*" in value:
+            value = [page for page in pages if fnmatch(page, value)]
+        full += [{title: value} if title else value] if value else []
+    return full
+
+
+def public() -> dict[str, dict[str, str]]:
+    """Public names by module, as api.md lists them, each with the path of its definition."""
+    found: dict[str, dict[str, str]] = {}
+    (listed,) = NAMING.findall((ROOT / "docs" / "api.md").read_text())
+    for part in listed.split("\n### ")[1:]:
+        for row in re.findall(r"^\| (`.+) \|$", part, re.MULTILINE):
+            cells = [re.findall(r"`([\w.]+)`", cell) for cell in row.split(" | ")]
+            module, names = (cells[0][0], cells[1]) if part.startswith("Elsewhere") else (part.split(":")[0], cells[0])
+            found.setdefault(module, {}).update({name: f"{home(module, name)}.{name}" for name in names})
+    return found
+
+
+def home(module: str, name: str) -> str:
+    """The module that a package takes a name from: `batchout` of the layers is a function, and also its file."""
+    package = ROOT / "src" / Path(*module.split(".")) / "__init__.py"
+    for node in ast.parse(package.read_text()).body if package.exists() else []:
+        if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
+            return str(node.module)
+    return module
