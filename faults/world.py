@@ -21,6 +21,7 @@ RUNS = {
     "run": [*TINY, "--audit", "--val-size", "5", "--optim-method", "Adam"],
     "mixed": [*TINY, "--defence", "batchout"],
     "byclass": [*TINY, "--defence", "batchout", "--batchout-partners", "different-class"],
+    "masked": [*TINY, "--filter_size", "0"],
     "colour": ["--dataset-train", "pictures", *TINY[2:], "--train-size", "4", "--batch-size", "2"],
 }
 ATTACK = shlex.split(

@@ -3,9 +3,10 @@
 Two dots, one bright and one dark, in one row at a distance d, on a faint noise: in one class the bright one is d to
 the left of the dark one, in the other class d to the right, round the edge. At every pixel the two classes have the
 same distribution; only the arrangement tells them apart. A net of 1x1 convolutions sees more than a pixel only
-through its first 3x3 convolution and its poolings, 10x10 pixels in all, whether it has masks or not. What lies
-farther apart it cannot compare. It can still add up evidence about places, if it knows them, and masks tell it: with
-"bright dots on the left" it is right for 1 - d / 32 of the images, all those that do not go round the edge.
+through its first 3x3 convolution and its poolings, 10x10 pixels in all, whether it has masks or not, and what lies
+farther apart it cannot compare. Masks make places differ, and a net that knew the places could add them up: "bright
+dots are on the left" is right for 1 - d / 32 of the images, all those that do not go round the edge. That is the
+dotted line.
 """
 
 import matplotlib.pyplot as plt

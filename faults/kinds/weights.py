@@ -1,9 +1,9 @@
-"""Bad weights: safetensors files of a finished run."""
+"""Bad weights and masks: safetensors files of a finished run."""
 
 import json
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from faults.kinds.mutations import changed, damaged
 from faults.world import DIGITS
 
 Header = dict[str, Any]
-FILE = "run/weights.safetensors"
+WEIGHTS, MASKS = "run/weights.safetensors", "masked/masks.safetensors"
+RESUME = ["train", "--resume", "masked", "--nepochs", "2", "--quiet"]
 COMMANDS = (
     ["evaluate", "run", "--json"],
     ["evaluate", "run", "--audit"],
@@ -89,85 +90,97 @@ CONTENTS: dict[str, bytes] = {
 }
 
 
-def _header(change: Callable[[Header], Any], folder: Path) -> None:
-    header, data = split((folder / FILE).read_bytes())
+def _header(change: Callable[[Header], Any], file: str, folder: Path) -> None:
+    header, data = split((folder / file).read_bytes())
     change(header)
-    (folder / FILE).write_bytes(joined(header, data))
+    (folder / file).write_bytes(joined(header, data))
 
 
-def _content(content: bytes, folder: Path) -> None:
-    (folder / FILE).write_bytes(content)
+def _content(content: bytes, file: str, folder: Path) -> None:
+    (folder / file).write_bytes(content)
 
 
-def _values(value: float, folder: Path) -> None:
+def _values(value: float, file: str, folder: Path) -> None:
     """Every number is the same one."""
-    header, data = split((folder / FILE).read_bytes())
-    (folder / FILE).write_bytes(joined(header, struct.pack("<f", value) * (len(data) // 4)))
+    header, data = split((folder / file).read_bytes())
+    (folder / file).write_bytes(joined(header, struct.pack("<f", value) * (len(data) // 4)))
 
 
 def _of_another_net(folder: Path) -> None:
-    (folder / "colour/weights.safetensors").replace(folder / FILE)
+    (folder / "colour/weights.safetensors").replace(folder / WEIGHTS)
 
 
-def _gone(folder: Path) -> None:
-    (folder / FILE).unlink()
+def _gone(file: str, folder: Path) -> None:
+    (folder / file).unlink()
 
 
-def _folder(folder: Path) -> None:
-    _gone(folder)
-    (folder / FILE).mkdir()
+def _folder(file: str, folder: Path) -> None:
+    _gone(file, folder)
+    (folder / file).mkdir()
 
 
-def _pipe(folder: Path) -> None:
+def _pipe(file: str, folder: Path) -> None:
     import os
 
-    _gone(folder)
-    os.mkfifo(folder / FILE)
+    _gone(file, folder)
+    os.mkfifo(folder / file)
 
 
-def _linked(target: str, folder: Path) -> None:
-    _gone(folder)
-    (folder / FILE).symlink_to(target)
+def _linked(target: str, file: str, folder: Path) -> None:
+    _gone(file, folder)
+    (folder / file).symlink_to(target)
 
 
 def cases(count: int, seed: int) -> list[Case]:
-    """Bad weights for ``evaluate`` and ``attack``."""
-    fixed = [_case(name, partial(_header, change)) for name, change in HEADERS.items()]
-    fixed += [_case(name, partial(_content, content), False) for name, content in CONTENTS.items()]
-    fixed += [_case(f"all {value}", partial(_values, value)) for value in (float("nan"), float("inf"), 1e38, 0.0)]
-    fixed += [
-        _case(name, prepare, False) for name, prepare in {"gone": _gone, "a folder": _folder, "a pipe": _pipe}.items()
-    ]
-    fixed += [_case(f"a link to {to}", partial(_linked, to), False) for to in ("weights.safetensors", "/dev/zero")]
+    """Bad weights for ``evaluate`` and ``attack``, bad masks for ``train --resume``."""
+    fixed = [_case(name, change, COMMANDS[0], WEIGHTS, may) for name, (change, may) in _changes().items()]
     fixed.append(Case("of another net", COMMANDS[0], ("run", "colour"), _of_another_net, may_succeed=False))
     fixed += [
         Case(f"{case.name}, attacked", COMMANDS[2], case.needs, case.prepare, DIGITS, may_succeed=case.may_succeed)
         for case in fixed[::3]
     ]
-    fixed.append(Case("all nan, autoattack", AUTOATTACK, ("run",), partial(_values, float("nan")), may_succeed=False))
+    # A file that holds the very masks is as good as any: with a name more, or the run's weights.
+    harmless = ("a name more", "a link to weights.safetensors")
+    fixed += [
+        _case(f"masks: {name}", change, RESUME, MASKS, name in harmless) for name, (change, _) in _changes().items()
+    ]
+    nan = partial(_values, float("nan"))
+    fixed.append(_case("all nan, autoattack", nan, AUTOATTACK, WEIGHTS, False))
     return fill(fixed, _drawn, count, seed)
 
 
-def _case(name: str, prepare: Callable[[Path], None], may_succeed: bool = True) -> Case:
-    return Case(name, COMMANDS[0], ("run",), prepare, DIGITS, may_succeed=may_succeed)
+def _changes() -> dict[str, tuple[Callable[[str, Path], None], bool]]:
+    """What is done to a file, by name, and whether a net may still work with it."""
+    done: dict[str, tuple[Callable[[str, Path], None], bool]] = {
+        name: (partial(_header, change), True) for name, change in HEADERS.items()
+    }
+    done |= {name: (partial(_content, content), False) for name, content in CONTENTS.items()}
+    done |= {f"all {value}": (partial(_values, value), True) for value in (float("nan"), float("inf"), 1e38, 0.0)}
+    done |= {"gone": (_gone, False), "a folder": (_folder, False), "a pipe": (_pipe, False)}
+    return done | {f"a link to {to}": (partial(_linked, to), False) for to in ("weights.safetensors", "/dev/zero")}
+
+
+def _case(name: str, change: Callable[[str, Path], None], argv: Sequence[str], file: str, may: bool) -> Case:
+    return Case(name, argv, (file.split("/")[0],), partial(change, file), DIGITS, may_succeed=may)
 
 
 def _drawn(k: int, chance: random.Random) -> Case:
-    prepare = partial(_damaged if k % 2 else _odd_header, chance)
+    change = partial(_damaged if k % 2 else _odd_header, chance)
     name = "damaged bytes" if k % 2 else "an odd header"
-    return Case(f"{k}: {name}", COMMANDS[(k // 2) % 3], ("run",), prepare, DIGITS)
+    argv = (*COMMANDS, RESUME)[(k // 2) % 4]
+    return _case(f"{k}: {name}", change, argv, MASKS if argv is RESUME else WEIGHTS, True)
 
 
-def _damaged(chance: random.Random, folder: Path) -> None:
-    content = (folder / FILE).read_bytes()
+def _damaged(chance: random.Random, file: str, folder: Path) -> None:
+    content = (folder / file).read_bytes()
     start = chance.choice([0, 8, 200, len(content) // 2])
-    (folder / FILE).write_bytes(content[:start] + damaged(content[start:], chance))
+    (folder / file).write_bytes(content[:start] + damaged(content[start:], chance))
 
 
-def _odd_header(chance: random.Random, folder: Path) -> None:
-    header, data = split((folder / FILE).read_bytes())
+def _odd_header(chance: random.Random, file: str, folder: Path) -> None:
+    header, data = split((folder / file).read_bytes())
     odd, _ = changed(header, chance)
     try:
-        (folder / FILE).write_bytes(joined(odd, data, chance.choice([None, None, None, 7, 10**9])))
+        (folder / file).write_bytes(joined(odd, data, chance.choice([None, None, None, 7, 10**9])))
     except (ValueError, UnicodeEncodeError):  # a number of more digits than Python writes
-        (folder / FILE).write_bytes(joined({}, data))
+        (folder / file).write_bytes(joined({}, data))

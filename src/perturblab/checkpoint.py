@@ -68,10 +68,11 @@ def _fixed(path: Path, digests: Mapping[str, str]) -> dict[str, Tensor]:
     if not digests:
         return {}
     try:
+        if not path.is_file():  # nobody writes into a pipe
+            raise OSError("it is no file" if path.exists() else "it is missing")
         tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
-        reason = "it is missing" if isinstance(error, FileNotFoundError) else str(error)
-        raise UserError(f"{path} holds the fixed masks, and cannot be read ({reason}); restore the file") from error
+        raise UserError(f"{path} holds the fixed masks, and cannot be read ({error}); restore the file") from error
     if other := [name for name, known in digests.items() if name not in tensors or digest(tensors[name]) != known]:
         raise UserError(f"{path} does not hold the {other[0]} of this run; restore the file")
     return {name: tensors[name] for name in digests}
