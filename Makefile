@@ -4,7 +4,7 @@ PY := .venv/bin/python
 # A test run must not find what another run has cached, and never needs the network.
 TEST := HF_HUB_OFFLINE=1 MPLBACKEND=agg $(PY) -m pytest
 
-.PHONY: setup demo test test-slow check docs bench faults soak format clean
+.PHONY: setup demo test test-slow check docs gallery bench faults soak format clean
 
 setup: .venv/.ready
 
@@ -36,6 +36,10 @@ SITE ?= build/site
 docs: setup
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --site-dir $(SITE)
 	@echo "open $(SITE)/index.html"
+
+# Some scripts read real data, and one a run that it tells how to make.
+gallery: setup
+	$(PY) docs/gallery/pages.py --dataroot ../shared/data
 
 bench: setup
 	$(PY) -m benchmarks
