@@ -10,7 +10,9 @@ from faults.case import Case
 from faults.forked import Ended
 
 MEMORY = 700 << 20  # bytes that no bad input may take
-PROGRESS = re.compile(r"(data|classes in order|net|run|quick): |fetching |reading |decoding |warning: ")
+PROGRESS = re.compile(
+    r"(data|classes in order|net|run|quick|its last bits depend on): |fetching |reading |decoding |warning: "
+)
 ERROR = re.compile(r"perturblab: error: .+\n")
 
 

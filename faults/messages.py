@@ -11,9 +11,12 @@ ROOT = Path(perturblab.__file__).parent
 ERRORS = {"UserError", "DataError", "NonFiniteError", "ValueError"}
 
 
+RANKS = "needs several processes: tests/test_torchrun.py and tests/test_ranks.py"
+HUB = "of from_pretrained and the hub: tests/test_pretrained.py"
+INSTALLED = "the package is installed where this was run"
 # Why no case on the command line can come to a message. Python code can, and the tests do.
 REASONS = {
-    "UserError: AutoAttack and Square need": "the package is installed where this was run",
+    "UserError: AutoAttack and Square need": INSTALLED,
     "UserError: images are {height}x{width}; Square in l2": "the images of every set here are large enough",
     "DataError: {source.folder} holds {copy[1]}": "only the real files have the hash of a known copy",
     "DataError: {where} has the label {error}": "other class names in test than in train are told first",
@@ -23,6 +26,21 @@ REASONS = {
     "DataError: {path} cannot be read": "the privileged user of the test may read all files",
     "UserError: {'/'.join(path.parts[-2:])} cannot be written": "staged by python -m faults: full disks",
     "UserError: busy": "staged by python -m faults: two processes on one run",
+    "UserError: {run.folder / CHECKPOINT} is not the one": "staged by python -m faults: two processes on one run",
+    "UserError: {reason} with --batch-size": "staged by python -m faults: limited memory",
+    "UserError: perturblab {args.command} is a single": RANKS,
+    "UserError: --device got {device} for process": RANKS,
+    "UserError: WORLD_SIZE is": RANKS,
+    "UserError: the {other[0]} of ranks": RANKS,
+    "UserError: --batch-size {recipe.batch_size} leaves a batch of {last} of {images} training images for": RANKS,
+    "UserError: {what} needs": INSTALLED,
+    "UserError: --on ray needs Ray": INSTALLED,
+    "UserError: {folder} holds no {missing[0]}": HUB,
+    "UserError: {files[0]} describes no net": HUB,
+    "UserError: {path.parent} holds no {path.name}; give a folder that save_pretrained": HUB,
+    "UserError: {path} is no configuration of a perturblab net": HUB,
+    "UserError: {what}: {_said(error)}": HUB,
+    "UserError: {repo} cannot be pushed": HUB,
 }
 ONLY_PYTHON = "only from Python: on the command line the flags are checked before"
 

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ RUNS = {
     "run": [*TINY, "--audit", "--val-size", "5", "--optim-method", "Adam"],
     "mixed": [*TINY, "--defence", "batchout"],
     "byclass": [*TINY, "--defence", "batchout", "--batchout-partners", "different-class"],
-    "masked": [*TINY, "--filter_size", "0"],
+    "redrawn": [*TINY, "--redraw_masks", "always"],
     "colour": ["--dataset-train", "pictures", *TINY[2:], "--train-size", "4", "--batch-size", "2"],
 }
 ATTACK = shlex.split(
@@ -60,6 +61,7 @@ def _stopped(world: Path) -> None:
     content |= {"rows": [], "correct": []}
     content["digest"] = digest({name: value for name, value in content.items() if name != "digest"})
     torch.save(content, folder / "checkpoint.pt")
+    shutil.copy(world / "run/masks.safetensors", folder)
 
 
 def _made(world: Path, argv: list[str]) -> None:

@@ -75,6 +75,8 @@ def _last_row(content: Content, **values: Any) -> None:
 
 CHANGES: dict[str, Callable[[Content], Any]] = {
     "no config": lambda c: c.pop("config"),
+    "fixed masks as a list": lambda c: c.update(fixed=[1]),
+    "fixed masks of another name": lambda c: c["fixed"].update(more="0" * 64),
     "no rows": lambda c: c.pop("rows"),
     "version 99": lambda c: c.update(version=99),
     "version as text": lambda c: c.update(version="2"),

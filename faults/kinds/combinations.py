@@ -2,6 +2,7 @@
 
 import random
 import shlex
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -196,6 +197,7 @@ def _configured(name: str, folder: Path) -> None:
         content["state"] |= {key: stopped[key] for key in ("step", "permutation", "reached")}
     content["digest"] = digest({key: value for key, value in content.items() if key != "digest"})
     torch.save(content, folder / name / "checkpoint.pt")
+    shutil.copy(folder / "run/masks.safetensors", folder / name)
 
 
 def _unread() -> Iterator[tuple[str, str]]:

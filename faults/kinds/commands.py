@@ -3,9 +3,12 @@
 import random
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
-from faults.case import Case, fill
+from faults.case import Case, fill, nothing
 from faults.world import TINY
+from perturblab.report.measured import FAILED
+from perturblab.report.tables import BEGIN, END
 
 GOOD = (
     "models --json",
@@ -114,6 +117,23 @@ FIXED = (
     f"train {shlex.join(TINY)} --batch-size 2147483647 --code or --out new",
     f"train {shlex.join(TINY)} --out {'x' * 300}",
     f"train {shlex.join(TINY)} --out {'x/' * 3000}y",
+    "export run",
+    "export run --onnx net.onnx --push user/net",
+    "export run --onnx pictures",
+    "export run --onnx name",
+    "export run --pretrained mixed",
+    "export nowhere --pretrained new",
+    "export redrawn --onnx new.onnx --quiet",
+    "report run --attacks --groups",
+    "report run --markdown --into nowhere.md",
+    "report run --markdown --into without.md",
+    "report run --markdown --into swapped.md",
+    "report run --markdown --tag bogus",
+    "report run --groups --control bogus",
+    "report failed",
+    "run K4 --on bogus --quiet",
+    "run K4 --cpus 2 --quiet",
+    "run K4 --on ray --gpus 1.5 --quiet",
     "describe --net-type lbcnet --depth 2147483647",
     "describe --net-type bottleneck_resnet --blocks 2147483647",
 )
@@ -129,7 +149,16 @@ def cases(count: int, seed: int) -> list[Case]:
 
 
 def _case(name: str, argv: Sequence[str]) -> Case:
-    return Case(name[:80], argv, ("run", "mixed", "pictures"), seconds=60)
+    needs = ("run", "mixed", "pictures", *(["redrawn"] if "redrawn" in argv else []))
+    return Case(name[:80], argv, needs, _documents if argv[:1] == ["report"] else nothing, seconds=60)
+
+
+def _documents(folder: Path) -> None:
+    """Texts without the markers of a table, and with them in the wrong order; a failure of a study that is none."""
+    (folder / "without.md").write_text("a text\n")
+    (folder / "swapped.md").write_text(f"{END}\n{BEGIN}\n")
+    (folder / "failed").mkdir()
+    (folder / "failed" / FAILED).write_text("[]")
 
 
 def _drawn(k: int, chance: random.Random) -> Case:

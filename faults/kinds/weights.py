@@ -13,8 +13,8 @@ from faults.kinds.mutations import changed, damaged
 from faults.world import DIGITS
 
 Header = dict[str, Any]
-WEIGHTS, MASKS = "run/weights.safetensors", "masked/masks.safetensors"
-RESUME = ["train", "--resume", "masked", "--nepochs", "2", "--quiet"]
+WEIGHTS, MASKS = "run/weights.safetensors", "run/masks.safetensors"
+RESUME = ["train", "--resume", "run", "--nepochs", "2", "--quiet"]
 COMMANDS = (
     ["evaluate", "run", "--json"],
     ["evaluate", "run", "--audit"],

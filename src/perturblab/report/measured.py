@@ -94,7 +94,7 @@ def _metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
         rows = tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
         for row in rows:
             _check(row)
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as metrics ({error}); restore the file") from error
     return rows
 
