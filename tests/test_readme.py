@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import perturblab
-from perturblab import cli, records
+from perturblab import cli
 from perturblab.arguments import given, parsed
 from perturblab.config import TrainConfig, validated
 from perturblab.report import tables
@@ -34,9 +34,23 @@ def test_example_runs_and_prints_what_its_comments_say() -> None:
     assert "'trainable': 92122" in printed[-1]
 
 
-def test_table_is_made_from_the_committed_records() -> None:
-    table = tables.markdown(records.load_all(ROOT / "results" / "cifar10-jpeg"), CONTROL)
-    assert tables.update_between_markers(README, table) == README
+TABLES = {
+    "README.md": "results/cifar10-jpeg --groups --markdown --control '" + CONTROL + "'",
+    "docs/results.md": "results --markdown",
+    "docs/robustness.md": "results/robust --attacks",
+}
+
+
+@pytest.mark.parametrize("path", TABLES)
+def test_tables_are_made_from_the_committed_records(
+    path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["report", *shlex.split(TABLES[path])]) == 0
+    text = (ROOT / path).read_text()
+    assert tables.update_between_markers(text, capsys.readouterr().out) == text, (
+        f"say perturblab report {TABLES[path]} --into {path}"
+    )
 
 
 @pytest.mark.parametrize("line", calls())
