@@ -39,6 +39,44 @@ def test_the_gallery_is_complete(script: ModuleType) -> None:
         assert (FOLDER / f"{name}.svg").stat().st_size < 200_000
 
 
+def rows(name: str) -> dict[str, list[float]]:
+    """The tables of a page: first cell -> numbers of the others, without their intervals."""
+    found = {}
+    for line in (FOLDER / f"{name}.md").read_text().splitlines():
+        first, *cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else [""]
+        numbers = [float(cell.split(" ")[0]) for cell in cells if re.match(r"[\d.]+( ±|$)", cell)]
+        found |= {first: numbers} if numbers else {}
+    return found
+
+
+def test_masks_for_many_images_are_no_better_than_none() -> None:
+    """What the page says in words is what its table says."""
+    page = rows("one_mask_one_input")
+    (floor,) = page["no masks, no activation: the best 1x1 convolution, for 1,000"]
+    assert page["solved for one image"][0] < 1e-4 < 20 < page["solved for one image"][1]
+    assert floor < page["... and 1x1 convolution, for 1,000"][1] < 1.1 * floor
+    assert page["drawn masks, best 1x1 convolution, for 1,000"][1] > 2 * floor
+
+
+def test_what_the_neighbours_add_is_not_known_from_the_place() -> None:
+    page = rows("neighbours")
+    layers = [page[f"conv{k}"] for k in range(1, 6)]
+    assert all(place < 0.1 < 0.4 < centre < both for _, place, centre, both, _ in layers)
+    assert max(page["the n_c of another image"]) < 10, "below chance: it answers for the other image"
+    assert max(page["noise of its distribution, fixed"]) < 30 < 70 < page["n_c itself"][0]
+    assert min(page["what the centre tells: the best 1x1 convolution"][1:5]) > 70
+
+
+def test_only_3x3_convolutions_compare_beyond_the_receptive_field() -> None:
+    page = rows("arrangement")
+    assert min(page["3x3 convolutions"]) > 99
+    for name in ("1x1 convolutions", "masks, level 0.1", "masks, level 1"):
+        near, nearer, edge, *beyond = page[name]
+        assert min(near, nearer) > 99
+        assert 55 < edge < 65
+        assert all(abs(value - 50) < 2 for value in beyond)
+
+
 def _make(script: ModuleType, name: str, dataroot: Path, to: Path) -> None:
     script.make(name, small=True, dataroot=str(dataroot), to=to)
     page, picture = (to / f"{name}.md").read_text(), (to / f"{name}.svg").read_text()

@@ -304,6 +304,19 @@ def tell(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     return cli.main(shlex.split(line)), *capsys.readouterr()
 
 
+def test_a_cluster_leaves_attacks_out_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = f"run BO-mnist-none --preset robust --seed 1 --results {tmp_path} --work {tmp_path} --dry-run"
+    assert tell(line, capsys)[1].splitlines()[1:] == [
+        f"BO-mnist-none seed 1: {attacks}" for attacks in ("fgsm,deepfool", "fgsm,pgd", "autoattack")
+    ]
+    code, out, err = tell(f"{line} --on ray", capsys)
+    assert (code, out) == (0, "BO-mnist-none seed 1\n")
+    assert err.splitlines() == [
+        "3 attacks are left out: the weights stay where a run is trained; attack without --on there",
+        "robust: 1 runs, 0 done, 1 missing",
+    ]
+
+
 def test_list_show_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(presets.PRESETS, "quick", replace(TINY, name="quick", setups=("K4",)))
     results = f"--results {tmp_path}/results"

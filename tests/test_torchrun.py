@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 MIXED = (
     "--net-type batchout_mnist --nfilters 4 --dropout 0 --nepochs 2 --learning-rate 0.05 --audit --defence batchout "
-    "--batchout-k 20 --batchout-partners different-class --batchout-eta 0.5"
+    "--batchout-k 20 --batchout-partners different-class --batchout-eta 0.5 --write-log csv"
 )
 # Batch norm, masks drawn anew at every forward pass, also in evaluation, and BatchOut's counters.
 HARD = "--net-type perturb_resnet18 --nfilters 4 --redraw-masks always --defence batchout --val-size 100 --nepochs 4"
@@ -40,6 +40,7 @@ def tell(ranks: int, words: str) -> subprocess.CompletedProcess[str]:
 def train(ranks: int, flags: str, folder: Path) -> str:
     done = tell(ranks, f"train --dataset-train digits --device cpu {flags} --out {folder}")
     assert done.returncode == 0, done.stderr
+    assert (folder / "metrics.csv").is_file() == ("--write-log" in flags)
     return done.stdout
 
 

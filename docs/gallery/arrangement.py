@@ -8,8 +8,9 @@ farther apart it cannot compare. Masks make places differ, and a net that knew t
 dots are on the left" is right for 1 - d / 32 of the images, all those that do not go round the edge. That is the
 dotted line.
 
-Within the receptive field every net learns it, beyond it only the 3x3 one; masks add nothing to 1x1 convolutions,
-neither a comparison nor, in so short a training, the places.
+Well within the receptive field every net learns it; near its edge those of 1x1 convolutions do only for the images
+where one window of the poolings holds both dots; beyond it only the 3x3 net does. Masks add nothing to 1x1
+convolutions, neither a comparison nor, in so short a training, the places.
 """
 
 import matplotlib.pyplot as plt
@@ -53,7 +54,7 @@ def draw(dataroot: str, distances: tuple[int, ...], seeds: tuple[int, ...], step
     print(f"{asked:,} test images.")
     axes.plot(distances, [100 * (1 - d / SIZE) for d in distances], "k:", label="by places alone")
     axes.axvline(field, color="#808080", linewidth=1)
-    axes.text(field, 101, f"receptive field, {field} pixels", fontsize=9, ha="center")
+    axes.text(field, 102, f"receptive field, {field} pixels", fontsize=9, ha="center")
     axes.set(xlabel="distance of the dots, pixels", ylabel="test accuracy, %", ylim=(45, 105))
     axes.legend(frameon=False, fontsize=9)
     return figure

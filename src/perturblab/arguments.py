@@ -14,7 +14,8 @@ from pydantic.fields import FieldInfo
 from perturblab.errors import UserError
 
 # The published spelling first where a field has a shorter name too.
-_ALIASES = {"manual_seed": ("--seed",), "learning_rate": ("--lr",)}
+# torchrun takes what it could complete to an option of its own: --log is the beginning of three of them.
+_ALIASES = {"manual_seed": ("--seed",), "learning_rate": ("--lr",), "log": ("--write-log",)}
 
 
 class _Help(argparse.HelpFormatter):

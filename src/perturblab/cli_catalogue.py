@@ -147,6 +147,10 @@ def _run(args: argparse.Namespace) -> int:
     show, asked, jobs = Show(quiet=args.quiet), list[int](), _jobs(args)
     place = _placed(args)
     missing = [job for job in jobs if not study.is_done(job)]
+    if args.on is not None and (left := sum(bool(job.attack) for job in missing)):
+        # Nothing can be attacked on a machine that does not have the weights.
+        show.warn(f"{left} attacks are left out: the weights stay where a run is trained; attack without --on there")
+        jobs, missing = ([job for job in some if not job.attack] for some in (jobs, missing))
     show.say(f"{args.preset}: {len(jobs)} runs, {len(jobs) - len(missing)} done, {len(missing)} missing")
     if args.dry_run or not missing:
         print("\n".join(job.name for job in missing) if missing else "nothing is missing")
@@ -187,9 +191,7 @@ def _jobs(args: argparse.Namespace) -> "list[Job]":
         seeds = integers(args.seed, "--seed")
     given = {} if args.dataroot is None else {"dataroot": str(Path(args.dataroot).absolute())}
     folders = {"results": Path(args.results), "work": Path(args.work)}
-    jobs = plan(chosen(args.ids, preset), preset, seeds, given=given, **folders)
-    # The weights stay where a run was trained, so that nothing can be attacked on another machine.
-    return [job for job in jobs if not job.attack or args.on is None]
+    return plan(chosen(args.ids, preset), preset, seeds, given=given, **folders)
 
 
 def _placed(args: argparse.Namespace) -> "AbstractContextManager[Callable[..., list[Failure]]]":
