@@ -479,6 +479,57 @@ class Asks(nn.Module):
         return self.conv(x) * self.conv.weight[0, 0, 2, 2]
 
 
+class NormConv(nn.Conv2d):
+    """A norm and an activation of its own, as detectron2 has them."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3, 3, padding=1)
+        self.norm, self.activation = nn.BatchNorm2d(3), F.relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.norm(super().forward(x)))
+
+
+class ScaledConv(nn.Conv2d):
+    """A gain and a mask of its own, used where a convolution is computed."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3, 3, padding=1)
+        self.gain = nn.Parameter(torch.ones(3, 1, 1, 1))
+        self.register_buffer("mask", torch.ones(3, 1, 1, 1))
+        self.register_parameter("shift", None)
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight * self.gain * self.mask, bias)
+
+
+class OffsetConv(nn.Conv2d):
+    """A convolution with another one inside."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3, 3, padding=1)
+        self.offset = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + self.offset(x))
+
+
+class RenamedConv(nn.Conv2d):
+    """Another class and nothing else: as good as the original."""
+
+
+def carrying() -> nn.Module:
+    net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1))
+    net[0].register_buffer("scale", torch.ones(3))
+    return net
+
+
+def patched() -> nn.Module:
+    net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1))
+    net[0].forward = torch.zeros_like
+    return net
+
+
 def hooked() -> nn.Module:
     net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Flatten(), nn.Linear(192, 2))
     batchout_at(net, "0", generator=generator())
@@ -506,6 +557,16 @@ REFUSED: list[tuple[Callable[[], nn.Module], dict[str, Any], str]] = [
     (Hides, {}, "^the model goes past the new conv, it keeps the old one elsewhere; nothing was changed$"),
     (Asks, {}, r"^the model does not run with the new layers \(index 2 .*\); nothing was changed$"),
     (hooked, {}, r"^0 has hooks \(BatchOut, weight norm, \.\.\.\), which would be lost; remove them first; name"),
+    (lambda: nn.Sequential(NormConv()), {}, "^0 is a NormConv with its own forward, norm, which would be lost; "),
+    (
+        lambda: nn.Sequential(ScaledConv(), NormConv()),
+        {"give_up": ["1"]},
+        "^0 is a ScaledConv with its own forward, gain, mask, which would be lost; name it in give_up= to replace it",
+    ),
+    (lambda: nn.Sequential(OffsetConv()), {}, "^0 is a OffsetConv with its own forward, offset, which would be lost"),
+    (carrying, {}, "^0 is a Conv2d with scale, which would be lost; name it in give_up= to replace it all the same; "),
+    (patched, {}, "^0 is a Conv2d with its own forward, which would be lost"),
+    (Functional, {"give_up": ["nope*"], "image_size": 15}, "^no module is called 'nope\\*'; there are conv1, conv2"),
     (parametrized, {}, "^0 is parametrized, which would be lost; name"),
     (tied, {}, "^0 shares its weights with 1, and a perturbation layer cannot; name"),
     (one_by_one, {}, r"^Sequential has no convolution to replace \(left: 0, 1x1, 1, 1x1\); nothing was changed$"),
@@ -542,6 +603,19 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         "a.inner()": "as asked",
         "b.forgotten": "as asked",
     }
+
+
+def test_what_a_convolution_has_of_its_own_is_given_up_by_name() -> None:
+    net = nn.Sequential(OrderedDict(a=NormConv(), b=OffsetConv(), c=RenamedConv(3, 3, 3, padding=1), d=ScaledConv()))
+    done = perturbify(net, image_size=8, give_up=["a", "b*"], leave=["d"])
+    assert dict(done.given_up) == {"a": "its own forward, norm", "b": "its own forward, offset"}
+    assert str(done).splitlines() == [
+        "a: PerturbConv2d (given up: its own forward, norm)",
+        "b: PerturbConv2d (given up: its own forward, offset)",
+        "c: PerturbConv2d",
+        "d: left (as asked)",
+    ]
+    assert net(torch.zeros(2, 3, 8, 8)).shape == (2, 3, 8, 8)
 
 
 class Mixed(nn.Module):
@@ -723,8 +797,11 @@ def test_image_models_of_transformers(name: str, task: str, config: dict[str, An
     others = {n: t.clone() for n, t in model.state_dict().items() if n.rpartition(".")[0] not in larger}
     x = torch.randn(2, 3, size, size, generator=generator())
     want = model(x).logits
-    done = perturbify(model, image_size=size, level=0.5)
+    standardised = [n for n, m in model.named_modules() if type(m).__name__ == "WeightStandardizedConv2d"]
+    assert bool(standardised) == (name == "Bit")
+    done = perturbify(model, image_size=size, level=0.5, give_up=standardised)
     assert list(done.replaced) == larger
+    assert {n for n in standardised if n in larger} == done.given_up.keys()
     after = model.state_dict()
     assert all(torch.equal(after[n], value) for n, value in others.items())
     out = model.train()(x).logits
