@@ -2,6 +2,8 @@
 
 import copy
 import math
+import re
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from perturblab.layers import (
     BatchOut,
@@ -436,6 +439,58 @@ class ByFunction(nn.Module):
         return self.inner(self.first(x))
 
 
+def by(convolve: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], nn.Module]:
+    """A net with a kernel of its own, convolved in this way."""
+
+    class By(ByFunction):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.first(convolve(x, self.inner.kernel))
+
+    return By
+
+
+def conv2d_as_packet(x: Tensor, kernel: Tensor) -> Tensor:
+    return torch.ops.aten.conv2d(x, kernel, padding=(1, 1))
+
+
+def as_convolution(x: Tensor, kernel: Tensor) -> Tensor:
+    pair = (1, 1)
+    return torch.convolution(x, weight=kernel, bias=None, stride=pair, padding=pair, dilation=pair, **NOT_TRANSPOSED)
+
+
+@torch.inference_mode()
+def inferred(x: Tensor, kernel: Tensor) -> Tensor:
+    return F.conv2d(x, kernel, padding="same")
+
+
+NOT_TRANSPOSED: dict[str, Any] = {"transposed": False, "output_padding": (0, 0), "groups": 1}
+
+
+@pytest.mark.parametrize(
+    ("convolve", "calls"),
+    [
+        (conv2d_as_packet, 1),
+        (as_convolution, 1),
+        (inferred, 1),
+        (lambda x, kernel: F.conv2d(x, kernel[..., :1, :1]), 0),
+        (lambda x, kernel: F.conv_transpose2d(x, kernel, padding=1), 0),
+        (lambda x, kernel: F.conv1d(x[..., 0], kernel[..., 0], padding=1)[..., None], 0),
+    ],
+)
+def test_functions_are_noticed_however_they_are_called(convolve: Any, calls: int) -> None:
+    assert trace(by(convolve)(), torch.zeros(1, 3, 8, 8)).functions == ({"": calls} if calls else {})
+
+
+def test_a_compiled_model_is_watched_like_another() -> None:
+    net = torch.compile(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1)), backend="eager")
+    assert list(perturbify(net, image_size=8).replaced) == ["_orig_mod.0"]
+
+
+def test_an_example_that_does_not_fit_is_told() -> None:
+    with pytest.raises(ValueError, match=r"^Functional does not run on \(1x2x8x8, more=int\): .*give what its forward"):
+        trace(new("functional"), torch.zeros(1, 2, 8, 8), more=3)
+
+
 class Forgets(nn.Module):
     """Has a layer that it does not call, and one whose weight it takes."""
 
@@ -536,6 +591,23 @@ def hooked() -> nn.Module:
     return net
 
 
+def old_weight_norm() -> nn.Module:
+    with pytest.warns(FutureWarning):
+        return nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 3, 3, padding=1)))
+
+
+def pruned() -> nn.Module:
+    net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Flatten(), nn.Linear(192, 2))
+    prune.l1_unstructured(net[2], "weight", 0.5)
+    return net
+
+
+def locked() -> nn.Module:
+    net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1))
+    net.lock = threading.Lock()
+    return net
+
+
 def parametrized() -> nn.Module:
     return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 3, padding=1)))
 
@@ -567,6 +639,19 @@ REFUSED: list[tuple[Callable[[], nn.Module], dict[str, Any], str]] = [
     (carrying, {}, "^0 is a Conv2d with scale, which would be lost; name it in give_up= to replace it all the same; "),
     (patched, {}, "^0 is a Conv2d with its own forward, which would be lost"),
     (Functional, {"give_up": ["nope*"], "image_size": 15}, "^no module is called 'nope\\*'; there are conv1, conv2"),
+    (
+        old_weight_norm,
+        {},
+        r"^0 holds a computed weight \(the old weight_norm, pruning, \.\.\.\), which PyTorch does not",
+    ),
+    (old_weight_norm, {"leave": ["0"]}, "^0 holds a computed weight .*; make it plain first, as"),
+    (pruned, {}, "^2 holds a computed weight .*; make it plain first, as"),
+    (locked, {}, "^Sequential cannot be copied, and a copy is what is watched: cannot pickle .*; take out what"),
+    (
+        Functional,
+        {"image_size": (2, 8, 8)},
+        r"^Functional does not run on \(1x2x8x8\): .*channels.*; give what its forward takes, by",
+    ),
     (parametrized, {}, "^0 is parametrized, which would be lost; name"),
     (tied, {}, "^0 shares its weights with 1, and a perturbation layer cannot; name"),
     (one_by_one, {}, r"^Sequential has no convolution to replace \(left: 0, 1x1, 1, 1x1\); nothing was changed$"),
@@ -575,7 +660,10 @@ REFUSED: list[tuple[Callable[[], nn.Module], dict[str, Any], str]] = [
     (Functional, {"nmasks": 2, "image_size": 15}, "^conv1: nmasks 2 groups .* multiple of 3, or nmasks 1; or name it"),
     (Functional, {"nmasks": 0, "image_size": 15}, "^nmasks is 0"),
     (Functional, {"image_size": (3, 15, 15, 1)}, r"^image_size is .*; expected S, \(H, W\) or \(C, H, W\)"),
-    (Functional, {"image_size": 0}, "^image_size is 0; expected"),
+    *[
+        (Functional, {"image_size": size}, f"^image_size is {re.escape(repr(size))}; expected S")
+        for size in (0, "32", 3.5, None, True, (3, 8, True), (8, 8.0), (8, "8"), {}, 1j)
+    ],
     (lambda: nn.Sequential(nn.Linear(2, 2)), {}, "^Sequential has no convolution; there is nothing to turn"),
     (lambda: nn.Conv2d(3, 3, 3), {}, "^the model itself is a convolution; put it into a torch.nn.Sequential first"),
     (lambda: nn.Sequential(nn.LazyConv2d(3, 3)), {}, "^0 is lazy and has no weights yet; call the model once"),

@@ -6,6 +6,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from perturblab.layers.masks import Noise
 from perturblab.layers.placement import COUNTER, names_matching, near
 from perturblab.layers.placement import batchout_at as batchout_at
 from perturblab.layers.substitute import substitute
-from perturblab.layers.tracing import Trace, trace
+from perturblab.layers.tracing import Trace, one_line, trace
 from perturblab.seeding import stream
 
 # (name, module) -> what stands in its place, or None
@@ -172,9 +173,10 @@ def perturbify(
 
 
 def _image_shape(model: nn.Module, image_size: int | Sequence[int]) -> tuple[int, ...]:
-    shape = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(shape) not in (2, 3) or min(shape) < 1:
-        raise ValueError(f"image_size is {image_size!r}; expected S, (H, W) or (C, H, W), each at least 1")
+    shape = tuple(image_size) if isinstance(image_size, Iterable) else (image_size, image_size)
+    whole = all(isinstance(side, Integral) and not isinstance(side, bool) and side >= 1 for side in shape)
+    if len(shape) not in (2, 3) or not whole:
+        raise ValueError(f"image_size is {image_size!r}; expected S, (H, W) or (C, H, W), whole numbers of at least 1")
     if len(shape) == 3:
         return shape
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
@@ -340,8 +342,8 @@ def _check(model: nn.Module, seen: Trace, names: Iterable[str]) -> None:
     """
     try:
         again = trace(model, *seen.args, **seen.kwargs)
-    except Exception as error:  # whatever a foreign model raises
-        reason = " ".join(str(error).split())
+    except ValueError as error:
+        reason = one_line(error.__cause__ or error)
         raise ValueError(f"the model does not run with the new layers ({reason}); nothing was changed") from error
     unused = [name for name in names if not {name, f"{name}.perturb"} & again.sizes.keys()]
     if unused:
