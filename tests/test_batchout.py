@@ -116,6 +116,14 @@ def test_batchout_with_given_rows_and_a_magnitude_for_each(data: st.DataObject, 
     torch.testing.assert_close(out, looped(x, partners, etas, rows), rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("eta", [0.1, 1])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_magnitude_may_be_a_number(eta: float, dtype: torch.dtype) -> None:
+    x, noise, alike = drawn(4, 3).to(dtype), drawn(2, 3, seed=1), torch.tensor(eta, dtype=torch.float64)
+    assert torch.equal(batchout(x, torch.tensor([3, 2]), eta), batchout(x, torch.tensor([3, 2]), alike))
+    assert torch.equal(equal_norm_noise(x, noise, eta), equal_norm_noise(x, noise, alike))
+
+
 def test_partners_are_taken_from_the_batch_as_it_came() -> None:
     """Row 0 moves, and row 1, whose partner it is, must not see that."""
     out = batchout(units(3), torch.tensor([1, 0]), torch.tensor(0.5))
