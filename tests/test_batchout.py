@@ -116,6 +116,14 @@ def test_batchout_with_given_rows_and_a_magnitude_for_each(data: st.DataObject, 
     torch.testing.assert_close(out, looped(x, partners, etas, rows), rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("eta", [0.1, 1])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_magnitude_may_be_a_number(eta: float, dtype: torch.dtype) -> None:
+    x, noise, alike = drawn(4, 3).to(dtype), drawn(2, 3, seed=1), torch.tensor(eta, dtype=torch.float64)
+    assert torch.equal(batchout(x, torch.tensor([3, 2]), eta), batchout(x, torch.tensor([3, 2]), alike))
+    assert torch.equal(equal_norm_noise(x, noise, eta), equal_norm_noise(x, noise, alike))
+
+
 def test_partners_are_taken_from_the_batch_as_it_came() -> None:
     """Row 0 moves, and row 1, whose partner it is, must not see that."""
     out = batchout(units(3), torch.tensor([1, 0]), torch.tensor(0.5))
@@ -1202,6 +1210,7 @@ def test_the_positions_of_the_tied_net_are_places_of_their_own() -> None:
         ({"nope": MUTUAL}, "no module is called 'nope'; there are .*conv1"),
         ({"conv1": MUTUAL, "fc1": MUTUAL, "nope": MUTUAL}, "no module is called 'nope'; there are .*conv1"),
         ({"fc1": MUTUAL, "relu3": MUTUAL}, "relu3 has a BatchOut already; remove it first"),
+        ({"fc1": MUTUAL, "conv1": None}, r"^the mixing at conv1 is None; expected a Mixing, such as Mixing\(eta=0.1\)"),
     ],
     ids=str,
 )
@@ -1215,6 +1224,68 @@ def test_a_placement_that_fails_leaves_the_model_untouched(at: dict[str, Mixing]
     assert "\n" not in str(caught.value)
     assert str(fingerprint(net)) == str(want)
     assert torch.equal(source.get_state(), state)
+
+
+@pytest.mark.parametrize("mixing", ["x", 0, Mixing], ids=str)
+def test_a_mixing_that_is_none_is_refused_at_once(mixing: Any) -> None:
+    net = toy()
+    want = str(fingerprint(net))
+    with pytest.raises(ValueError, match=r"^the mixing at conv1 is .*; expected a Mixing"):
+        batchout_at(net, "all", mixing, generator=generator())
+    assert str(fingerprint(net)) == want
+
+
+class Gives(nn.Module):
+    """A block that gives whatever it is told to make of its features."""
+
+    def __init__(self, make: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.make = make
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Any:
+        return self.make(x * scale)
+
+
+@pytest.mark.parametrize("more", [(), (None,), (torch.ones(2, 3),)], ids=["alone", "none", "tensor"])
+def test_of_a_tuple_the_first_is_mixed(more: tuple[Any, ...]) -> None:
+    block, x = Gives(lambda x: (x, *more)), drawn(6, 5)
+    batchout_at(block, {"": MUTUAL}, generator=generator())
+    out = block(x)
+    assert isinstance(out, tuple)
+    torch.testing.assert_close(out[0], mutual(x), rtol=1e-12, atol=1e-12)
+    assert all(got is given for got, given in zip(out[1:], more, strict=True))
+    assert int(block.get_buffer("batchout_draws")[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "does"),
+    [
+        (lambda x: [x], "gives a list"),
+        (lambda x: {"x": x}, "gives a dict"),
+        (lambda x: None, "gives a NoneType"),
+        (lambda x: (), "gives a tuple"),
+        (lambda x: (None, x), "gives first a NoneType"),
+        (lambda x: ((x,), x), "gives first a tuple"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_what_holds_no_tensor_is_refused_by_name(make: Callable[[Tensor], Any], does: str, training: bool) -> None:
+    """In eval too, where nothing is mixed: it would be told too late."""
+    net = nn.Sequential(OrderedDict(block=Gives(make)))
+    batchout_at(net, "block", generator=generator())
+    with pytest.raises(ValueError, match=rf"^block \(Gives\) {does}, and BatchOut mixes a tensor"):
+        net.train(training)(drawn(6, 5))
+
+
+def test_before_a_module_the_first_input_by_position_is_mixed() -> None:
+    block, x = Gives(lambda x: x), drawn(6, 5)
+    batchout_at(block, {"": MUTUAL}, generator=generator(), before=True)
+    torch.testing.assert_close(block(x, scale=2.0), 2 * mutual(x), rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match=r"^the model \(Gives\) is given nothing by position, and BatchOut before it"):
+        block(x=x)
+    with pytest.raises(ValueError, match=r"^the model \(Gives\) takes a list, and BatchOut mixes a tensor"):
+        block([x])
 
 
 @pytest.mark.parametrize("before", [False, True])

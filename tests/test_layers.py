@@ -103,6 +103,13 @@ def test_every_activation_has_a_scalar_twin() -> None:
     assert SCALAR.keys() == ACTIVATIONS.keys()
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 3, 3), (6, 2, 3, 3), (3, 3, 1, 3), (3, 3)], ids=str)
+def test_a_kernel_larger_than_1x1_is_refused(shape: tuple[int, ...]) -> None:
+    text = f"^the weights are {re.escape(str(shape))}; expected .*: the kernel is 1x1$"
+    with pytest.raises(ValueError, match=text):
+        perturb_conv2d(drawn(2, 3, 8, 8), drawn(3, shape[0] // 3, 8, 8), drawn(*shape))
+
+
 @pytest.mark.parametrize("act", [None, *ACTIVATIONS])
 @pytest.mark.parametrize("outside", [False, True])
 def test_perturb_conv2d_gradcheck(act: str | None, outside: bool) -> None:

@@ -2,6 +2,8 @@
 
 import copy
 import math
+import re
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from perturblab.layers import (
     BatchOut,
@@ -436,6 +439,58 @@ class ByFunction(nn.Module):
         return self.inner(self.first(x))
 
 
+def by(convolve: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], nn.Module]:
+    """A net with a kernel of its own, convolved in this way."""
+
+    class By(ByFunction):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.first(convolve(x, self.inner.kernel))
+
+    return By
+
+
+def conv2d_as_packet(x: Tensor, kernel: Tensor) -> Tensor:
+    return torch.ops.aten.conv2d(x, kernel, padding=(1, 1))
+
+
+def as_convolution(x: Tensor, kernel: Tensor) -> Tensor:
+    pair = (1, 1)
+    return torch.convolution(x, weight=kernel, bias=None, stride=pair, padding=pair, dilation=pair, **NOT_TRANSPOSED)
+
+
+@torch.inference_mode()
+def inferred(x: Tensor, kernel: Tensor) -> Tensor:
+    return F.conv2d(x, kernel, padding="same")
+
+
+NOT_TRANSPOSED: dict[str, Any] = {"transposed": False, "output_padding": (0, 0), "groups": 1}
+
+
+@pytest.mark.parametrize(
+    ("convolve", "calls"),
+    [
+        (conv2d_as_packet, 1),
+        (as_convolution, 1),
+        (inferred, 1),
+        (lambda x, kernel: F.conv2d(x, kernel[..., :1, :1]), 0),
+        (lambda x, kernel: F.conv_transpose2d(x, kernel, padding=1), 0),
+        (lambda x, kernel: F.conv1d(x[..., 0], kernel[..., 0], padding=1)[..., None], 0),
+    ],
+)
+def test_functions_are_noticed_however_they_are_called(convolve: Any, calls: int) -> None:
+    assert trace(by(convolve)(), torch.zeros(1, 3, 8, 8)).functions == ({"": calls} if calls else {})
+
+
+def test_a_compiled_model_is_watched_like_another() -> None:
+    net = torch.compile(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1)), backend="eager")
+    assert list(perturbify(net, image_size=8).replaced) == ["_orig_mod.0"]
+
+
+def test_an_example_that_does_not_fit_is_told() -> None:
+    with pytest.raises(ValueError, match=r"^Functional does not run on \(1x2x8x8, more=int\): .*give what its forward"):
+        trace(new("functional"), torch.zeros(1, 2, 8, 8), more=3)
+
+
 class Forgets(nn.Module):
     """Has a layer that it does not call, and one whose weight it takes."""
 
@@ -479,9 +534,77 @@ class Asks(nn.Module):
         return self.conv(x) * self.conv.weight[0, 0, 2, 2]
 
 
+class NormConv(nn.Conv2d):
+    """A norm and an activation of its own, as detectron2 has them."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3, 3, padding=1)
+        self.norm, self.activation = nn.BatchNorm2d(3), F.relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.norm(super().forward(x)))
+
+
+class ScaledConv(nn.Conv2d):
+    """A gain and a mask of its own, used where a convolution is computed."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3, 3, padding=1)
+        self.gain = nn.Parameter(torch.ones(3, 1, 1, 1))
+        self.register_buffer("mask", torch.ones(3, 1, 1, 1))
+        self.register_parameter("shift", None)
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight * self.gain * self.mask, bias)
+
+
+class OffsetConv(nn.Conv2d):
+    """A convolution with another one inside."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3, 3, padding=1)
+        self.offset = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + self.offset(x))
+
+
+class RenamedConv(nn.Conv2d):
+    """Another class and nothing else: as good as the original."""
+
+
+def carrying() -> nn.Module:
+    net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1))
+    net[0].register_buffer("scale", torch.ones(3))
+    return net
+
+
+def patched() -> nn.Module:
+    net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1))
+    net[0].forward = torch.zeros_like
+    return net
+
+
 def hooked() -> nn.Module:
     net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Flatten(), nn.Linear(192, 2))
     batchout_at(net, "0", generator=generator())
+    return net
+
+
+def old_weight_norm() -> nn.Module:
+    with pytest.warns(FutureWarning):
+        return nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 3, 3, padding=1)))
+
+
+def pruned() -> nn.Module:
+    net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Flatten(), nn.Linear(192, 2))
+    prune.l1_unstructured(net[2], "weight", 0.5)
+    return net
+
+
+def locked() -> nn.Module:
+    net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1))
+    net.lock = threading.Lock()
     return net
 
 
@@ -506,6 +629,29 @@ REFUSED: list[tuple[Callable[[], nn.Module], dict[str, Any], str]] = [
     (Hides, {}, "^the model goes past the new conv, it keeps the old one elsewhere; nothing was changed$"),
     (Asks, {}, r"^the model does not run with the new layers \(index 2 .*\); nothing was changed$"),
     (hooked, {}, r"^0 has hooks \(BatchOut, weight norm, \.\.\.\), which would be lost; remove them first; name"),
+    (lambda: nn.Sequential(NormConv()), {}, "^0 is a NormConv with its own forward, norm, which would be lost; "),
+    (
+        lambda: nn.Sequential(ScaledConv(), NormConv()),
+        {"give_up": ["1"]},
+        "^0 is a ScaledConv with its own forward, gain, mask, which would be lost; name it in give_up= to replace it",
+    ),
+    (lambda: nn.Sequential(OffsetConv()), {}, "^0 is a OffsetConv with its own forward, offset, which would be lost"),
+    (carrying, {}, "^0 is a Conv2d with scale, which would be lost; name it in give_up= to replace it all the same; "),
+    (patched, {}, "^0 is a Conv2d with its own forward, which would be lost"),
+    (Functional, {"give_up": ["nope*"], "image_size": 15}, "^no module is called 'nope\\*'; there are conv1, conv2"),
+    (
+        old_weight_norm,
+        {},
+        r"^0 holds a computed weight \(the old weight_norm, pruning, \.\.\.\), which PyTorch does not",
+    ),
+    (old_weight_norm, {"leave": ["0"]}, "^0 holds a computed weight .*; make it plain first, as"),
+    (pruned, {}, "^2 holds a computed weight .*; make it plain first, as"),
+    (locked, {}, "^Sequential cannot be copied, and a copy is what is watched: cannot pickle .*; take out what"),
+    (
+        Functional,
+        {"image_size": (2, 8, 8)},
+        r"^Functional does not run on \(1x2x8x8\): .*channels.*; give what its forward takes, by",
+    ),
     (parametrized, {}, "^0 is parametrized, which would be lost; name"),
     (tied, {}, "^0 shares its weights with 1, and a perturbation layer cannot; name"),
     (one_by_one, {}, r"^Sequential has no convolution to replace \(left: 0, 1x1, 1, 1x1\); nothing was changed$"),
@@ -514,7 +660,10 @@ REFUSED: list[tuple[Callable[[], nn.Module], dict[str, Any], str]] = [
     (Functional, {"nmasks": 2, "image_size": 15}, "^conv1: nmasks 2 groups .* multiple of 3, or nmasks 1; or name it"),
     (Functional, {"nmasks": 0, "image_size": 15}, "^nmasks is 0"),
     (Functional, {"image_size": (3, 15, 15, 1)}, r"^image_size is .*; expected S, \(H, W\) or \(C, H, W\)"),
-    (Functional, {"image_size": 0}, "^image_size is 0; expected"),
+    *[
+        (Functional, {"image_size": size}, f"^image_size is {re.escape(repr(size))}; expected S")
+        for size in (0, "32", 3.5, None, True, (3, 8, True), (8, 8.0), (8, "8"), {}, 1j)
+    ],
     (lambda: nn.Sequential(nn.Linear(2, 2)), {}, "^Sequential has no convolution; there is nothing to turn"),
     (lambda: nn.Conv2d(3, 3, 3), {}, "^the model itself is a convolution; put it into a torch.nn.Sequential first"),
     (lambda: nn.Sequential(nn.LazyConv2d(3, 3)), {}, "^0 is lazy and has no weights yet; call the model once"),
@@ -542,6 +691,19 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         "a.inner()": "as asked",
         "b.forgotten": "as asked",
     }
+
+
+def test_what_a_convolution_has_of_its_own_is_given_up_by_name() -> None:
+    net = nn.Sequential(OrderedDict(a=NormConv(), b=OffsetConv(), c=RenamedConv(3, 3, 3, padding=1), d=ScaledConv()))
+    done = perturbify(net, image_size=8, give_up=["a", "b*"], leave=["d"])
+    assert dict(done.given_up) == {"a": "its own forward, norm", "b": "its own forward, offset"}
+    assert str(done).splitlines() == [
+        "a: PerturbConv2d (given up: its own forward, norm)",
+        "b: PerturbConv2d (given up: its own forward, offset)",
+        "c: PerturbConv2d",
+        "d: left (as asked)",
+    ]
+    assert net(torch.zeros(2, 3, 8, 8)).shape == (2, 3, 8, 8)
 
 
 class Mixed(nn.Module):
@@ -723,8 +885,11 @@ def test_image_models_of_transformers(name: str, task: str, config: dict[str, An
     others = {n: t.clone() for n, t in model.state_dict().items() if n.rpartition(".")[0] not in larger}
     x = torch.randn(2, 3, size, size, generator=generator())
     want = model(x).logits
-    done = perturbify(model, image_size=size, level=0.5)
+    standardised = [n for n, m in model.named_modules() if type(m).__name__ == "WeightStandardizedConv2d"]
+    assert bool(standardised) == (name == "Bit")
+    done = perturbify(model, image_size=size, level=0.5, give_up=standardised)
     assert list(done.replaced) == larger
+    assert {n for n in standardised if n in larger} == done.given_up.keys()
     after = model.state_dict()
     assert all(torch.equal(after[n], value) for n, value in others.items())
     out = model.train()(x).logits

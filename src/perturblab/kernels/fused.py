@@ -60,12 +60,13 @@ def perturb_conv2d(
         (N, O, H, W).
 
     Raises:
-        ValueError: masks and features do not fit each other.
+        ValueError: masks and features do not fit each other, or the weights are not those of a 1x1 convolution.
 
     Reference:
         Perturbative Neural Networks, CVPR 2018, section 3.
     """
     reference.check_masks(x, masks)
+    reference.check_weight(weight)
     grouped = masks.shape[1] > 1 and weight.shape[1] == masks.shape[1]
     if not grouped or is_published():
         return reference.perturb_conv2d(x, masks, weight, bias, level=level, act=act, outside=outside)

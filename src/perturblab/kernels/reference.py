@@ -84,6 +84,18 @@ def check_masks(x: Tensor, masks: Tensor) -> None:
         raise ValueError(f"the masks are {have}, the features {need}; build the layer with size={need}")
 
 
+def check_weight(weight: Tensor) -> None:
+    """Refuse weights that are not (O, C * M / groups, 1, 1).
+
+    Raises:
+        ValueError: a larger kernel, or another number of dimensions.
+    """
+    if weight.dim() != 4 or tuple(weight.shape[2:]) != (1, 1):
+        raise ValueError(
+            f"the weights are {tuple(weight.shape)}; expected (O, C * M / groups, 1, 1): the kernel is 1x1"
+        )
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def is_debugging() -> bool:
     """Whether every perturbation is shown; a compiler takes it for a constant, else it would stop at every layer."""

@@ -24,13 +24,15 @@ Mix = Callable[[Tensor], Tensor]
 Across = Callable[[Mix, Tensor, bool], Tensor]
 
 
-def batchout(x: Tensor, partners: Tensor, eta: Tensor, rows: Tensor | None = None, *, detach: bool = True) -> Tensor:
+def batchout(
+    x: Tensor, partners: Tensor, eta: Tensor | float, rows: Tensor | None = None, *, detach: bool = True
+) -> Tensor:
     """Move some rows of a batch towards their partners: x + eta (x_r - x).
 
     Args:
         x: features, (N, ...).
         partners: int64 (K,): the partner of each row that is moved, in [0, N).
-        eta: magnitudes, (K,) or a single value ().
+        eta: magnitudes, (K,), or a single value, a number or ().
         rows: int64 (K,): the rows that are moved, each once; the first K by default.
         detach: the added part is a constant in the backward pass, so that the derivative is the identity (the
             paper's section 6.1); without it, it is 1 - eta, and eta for the partner.
@@ -49,14 +51,14 @@ def batchout(x: Tensor, partners: Tensor, eta: Tensor, rows: Tensor | None = Non
 
 
 def equal_norm_noise(
-    x: Tensor, noise: Tensor, eta: Tensor, rows: Tensor | None = None, *, detach: bool = True
+    x: Tensor, noise: Tensor, eta: Tensor | float, rows: Tensor | None = None, *, detach: bool = True
 ) -> Tensor:
     """Move some rows along random directions, by eta times their own length: x + eta |x| n / |n|.
 
     Args:
         x: features, (N, ...).
         noise: (K, ...), the directions n.
-        eta: magnitudes, (K,) or a single value ().
+        eta: magnitudes, (K,), or a single value, a number or ().
         rows: int64 (K,): the rows that are moved, each once; the first K by default.
         detach: the added part is a constant in the backward pass.
 
@@ -78,9 +80,10 @@ def _where(rows: Tensor | None, count: int, x: Tensor) -> slice | Tensor:
     return slice(count) if rows is None else rows.to(x.device)
 
 
-def _moved(x: Tensor, step: Tensor, eta: Tensor, where: slice | Tensor) -> Tensor:
+def _moved(x: Tensor, step: Tensor, eta: Tensor | float, where: slice | Tensor) -> Tensor:
     moved = x.clone()
-    moved[where] += _per_row(eta.to(x).expand(len(step)), x) * step.to(x.dtype)
+    eta = torch.as_tensor(eta, dtype=x.dtype, device=x.device)
+    moved[where] += _per_row(eta.expand(len(step)), x) * step.to(x.dtype)
     return moved
 
 

@@ -78,16 +78,32 @@ def near(names: Sequence[str]) -> str:
 class _Site:
     """A hook. Its counter is a buffer of the module, so that it is saved and copied with the model."""
 
+    name: str
     mixing: Mixing
 
     def before(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (self._mixed(module, inputs[0]), *inputs[1:])
+        if not inputs:
+            raise ValueError(
+                f"{self._place(module)} is given nothing by position, and BatchOut before it mixes the first that is; "
+                "place it behind a module"
+            )
+        return (self._mixed(module, inputs[0], "takes"), *inputs[1:])
 
-    def after(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        return self._mixed(module, output)
+    def after(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        if type(output) is tuple and output:  # blocks of transformers give their features first
+            return (self._mixed(module, output[0], "gives first"), *output[1:])
+        return self._mixed(module, output, "gives")
 
-    def _mixed(self, module: nn.Module, x: Tensor) -> Tensor:
+    def _mixed(self, module: nn.Module, x: Any, does: str) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise ValueError(
+                f"{self._place(module)} {does} a {type(x).__name__}, and BatchOut mixes a tensor, or the first of a "
+                "tuple of outputs; choose another module"
+            )
         return mix(x, self.mixing, module.get_buffer(COUNTER), training=module.training)
+
+    def _place(self, module: nn.Module) -> str:
+        return f"{self.name or 'the model'} ({type(module).__name__})"
 
 
 class Placement:
@@ -122,39 +138,44 @@ def batchout_at(
 ) -> Placement:
     """Put BatchOut behind modules of a model, all or nothing; their forward passes then mix their output.
 
+    The first dimension of what is mixed, (N, ...), is the batch. Of a tuple it is the first that is mixed.
+
     Args:
         model: any model; its parameters and their names stay as they are.
         at: a rule of `find_sites`, such as ``"all"``, ``"layer*.conv1"`` or ``torch.nn.Conv2d``; or name of a module
             -> what happens there.
         mixing: what happens at the places that a rule finds; ``Mixing()`` by default.
         generator: decides what the sites draw.
-        before: mix the first input of the modules instead of their output.
+        before: mix the first input of the modules, one given by position, instead of their output.
 
     Returns:
         What takes it out again.
 
     Raises:
-        ValueError: nothing to place, no module of that name, or one that has a BatchOut.
+        ValueError: nothing to place, no module of that name, one that has a BatchOut, or what is no `Mixing`; in the
+            forward pass, a module without a tensor to mix.
 
     Reference:
         BatchOut, ICVGIP 2018, tables 1 and 2: behind every convolution and linear layer but the last.
     """
     if not isinstance(at, Mapping):
-        at = dict.fromkeys(find_sites(model, at), mixing or Mixing())
+        at = dict.fromkeys(find_sites(model, at), Mixing() if mixing is None else mixing)
     elif mixing is not None:
         raise ValueError("a mapping says by itself what happens at each place; drop mixing, or give a rule instead")
     named = dict(model.named_modules())
     if not at:
         raise ValueError("no place is given for BatchOut; name at least one module, see find_sites")
-    for name in at:
+    for name, settings in at.items():
+        if not isinstance(settings, Mixing):
+            raise ValueError(f"the mixing at {name} is {settings!r}; expected a Mixing, such as Mixing(eta=0.1)")
         if name not in named:
             raise ValueError(f"no module is called {name!r}; {near(list(named))}")
         if COUNTER in named[name]._buffers:
             raise ValueError(f"{name} has a BatchOut already; remove it first")
     hosts, handles = [named[name] for name in at], []
-    for host, mixing in zip(hosts, at.values(), strict=True):
+    for host, (name, settings) in zip(hosts, at.items(), strict=True):
         host.register_buffer(COUNTER, new_counter(generator))
-        site = _Site(mixing)
+        site = _Site(name, settings)
         hook = host.register_forward_pre_hook(site.before) if before else host.register_forward_hook(site.after)
         handles.append(hook)
     return Placement(list(at), hosts, handles)

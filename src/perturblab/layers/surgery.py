@@ -6,6 +6,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -13,15 +14,17 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from perturblab.layers.masks import Noise
+from perturblab.layers.placement import COUNTER, names_matching, near
 from perturblab.layers.placement import batchout_at as batchout_at
-from perturblab.layers.placement import names_matching, near
 from perturblab.layers.substitute import substitute
-from perturblab.layers.tracing import Trace, trace
+from perturblab.layers.tracing import Trace, one_line, trace
 from perturblab.seeding import stream
 
 # (name, module) -> what stands in its place, or None
 Rule = Callable[[str, nn.Module], nn.Module | None]
 Place = tuple[nn.Module, str, nn.Module]  # parent, the child's name in it, the child
+# of a convolution: what its substitute has too, or what is told by a message of its own
+KNOWN = ("weight", "bias", "parametrizations", COUNTER)
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,12 @@ class Surgery:
     Args:
         replaced: name of every place -> the module that stands there now; one that was shared is still one module.
         left: name -> why it was left as it is.
+        given_up: name of a replaced convolution -> what it had beyond a weight and a bias, which is gone, as asked.
     """
 
     replaced: Mapping[str, nn.Module]
     left: Mapping[str, str] = field(default_factory=dict)
+    given_up: Mapping[str, str] = field(default_factory=dict)
     _places: Sequence[Place] = ()
 
     def undo(self) -> None:
@@ -43,7 +48,8 @@ class Surgery:
             parent._modules[key] = module
 
     def __str__(self) -> str:
-        lines = [f"{name}: {type(module).__name__}" for name, module in self.replaced.items()]
+        gone = {name: f" (given up: {what})" for name, what in self.given_up.items()}
+        lines = [f"{name}: {type(module).__name__}{gone.get(name, '')}" for name, module in self.replaced.items()]
         return "\n".join([*lines, *(f"{name}: left ({why})" for name, why in self.left.items())])
 
 
@@ -76,7 +82,7 @@ def replace_layers(
     for old, made in new.items():
         if made is not None:
             _adapt(made, old)
-    surgery = Surgery({name: made for name, made, _ in places}, {}, [place for _, _, place in places])
+    surgery = Surgery({name: made for name, made, _ in places}, _places=[place for _, _, place in places])
     try:
         for _, made, (parent, key, _) in places:
             parent._modules[key] = made
@@ -132,6 +138,7 @@ def perturbify(
     nmasks: int = 1,
     level: float = 0.1,
     leave: Sequence[str] = (),
+    give_up: Sequence[str] = (),
     seed: int = 1,
 ) -> Surgery:
     """Turn the convolutions of any image model into perturbation layers, in place, all or nothing.
@@ -147,6 +154,8 @@ def perturbify(
         level: factor on the masks; 0 leaves 1x1 convolutions.
         leave: names or patterns, such as ``stem*``, of modules that are left as they are, with all inside them;
             ``block()`` leaves only the functions that a module calls, ``()`` those of the model itself.
+        give_up: names or patterns of modules in which a convolution may lose what it has beyond a weight and a bias:
+            a forward of its own (weight standardisation, padding, ...), modules, parameters, buffers.
         seed: decides masks and weights.
 
     Returns:
@@ -160,13 +169,14 @@ def perturbify(
     """
     seen = trace(model, torch.zeros(1, *_image_shape(model, image_size), **_like(model)))
     noise = Noise(nmasks=nmasks, level=level)
-    return perturb_layers(model, seen, noise, leave=leave, generator=stream(seed, "masks"))
+    return perturb_layers(model, seen, noise, leave=leave, give_up=give_up, generator=stream(seed, "masks"))
 
 
 def _image_shape(model: nn.Module, image_size: int | Sequence[int]) -> tuple[int, ...]:
-    shape = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(shape) not in (2, 3) or min(shape) < 1:
-        raise ValueError(f"image_size is {image_size!r}; expected S, (H, W) or (C, H, W), each at least 1")
+    shape = tuple(image_size) if isinstance(image_size, Iterable) else (image_size, image_size)
+    whole = all(isinstance(side, Integral) and not isinstance(side, bool) and side >= 1 for side in shape)
+    if len(shape) not in (2, 3) or not whole:
+        raise ValueError(f"image_size is {image_size!r}; expected S, (H, W) or (C, H, W), whole numbers of at least 1")
     if len(shape) == 3:
         return shape
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
@@ -188,6 +198,7 @@ def perturb_layers(
     act: str | None = "relu",
     pool_type: str = "max",
     leave: Sequence[str] = (),
+    give_up: Sequence[str] = (),
     generator: torch.Generator,
 ) -> Surgery:
     """Turn convolutions into perturbation layers, with every setting, for a model that takes anything.
@@ -200,6 +211,7 @@ def perturb_layers(
         pool_type: "max" or "avg": what a stride becomes.
         leave: names or patterns of modules that are left as they are, with all inside them; ``block()`` leaves only
             the functions that a module calls.
+        give_up: names or patterns of modules in which a convolution may lose what it has beyond a weight and a bias.
         generator: decides masks and weights.
 
     Returns:
@@ -209,7 +221,10 @@ def perturb_layers(
         ValueError: no convolution to replace, or one that cannot be; the text names every such layer and what to do.
     """
     chosen, left = _chosen(model, leave, seen)
-    if problems := [*_uncalled(chosen, left, seen), *_lost(chosen), *_ties(model, chosen)]:
+    every = _every(model)
+    may_lose = _within(every, [name for pattern in give_up for name in names_matching(pattern, every)])
+    given_up = {name: ", ".join(more) for conv, name in chosen.items() if conv in may_lose and (more := _more(conv))}
+    if problems := [*_uncalled(chosen, left, seen), *_lost(chosen, given_up), *_ties(model, chosen)]:
         raise ValueError(f"{'; '.join(problems)}; name what shall stay as it is in leave=")
     if not chosen:
         why = f" (left: {', '.join(f'{name}, {why}' for name, why in left.items())})" if left else ""
@@ -224,19 +239,21 @@ def perturb_layers(
         except ValueError as error:
             raise ValueError(f"{name}: {error}; or name it in leave=") from error
 
-    return replace(replace_layers(model, rule, check=lambda model: _check(model, seen, chosen.values())), left=left)
+    done = replace_layers(model, rule, check=lambda model: _check(model, seen, chosen.values()))
+    return replace(done, left=left, given_up=given_up)
 
 
 def _chosen(model: nn.Module, leave: Sequence[str], seen: Trace) -> tuple[dict[nn.Conv2d, str], dict[str, str]]:
     """The convolutions to replace, each with its first name; and what is left, with the reason."""
-    every = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
+    every = _every(model)
     calls = {f"{name}()": model.get_submodule(name) for name in seen.functions}
     spared = [name for pattern in leave for name in names_matching(pattern, every | calls)]
-    inside = {module for name in spared if name in every for module in every[name].modules()}
+    inside = _within(every, spared)
     chosen: dict[nn.Conv2d, str] = {}
     left = {name: "as asked" for name, module in calls.items() if name in spared or module in inside}
+    parts: set[nn.Module] = set()  # of a chosen one: they go with it
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.conv._ConvNd):
+        if isinstance(module, nn.modules.conv._ConvNd) and module not in parts:
             if not isinstance(module, nn.Conv2d):
                 left[name] = f"a {type(module).__name__}"
             elif max(module.kernel_size) == 1:
@@ -245,9 +262,20 @@ def _chosen(model: nn.Module, leave: Sequence[str], seen: Trace) -> tuple[dict[n
                 left[name] = "as asked"
             elif name:
                 chosen[module] = name
+                parts.update(module.modules())
             else:
                 raise ValueError("the model itself is a convolution; put it into a torch.nn.Sequential first")
     return chosen, left
+
+
+def _every(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules by all their names."""
+    return {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
+
+
+def _within(every: Mapping[str, nn.Module], names: Iterable[str]) -> set[nn.Module]:
+    """The modules of these names, with all inside them; what else is called so is passed over."""
+    return {module for name in names if name in every for module in every[name].modules()}
 
 
 def _uncalled(chosen: Mapping[nn.Conv2d, str], left: Mapping[str, str], seen: Trace) -> Iterator[str]:
@@ -264,14 +292,27 @@ def _uncalled(chosen: Mapping[nn.Conv2d, str], left: Mapping[str, str], seen: Tr
             yield f"{name} sees features of {sizes}, and masks have one size"
 
 
-def _lost(chosen: Mapping[nn.Conv2d, str]) -> Iterator[str]:
+def _lost(chosen: Mapping[nn.Conv2d, str], given_up: Mapping[str, str]) -> Iterator[str]:
     """What hangs on a convolution and would silently go with it."""
     for conv, name in chosen.items():
+        if name not in given_up and (more := _more(conv)):
+            what = f"{name} is a {type(conv).__name__} with {', '.join(more)}, which would be lost"
+            yield f"{what}; name it in give_up= to replace it all the same"
         if parametrize.is_parametrized(conv):
             yield f"{name} is parametrized, which would be lost"
         hooks = (conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks)
         if any(hooks):
             yield f"{name} has hooks (BatchOut, weight norm, ...), which would be lost; remove them first"
+
+
+def _more(conv: nn.Conv2d) -> list[str]:
+    """What a convolution has beyond a weight and a bias."""
+    own = any(
+        name in vars(conv) or getattr(type(conv), name) is not getattr(nn.Conv2d, name)
+        for name in ("forward", "_conv_forward", "__call__")
+    )
+    parts = [*conv._modules.items(), *conv._parameters.items(), *conv._buffers.items()]
+    return [*["its own forward"] * own, *(name for name, part in parts if part is not None and name not in KNOWN)]
 
 
 def _ties(model: nn.Module, chosen: Mapping[nn.Conv2d, str]) -> Iterator[str]:
@@ -301,8 +342,8 @@ def _check(model: nn.Module, seen: Trace, names: Iterable[str]) -> None:
     """
     try:
         again = trace(model, *seen.args, **seen.kwargs)
-    except Exception as error:  # whatever a foreign model raises
-        reason = " ".join(str(error).split())
+    except ValueError as error:
+        reason = one_line(error.__cause__ or error)
         raise ValueError(f"the model does not run with the new layers ({reason}); nothing was changed") from error
     unused = [name for name in names if not {name, f"{name}.perturb"} & again.sizes.keys()]
     if unused:

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Size = tuple[int, int]
 Shape = tuple[int, ...]
+# what every way to call a convolution comes down to; in inference mode `conv2d` itself
+CONVOLUTIONS = (torch.ops.aten.convolution, torch.ops.aten._convolution, torch.ops.aten.conv2d)
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,9 @@ class Trace:
         kwargs: the same, by name.
         sizes: name of a convolution -> the distinct sizes of its (input, output), each (H, W), in order; a layer that
             was not called is not in it.
-        functions: name of a module, "" for the model itself -> calls of `torch.nn.functional.conv2d`, with a kernel
-            larger than 1x1, that it made without a module for it.
+        functions: name of a module, "" for the model itself -> two-dimensional convolutions, with a kernel larger
+            than 1x1, that it computed by a function (`torch.nn.functional.conv2d`, `torch.convolution`, ...) without
+            a module for it.
         shapes: of the tensors in the model's output.
     """
 
@@ -49,16 +52,52 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
         The sizes that every convolution saw, what was convolved by functions, and the shapes of the output.
 
     Raises:
-        ValueError: a lazy layer has no weights yet.
+        ValueError: a lazy layer has no weights yet, the model cannot be copied, or does not run on the example.
     """
     _refuse_lazy(model)
-    twin = copy.deepcopy(model).eval()
-    watch: Any = _Watch  # torch does not type its constructor
-    watch = watch().begin()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), watch.hooks(twin), watch:
-        shapes = tuple(_shapes(twin(*args, **kwargs)))
+    twin, watch = _copied(model).eval(), _Watch()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), watch.hooks(twin), watch:
+            shapes = tuple(_shapes(twin(*args, **kwargs)))
+    except Exception as error:  # whatever a foreign model raises
+        given = ", ".join([*map(_said, args), *(f"{name}={_said(value)}" for name, value in kwargs.items())])
+        raise ValueError(
+            f"{type(model).__name__} does not run on ({given}): {one_line(error)}; "
+            "give what its forward takes, by image_size or as an example to trace()"
+        ) from error
     sizes = {name: tuple(dict.fromkeys(met)) for name, met in watch.sizes.items()}
     return Trace(args, kwargs, sizes, dict(watch.functions), shapes)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _said(value: Any) -> str:
+    return "x".join(map(str, value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A deep copy.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if isinstance(value, Tensor) and not value.is_leaf:  # which PyTorch does not copy
+                raise ValueError(
+                    f"{name or 'the model'} holds a computed {key} (the old weight_norm, pruning, ...), which PyTorch "
+                    "does not copy; make it plain first, as torch.nn.utils.remove_weight_norm and prune.remove do"
+                )
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # whatever a foreign model holds
+        raise ValueError(
+            f"{type(model).__name__} cannot be copied, and a copy is what is watched: {one_line(error)}; "
+            "take out what cannot be copied"
+        ) from error
 
 
 def _refuse_lazy(model: nn.Module) -> None:
@@ -67,22 +106,21 @@ def _refuse_lazy(model: nn.Module) -> None:
             raise ValueError(f"{name} is lazy and has no weights yet; call the model once, then come back")
 
 
-class _Watch(TorchFunctionMode):
+class _Watch(TorchDispatchMode):
     """Knows which module is running, and hears every convolution."""
 
-    def begin(self) -> "_Watch":
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.sizes: dict[str, list[tuple[Size, Size]]] = {}
         self.functions: Counter[str] = Counter()
         self._running: list[tuple[str, nn.Module]] = []
-        return self
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.conv2d and not isinstance(self._running[-1][1], nn.Conv2d):
-            weight = kwargs["weight"] if "weight" in kwargs else args[1]
-            if max(weight.shape[-2:]) > 1:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in CONVOLUTIONS and not isinstance(self._running[-1][1], nn.Conv2d):
+            transposed = func.overloadpacket is not torch.ops.aten.conv2d and args[6]
+            if args[1].dim() == 4 and max(args[1].shape[-2:]) > 1 and not transposed:
                 self.functions[self._running[-1][0]] += 1
-        return func(*args, **kwargs)
+        return func(*args, **(kwargs or {}))
 
     @contextmanager
     def hooks(self, model: nn.Module) -> Iterator[None]:
