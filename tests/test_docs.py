@@ -1,21 +1,25 @@
 """The documents tell the truth: every Python block runs and prints what it says, commands parse, names are there."""
 
 import contextlib
+import dataclasses
 import importlib
 import inspect
 import re
 import shlex
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas
 import pytest
+from torch import nn
 
 import perturblab
 import perturblab.layers
 import perturblab.models
 from perturblab import cli
+from perturblab.layers import Masks
 from snippets import blocks, commands, executed, promised
 
 ROOT = Path(__file__).parents[1]
@@ -143,9 +147,68 @@ def test_every_deprecated_name_is_listed() -> None:
     assert names == {old.rpartition(".")[2] for old, _, _ in deprecated()}
 
 
+# --- the cards -------------------------------------------------------------------------------------------------------
+
+CARDS = sorted((ROOT / "docs" / "cards").glob("*.md"))
+
+
+def parts(card: Path) -> dict[str, str]:
+    return dict(re.findall(r"^## (.+)\n((?:(?!## ).*\n)*)", card.read_text(), re.MULTILINE))
+
+
+def hints(layer: type) -> dict[str, Any]:
+    """What a layer or its settings are made from: type by name."""
+    return {name: hint for name, hint in typing.get_type_hints(layer.__init__).items() if name != "return"}
+
+
+def settings_of(layer: type) -> Iterator[type]:
+    """The frozen settings that a layer takes, and those within them."""
+    for hint in hints(layer).values():
+        for kind in (hint, *typing.get_args(hint)):
+            if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+                yield kind
+                yield from settings_of(kind)
+
+
+def layers() -> list[type]:
+    """Every public layer, and the settings that they take."""
+    public = [getattr(perturblab.layers, name) for name in perturblab.layers.__all__]
+    found = [thing for thing in public if isinstance(thing, type) and issubclass(thing, nn.Module)]
+    return [*found, *sorted({kind for layer in found for kind in settings_of(layer)}, key=lambda kind: kind.__name__)]
+
+
+def on_card(card: Path) -> list[type]:
+    """Those of them that a card names as its interface."""
+    return [layer for layer in layers() if f"`{layer.__name__}`" in parts(card)["API"]]
+
+
 def test_every_card_has_its_parts_in_order() -> None:
-    cards = sorted((ROOT / "docs" / "cards").glob("*.md"))
-    assert {path.stem for path in cards} >= {"perturb", "lbc", "batchout"}
-    for path in cards:
-        parts = re.findall(r"^## (.+)$", path.read_text(), re.MULTILINE)
-        assert parts == ["How to use", "Settings", "Details", "Source", "API"], path.name
+    assert {path.stem for path in CARDS} >= {"perturb", "lbc", "batchout"}
+    for card in CARDS:
+        assert list(parts(card)) == ["How to use", "Settings", "Details", "Source", "API"], card.name
+
+
+def test_every_layer_and_its_settings_have_one_card() -> None:
+    names = [layer.__name__ for layer in layers()]
+    assert set(names) >= {"PerturbConv2d", "NoiseLayer", "BatchOut", "Noise", "Mixing", "Magnitude"}
+    assert sorted(names) == sorted(layer.__name__ for card in CARDS for layer in on_card(card))
+
+
+@pytest.mark.parametrize("card", CARDS, **ids)
+def test_a_card_lists_every_setting_of_its_layers_and_no_other(card: Path) -> None:
+    """A setting of `Noise` in the card of the layers that take it as `noise` may stand as `noise.NAME`."""
+    rows = re.findall(r"^\| (`[^|]+`) \|", parts(card)["Settings"], re.MULTILINE)
+    listed = [name for row in rows for name in re.findall(r"`(?:\w+\.)?(\w+)`", row)]
+    assert set(listed) == {name for layer in on_card(card) for name in hints(layer)}
+
+
+@pytest.mark.parametrize("card", CARDS, **ids)
+def test_a_card_shows_its_layers_at_work(card: Path) -> None:
+    modules = [layer.__name__ for layer in on_card(card) if issubclass(layer, nn.Module) and layer is not Masks]
+    assert modules
+    assert [name for name in modules if f"{name}(" not in parts(card)["How to use"]] == []
+
+
+def test_the_guide_leads_to_every_card() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text()
+    assert [card.name for card in CARDS if f"(cards/{card.name})" not in guide] == []

@@ -1,11 +1,17 @@
 """What is released: the wheel holds all that is needed and works in a clean environment; the papers agree with it."""
 
+import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
+import tomllib
 import venv
 import zipfile
+from collections.abc import Iterator, Mapping
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -15,6 +21,12 @@ import perturblab
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "perturblab"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+LOCK = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().split() if "==" in line)
+(RELEASE,) = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"].values()
+COMMANDS = [step["run"] for step in RELEASE["steps"] if "run" in step]
+BUILD = [command for command in COMMANDS if command.startswith(("python -m build", "python -m twine"))]
 
 
 def test_the_papers_name_this_version() -> None:
@@ -40,15 +52,78 @@ def test_contributing_names_files_that_there_are() -> None:
     assert [name for name in named if "NAME" not in name and not (ROOT / name).exists()] == []
 
 
+# --- what is required ------------------------------------------------------------------------------------------------
+
+
+def plain(name: str) -> str:
+    """The name of a distribution, of a requirement or not, as the indexes compare it."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~ ]", name)[0]).lower()
+
+
+def imported(path: Path, owners: Mapping[str, list[str]]) -> Iterator[str]:
+    """Distributions of others that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"perturblab"}:
+            yield plain(owners[name][0])
+
+
+def asked_for(path: Path) -> set[str]:
+    """Extras that a file names to a user who lacks them: require("onnx", ...), pip install 'perturblab[ray]'."""
+    return set(re.findall(r"(?:\brequire\(\"|perturblab\[)(\w+)", path.read_text()))
+
+
+def test_what_is_imported_is_required_and_nothing_else() -> None:
+    """An import is of an extra where its file tells who lacks it to install that extra; all others are of the core."""
+    core, owners = set[str](), packages_distributions()
+    for path in PACKAGE.rglob("*.py"):
+        optional = {plain(name) for extra in asked_for(path) for name in EXTRAS[extra]}
+        core |= set(imported(path, owners)) - optional
+    assert core == {plain(name) for name in PROJECT["dependencies"]}
+
+
+def test_what_releases_is_locked() -> None:
+    """The workflow builds with the versions that the test below builds with."""
+    (install,) = (command for command in COMMANDS if command.startswith("python -m pip install"))
+    pinned = dict(re.findall(r"(\w+)==([\w.]+)", install))
+    assert set(pinned) == {"build", "setuptools", "twine"}
+    assert pinned == {name: LOCK[name] for name in pinned}
+    assert {"build", "twine"} <= {plain(name) for name in EXTRAS["dev"]}
+
+
+# --- what is built ---------------------------------------------------------------------------------------------------
+
+
+def built(folder: Path) -> tuple[Path, Path]:
+    """The wheel and the sdist, made and checked by the workflow's own commands from a copy of the sources."""
+    folder.mkdir()
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, folder)
+    for name in ("src", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for command in BUILD:
+        subprocess.run(command, shell=True, cwd=folder, env=environment, check=True, timeout=300)
+    (wheel,), (sdist,) = (folder / "dist").glob("*.whl"), (folder / "dist").glob("*.tar.gz")
+    return wheel, sdist
+
+
 @pytest.mark.slow
-def test_the_wheel_works_in_a_clean_environment(tmp_path: Path) -> None:
+def test_the_distributions_work_in_a_clean_environment(tmp_path: Path) -> None:
     """Its dependencies are those of this environment, found by path; the package is not."""
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
-    subprocess.run([*build, str(tmp_path), str(ROOT)], check=True, timeout=300)
-    (wheel,) = tmp_path.glob("perturblab-*.whl")
+    assert [command.split()[2] for command in BUILD] == ["build", "twine"]
+    wheel, sdist = built(tmp_path / "tree")
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("perturblab/")}
     files = {path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert inside == {f"perturblab/{path.relative_to(PACKAGE).as_posix()}" for path in files}
+    with tarfile.open(sdist) as archive:
+        sources = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    assert {name for name in sources if ".egg-info/" not in name} == {
+        *("LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg"),
+        *(f"src/{name}" for name in inside),
+    }
     venv.create(tmp_path / "clean", with_pip=True)
     python, own = tmp_path / "clean" / "bin" / "python", Path(os.__file__).parent
     subprocess.run(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from perturblab.catalogue import SETUPS
 from perturblab.errors import UserError
 from perturblab.files import locked
 from perturblab.presets import Preset
+from perturblab.progress import Show
 
 TINY = Preset(
     "tiny",
@@ -31,7 +33,8 @@ TINY = Preset(
 )
 PATIENCE = 240.0  # seconds, on a busy machine
 
-# A head that runs nothing, and two machines with one core each; a line on stdin kills one of them.
+# A head that runs nothing, and two machines with one core each; a line on stdin kills one of them, or adds one with
+# three cores and what Ray takes for a GPU.
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
@@ -41,8 +44,12 @@ cluster = Cluster(initialize_head=True, head_node_args=head)
 nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
 print(cluster.address, *(node.all_processes["raylet"][0].process.pid for node in nodes), flush=True)
 for line in sys.stdin:
-    cluster.remove_node(nodes[int(line)], allow_graceful=False)
-    print("removed", flush=True)
+    if line.strip() == "add":
+        node = cluster.add_node(num_cpus=3, num_gpus=1)
+        print(node.all_processes["raylet"][0].process.pid, flush=True)
+    else:
+        cluster.remove_node(nodes[int(line)], allow_graceful=False)
+        print("removed", flush=True)
 cluster.shutdown()
 """
 
@@ -57,11 +64,17 @@ class Cluster:
     process: "subprocess.Popen[str]"
 
     def kill(self, machine: int) -> None:
+        assert self._told(str(machine)) == "removed"
+
+    def add(self) -> int:
+        return int(self._told("add"))
+
+    def _told(self, line: str) -> str:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(f"{machine}\n")
+        self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
-        assert self.process.stdout.readline() == "removed\n"
+        return self.process.stdout.readline().strip()
 
 
 @contextmanager
@@ -207,6 +220,56 @@ def test_a_stop_leaves_nothing_running_and_the_same_command_goes_on(cluster: Clu
     kept(tmp_path, ["K4"])
 
 
+def gpus(pid: int) -> str | None:
+    """Which ones a process may use, as Ray says it to the process."""
+    variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return next((text.partition("=")[2] for text in variables if text.startswith("CUDA_VISIBLE_DEVICES=")), None)
+
+
+def stop(process: "subprocess.Popen[str]") -> str:
+    """As by Ctrl-C; what it said on stderr."""
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=PATIENCE)[1]
+    assert process.returncode == 130
+    return errors
+
+
+def hear(text: str, process: "subprocess.Popen[str]") -> None:
+    """Wait until it says this on stderr."""
+    assert process.stderr is not None
+    guard = threading.Timer(PATIENCE, process.kill)
+    guard.start()
+    assert any(text in line for line in process.stderr), f"it never said {text!r}"
+    guard.cancel()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_run_gets_the_cores_and_the_gpu_that_it_asks_for(cluster: Cluster, tmp_path: Path) -> None:
+    """Two cores are there when a machine with three joins; its GPU serves two runs of a half, or one after another."""
+    with begun("K4 --seeds 1 --on ray --cpus 2", cluster, tmp_path) as process:
+        hear("warning: no machine of the cluster has 2 cores and 0 GPUs; the runs wait for one\n", process)
+        assert runs(tmp_path) == {}
+        machine = cluster.add()
+        wait_until(lambda: runs(tmp_path), process)
+        (pid,) = runs(tmp_path, below(machine)).values()
+        assert "\0--nthreads\x002\0" in Path(f"/proc/{pid}/cmdline").read_text()
+        assert gpus(pid) == os.environ.get("CUDA_VISIBLE_DEVICES")
+        stop(process)
+    with begun("K4 H5 --seeds 1 --on ray --gpus 0.5", cluster, tmp_path) as process:
+        wait_until(lambda: len(runs(tmp_path)) == 2, process)
+        assert [gpus(pid) for pid in runs(tmp_path, below(machine)).values()] == ["0", "0"]
+        assert "no machine" not in stop(process)
+    seen = dict[str, int]()
+    with begun("K4 H5 --seeds 1 --on ray --gpus 1", cluster, tmp_path) as process:
+        while len(seen) < 2:
+            wait_until(lambda: runs(tmp_path).keys() - seen.keys(), process)
+            ((name, pid),) = runs(tmp_path).items()  # never two, though there are cores for both
+            assert (name in runs(tmp_path, below(machine)), gpus(pid)) == (True, "0")
+            seen[name] = pid
+        stop(process)
+
+
 @pytest.mark.slow
 def test_what_fails_on_a_machine_is_told_and_written_down(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "runs").touch()  # where a folder must be
@@ -268,6 +331,28 @@ def test_what_is_left_of_the_last_attempt_is_waited_for(tmp_path: Path) -> None:
     waiter.join(10)
     assert not waiter.is_alive()
     holder.join()
+
+
+@pytest.mark.parametrize(
+    ("need", "enough"),
+    [
+        (study_ray.Need(cpus=4), True),
+        (study_ray.Need(cpus=2, gpus=0.5), True),
+        (study_ray.Need(cpus=5), False),
+        (study_ray.Need(gpus=2), False),
+        (study_ray.Need(cpus=4, gpus=1), False),  # no single machine has both
+        (study_ray.Need(cpus=8), False),  # the one that had them is lost
+    ],
+)
+def test_that_no_machine_suffices_is_told(
+    need: study_ray.Need, enough: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machines = [({"CPU": 4.0}, True), ({"CPU": 2.0, "GPU": 1.0}, True), ({"CPU": 8.0}, False), ({}, True)]
+    nodes = [{"NodeID": str(number), "Alive": alive, "Resources": has} for number, (has, alive) in enumerate(machines)]
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(nodes=lambda: nodes))
+    assert study_ray._machines(need, Show(quiet=True)) == {"0", "1", "3"}
+    told = f"warning: no machine of the cluster has {need.cpus} cores and {need.gpus:g} GPUs; the runs wait for one\n"
+    assert capsys.readouterr() == ("", "" if enough else told)
 
 
 @pytest.mark.parametrize(

@@ -873,7 +873,7 @@ TRANSFORMERS: list[tuple[str, str, dict[str, Any], int]] = [
     ("Segformer", "ForSemanticSegmentation", {**STAGES, "num_attention_heads": [1] * 4, "decoder_hidden_size": 8}, 64),
 ]
 NO_TRANSFORMERS = "transformers is not installed (extra dev): its image models are not cut"
-NO_DIFFUSERS = "diffusers is not installed, it is too large for the extra dev: its U-Net is not cut"
+NO_DIFFUSERS = "diffusers is not installed (extra dev): its U-Net is not cut"
 
 
 @pytest.mark.parametrize(("name", "task", "config", "size"), TRANSFORMERS, ids=lambda value: str(value)[:12])
