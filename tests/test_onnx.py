@@ -231,7 +231,10 @@ def test_what_is_there_is_not_missed() -> None:
         ("{run}", "export got no format; say --onnx FILE or --pretrained DIR"),
         ("{run} --push a/b", "export got no format"),
         ("{run} --onnx x.onnx --push a/b", "--push uploads what --pretrained has made; give --pretrained DIR too"),
-        ("{run} --onnx {run}", "expected the name of a file, such as"),
+        ("{run} --onnx {run}", "expected a name that ends in .onnx, such as"),
+        ("{run} --onnx {run}/record.json", "expected a name that ends in .onnx, such as"),
+        ("{run} --onnx {run}/weights.safetensors", "expected a name that ends in .onnx, such as"),
+        ("{run} --onnx {run}/.onnx", "expected a name that ends in .onnx, such as"),
         ("{run}/nope --onnx {run}/x.onnx", "holds no checkpoint.pt"),
     ],
 )
@@ -243,6 +246,25 @@ def test_mistakes_are_told_in_one_line(line: str, text: str, run: Path, capsys: 
     assert err.startswith("perturblab: error: ")
     assert text in err
     assert err.count("\n") == 1
+
+
+def test_a_file_that_is_there_is_never_overwritten(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx()
+    path = tmp_path / "net.onnx"
+    path.write_text("dear")
+    assert cli.main(["export", str(run), "--onnx", str(path), "--quiet"]) == 2
+    err = capsys.readouterr().err
+    assert err == f"perturblab: error: {path} exists and is never overwritten; choose another name\n"
+    assert path.read_text() == "dear"
+
+
+def test_missing_folders_are_made_as_for_a_run(run: Path, tmp_path: Path) -> None:
+    onnx()
+    path = tmp_path / "new" / "er" / "net.onnx"
+    assert cli.main(["export", str(run), "--onnx", str(path), "--quiet"]) == 0
+    assert [file.name for file in path.parent.iterdir()] == ["net.onnx"]
 
 
 def test_a_run_that_draws_masks_at_every_pass_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
