@@ -13,8 +13,8 @@ from cases import NET_ROWS, Case
 from perturblab import cli, onnx_export
 from perturblab.errors import UserError
 from perturblab.extras import require
-from perturblab.layers import Masks, perturbify
-from perturblab.models import NETS
+from perturblab.layers import Masks, perturbify, store_masks
+from perturblab.models import NETS, Task, build
 from perturblab.progress import Show
 
 NO_ONNX = "onnx, onnxscript or onnxruntime is not installed (extra onnx): nothing is exported to it"
@@ -53,6 +53,35 @@ def test_export_of_small_nets(case: Case) -> None:
 @pytest.mark.parametrize("case", [case for case in STEADY if case not in SMALLEST], **ids)
 def test_export_of_every_net(case: Case) -> None:
     answers_as_the_net(case)
+
+
+def small_memory(memory: str, net: str = "perturb_resnet18", **options: Any) -> nn.Module:
+    """Masks in less memory than the nets of the rows have."""
+    return build(net, task=Task(10, 1, (8, 8)), nfilters=3, nmasks=2, mask_memory=memory, **options).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("memory", ["bf16", "seed"])
+def test_nets_whose_masks_take_less_memory_are_exported(memory: str) -> None:
+    net, x = small_memory(memory), torch.rand(5, 1, 8, 8)
+    given = (torch.rand(2, 1, 8, 8),)
+    batch = ({0: torch.export.Dim("batch")},)
+    if memory == "seed":
+        with pytest.raises(ValueError, match=r"mask_memory seed .* a graph draws nothing; call store_masks\(model\)"):
+            torch.export.export(net, given, dynamic_shapes=batch)
+    want = net(x)
+    program = torch.export.export(store_masks(net), given, dynamic_shapes=batch)
+    assert torch.equal(net(x), want)
+    assert "perturblab" not in str(program.graph), "it would need this package where it is loaded"
+    torch.testing.assert_close(program.module()(x), want)
+
+
+def test_stored_masks_are_those_of_a_net_that_keeps_them() -> None:
+    stored, kept = store_masks(small_memory("seed")).state_dict(), small_memory("fp32").state_dict()
+    assert list(stored) == list(kept)
+    assert all(torch.equal(stored[name], kept[name]) for name in kept)
+    before = small_memory("bf16").state_dict()
+    assert all(map(torch.equal, store_masks(small_memory("bf16")).state_dict().values(), before.values()))
 
 
 @pytest.mark.slow
@@ -100,6 +129,21 @@ def compiled_as_the_net(case: Case, backend: str, *modes: bool, whole: bool = Tr
 @pytest.mark.parametrize("case", [case for case in SMALLEST if case.name != "perturb_resnet18-mixed"], **ids)
 def test_small_nets_are_one_graph_to_a_compiler(case: Case) -> None:
     compiled_as_the_net(case, "eager", False, True)
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it traces
+@pytest.mark.parametrize("memory", ["bf16", "seed"])
+def test_nets_whose_masks_take_less_memory_are_one_graph_to_a_compiler(memory: str) -> None:
+    net, x = small_memory(memory, "lenet", dropout=0.0), torch.rand(3, 1, 8, 8)
+    fast = copy.deepcopy(net)
+    torch.compiler.reset()
+    graph = torch.compile(fast, backend="eager", fullgraph=True, dynamic=False)
+    for training in (False, True):
+        torch.testing.assert_close(graph.train(training)(x), net.train(training)(x))
+    for part in (graph, net):
+        part(x).square().sum().backward()
+    for one, two in zip(net.parameters(), fast.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad)
 
 
 @pytest.mark.slow
@@ -246,6 +290,18 @@ def test_mistakes_are_told_in_one_line(line: str, text: str, run: Path, capsys: 
     assert err.startswith("perturblab: error: ")
     assert text in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("memory", ["bf16", "seed"])
+def test_a_run_whose_masks_take_less_memory(memory: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx()
+    line = (
+        f"--dataset-train digits --net-type lenet --nfilters 2 --mask-memory {memory} --train-size 20 --batch-size 10"
+    )
+    folder = tmp_path / "run"
+    assert cli.main(["train", *f"{line} --nepochs 1 --quiet --out {folder}".split()]) == 0
+    assert cli.main(["export", str(folder), "--onnx", str(tmp_path / "net.onnx"), "--quiet"]) == 0
+    assert "597 test images, 597 same answers" in capsys.readouterr().out
 
 
 def test_a_file_that_is_there_is_never_overwritten(

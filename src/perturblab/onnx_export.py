@@ -1,5 +1,6 @@
 """A trained net as one ONNX file, which is not called done before it has answered as the net does."""
 
+import copy
 import logging
 import os
 import warnings
@@ -17,7 +18,7 @@ from perturblab.errors import UserError
 from perturblab.extras import require
 from perturblab.files import write_atomically
 from perturblab.kernels import published
-from perturblab.layers import Masks
+from perturblab.layers import Masks, store_masks
 from perturblab.progress import Show
 from perturblab.runs import trained_run
 
@@ -115,7 +116,7 @@ def onnx_bytes(model: nn.Module, image_size: tuple[int, int, int]) -> bytes:
     example = torch.zeros(2, *image_size)
     with _quietly(), published(), torch.no_grad():  # as published: with operations that ONNX knows
         program: Any = torch.onnx.export(
-            model,
+            store_masks(copy.deepcopy(model)),
             (example,),
             dynamo=True,
             verbose=False,
