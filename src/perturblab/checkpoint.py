@@ -3,7 +3,8 @@
 import hashlib
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -197,13 +198,30 @@ def load_weights(path: Path, model: nn.Module) -> None:
     Raises:
         UserError: the file is missing or unreadable, or of another net.
     """
+    with _readable(path):
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    load_net(path, model, tensors)
+
+
+def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read the names and shapes of saved parameters and buffers; no value of theirs.
+
+    Raises:
+        UserError: the file is missing or unreadable.
+    """
+    with _readable(path), safetensors.safe_open(path, "pt") as file:
+        names = file.keys()
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     if not path.is_file():
         raise UserError(f"{path.parent} holds no {path.name}; train the run first, or restore the file")
     try:
-        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+        yield
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read as weights ({error}); restore the file") from error
-    load_net(path, model, tensors)
 
 
 def load_net(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
