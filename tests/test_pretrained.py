@@ -303,6 +303,37 @@ def test_a_hub_out_of_reach_is_told_in_one_line(run: Path, tmp_path: Path) -> No
     assert "Traceback" not in refused.stderr
 
 
+def test_a_push_that_failed_is_said_again(hub: Hub, run: Path, saved: Path, tmp_path: Path) -> None:
+    """What was saved is what is pushed then, with the card as its owner has left it."""
+    argv = shlex.split(f"-m perturblab export {run} --pretrained {tmp_path / 'net'} --push someone/net --quiet")
+    refused = user(hub.url, tmp_path / "home", *argv, token="wrong")
+    assert refused.returncode == 2
+    assert "someone/net cannot be pushed" in refused.stderr
+    (tmp_path / "net" / "README.md").write_text("mine\n")
+    pushed = user(hub.url, tmp_path / "home", *argv)
+    assert pushed.returncode == 0, pushed.stderr
+    want = {path.name: path.read_bytes() for path in saved.iterdir()} | {"README.md": b"mine\n"}
+    assert hub.repos == {"someone/net": want}
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [b"other", None])
+def test_another_net_is_neither_pushed_nor_overwritten(
+    name: str, content: bytes | None, run: Path, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in saved.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert cli.main(["export", str(run), "--pretrained", str(tmp_path), "--push", "someone/net", "--quiet"]) == 2
+    err = capsys.readouterr().err
+    assert err == (
+        f"perturblab: error: {tmp_path} exists and does not hold the net of {run}, and is never overwritten; choose "
+        "another folder\n"
+    )
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_only_a_complete_folder_is_pushed(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((saved / "config.json").read_bytes())
     with pytest.raises(UserError, match="holds no model"):

@@ -188,8 +188,13 @@ def save_weights(path: Path, model: nn.Module, just_before: Callable[[], object]
     Raises:
         UserError: they cannot be written.
     """
+    write_atomically(path, weight_bytes(model), verify=lambda part: just_before())
+
+
+def weight_bytes(model: nn.Module) -> bytes:
+    """What `save_weights` writes: the same values give the same bytes."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(path, safetensors.torch.save(tensors), verify=lambda part: just_before())
+    return safetensors.torch.save(tensors)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

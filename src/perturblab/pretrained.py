@@ -81,7 +81,9 @@ class Pretrained:
         return PixelModel(self.net, self.config.mean, self.config.std)
 
 
-def save_pretrained(run: Path, folder: Path, *, show: Show | None = None, dataroot: str | None = None) -> Path:
+def save_pretrained(
+    run: Path, folder: Path, *, show: Show | None = None, dataroot: str | None = None, exist_ok: bool = False
+) -> Path:
     """Save a finished run in the layout of the hub.
 
     Args:
@@ -89,6 +91,7 @@ def save_pretrained(run: Path, folder: Path, *, show: Show | None = None, dataro
         folder: new or empty; it gets ``config.json``, ``model.safetensors`` and ``README.md``.
         show: where progress goes; nowhere by default.
         dataroot: where the data set is looked for first; the run's by default.
+        exist_ok: a folder that holds this very net already, with a card of any text, is left as it is.
 
     Returns:
         The folder.
@@ -96,7 +99,8 @@ def save_pretrained(run: Path, folder: Path, *, show: Show | None = None, dataro
     Raises:
         UserError: no such run, one that is not finished, or a folder that is taken.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    is_taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if is_taken and not exist_ok:
         raise UserError(f"{folder} exists and is never overwritten; choose another folder")
     card = model_card(records.load(run / "record.json"), load_run_points(run))
     trained, _ = trained_run(run, show or Show(quiet=True), {} if dataroot is None else {"dataroot": dataroot})
@@ -112,9 +116,13 @@ def save_pretrained(run: Path, folder: Path, *, show: Show | None = None, dataro
     state = {name: value for name, value in trained.model.state_dict().items() if not name.endswith(COUNTER)}
     net = _built(config)
     net.load_state_dict(state)
-    checkpoint.save_weights(folder / WEIGHTS, net)
-    write_atomically(folder / CONFIG, (config.model_dump_json(indent=1) + "\n").encode())
-    write_atomically(folder / CARD, card.encode())
+    files = {WEIGHTS: checkpoint.weight_bytes(net), CONFIG: (config.model_dump_json(indent=1) + "\n").encode()}
+    if not is_taken:
+        for name, content in (files | {CARD: card.encode()}).items():
+            write_atomically(folder / name, content)
+    elif not all((folder / name).is_file() and (folder / name).read_bytes() == files[name] for name in files):
+        reason = f"exists and does not hold the net of {run}, and is never overwritten"
+        raise UserError(f"{folder} {reason}; choose another folder")
     return folder
 
 
