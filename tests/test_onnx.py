@@ -316,6 +316,12 @@ def test_a_file_that_is_there_is_never_overwritten(
     assert path.read_text() == "dear"
 
 
+def test_a_folder_that_cannot_be_made_is_named_as_it_was_given(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx()
+    assert cli.main(["export", str(run), "--onnx", "/proc/net.onnx", "--quiet"]) == 2
+    assert capsys.readouterr().err.startswith("perturblab: error: /proc/net.onnx cannot be written (")
+
+
 def test_missing_folders_are_made_as_for_a_run(run: Path, tmp_path: Path) -> None:
     onnx()
     path = tmp_path / "new" / "er" / "net.onnx"

@@ -125,6 +125,7 @@ FIXED = (
     "export run --onnx run/weights.safetensors",
     "export run --onnx there.onnx",
     "export run --pretrained mixed",
+    "export run --pretrained mixed --push user/net --quiet",
     "export nowhere --pretrained new",
     "export redrawn --onnx new.onnx --quiet",
     "report run --attacks --groups",
