@@ -64,7 +64,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "onnx_export": {"attacks", "kernels", "layers", "progress", "runs"},
     "pretrained": {
-        *("attacks", "card", "checkpoint", "configured", "layers", "models", "points", "progress", "records", "runs"),
+        *("attacks", "card", "checkpoint", "configured", "data", "layers", "models", "points", "progress", "records"),
+        "runs",
     },
     "arguments": set(),
     "config_file": {"arguments"},

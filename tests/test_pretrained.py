@@ -133,11 +133,53 @@ def test_no_name_breaks_the_card() -> None:
     [
         ("config.json", None, "holds no config.json; give a folder that save_pretrained has made"),
         ("config.json", "{", "is no configuration of a perturblab net"),
-        ("config.json", '{"net": "lenet"}', "is no configuration of a perturblab net \\(Field required\\)"),
+        ("config.json", '{"net": "lenet"}', "is no configuration of a perturblab net \\(options: field required\\)"),
         ("config.json", {"net": "nope"}, "describes no net of this version \\(no net is called 'nope'"),
         ("config.json", {"options": {"nope": 1}}, "describes no net of this version .*does not read nope"),
         ("config.json", {"options": {"nfilters": 5}}, "holds the weights of another net"),
-        ("config.json", {"version": 2}, "is no configuration of a perturblab net \\(Input should be 1\\)"),
+        ("config.json", {"options": {"nfilters": 4}}, "another net \\(.* is .*, expected .*\\)"),
+        ("config.json", {"version": 2}, "is no configuration of a perturblab net \\(version: input should be 1\\)"),
+        ("config.json", {"mean": [0.5] * 3}, "\\(mean has 3 values for images of 1 channel\\)"),
+        ("config.json", {"mean": []}, "\\(mean has 0 values for images of 1 channel\\)"),
+        ("config.json", {"std": [0.5] * 2}, "\\(std has 2 values for images of 1 channel\\)"),
+        ("config.json", {"std": [0.0]}, "\\(std.0: input should be greater than"),
+        ("config.json", {"std": [-1.0]}, "\\(std.0: input should be greater than"),
+        ("config.json", {"std": [1e-300]}, "\\(std.0: input should be greater than"),
+        ("config.json", {"mean": [1e300]}, "\\(mean.0: input should be less than"),
+        ("config.json", {"image_size": [1, 0, 8]}, "\\(image_size.1: input should be greater than"),
+        ("config.json", {"image_size": [1, 10**6, 10**6]}, "holds the weights of another net"),
+        ("config.json", {"image_size": [1, 10**30, 8]}, "describes no net of this version"),
+        ("config.json", {"options": {"nfilters": 10**9}}, "describes no net|holds the weights of another net"),
+        ("config.json", {"options": {"nfilters": 10**30}}, "describes no net of this version"),
+        (
+            "config.json",
+            {"options": {"nfilters": "4"}},
+            "no net of this version \\(nfilters: input should be a valid int",
+        ),
+        ("config.json", {"options": {"nmasks": 10**9}}, "describes no net|holds the weights of another net"),
+        ("config.json", {"options": {"nmasks": 10**18}}, "describes no net of this version"),
+        (
+            "config.json",
+            {"options": {"nmasks": 0}},
+            "no net of this version \\(nmasks is 0; a perturbation layer needs",
+        ),
+        (
+            "config.json",
+            {"options": {"mix_maps": "no"}},
+            "no net of this version \\(mix_maps: input should be a valid bool",
+        ),
+        ("config.json", {"options": {"seed": 5}}, "describes no net of this version .*does not read seed"),
+        ("config.json", {"options": {"task": None}}, "describes no net of this version .*does not read task"),
+        (
+            "config.json",
+            {"net": "lbcnet", "options": {"depth": 10**9}},
+            "no net of this version \\(depth is 10+, and its",
+        ),
+        (
+            "config.json",
+            {"net": "bottleneck_resnet", "options": {"blocks": 10**9}},
+            "no net of this version \\(blocks is 10+, and its weights are \\d+ tensors\\)",
+        ),
         ("model.safetensors", None, "holds no model.safetensors"),
         ("model.safetensors", "torn", "cannot be read as weights"),
     ],
@@ -151,6 +193,16 @@ def test_what_is_broken_is_told_in_one_line(name: str, content: Any, text: str, 
     with pytest.raises(UserError, match=text) as caught:
         from_pretrained(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_masks_drawn_from_a_seed_take_no_more_than_memory_has(tmp_path: Path) -> None:
+    """Their weights look the same whatever the image's size is."""
+    saved = save_pretrained(trained(tmp_path / "run", f"{RUN} --mask-memory seed"), tmp_path / "net")
+    from_pretrained(saved)
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"image_size": [1, 10**6, 10**6]}))
+    with pytest.raises(UserError, match="masks of 1000000x1000000 do not fit into memory"):
+        from_pretrained(saved)
 
 
 def test_nothing_is_overwritten_and_nothing_unfinished_is_saved(run: Path, saved: Path, tmp_path: Path) -> None:
@@ -249,6 +301,37 @@ def test_a_hub_out_of_reach_is_told_in_one_line(run: Path, tmp_path: Path) -> No
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1].startswith("perturblab: error: someone/net cannot be pushed: ")
     assert "Traceback" not in refused.stderr
+
+
+def test_a_push_that_failed_is_said_again(hub: Hub, run: Path, saved: Path, tmp_path: Path) -> None:
+    """What was saved is what is pushed then, with the card as its owner has left it."""
+    argv = shlex.split(f"-m perturblab export {run} --pretrained {tmp_path / 'net'} --push someone/net --quiet")
+    refused = user(hub.url, tmp_path / "home", *argv, token="wrong")
+    assert refused.returncode == 2
+    assert "someone/net cannot be pushed" in refused.stderr
+    (tmp_path / "net" / "README.md").write_text("mine\n")
+    pushed = user(hub.url, tmp_path / "home", *argv)
+    assert pushed.returncode == 0, pushed.stderr
+    want = {path.name: path.read_bytes() for path in saved.iterdir()} | {"README.md": b"mine\n"}
+    assert hub.repos == {"someone/net": want}
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [b"other", None])
+def test_another_net_is_neither_pushed_nor_overwritten(
+    name: str, content: bytes | None, run: Path, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in saved.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert cli.main(["export", str(run), "--pretrained", str(tmp_path), "--push", "someone/net", "--quiet"]) == 2
+    err = capsys.readouterr().err
+    assert err == (
+        f"perturblab: error: {tmp_path} exists and does not hold the net of {run}, and is never overwritten; choose "
+        "another folder\n"
+    )
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_only_a_complete_folder_is_pushed(saved: Path, tmp_path: Path) -> None:

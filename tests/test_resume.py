@@ -343,7 +343,10 @@ def test_more_epochs_and_other_threads_are_recorded_and_told(stopped: Path, caps
         (RuntimeError("could not create a primitive"), "out of memory (could not create a primitive)"),
         (ImportError("failed to map segment from shared object"),
          "out of memory (failed to map segment from shared object)"),
+        (OSError(12, "Cannot allocate memory"), "out of memory ([Errno 12] Cannot allocate memory)"),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+        (RuntimeError("data is not allocated yet. You need to call raw_mutable_data() to actually allocate memory."),
+         None),
     ],
 )  # fmt: skip
 def test_which_errors_are_about_memory(error: Exception, said: str | None) -> None:

@@ -121,7 +121,11 @@ FIXED = (
     "export run --onnx net.onnx --push user/net",
     "export run --onnx pictures",
     "export run --onnx name",
+    "export run --onnx run/record.json",
+    "export run --onnx run/weights.safetensors",
+    "export run --onnx there.onnx",
     "export run --pretrained mixed",
+    "export run --pretrained mixed --push user/net --quiet",
     "export nowhere --pretrained new",
     "export redrawn --onnx new.onnx --quiet",
     "report run --attacks --groups",
@@ -150,7 +154,8 @@ def cases(count: int, seed: int) -> list[Case]:
 
 def _case(name: str, argv: Sequence[str]) -> Case:
     needs = ("run", "mixed", "pictures", *(["redrawn"] if "redrawn" in argv else []))
-    return Case(name[:80], argv, needs, _documents if argv[:1] == ["report"] else nothing, seconds=60)
+    prepare = {"report": _documents, "export": _taken}.get(argv[0] if argv else "", nothing)
+    return Case(name[:80], argv, needs, prepare, seconds=60)
 
 
 def _documents(folder: Path) -> None:
@@ -159,6 +164,11 @@ def _documents(folder: Path) -> None:
     (folder / "swapped.md").write_text(f"{END}\n{BEGIN}\n")
     (folder / "failed").mkdir()
     (folder / "failed" / FAILED).write_text("[]")
+
+
+def _taken(folder: Path) -> None:
+    """A file that an export must not replace."""
+    (folder / "there.onnx").write_text("no net")
 
 
 def _drawn(k: int, chance: random.Random) -> Case:

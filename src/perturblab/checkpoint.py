@@ -3,7 +3,8 @@
 import hashlib
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +188,13 @@ def save_weights(path: Path, model: nn.Module, just_before: Callable[[], object]
     Raises:
         UserError: they cannot be written.
     """
+    write_atomically(path, weight_bytes(model), verify=lambda part: just_before())
+
+
+def weight_bytes(model: nn.Module) -> bytes:
+    """What `save_weights` writes: the same values give the same bytes."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(path, safetensors.torch.save(tensors), verify=lambda part: just_before())
+    return safetensors.torch.save(tensors)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -197,13 +203,30 @@ def load_weights(path: Path, model: nn.Module) -> None:
     Raises:
         UserError: the file is missing or unreadable, or of another net.
     """
+    with _readable(path):
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    load_net(path, model, tensors)
+
+
+def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read the names and shapes of saved parameters and buffers; no value of theirs.
+
+    Raises:
+        UserError: the file is missing or unreadable.
+    """
+    with _readable(path), safetensors.safe_open(path, "pt") as file:
+        names = file.keys()
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     if not path.is_file():
         raise UserError(f"{path.parent} holds no {path.name}; train the run first, or restore the file")
     try:
-        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+        yield
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read as weights ({error}); restore the file") from error
-    load_net(path, model, tensors)
 
 
 def load_net(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:

@@ -63,7 +63,8 @@ def _onnx(run: Path, path: Path, show: "Show", dataroot: str | None) -> int:
 def _pretrained(run: Path, args: argparse.Namespace, show: "Show") -> None:
     from perturblab.pretrained import push_to_hub, save_pretrained
 
-    folder = save_pretrained(run, Path(args.pretrained), show=show, dataroot=args.dataroot)
+    # A push that failed is said again: what was saved before it is pushed then.
+    folder = save_pretrained(run, Path(args.pretrained), show=show, dataroot=args.dataroot, exist_ok=bool(args.push))
     print(f"{folder}: config.json, model.safetensors, README.md")
     if args.push:
         print(push_to_hub(folder, args.push, private=args.private))

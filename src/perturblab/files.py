@@ -62,9 +62,7 @@ def write_atomically(
     except OSError as error:
         reason = error.strerror or type(error).__name__
         remedy = "make room, or choose another folder" if error.errno in _FULL else "choose another"
-        raise UserError(
-            f"{'/'.join(path.parts[-2:])} cannot be written ({reason}), expected a writable folder; {remedy}"
-        ) from error
+        raise UserError(f"{path} cannot be written ({reason}), expected a writable folder; {remedy}") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()

@@ -25,8 +25,11 @@ def launcher() -> str:
     return "perturblab" if world_size() == 1 else f"torchrun --nproc-per-node {here} -m perturblab"
 
 
-# "primitive": all that oneDNN says when it gets none.
-_NO_MEMORY = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "map segment", "a primitive")
+# "primitive": all that oneDNN says when it gets none. No bare "allocate memory": PyTorch's advice speaks of that too.
+_NO_MEMORY = (
+    *("out of memory", "not enough memory", "bad_alloc", "map segment", "a primitive"),
+    *("can't allocate memory", "cannot allocate memory", "failed to allocate memory", "unable to allocate memory"),
+)
 
 
 def out_of_memory(error: BaseException) -> str | None:

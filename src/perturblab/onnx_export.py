@@ -1,6 +1,8 @@
 """A trained net as one ONNX file, which is not called done before it has answered as the net does."""
 
+import copy
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from perturblab.errors import UserError
 from perturblab.extras import require
 from perturblab.files import write_atomically
 from perturblab.kernels import published
-from perturblab.layers import Masks
+from perturblab.layers import Masks, store_masks
 from perturblab.progress import Show
 from perturblab.runs import trained_run
 
@@ -59,7 +61,7 @@ def export_onnx(folder: Path, path: Path, show: Show, *, dataroot: str | None = 
 
     Args:
         folder: the run's folder.
-        path: the file to write; all weights and masks are in it.
+        path: a new file, ``NAME.onnx``; missing folders are made, and all weights and masks are in it.
         show: where progress goes.
         dataroot: where the data set is looked for first; the run's by default.
 
@@ -67,12 +69,12 @@ def export_onnx(folder: Path, path: Path, show: Show, *, dataroot: str | None = 
         The comparison.
 
     Raises:
-        UserError: a missing package, no such run, a net whose forward pass is random.
+        UserError: a missing package, another name or one that is taken, no such run, a net whose forward pass is
+            random.
         MismatchError: the file answers otherwise; nothing was written.
     """
     require("onnx", "onnx", "onnxscript", "onnxruntime", what="export --onnx")
-    if path.is_dir() or not path.suffix:
-        raise UserError(f"--onnx got {path}; expected the name of a file, such as {path / 'net.onnx'}")
+    _check_name(path)
     run, _ = trained_run(folder, show, {"device": "cpu"} | ({} if dataroot is None else {"dataroot": dataroot}))
     _refuse_random(run.model)
     show.say(f"exporting {run.config.net}")
@@ -87,6 +89,15 @@ def export_onnx(folder: Path, path: Path, show: Show, *, dataroot: str | None = 
         )
     write_atomically(path, content)
     return found
+
+
+def _check_name(path: Path) -> None:
+    """A file is made, never replaced: among others lie a run's record and its weights, which nothing brings back."""
+    if path.suffix != ".onnx":
+        near = path / "net.onnx" if path.is_dir() else path.with_name(f"{path.stem or 'net'}.onnx")
+        raise UserError(f"--onnx got {path}; expected a name that ends in .onnx, such as {near}")
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists and is never overwritten; choose another name")
 
 
 def _refuse_random(model: nn.Module) -> None:
@@ -105,7 +116,7 @@ def onnx_bytes(model: nn.Module, image_size: tuple[int, int, int]) -> bytes:
     example = torch.zeros(2, *image_size)
     with _quietly(), published(), torch.no_grad():  # as published: with operations that ONNX knows
         program: Any = torch.onnx.export(
-            model,
+            store_masks(copy.deepcopy(model)),
             (example,),
             dynamo=True,
             verbose=False,

@@ -1,20 +1,25 @@
 """Trained nets in the layout of the hub: config.json, model.safetensors, and a card filled from the record."""
 
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, FiniteFloat, JsonValue, ValidationError
+import torch
+from pydantic import BaseModel, Field, FiniteFloat, JsonValue, TypeAdapter, ValidationError, model_validator
 from torch import nn
 
 from perturblab import checkpoint, records
 from perturblab.attacks import PixelModel
 from perturblab.card import model_card
 from perturblab.configured import net_options
-from perturblab.errors import UserError
+from perturblab.data.room import check_room
+from perturblab.errors import UserError, one_line
 from perturblab.files import write_atomically
+from perturblab.layers import Masks
 from perturblab.layers.placement import COUNTER
-from perturblab.models import Task, build
+from perturblab.models import NETS, Task, build, options_read
 from perturblab.points import load_run_points
 from perturblab.progress import Show
 from perturblab.runs import trained_run
@@ -22,6 +27,7 @@ from perturblab.runs import trained_run
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 Positive = Annotated[int, Field(ge=1)]
+_MOST = 1e9  # what float32 divides by and multiplies with, and far beyond what pixels in [0, 1] can need
 
 
 class PretrainedConfig(BaseModel, frozen=True, extra="forbid"):
@@ -34,8 +40,8 @@ class PretrainedConfig(BaseModel, frozen=True, extra="forbid"):
         options: every option of that net.
         classes: names in label order.
         image_size: (C, H, W) of an image.
-        mean: per channel, for pixels in [0, 1]: the net takes (x - mean) / std.
-        std: per channel, likewise.
+        mean: one for each channel, for pixels in [0, 1]: the net takes (x - mean) / std.
+        std: likewise, above 0.
     """
 
     model_type: Literal["perturblab"] = "perturblab"
@@ -44,8 +50,17 @@ class PretrainedConfig(BaseModel, frozen=True, extra="forbid"):
     options: dict[str, JsonValue]
     classes: tuple[str, ...]
     image_size: tuple[Positive, Positive, Positive]
-    mean: tuple[FiniteFloat, ...]
-    std: tuple[FiniteFloat, ...]
+    mean: tuple[Annotated[FiniteFloat, Field(ge=-_MOST, le=_MOST)], ...]
+    std: tuple[Annotated[FiniteFloat, Field(gt=1 / _MOST, le=_MOST)], ...]
+
+    @model_validator(mode="after")
+    def _is_one_a_channel(self) -> Self:
+        channels = self.image_size[0]
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != channels:
+                many = "channel" if channels == 1 else "channels"
+                raise ValueError(f"{name} has {len(values)} values for images of {channels} {many}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -66,7 +81,9 @@ class Pretrained:
         return PixelModel(self.net, self.config.mean, self.config.std)
 
 
-def save_pretrained(run: Path, folder: Path, *, show: Show | None = None, dataroot: str | None = None) -> Path:
+def save_pretrained(
+    run: Path, folder: Path, *, show: Show | None = None, dataroot: str | None = None, exist_ok: bool = False
+) -> Path:
     """Save a finished run in the layout of the hub.
 
     Args:
@@ -74,6 +91,7 @@ def save_pretrained(run: Path, folder: Path, *, show: Show | None = None, dataro
         folder: new or empty; it gets ``config.json``, ``model.safetensors`` and ``README.md``.
         show: where progress goes; nowhere by default.
         dataroot: where the data set is looked for first; the run's by default.
+        exist_ok: a folder that holds this very net already, with a card of any text, is left as it is.
 
     Returns:
         The folder.
@@ -81,7 +99,8 @@ def save_pretrained(run: Path, folder: Path, *, show: Show | None = None, dataro
     Raises:
         UserError: no such run, one that is not finished, or a folder that is taken.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    is_taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if is_taken and not exist_ok:
         raise UserError(f"{folder} exists and is never overwritten; choose another folder")
     card = model_card(records.load(run / "record.json"), load_run_points(run))
     trained, _ = trained_run(run, show or Show(quiet=True), {} if dataroot is None else {"dataroot": dataroot})
@@ -97,9 +116,13 @@ def save_pretrained(run: Path, folder: Path, *, show: Show | None = None, dataro
     state = {name: value for name, value in trained.model.state_dict().items() if not name.endswith(COUNTER)}
     net = _built(config)
     net.load_state_dict(state)
-    checkpoint.save_weights(folder / WEIGHTS, net)
-    write_atomically(folder / CONFIG, (config.model_dump_json(indent=1) + "\n").encode())
-    write_atomically(folder / CARD, card.encode())
+    files = {WEIGHTS: checkpoint.weight_bytes(net), CONFIG: (config.model_dump_json(indent=1) + "\n").encode()}
+    if not is_taken:
+        for name, content in (files | {CARD: card.encode()}).items():
+            write_atomically(folder / name, content)
+    elif not all((folder / name).is_file() and (folder / name).read_bytes() == files[name] for name in files):
+        reason = f"exists and does not hold the net of {run}, and is never overwritten"
+        raise UserError(f"{folder} {reason}; choose another folder")
     return folder
 
 
@@ -128,12 +151,51 @@ def from_pretrained(source: str | Path, *, revision: str | None = None) -> Pretr
     else:
         files = [_downloaded(str(source), name, revision) for name in (CONFIG, WEIGHTS)]
     config = _config(files[0])
-    try:
-        net = _built(config)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{files[0]} describes no net of this version ({error}); save it again") from error
+    _check_net(config, *files)
+    net = _built(config)
     checkpoint.load_weights(files[1], net)
     return Pretrained(net, config)
+
+
+def _check_net(config: PretrainedConfig, path: Path, weights: Path) -> None:
+    """Refuse a net that is not the one of the weights, before any memory is taken for it."""
+    held = checkpoint.weight_shapes(weights)
+    try:
+        _check_options(config, len(held))
+        with torch.device("meta"):
+            net = _built(config)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:  # PyTorch's for a size beyond 64 bits too
+        raise UserError(f"{path} describes no net of this version ({_complaint(error)}); save it again") from error
+    need = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    other = next((name for name in (*need, *held) if need.get(name) != held.get(name)), None)
+    if other is not None:
+        got, expected = (str(shapes.get(other, "missing")) for shapes in (held, need))
+        reason = one_line(f"{other[:200]} is {got}, expected {expected}")
+        raise UserError(f"{weights} holds the weights of another net ({reason}); restore the file")
+    for masks in (module for module in net.modules() if isinstance(module, Masks)):
+        if masks.noise.memory == "seed":  # their shape is not in the file; drawn, ordered and hashed: three times
+            height, width = masks.shape[2:]
+            check_room(3 * 4 * math.prod(masks.shape), f"{path}: masks of {height}x{width}")
+
+
+def _check_options(config: PretrainedConfig, tensors: int) -> None:
+    if unread := sorted(set(config.options) - options_read(config.net)):
+        raise ValueError(f"{config.net} does not read {', '.join(unread)}")
+    TypeAdapter(NETS[config.net].options).validate_json(json.dumps(config.options), strict=True)
+    for name in ("depth", "blocks"):  # each block has weights, and is made one by one
+        count = config.options.get(name, 0)
+        if isinstance(count, int) and count > tensors:
+            raise ValueError(f"{name} is {count}, and its weights are {tensors} tensors")
+
+
+def _complaint(error: Exception) -> str:
+    """One line about the first of the complaints, with the field in front."""
+    if not isinstance(error, ValidationError):
+        return one_line(str(error).split("\n")[0])
+    first = error.errors(include_url=False)[0]
+    field = ".".join(map(str, first["loc"]))
+    said = first["msg"].removeprefix("Value error, ")
+    return one_line(f"{field}: {said[:1].lower()}{said[1:]}" if field else said)
 
 
 def _config(path: Path) -> PretrainedConfig:
@@ -142,8 +204,9 @@ def _config(path: Path) -> PretrainedConfig:
     except OSError as error:
         raise UserError(f"{path.parent} holds no {path.name}; give a folder that save_pretrained has made") from error
     except (ValidationError, UnicodeDecodeError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise UserError(f"{path} is no configuration of a perturblab net ({reason}); save it again") from error
+        raise UserError(
+            f"{path} is no configuration of a perturblab net ({_complaint(error)}); save it again"
+        ) from error
 
 
 def _downloaded(repo: str, name: str, revision: str | None) -> Path:

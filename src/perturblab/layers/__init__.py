@@ -5,7 +5,7 @@ from perturblab.layers.batchout import BatchOut, Mixing, batch_step, batchout, e
 from perturblab.layers.inference import inference_batchout
 from perturblab.layers.lbc import LocalBinaryConv2d, draw_anchors, local_binary_conv2d
 from perturblab.layers.magnitude import Magnitude, parse_magnitude
-from perturblab.layers.masks import Masks, Noise, draw_masks, fixed_buffers
+from perturblab.layers.masks import Masks, Noise, draw_masks, fixed_buffers, store_masks
 from perturblab.layers.partners import PARTNERS, draw_partners
 from perturblab.layers.perturb import (
     NoiseLayer,
@@ -55,6 +55,7 @@ __all__ = [
     "perturbify",
     "place_batchout",
     "replace_layers",
+    "store_masks",
     "substitute",
     "trace",
 ]

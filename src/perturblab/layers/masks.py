@@ -2,8 +2,9 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from perturblab.kernels.reference import scaled
 KINDS = ("uniform", "normal")
 REDRAW = ("never", "train", "always")
 MEMORY = ("fp32", "bf16", "seed")
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -137,14 +139,26 @@ class Masks(nn.Module):
             return self.stored.permute(3, 2, 0, 1)
         if self.digest.is_meta:
             return torch.empty(self.shape, device="meta")
-        generator = torch.Generator()
-        generator.set_state(self.state.cpu())
-        return as_stored(draw_masks(self.shape, self.noise.kind, generator).to(self.digest.device)).permute(3, 2, 0, 1)
+        if torch.compiler.is_exporting():
+            raise ValueError(
+                "masks of mask_memory seed cannot be exported: a graph draws nothing; call store_masks(model)"
+            )
+        draw = _redrawn_in_graph if torch.compiler.is_compiling() else _redrawn
+        return as_stored(draw(self.state, self.shape, self.noise.kind).to(self.digest.device)).permute(3, 2, 0, 1)
 
     def forward(self) -> Tensor:
         """Return level x mask, (C or 1, M, H or 1, W or 1)."""
         masks = scaled(self.drawn(), self.noise.level)
         return masks.to(self.stored.dtype) if self.noise.memory == "fp32" else masks
+
+    def store(self) -> None:
+        """Keep masks that are drawn again from their seed as values, from now on; others are kept already."""
+        if self.noise.memory != "seed":
+            return
+        stored = as_stored(self.value)
+        del self.state, self.digest
+        self.noise = replace(self.noise, memory="fp32")
+        self.register_buffer("stored", stored)
 
     def drawn(self) -> Tensor:
         """The masks before the level is applied; new ones where they are redrawn."""
@@ -167,6 +181,39 @@ class Masks(nn.Module):
         if self.noise.memory == "seed" and not torch.equal(_digest(self.value), self.digest.cpu()):
             errors: list[str] = args[-1]
             errors.append(f"the masks of {prefix.rstrip('.')} drawn again are not those that were saved")
+
+
+def _redrawn(state: Tensor, shape: Sequence[int], kind: str) -> Tensor:
+    """The masks that a generator in this state draws, on the CPU."""
+    generator = torch.Generator()
+    generator.set_state(state.cpu())
+    return draw_masks(tuple(shape), kind, generator)
+
+
+# To a compiler a single operation: it cannot look into a generator, and need not.
+_redrawn_in_graph = torch.library.custom_op(
+    "perturblab::redrawn", mutates_args=(), schema="(Tensor state, SymInt[] shape, str kind) -> Tensor"
+)(_redrawn)
+
+
+@_redrawn_in_graph.register_fake
+def _(state: Tensor, shape: Sequence[int], kind: str) -> Tensor:
+    return torch.empty(tuple(shape), device="cpu")
+
+
+def store_masks(model: Model) -> Model:
+    """Keep masks that are drawn again from their seed (``mask_memory="seed"``) as values, in place, for an export.
+
+    Args:
+        model: any model; afterwards it answers the same, bit for bit, and its state is that of ``mask_memory="fp32"``.
+
+    Returns:
+        The model.
+    """
+    for module in model.modules():
+        if isinstance(module, Masks):
+            module.store()
+    return model
 
 
 def fixed_buffers(model: nn.Module) -> dict[str, Tensor]:
