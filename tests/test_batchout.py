@@ -1267,7 +1267,6 @@ def test_of_a_tuple_the_first_is_mixed(more: tuple[Any, ...]) -> None:
         (lambda x: (None, x), "gives first a NoneType"),
         (lambda x: ((x,), x), "gives first a tuple"),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("training", [True, False])
 def test_what_holds_no_tensor_is_refused_by_name(make: Callable[[Tensor], Any], does: str, training: bool) -> None:
