@@ -31,7 +31,7 @@ def draw(dataroot: str, levels: tuple[float, ...], images: int) -> Figure:
     for column, level in zip(grid.T, levels, strict=True):
         kept = perturb(x, level * masks, act=torch.nn.ReLU())
         for axes, shown in zip(column, (level * masks[:, 0], x[IMAGE] + level * masks[:, 0], kept[IMAGE]), strict=True):
-            axes.imshow((0.5 + shown / 4).clamp(0, 1).permute(1, 2, 0))
+            axes.imshow((0.5 + shown / 4).clamp(0, 1).permute(1, 2, 0).numpy())
             axes.set(xticks=[], yticks=[])
             axes.grid(False)
         column[0].set_title(f"level {level:g}")

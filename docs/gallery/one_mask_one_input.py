@@ -171,6 +171,7 @@ def _figure(counts: tuple[int, ...], curves: np.ndarray, alone: float, floor: fl
     axes.text(counts[-1], 1, "a constant", va="bottom", ha="right", fontsize=9)
     axes.set(xscale="log", xlabel="images that the masks were made for", ylabel="share missed")
     axes.set_yscale("symlog", linthresh=1)
+    axes.minorticks_off()
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylim(0, max(2, 1.2 * alone, 1.2 * float(curves[:, 1:].max())))
