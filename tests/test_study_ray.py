@@ -200,6 +200,25 @@ def test_a_machine_that_is_lost_with_a_run_in_hand_loses_no_record(cluster: Clus
     assert kept(tmp_path / "here", [name])[name].counts == found[name].counts
 
 
+def is_asked(pid: int) -> bool:
+    """A signal waits for a process that is held."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return any(int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd")))
+
+
+def stop(process: "subprocess.Popen[str]", pids: Sequence[int]) -> tuple[str, str]:
+    """As by Ctrl-C, which finds these runs at work: they are held until they are asked to stop."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    process.send_signal(signal.SIGINT)
+    wait_until(lambda: all(map(is_asked, pids)), process)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    out, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    return out, errors
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_stop_leaves_nothing_running_and_the_same_command_goes_on(cluster: Cluster, tmp_path: Path) -> None:
@@ -207,10 +226,8 @@ def test_a_stop_leaves_nothing_running_and_the_same_command_goes_on(cluster: Clu
     log = tmp_path / "runs/quick/K4/seed-1"
     with begun(words, cluster, tmp_path) as process:
         wait_until(log.is_dir, process)
-        assert runs(tmp_path)
-        process.send_signal(signal.SIGINT)
-        out, errors = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, out) == (130, "")
+        out, errors = stop(process, [*runs(tmp_path).values()])
+    assert out == ""
     assert errors.splitlines()[-1] == "stopped; the same command goes on"
     assert runs(tmp_path) == {}
     assert not (tmp_path / "results/quick/K4/seed-1/record.json").exists()
@@ -224,14 +241,6 @@ def gpus(pid: int) -> str | None:
     """Which ones a process may use, as Ray says it to the process."""
     variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
     return next((text.partition("=")[2] for text in variables if text.startswith("CUDA_VISIBLE_DEVICES=")), None)
-
-
-def stop(process: "subprocess.Popen[str]") -> str:
-    """As by Ctrl-C; what it said on stderr."""
-    process.send_signal(signal.SIGINT)
-    errors = process.communicate(timeout=PATIENCE)[1]
-    assert process.returncode == 130
-    return errors
 
 
 def hear(text: str, process: "subprocess.Popen[str]") -> None:
@@ -255,11 +264,12 @@ def test_a_run_gets_the_cores_and_the_gpu_that_it_asks_for(cluster: Cluster, tmp
         (pid,) = runs(tmp_path, below(machine)).values()
         assert "\0--nthreads\x002\0" in Path(f"/proc/{pid}/cmdline").read_text()
         assert gpus(pid) == os.environ.get("CUDA_VISIBLE_DEVICES")
-        stop(process)
+        stop(process, [pid])
     with begun("K4 H5 --seeds 1 --on ray --gpus 0.5", cluster, tmp_path) as process:
         wait_until(lambda: len(runs(tmp_path)) == 2, process)
-        assert [gpus(pid) for pid in runs(tmp_path, below(machine)).values()] == ["0", "0"]
-        assert "no machine" not in stop(process)
+        pids = [*runs(tmp_path, below(machine)).values()]
+        assert [gpus(pid) for pid in pids] == ["0", "0"]
+        assert "no machine" not in stop(process, pids)[1]
     seen = dict[str, int]()
     with begun("K4 H5 --seeds 1 --on ray --gpus 1", cluster, tmp_path) as process:
         while len(seen) < 2:
@@ -267,7 +277,7 @@ def test_a_run_gets_the_cores_and_the_gpu_that_it_asks_for(cluster: Cluster, tmp
             ((name, pid),) = runs(tmp_path).items()  # never two, though there are cores for both
             assert (name in runs(tmp_path, below(machine)), gpus(pid)) == (True, "0")
             seen[name] = pid
-        stop(process)
+        stop(process, [pid])
 
 
 @pytest.mark.slow
