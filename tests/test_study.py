@@ -252,6 +252,19 @@ def test_a_stop_ends_cleanly_and_the_next_call_goes_on(tmp_path: Path) -> None:
     assert "--resume" in study.argv(jobs[0], 1)
 
 
+@pytest.mark.parametrize("ignored", [True, False])
+def test_a_run_that_is_only_just_starting_hears_the_stop(ignored: bool, tmp_path: Path) -> None:
+    """Also where a shell has started the study in the background, with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    try:
+        (job,) = planned(tmp_path, "K4")
+        assert run([job], stop=job.work.with_name("seed-1.log").is_file) == []
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not study.is_done(job), "it went on to its end"
+    assert not list(tmp_path.rglob(study.FAILED)), "it did not fail: the same command does it"
+
+
 def test_a_second_study_is_kept_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom perturblab.files import locked\n"
