@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from perturblab import attacked, cli, masking, robustness_figures, runs
-from perturblab.attacks import ATTACKS, PixelModel, Threat, deepfool, fgsm, still_right, to_pixels
+from perturblab.attacks import ATTACKS, PixelModel, Threat, deepfool, fgsm, pgd, still_right, to_pixels
 from perturblab.points import WORST
 from perturblab.progress import Show
+from perturblab.seeding import stream
 from perturblab.stats import wilson
 
 NET = "train --dataset-train digits --net-type batchout_mnist --nfilters 8 --dropout 0 --optim-method Adam --nthreads 1"
@@ -477,6 +478,19 @@ def test_a_transfer_is_made_on_the_source_and_judged_on_the_run(here: Path, tell
     assert points["transfer-fgsm", 0.2]["settings"]["source"] == "other"
 
 
+def test_pgd_stops_early_on_the_net_itself_and_goes_all_the_way_for_a_transfer(here: Path, tell: Tell) -> None:
+    flags = "--attacks pgd,transfer-pgd --eps 0.2 --source other --subset 600 --batch-size 600 --no-checks"
+    points = by_key(attack(tell, "plain", flags))
+    assert points["pgd", 0.2]["settings"]["early_stop"] is True
+    assert points["transfer-pgd", 0.2]["settings"]["early_stop"] is False
+    model, x, y = opened(here / "plain")
+    source, _, _ = opened(here / "other")
+    generator = stream(1, "transfer-pgd 0.2")
+    moved = pgd(source, x, y, Threat("linf", 0.2), steps=3, generator=generator)
+    (saved,) = kept(here / "plain", "transfer-pgd")
+    assert decoded(saved) == still_right(model, moved, y).tolist()
+
+
 def test_another_source_of_the_same_name_is_measured_anew(here: Path, tell: Tell) -> None:
     flags = "--attacks transfer-fgsm --eps 0.2 --no-checks"
     first = attack(tell, "plain", f"{flags} --source other")[0]
@@ -634,6 +648,7 @@ def test_a_random_net_gets_frozen_twins_several_verdicts_and_never_a_plain_autoa
             assert point["settings"]["verdicts"] == 3
         if point["attack"] in ("fgsm", "pgd"):
             assert point["settings"]["draws"] == 2, "expectation over transformation"
+            assert not point["settings"].get("early_stop"), "no net is judged by its worst draw"
         if point["eps"]:
             assert "random forward" in point["flags"]
         if worst:

@@ -274,7 +274,7 @@ def test_an_attack_by_name_is_the_function_with_that_effort(
     want = plain(net, *few, Threat("linf", 0.1), **given, generator=seeded(4))
     effort = Effort(steps=3, step_size=0.07, restarts=2, queries=13)
     assert torch.equal(ATTACKS[name].run(net, *few, Threat("linf", 0.1), effort, seeded(4)), want)
-    assert set(given) - {"clip"} == set(ATTACKS[name].settings) - {"draws"}
+    assert set(given) - {"clip"} == set(ATTACKS[name].settings) - {"draws", "early_stop"}
 
 
 @pytest.mark.parametrize(("name", "gradients"), [("fgsm", 1), ("pgd", 3)])
@@ -489,6 +489,58 @@ def test_restarts_stop_when_nothing_is_left() -> None:
     pgd(Counting(), x, y, Threat("linf", 0.5), steps=10, restarts=50, generator=seeded())
     assert len(passes) <= 22, "two restarts at most: each has ten steps and one look"
     assert passes[:11] == [10] * 11
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_early_stop_keeps_the_first_step_that_fools(many: tuple[Tensor, Tensor], norm: str) -> None:
+    """Against a plain loop: the whole attack with one step, with two, and so on."""
+    x, y = many
+    (radius, size), steps = {"linf": (0.1, 0.02), "l2": (0.5, 0.08)}[norm], 8
+    threat = Threat(norm, radius)
+    want, standing = x.clone(), still_right(trained(), x, y)
+    assert 0 < (~standing).sum() < 20, "some images fool it as they are"
+    for taken in range(1, steps + 1):
+        made = pgd(trained(), x, y, threat, steps=taken, step_size=size, start_at_random=False)
+        want[standing] = made[standing]
+        standing &= still_right(trained(), made, y)
+    got = pgd(trained(), x, y, threat, steps=steps, step_size=size, start_at_random=False, early_stop=True)
+    differ = (got - want).flatten(1).abs().amax(1) > 1e-6
+    assert differ.sum() <= 2, "but for a sign at 0, whose gradient depends on the images beside it"
+    assert 20 < standing.sum() < 180
+    assert (still_right(trained(), got, y) != standing).sum() <= 2
+
+
+def test_an_early_stop_spends_no_step_on_images_that_fool_already(many: tuple[Tensor, Tensor]) -> None:
+    x, y = many
+    sizes = []
+
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.requires_grad:
+                sizes.append(len(x))
+            return trained()(x)
+
+    threat = Threat("linf", 0.1)
+    pgd(Counting(), x, y, threat, steps=20, restarts=3, early_stop=True, generator=seeded())
+    assert sizes[:20] == sorted(sizes[:20], reverse=True)
+    assert sum(sizes) < 0.8 * 20 * 3 * len(x)
+    sizes.clear()
+    others = y.where(torch.arange(len(y)) % 2 == 0, (y + 1) % 10)
+    found = pgd(Counting(), x, others, threat, steps=20, early_stop=True, generator=seeded())
+    wrong = ~still_right(trained(), x, others)
+    assert 50 < wrong.sum() < 150
+    assert torch.equal(found[wrong], x[wrong]), "what is wrong stays as it is"
+    assert sizes[0] == len(x) - wrong.sum()
+
+
+def test_an_early_stop_is_as_strong_over_random_starts(many: tuple[Tensor, Tensor]) -> None:
+    x, y = many
+    threat, left = Threat("linf", 0.1), {}
+    for stop in (False, True):
+        made = [pgd(trained(), x, y, threat, steps=20, early_stop=stop, generator=seeded(s)) for s in range(5)]
+        left[stop] = [int(still_right(trained(), found, y).sum()) for found in made]
+    assert max(left[True]) <= max(left[False]) + 2
+    assert min(left[True]) <= min(left[False])
 
 
 def test_the_trace_is_the_mean_loss_before_every_step_of_the_first_restart(many: tuple[Tensor, Tensor]) -> None:

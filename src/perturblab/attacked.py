@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,8 @@ def _target(run: runs.Run, config: AttackConfig, show: Show) -> Target:
             )
         model = ActiveBatchOut(model)
     model.eval()
-    x, y = to_pixels(test.images[rows]).to(run.device), test.labels[rows].to(run.device)
+    x = to_pixels(test.images[rows]).to(run.device, memory_format=torch.channels_last)  # as in training: faster
+    y = test.labels[rows].to(run.device)
     # Two passes over a few images may draw the same by chance; BatchOut in evaluation is random by construction.
     is_random = config.batchout_in_eval or masking.is_random(model, x[:_LOOKED_AT])
     source: nn.Module | None = None
@@ -145,7 +146,14 @@ def _target(run: runs.Run, config: AttackConfig, show: Show) -> Target:
         source = other.in_pixels.eval()
         if masking.is_random(source, x[:_LOOKED_AT]):
             source = Frozen(source)
-    effort = Effort(config.steps, config.step_size, config.restarts, config.queries, config.draws if is_random else 1)
+    effort = Effort(
+        steps=config.steps,
+        step_size=config.step_size,
+        restarts=config.restarts,
+        queries=config.queries,
+        draws=config.draws if is_random else 1,
+        early_stop=not is_random,
+    )
     hashes = [_hash_of_weights(folder) for folder in (run.folder, Path(config.source or run.folder))]
     return Target(run.folder, model, x, y, digest, hashes[0], source, hashes[1], effort, config, is_random)
 
@@ -186,7 +194,7 @@ def _measure_all(target: Target, plan: Sequence[tuple[str, float]], show: Show) 
 
 
 def _settings(target: Target, name: str, attack: Attack) -> dict[str, Any]:
-    given = asdict(target.effort)
+    given = asdict(_effort(target, name))
     settings: dict[str, Any] = {key: given[key] for key in attack.settings if given[key] is not None}
     if name.startswith(TRANSFER):
         settings |= {"source": Path(str(target.config.source)).name, "source_weights": target.source_weights}
@@ -197,6 +205,11 @@ def _settings(target: Target, name: str, attack: Attack) -> dict[str, Any]:
     if attack.outside:
         settings["mistake"] = attack.about
     return settings | {"seed": target.config.manual_seed}
+
+
+def _effort(target: Target, name: str) -> Effort:
+    """A transfer raises the source's loss as far as it goes: what barely fools the source fools nobody else."""
+    return replace(target.effort, early_stop=False) if name.startswith(TRANSFER) else target.effort
 
 
 def _measured(target: Target, name: str, eps: float, moved: Callable[[int], None]) -> tuple[Point, bool]:
@@ -253,7 +266,7 @@ def make_images(target: Target, name: str, eps: float, moved: Callable[[int], No
     parts: list[Tensor] = []
     size = len(target.y) if plain == "universal" else target.config.batch_size
     for x, y in zip(target.x.split(size), target.y.split(size), strict=True):
-        parts.append(attack.run(model, x, y, threat, target.effort, generator))
+        parts.append(attack.run(model, x, y, threat, _effort(target, name), generator))
         moved(sum(map(len, parts)))
     return torch.cat(parts)
 
@@ -358,8 +371,8 @@ def _findings(target: Target, count: int, eps: float) -> masking.Findings:
         queries = min(effort.queries, 1000)
         breakers["square"] = lambda x, y, t, g: square(model, x, y, t, queries=queries, generator=g)
     if target.source is not None:
-        source = target.source
-        breakers["transfer"] = lambda x, y, t, g: ATTACKS["pgd"].run(source, x, y, t, effort, g)
+        source, far = target.source, _effort(target, TRANSFER)
+        breakers["transfer"] = lambda x, y, t, g: ATTACKS["pgd"].run(source, x, y, t, far, g)
     with untouched(model, seed=target.config.manual_seed):
         return masking.examine(
             model,
@@ -388,7 +401,8 @@ def _draw_examples(target: Target, points: Sequence[Point], title: str, classes:
     if not shown:
         return
     radii = sorted({p.eps for p in points if p.attack == shown[0] and p.eps})
-    few = Target(**{**vars(target), "x": target.x[:5], "y": target.y[:5]})
+    whole = replace(target.effort, early_stop=False)  # what the radius allows is what is shown
+    few = replace(target, x=target.x[:5], y=target.y[:5], effort=whole, paths={})
     with torch.no_grad(), untouched(target.model, seed=target.config.manual_seed):
         made = {eps: make_images(few, shown[0], eps) for eps in radii}
         answers = {eps: target.model(x).argmax(1).tolist() for eps, x in {0.0: few.x, **made}.items()}

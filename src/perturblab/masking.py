@@ -175,6 +175,7 @@ def examine(
             restarts=times * effort.restarts,
             loss=loss,
             draws=effort.draws,
+            early_stop=effort.early_stop,
             generator=generator,
         )
         return still_right(model, found, y)

@@ -24,6 +24,7 @@ class Effort:
         restarts: of PGD.
         queries: of Square.
         draws: forward passes a gradient; more than 1 for a net whose forward is random.
+        early_stop: PGD leaves an image alone as soon as it fools the net; not for transfers and random nets.
     """
 
     steps: int = 50
@@ -31,6 +32,7 @@ class Effort:
     restarts: int = 5
     queries: int = 5000
     draws: int = 1
+    early_stop: bool = False
 
 
 Run = Callable[[nn.Module, Tensor, Tensor, Threat, Effort, torch.Generator], Tensor]
@@ -71,6 +73,7 @@ def _pgd(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, effort: Effort,
         step_size=effort.step_size,
         restarts=effort.restarts,
         draws=effort.draws,
+        early_stop=effort.early_stop,
         generator=generator,
     )
 
@@ -87,7 +90,9 @@ ATTACKS: dict[str, Attack] = {
         settings=("draws",),
     ),
     "pgd": Attack(
-        _pgd, "projected gradient ascent with restarts", settings=("steps", "step_size", "restarts", "draws")
+        _pgd,
+        "projected gradient ascent with restarts",
+        settings=("steps", "step_size", "restarts", "draws", "early_stop"),
     ),
     "deepfool": Attack(
         _deepfool, "nearest boundary, l2, by the cap on its iterations", norms=("l2",), by_iterations=True, fixed=True
