@@ -146,11 +146,7 @@ def report(tallies: dict[str, Tally], found: Sequence[messages.Message], reached
     for error, number in Counter(message.error for message in found).items():
         lines.append(f"{error}: {count[error]} of {number} messages raised")
     lines += ["", "| message | raised by |", "|---|---|"]
-    for message in found:
-        text = message.text.replace("|", "\\|").replace("\n", " ")
-        text = f"`` {text} ``" if "`" in text else f"`{text}`"  # or two underscores would make bold type
-        by = reached.get(message) or messages.reason(message)
-        lines.append(f"| `{message.file}:{message.first}` {message.error}: {text} | {by} |")
+    lines += [f"| {message.cell} | {reached.get(message) or messages.reason(message)} |" for message in found]
     return "\n".join(lines)
 
 

@@ -64,6 +64,13 @@ class Message:
     error: str
     text: str
 
+    @property
+    def cell(self) -> str:
+        """As a cell of a table in Markdown; without the line, which every change of the file would move."""
+        text = self.text.replace("|", "\\|").replace("\n", " ")
+        text = f"`` {text} ``" if "`" in text else f"`{text}`"  # or two underscores would make bold type
+        return f"`{self.file}` {self.error}: {text}"
+
 
 def messages() -> list[Message]:
     """Every error message of the package, in the order of its files."""

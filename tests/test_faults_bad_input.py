@@ -75,6 +75,14 @@ def test_success_is_a_fault_where_there_can_be_none() -> None:
     assert fault(case, Ended(**{**GOOD, "code": 0, "out": "x", "before": {}, "after": {}})) == "accepted"
 
 
+def test_the_document_has_every_message_of_today_and_no_other() -> None:
+    lines = (ROOT / "docs/bad-input.md").read_text().splitlines()
+    written = [line for line in lines if line.startswith("| `")]
+    assert len(written) == len(messages())
+    for line, message in zip(written, messages(), strict=True):
+        assert line.startswith(f"| {message.cell} | "), "say python -m faults.bad_input --cases 240"
+
+
 def test_messages_are_found_where_they_are_raised() -> None:
     found = messages()
     assert len(found) > 150
