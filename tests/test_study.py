@@ -159,7 +159,7 @@ def test_what_is_trained_is_attacked_as_the_preset_says(tmp_path: Path) -> None:
     jobs = study.plan(setups, ATTACKED, None, **folders)
     assert [job.name for job in jobs] == [
         *("K4 seed 1", "K4 seed 2"),
-        *(f"K4 seed {seed}: {names}" for seed in (1, 2) for names in ("fgsm,deepfool", "transfer-fgsm")),
+        *(f"K4 seed {seed}: {names}" for names in ("fgsm,deepfool", "transfer-fgsm") for seed in (1, 2)),
     ]
     assert [Path(job.attack["source"]).name for job in jobs if "source" in job.attack] == ["seed-2", "seed-1"]
     trained, attacks = jobs[:2], jobs[2:]
@@ -175,6 +175,24 @@ def test_what_is_trained_is_attacked_as_the_preset_says(tmp_path: Path) -> None:
     wider = replace(ATTACKED, attacks={"K4": ({**ATTACKED.attacks["K4"][0], "eps": "0,0.1,0.2"},)})
     more = study.plan(setups, wider, None, **folders)
     assert [study.is_done(job) for job in more] == [True, True, False, False], "a radius more is not yet measured"
+
+
+def test_two_attacks_on_one_run_wait_for_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each would write what the other does not know."""
+    one = replace(ATTACKED, seeds=1)
+    both = ({"attacks": "fgsm", "eps": "0,0.1", "subset": n, "checks": False} for n in (20, 30))
+    jobs = study.plan(
+        [SETUPS["K4"]],
+        replace(one, attacks={"K4": tuple(both)}),
+        None,
+        results=tmp_path / "results",
+        work=tmp_path / "runs",
+    )
+    assert study.run_jobs(jobs, processes=3, threads=1, show=Show()) == []
+    said = [line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines() if line.startswith("K4 seed 1")]
+    assert said == ["begun", "done"] * 3
+    points = json.loads((tmp_path / "results/tiny/K4/seed-1/attacks/fgsm.json").read_text())["points"]
+    assert [(point["total"], point["eps"]) for point in points] == [(20, 0), (20, 0.1), (30, 0), (30, 0.1)]
 
 
 def test_seeds_of_the_preset_are_those_of_each_set_up(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,9 @@ def plan(
             place = Path(preset.name, setup.id, f"seed-{seed}")
             same = jobs.get(key, Job((), preset.name, flags, work / place, ()))
             jobs[key] = replace(same, setups=(*same.setups, setup.id), results=(*same.results, results / place))
-    return [*jobs.values(), *(attack for job in jobs.values() for attack in _attacks(job, preset, work, given or {}))]
+    # The first attack on every run before the second on any: presets list them from the cheapest on.
+    attacks = zip_longest(*(_attacks(job, preset, work, given or {}) for job in jobs.values()))
+    return [*jobs.values(), *(attack for nth in attacks for attack in nth if attack is not None)]
 
 
 def _attacks(job: Job, preset: Preset, work: Path, given: Mapping[str, Any]) -> Iterator[Job]:
@@ -216,7 +219,7 @@ def run_jobs(
     with show.bar(sum(job.nepochs for job in jobs), _epochs(jobs)):
         try:
             while (waiting and not stop()) or running:
-                while len(running) < processes and not stop() and (job := _ready(waiting)):
+                while len(running) < processes and not stop() and (job := _ready(waiting, running)):
                     waiting.remove(job)
                     running.append((job, _started(job, threads)))
                     show.say(f"{job.name}: begun")
@@ -235,8 +238,10 @@ def run_jobs(
     return failures
 
 
-def _ready(waiting: Sequence[Job]) -> Job | None:
-    return next((job for job in waiting if all(path.is_file() for path in job.needs)), None)
+def _ready(waiting: Sequence[Job], running: Sequence[tuple[Job, Any]]) -> Job | None:
+    """The first job that can begin; two attacks on one run would each write what the other does not know."""
+    busy = {job.work for job, _ in running}
+    return next((job for job in waiting if job.work not in busy and all(path.is_file() for path in job.needs)), None)
 
 
 def _started(job: Job, threads: int) -> "subprocess.Popen[bytes]":
