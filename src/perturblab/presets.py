@@ -124,7 +124,7 @@ _ROBUST = Preset(
             {"attacks": "fgsm,pgd", "eps": _TENTHS, "subset": 1000, "source": "BO-mnist-none"},
             {"attacks": "autoattack", "eps": "0,0.3,0.1", **_QUICKLY},
         ),
-        "BO-mnist-batchout": ({"attacks": "fgsm,fgsm-unclipped", "eps": "0,0.1,0.3,0.5", **_IN_EVAL},),
+        "BO-mnist-batchout": ({"attacks": "fgsm,fgsm-unclipped", "eps": _TENTHS, **_IN_EVAL},),
         "BO-cifar": (
             {"attacks": "fgsm", "eps": _PIXELS, "checks": False},
             {"attacks": "fgsm,deepfool,pgd", "eps": _PIXELS, "subset": 1000, "source": "BO-cifar-none"},
