@@ -65,6 +65,13 @@ def test_means_intervals_and_verdicts_are_those_of_the_seeds() -> None:
     assert "CIFAR-10, 2 classes: fgsm, 8 test images" in text
 
 
+def test_a_set_whose_classes_were_chosen_tells_their_number_once() -> None:
+    (run, *_) = PLAIN
+    test = f"CIFAR-10, {len(run.record.data.classes)} classes"
+    chosen = run.record.model_copy(update={"data": run.record.data.model_copy(update={"test": test})})
+    assert f"**{test}: fgsm, 8 test images**" in attacks.markdown([Run(chosen, (), run.points)], CONTROL)
+
+
 def test_a_flagged_curve_says_so_beside_its_numbers() -> None:
     rows = {row[""]: row for row in columns(attacks.markdown([*PLAIN, *BATCHOUT], CONTROL))}
     assert rows[f"{CONTROL}, BatchOut"]["flags"] == "empirical upper bound, flags: zero gradients"

@@ -82,7 +82,8 @@ def _with_worst(points: Sequence[Point]) -> list[Point]:
 def data_of(attacked: Attacked) -> str:
     """Name the images of a group, and how many classes they have."""
     data = attacked.group.records[0].data
-    return f"{data.test}, {len(data.classes)} classes"
+    classes = f", {len(data.classes)} classes"
+    return data.test.removesuffix(classes) + classes  # a set whose classes were chosen says so itself
 
 
 def kind_of(point: Point) -> Kind:
