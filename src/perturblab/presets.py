@@ -128,7 +128,7 @@ _ROBUST = Preset(
         "BO-cifar": (
             {"attacks": "fgsm", "eps": _PIXELS, "checks": False},
             {"attacks": "fgsm,deepfool,pgd", "eps": _PIXELS, "subset": 1000, "source": "BO-cifar-none"},
-            {"attacks": "autoattack", "eps": "0,8/255,5/255", **_QUICKLY},
+            {"attacks": "autoattack", "eps": "0,5/255", **_QUICKLY},
         ),
         "SEED-cifar3": (
             {"attacks": "fgsm,fgsm-normalised", "eps": _PIXELS, "checks": False},
