@@ -70,10 +70,10 @@ ALLOWED: dict[str, set[str]] = {
     "arguments": set(),
     "config_file": {"arguments"},
     "presets": {"catalogue", "config"},
-    "study": {"catalogue", "config", "points", "presets", "progress", "records"},
-    "study_ray": {"progress", "study"},
+    "study": {"catalogue", "config", "machine", "points", "presets", "progress", "records"},
+    "study_ray": {"machine", "progress", "study"},
     "cli_report": {"arguments", "report"},
-    "cli_catalogue": {"arguments", "catalogue", "presets", "progress", "records", "study", "study_ray"},
+    "cli_catalogue": {"arguments", "catalogue", "machine", "presets", "progress", "records", "study", "study_ray"},
     "cli_export": {"arguments", "onnx_export", "pretrained", "progress"},
     "cli": {
         *("cli_catalogue", "cli_export", "cli_report", "logs"),

@@ -324,7 +324,7 @@ def two_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list
         return ImageData("CIFAR10", "CIFAR-10", CIFAR10, train, test, {"train": "-", "test": "-"})
 
     @contextmanager
-    def after_two() -> Iterator[Callable[[], bool]]:
+    def after_two(*, once: bool) -> Iterator[Callable[[], bool]]:
         asked = 0
 
         def stop() -> bool:
@@ -341,7 +341,7 @@ def two_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list
         return checkpoint.load_checkpoint(folder / "checkpoint.pt")
 
     monkeypatch.setattr(data, "load", load)
-    monkeypatch.setattr(cli, "_interruptible", after_two)
+    monkeypatch.setattr(cli, "asked_to_stop", after_two)
     return run
 
 

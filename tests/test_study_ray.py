@@ -322,6 +322,27 @@ def test_a_run_that_fails_there_is_a_failure_here(tmp_path: Path) -> None:
     assert [sorted(files) for files in brought.folders] == [["failed.json"], []]
 
 
+def test_a_run_that_is_called_off_while_it_is_started_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray interrupts wherever a task stands: here, when the process is there and the study does not yet know of it."""
+    processes = []
+    start = study._started
+
+    def called_off(job: study.Job, threads: int) -> "subprocess.Popen[bytes]":
+        processes.append(start(job, threads))
+        signal.raise_signal(signal.SIGINT)
+        return processes[0]
+
+    monkeypatch.setattr(study, "_started", called_off)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        study_ray._run(planned(tmp_path, {"nepochs": 10_000}), 1)
+    assert [process.returncode for process in processes] == [cli.INTERRUPTED], "a clean stop"
+    assert not (tmp_path / "results").exists(), "what was called off has not failed"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_what_is_left_of_the_last_attempt_is_waited_for(tmp_path: Path) -> None:
     free = threading.Event()
 

@@ -18,7 +18,7 @@ from perturblab.arguments import Parser, add_fields, given, integers, parsed
 from perturblab.config import AttackConfig, TrainConfig, validated
 from perturblab.errors import NonFiniteError, RankLostError, UserError, one_line
 from perturblab.files import is_begun
-from perturblab.machine import is_first, launcher, world_size
+from perturblab.machine import asked_to_stop, is_first, launcher, world_size
 
 if TYPE_CHECKING:
     from perturblab.progress import Show
@@ -149,9 +149,10 @@ def _train(args: argparse.Namespace) -> int:
     import torch
 
     from perturblab import logs, ranks
-    from perturblab.machine import keep_freed_memory
+    from perturblab.machine import hear_stops, keep_freed_memory
     from perturblab.runs import own_device
 
+    hear_stops()
     logs.check(config.log or ())
     keep_freed_memory()
     if config.nthreads:
@@ -179,7 +180,7 @@ def _train_in(config: TrainConfig, folder: Path, ranks: "Ranks") -> int:
     _introduce(run, show)
     resume = f"{launcher()} train --resume {folder}"
     try:
-        with _interruptible() as stop:
+        with asked_to_stop(once=True) as stop:
             record = execution.execute(run, show, stop)
     except RankLostError as error:
         raise RankLostError(f"rank {ranks.rank}: {error}; go on from the last checkpoint with: {resume}") from error
@@ -271,24 +272,6 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a clean stop after the current step."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _result(record: "Record", folder: Path) -> str:
     from perturblab.stats import wilson
 
@@ -354,10 +337,11 @@ def _attack(args: argparse.Namespace) -> int:
     import torch
 
     from perturblab.attacked import attack_run
-    from perturblab.machine import keep_freed_memory
+    from perturblab.machine import hear_stops, keep_freed_memory
     from perturblab.points import table
     from perturblab.progress import Show
 
+    hear_stops()
     keep_freed_memory()
     if config.nthreads:
         torch.set_num_threads(config.nthreads)

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from perturblab.arguments import Parser, integers
 from perturblab.errors import UserError
+from perturblab.machine import asked_to_stop
 
 if TYPE_CHECKING:
     from perturblab.catalogue import Entry, Relation, Setup
@@ -144,7 +144,7 @@ def _run(args: argparse.Namespace) -> int:
     from perturblab.files import locked
     from perturblab.progress import Show
 
-    show, asked, jobs = Show(quiet=args.quiet), list[int](), _jobs(args)
+    show, jobs = Show(quiet=args.quiet), _jobs(args)
     place = _placed(args)
     missing = [job for job in jobs if not study.is_done(job)]
     if args.on is not None and (left := sum(bool(job.attack) for job in missing)):
@@ -164,11 +164,9 @@ def _run(args: argparse.Namespace) -> int:
             busy = f"another study is at work in {folder}; wait for it, or choose another --results"
             stack.enter_context(locked(folder, busy))
         run_jobs = stack.enter_context(place)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before = signal.signal(number, lambda number, frame: asked.append(number))
-            stack.callback(signal.signal, number, before)
-        failures = run_jobs(missing, show=show, stop=lambda: bool(asked))
-    if asked:
+        stop = stack.enter_context(asked_to_stop())
+        failures = run_jobs(missing, show=show, stop=stop)
+    if stop():
         show.warn("stopped; the same command goes on")
         return INTERRUPTED
     print(f"{len(missing) - len(failures)} runs done, {len(failures)} failed; records: {args.results}/{args.preset}")

@@ -3,9 +3,15 @@
 import ctypes
 import os
 import re
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def world_size() -> int:
@@ -48,6 +54,40 @@ def out_of_memory(error: BaseException) -> str | None:
     asked = re.search(r"tried to allocate [\d.]+ \w+|allocate [\d.]+ [KMGT]iB", said, re.IGNORECASE)
     words = asked[0].lower() if asked else said[:80]
     return f"out of memory ({words})" if words else "out of memory"
+
+
+@contextmanager
+def asked_to_stop(*, once: bool = False, signals: Sequence[int] = STOPS) -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C and SIGTERM into an answer that is asked for where a stop is clean.
+
+    Args:
+        once: a second one raises KeyboardInterrupt wherever it comes.
+        signals: those that are turned.
+
+    Yields:
+        Says whether one has come.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        if once and asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in signals}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def hear_stops() -> None:
+    """Let through the stops that a study holds back from a run until PyTorch is imported.
+
+    An interrupt in the middle of that can get lost, or end in an abort.
+    """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
 
 def keep_freed_memory() -> bool:

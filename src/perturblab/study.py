@@ -19,13 +19,14 @@ from perturblab.catalogue import Setup
 from perturblab.config import AttackConfig, TrainConfig, validated
 from perturblab.errors import UserError
 from perturblab.files import CHECKPOINT, PREVIOUS, sweep, write_atomically
+from perturblab.machine import STOPS
 from perturblab.points import file_of, is_capped, load_points
 from perturblab.presets import Preset, flags_of
 from perturblab.progress import Show
 
 FAILED = "failed.json"
 _LOOK_EVERY = 0.5  # seconds between two looks at the processes
-_INTERRUPTED = (130, -signal.SIGINT)  # the second of a process that has only just begun
+_INTERRUPTED = 130
 _UNMET = "it needs a run that is not trained; say the same once it is"
 _NAMES = ("dataset_train", "dataset_test", "dataroot")  # a record calls the images by their display name
 
@@ -261,11 +262,12 @@ def _end_with_parent() -> None:
     """A study that is killed must not leave runs behind that a second call would meet (Linux).
 
     In a group of its own a run does not see the Ctrl-C of the terminal, which the study passes on: a second one would
-    end it without a checkpoint. A shell lets what it starts in the background ignore Ctrl-C: a run that is only just
-    starting would not hear the study's either, and go on to its end.
+    end it without a checkpoint. A run that is only just starting would lose the study's, and go on to its end: it is
+    held back until the run hears it (`hear_stops`). A shell lets what it starts in the background ignore Ctrl-C.
     """
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
@@ -280,7 +282,7 @@ def _interrupt(running: Sequence[tuple[Job, "subprocess.Popen[bytes]"]]) -> None
 
 
 def _ended(job: Job, process: "subprocess.Popen[bytes]", show: Show) -> list[Failure]:
-    if process.returncode in _INTERRUPTED:
+    if process.returncode == _INTERRUPTED:
         return []
     if process.returncode == 0:
         for setup, folder in zip(job.setups, job.results, strict=True):

@@ -17,6 +17,7 @@ from typing import Any
 from perturblab import study
 from perturblab.errors import UserError
 from perturblab.files import locked, write_atomically
+from perturblab.machine import asked_to_stop
 from perturblab.progress import Show
 from perturblab.study import FAILED, Failure, Job
 
@@ -156,12 +157,13 @@ def _machines(need: Need, show: Show) -> set[str]:
 def _run(job: Job, threads: int) -> Brought:
     """On the machine that Ray has chosen: as a study of one run, whose results are handed back instead of kept."""
     _wait_for(job.work)
-    # Ray's workers block it, the runs would inherit that, and a clean stop would not reach them.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    with TemporaryDirectory() as folder:
-        folders = tuple(Path(folder, str(number)) for number in range(len(job.results)))
-        failures = study.run_jobs([replace(job, results=folders)], processes=1, threads=threads, show=Show(quiet=True))
-        return Brought(tuple(_files(path) for path in folders), tuple(failures))
+    # Ray cancels by an interrupt wherever it comes: before the study knows of the process that it starts, for one.
+    with TemporaryDirectory() as folder, asked_to_stop(signals=(signal.SIGINT,)) as stop:
+        own = replace(job, results=tuple(Path(folder, str(number)) for number in range(len(job.results))))
+        failures = study.run_jobs([own], processes=1, threads=threads, show=Show(quiet=True), stop=stop)
+        if stop() and not failures and not study.is_done(own):
+            raise KeyboardInterrupt
+        return Brought(tuple(_files(path) for path in own.results), tuple(failures))
 
 
 def _wait_for(work: Path) -> None:
