@@ -264,9 +264,10 @@ def make_images(target: Target, name: str, eps: float, moved: Callable[[int], No
         return _capped(target, model, name, int(eps), moved)
     generator = stream(target.config.manual_seed, f"{name} {eps!r}")
     parts: list[Tensor] = []
+    effort = _effort(target, name)
     size = len(target.y) if plain == "universal" else target.config.batch_size
     for x, y in zip(target.x.split(size), target.y.split(size), strict=True):
-        parts.append(attack.run(model, x, y, threat, _effort(target, name), generator))
+        parts.append(attack.run(model, x, y, threat, effort, generator))
         moved(sum(map(len, parts)))
     return torch.cat(parts)
 
