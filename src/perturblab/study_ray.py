@@ -25,6 +25,7 @@ _LOOK_EVERY = 0.5  # seconds between two looks at the runs
 _TRIES_AGAIN = 5  # times that a run is begun anew because its machine was lost
 _BUSY = 600.0  # seconds that a run may wait for what is left of its last attempt
 _ANSWER = 10.0  # seconds
+_CALLS = 3  # times that a cluster is asked for a client's server
 _STOPPING = 120.0  # seconds that runs have for a clean stop
 _CODE = 1  # of a run that ended without a code
 
@@ -72,10 +73,16 @@ def connected(on: str, need: Need, at_once: int | None = None) -> Iterator[Calla
         import ray
     except ImportError as error:
         raise UserError("--on ray needs Ray, which is not installed; pip install 'perturblab[ray]'") from error
-    try:
-        ray.init("auto" if on == "ray" else on, logging_level=logging.ERROR, log_to_driver=False)
-    except (OSError, RuntimeError, ValueError, ImportError) as error:  # what Ray raises where there is none
-        raise _no_cluster(on, str(error).strip().splitlines()[0]) from error
+    for calls_left in reversed(range(_CALLS)):
+        try:
+            ray.init("auto" if on == "ray" else on, logging_level=logging.ERROR, log_to_driver=False)
+            break
+        except ConnectionAbortedError as error:
+            # A head starts a server for each client; a busy one gives it up after 30 s, and the next may be faster.
+            if not calls_left:
+                raise _no_cluster(on, str(error).strip().splitlines()[-1]) from error
+        except (OSError, RuntimeError, ValueError, ImportError) as error:  # what Ray raises where there is none
+            raise _no_cluster(on, str(error).strip().splitlines()[0]) from error
     try:
         # Ray prints what its daemons log to stdout, which is the result's; what ends a run is told as its failure.
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
