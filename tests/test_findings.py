@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from perturblab import presets, stats
 from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Measure
+from perturblab.errors import UserError
 from perturblab.presets import PRESETS
 from perturblab.records import Study
-from perturblab.report import answers, findings
+from perturblab.report import answers, findings, rows
 from perturblab.report.measured import Run
 from test_attack_tables import point
 from test_tables import make
@@ -51,6 +53,10 @@ def test_the_last_epoch_is_the_headline_and_the_published_metrics_are_of_the_bes
     best = findings.value(found, Measure("batch mean"))
     assert best is not None
     assert best.number == 79.0, "the published rule: the best epoch with an index above 10, so 11"
+    of_all = findings.value(found, Measure("best epoch"))
+    assert of_all is None, "these epochs were not counted"
+    counted = findings.value(run("K4", 1, metrics=epochs([50.0, 90.0, *[60.0] * 12])), Measure("best epoch"))
+    assert counted == findings.Value(90.0, (), 10_000), "what flatters is the best of all epochs"
     short = findings.value(run("K4", 1, metrics=rows[:4]), Measure("batch mean"))
     assert short is not None
     assert short.number == 90.0, "a run that is shorter has no such epoch: the best of all"
@@ -169,6 +175,9 @@ def test_a_claim_is_judged_on_differences_paired_by_seed() -> None:
         (0.0, None, (0.1, 1.8), "agrees"),
         (0.0, None, (-2.0, -0.1), "lower"),
         (4.0, 6.0, (3.9, 5.0), "not distinguishable"),
+        (0.0, None, (0.0, 0.0), "lower"),
+        (None, 0.0, (0.0, 0.0), "higher"),
+        (0.0, 1.0, (0.0, 1.0), "agrees"),
         (3.5, 3.5, (3.0, 4.0), "agrees"),
         (3.5, 3.5, (3.6, 4.0), "higher"),
         (None, None, (3.6, 4.0), None),
@@ -181,6 +190,60 @@ def test_a_claimed_range_agrees_when_it_holds_the_interval(
     assert stats.against_claim(stats.Interval(mean, *interval, 3, 1.0), low, high) == want
     few = stats.against_claim(stats.Interval(mean, *interval, 2, 1.0), low, high)
     assert few == (None if want is None else "too few seeds")
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_no_claim_is_judged_by_one_run_against_itself(preset: str) -> None:
+    """A preset that replaces the schedule leaves nothing of a claim about schedules."""
+    real = [name for name, setup in SETUPS.items() if not setup.missing]
+    of = [run(setup, s, 7000 + s, preset=preset, metrics=epochs([70.0])) for setup in real for s in (1, 2, 3)]
+    for finding in findings.claims(findings.by_place(of)):
+        relation = finding.relation
+        if not relation.left or relation.left == relation.right:
+            continue
+        sides = [presets.flags_of(SETUPS[side], PRESETS[preset], 1) for side in (relation.left, relation.right)]
+        is_same = sides[0] == sides[1]
+        assert finding.removed == ((preset,) if is_same else ())
+        assert not (is_same and finding.measured)
+        for compared in finding.measured:
+            assert compared.differing
+            assert all(sides[0].get(name) != sides[1].get(name) for name in compared.differing)
+    if preset == "cpu":
+        row = rows.open_claim(claim(findings.claims(findings.by_place(of)), "R-K3-schedule"))
+        assert row.cells[2] == "not comparable at preset cpu, which gives both sides the same flags"
+
+
+def test_runs_are_compared_on_the_same_test_images() -> None:
+    other = run("H5", 2, 9000)
+    data = other.record.data.model_copy(update={"hashes": {"train": "ab", "test": "another"}})
+    other = replace(other, record=other.record.model_copy(update={"data": data}))
+    of = [run("H5", 1, 5100), other, run("H5", 3, 5200), *runs("K4", [5000, 5000, 5000])]
+    (compared,) = claim(findings.claims(findings.by_place(of)), "R-noise").measured
+    assert compared.differences == pytest.approx({1: 1.0, 3: 2.0})
+    assert compared.note == "1 seeds left out: their test images differ"
+
+
+def test_two_records_of_one_run_that_differ_are_a_mistake() -> None:
+    assert len(findings.by_place([run("K4", 1, 5000), run("K4", 1, 5000)])["cpu", "K4"]) == 1
+    with pytest.raises(UserError, match="two records of K4 at cpu, seed 1, differ"):
+        findings.by_place([run("K4", 1, 5000), run("K4", 1, 5001)])
+
+
+@pytest.mark.parametrize(("baseline", "weak"), [([5000, 5100, 5200], 51.0), ([6000, 6100, 6200], None)])
+def test_a_study_whose_3x3_net_learns_too_little_is_no_evidence(baseline: list[int], weak: float | None) -> None:
+    of = [*runs("K1", baseline), *runs("H5", [4300, 4410, 4505]), *runs("K4", [4000, 4100, 4200])]
+    found = findings.claims(findings.by_place(of))
+    (compared,) = claim(found, "R-noise").measured
+    assert compared.weak == (None if weak is None else pytest.approx(weak))
+    noise, _ = answers.answers(found)
+    verdict = rows.claim_row(claim(found, "R-noise"), compared).verdict
+    if weak is None:
+        assert (noise.word, verdict[:6]) == ("Under the reproduction's recipe yes", "higher")
+    else:
+        assert noise.word.endswith("no evidence, since the 3x3 net itself has 51.0 %")
+        assert verdict == "no evidence: at this preset the 3x3 net itself has 51.00 %"
+    digits = findings.by_place([*runs("K1", [5000], preset="quick"), *of[3:], *runs("H5", [4300], preset="quick")])
+    assert all(c.weak is None for f in findings.claims(digits) for c in f.measured)
 
 
 def test_throughout_training_means_every_epoch() -> None:
@@ -228,15 +291,55 @@ def test_the_answers_come_from_the_deciding_claims() -> None:
     assert (noise.word, batchout.word, noise.sentences) == ("Not yet measured", "Not yet measured", ())
     of = [*runs("H5", [5300, 5410, 5505]), *runs("K4", [5000, 5100, 5200])]
     noise, _ = answers.answers(findings.claims(findings.by_place(of)))
-    assert noise.word == "Yes"
+    assert noise.word == "Under the reproduction's recipe yes"
     assert "54.05 % against 51.00 %, better (difference +3.05 points, 95 % t-interval [" in noise.sentences[0]
     assert noise.sentences[-1].startswith("Measured at cpu: ")
     noise, _ = answers.answers(findings.claims(findings.by_place(of[:2] + of[3:5])))
-    assert noise.word == "Too few seeds to say"
+    assert noise.word == "Under the reproduction's recipe too few seeds to say"
     mixed = [*runs("H5", [5000, 5300, 5100]), *runs("K4", [5050, 5100, 5200])]
     noise, _ = answers.answers(findings.claims(findings.by_place(mixed)))
-    assert noise.word.startswith("Not so that these seeds could tell; ")
-    assert noise.word.endswith(" points would have shown")
+    assert noise.word.startswith("Under the reproduction's recipe not so that these seeds could tell (")
+    assert noise.word.endswith(" points would have shown)")
+    both = [*of, *runs("A1", [5300, 5410, 5505]), *runs("A1-level-0", [5000, 5100, 5200])]
+    noise, _ = answers.answers(findings.claims(findings.by_place(both)))
+    assert noise.word == "Yes"
+    other = [*mixed, *both[6:]]
+    noise, _ = answers.answers(findings.claims(findings.by_place(other)))
+    assert noise.word.startswith("Under the reproduction's recipe not so")
+    assert noise.word.endswith("; under the authors' own recipe yes")
+
+
+def attacked(data: str, attack: str, eps: float, more: int, flags: tuple[str, ...] = ()) -> list[Run]:
+    """Three seeds each with and without BatchOut: so many more of 100 images right with it."""
+    more_said = {"settings": {"seed": 1, "steps": 50}} if attack == "pgd" else {}
+    return [
+        run(f"BO-{data}-{arm}", s, preset="robust", points=[point(attack, eps, right, flags=of, **more_said)])
+        for arm, gain, of in (("batchout", more, flags), ("none", 0, ()))
+        for s in (1, 2, 3)
+        for right in [[int(i < 20 + 3 * s + gain + (s == 2 and gain > 0)) for i in range(100)]]
+    ]
+
+
+def test_robustness_is_decided_by_the_strongest_attack_and_never_by_fgsm() -> None:
+    def word(*of: list[Run]) -> str:
+        merged: dict[tuple[str, int], Run] = {}
+        for one in (one for some in of for one in some):
+            assert one.record.study
+            key = one.record.study.setup, one.record.seed
+            merged[key] = replace(one, points=(*(merged[key].points if key in merged else ()), *one.points))
+        _, batchout = answers.answers(findings.claims(findings.by_place(merged.values())))
+        return batchout.word
+
+    fgsm = attacked("mnist", "fgsm", 0.3, 40)
+    assert word(fgsm) == "Not yet measured by what decides it"
+    assert word(fgsm, attacked("mnist", "pgd", 0.1, 20)) == "On MNIST yes"
+    assert word(fgsm, attacked("mnist", "pgd", 0.1, 20), attacked("mnist", "autoattack", 0.1, -20)) == (
+        "On MNIST no, it hurts"
+    )
+    flagged = attacked("cifar", "pgd", 5 / 255, 20, ("saturated logits",))
+    assert word(attacked("mnist", "autoattack", 0.1, -20), flagged) == (
+        "On MNIST no, it hurts; on CIFAR-10 not shown, since the gradients are flagged"
+    )
 
 
 def test_flags_are_said_with_the_number() -> None:

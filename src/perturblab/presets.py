@@ -28,6 +28,7 @@ class Preset:
         special: beginning of a set-up's id -> flags that replace those of such set-ups.
         attacks: beginning of a set-up's id -> settings of `perturblab attack`, one a command, once they are trained;
             "source" there is a set-up, whose run of another seed is meant.
+        only: the set-ups that it is made for; empty for all.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Preset:
     more_seeds: Mapping[str, int] = field(default_factory=dict)
     special: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     attacks: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    only: tuple[str, ...] = ()
 
     def seeds_of(self, setup: str) -> range:
         """The seeds of a set-up, by its id."""
@@ -53,12 +55,14 @@ class Preset:
 
 DECIDING = ("K4", "H5", "A1", "A1-level-0")
 _CONTROLS = ("K1", "K3", "K3-level-0", "K5", "K7", "A1-cnn")
-_OTHERS = ("BO-", "R1-", "R2-", "SEED-", "L1-")  # not of the dispute about noise
-_PERTURBATIVE = tuple(
+_OTHERS = ("BO-", "R1-", "R2-", "SEED-")  # not of the dispute about noise
+_PERTURBATIVE = tuple(name for name, setup in SETUPS.items() if not setup.missing and not name.startswith(_OTHERS))
+_ON_CIFAR10 = tuple(
     name
-    for name, setup in SETUPS.items()
-    if not setup.missing and setup.flags.get("dataset_train") == "CIFAR10" and not name.startswith(_OTHERS)
+    for name in _PERTURBATIVE
+    if SETUPS[name].flags["dataset_train"] == "CIFAR10" and not name.startswith(("L1-", "L3"))
 )
+_SHALLOW = {"nfilters": 16, "nweights": 32, "depth": 4}
 
 _QUICK = Preset(
     "quick",
@@ -72,6 +76,7 @@ _QUICK = Preset(
     width=28 / 128,
     rate=10.0,
     flags={"dataset_train": "digits", "batch_size": 32, "nepochs": 12, "audit": True},
+    only=_ON_CIFAR10,
 )
 _CPU = Preset(
     "cpu",
@@ -84,8 +89,10 @@ _CPU = Preset(
     ),
     width=1 / 8,
     rate=10.0,
-    flags={"dataset_train": "CIFAR10", "batch_size": 64, "nepochs": 5, "optimizer_schedule": "cosine", "audit": True},
+    flags={"batch_size": 64, "nepochs": 5, "optimizer_schedule": "cosine", "audit": True},
     more_seeds=dict.fromkeys(DECIDING, 10),
+    special={"L1-": _SHALLOW},
+    only=_PERTURBATIVE,
 )
 _GPU = Preset(
     "gpu",
@@ -97,6 +104,7 @@ _GPU = Preset(
     ),
     rate=10.0,
     flags={**_CPU.flags, "batch_size": 512, "nepochs": 30, "precision": "bf16"},
+    only=_PERTURBATIVE,
 )
 _TENTHS, _PIXELS = "0,0.1,0.2,0.3,0.4,0.5", "0,1/255,2/255,3/255,4/255,5/255,6/255,7/255,8/255"
 _QUICKLY: dict[str, Any] = {"subset": 1000, "checks": False}
@@ -146,7 +154,8 @@ PRESETS = {
             _CPU,
             name="cpu-all",
             about="every perturbative set-up at the size of cpu",
-            setups=_PERTURBATIVE,
+            setups=tuple(name for name in _PERTURBATIVE if SETUPS[name].flags["dataset_train"] != "SVHN"),
+            changes=(*_CPU.changes, "local binary convolution: 4 blocks of 16 filters and 32 anchors"),
             more_seeds={},
         ),
         _ROBUST,
@@ -177,9 +186,23 @@ def flags_of(setup: Setup, preset: Preset, seed: int) -> dict[str, Any]:
     flags |= preset.flags
     for start, special in preset.special.items():
         flags |= special if setup.id.startswith(start) else {}
-    if "dataset_train" in preset.flags:
+    if "dataset_train" in preset.flags:  # the test images are of the same data set
         flags.pop("dataset_test", None)
     return {**flags, "manual_seed": seed}
+
+
+def differing(left: Setup, right: Setup, preset: Preset) -> tuple[str, ...]:
+    """Say in which training flags two set-ups differ at a preset; in none where it removes what tells them apart.
+
+    Args:
+        left, right: of the catalogue.
+        preset: the size.
+
+    Returns:
+        Names of flags, sorted.
+    """
+    a, b = (flags_of(setup, preset, 0) for setup in (left, right))
+    return tuple(sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name)))
 
 
 def is_comparable(setup: Setup, preset: Preset) -> bool:
@@ -208,7 +231,7 @@ def chosen(ids: Iterable[str], preset: Preset) -> list[Setup]:
         Set-ups, each once.
 
     Raises:
-        UserError: an unknown id, or one that cannot be run here.
+        UserError: an unknown id, one that cannot be run here, or one that the preset is not made for.
     """
     found: dict[str, Setup] = {}
     for name in ids or preset.setups:
@@ -217,6 +240,9 @@ def chosen(ids: Iterable[str], preset: Preset) -> list[Setup]:
                 raise UserError(f"{name} rests on no run; see perturblab show {name}")
             if SETUPS[setup].missing:
                 raise UserError(f"{setup} cannot be run: {SETUPS[setup].missing}")
+            if preset.only and setup not in preset.only:
+                fit = ", ".join(p.name for p in PRESETS.values() if not p.only or setup in p.only)
+                raise UserError(f"{setup} is none of the set-ups that preset {preset.name} is made for; choose {fit}")
             found[setup] = SETUPS[setup]
     return list(found.values())
 

@@ -188,13 +188,15 @@ def against_claim(interval: Interval, low: float | None, high: float | None) -> 
 
     Returns:
         "agrees": the 95 % t-interval lies inside the range, or holds the claimed number; "lower", "higher": it lies
-        outside; "not distinguishable": it reaches over an end of the range; None where nothing was claimed.
+        outside; "not distinguishable": it reaches over an end of the range; None where nothing was claimed. "Above 0"
+        does not hold 0: the one end of a range that is open on the other side is outside.
     """
     if low is None and high is None:
         return None
     if interval.n < MIN_SEEDS or interval.low is None or interval.high is None:
         return "too few seeds"
-    least, most = -math.inf if low is None else low, math.inf if high is None else high
+    least = -math.inf if low is None else low if high is not None else math.nextafter(low, math.inf)
+    most = math.inf if high is None else high if low is not None else math.nextafter(high, -math.inf)
     if interval.high < least:
         return "lower"
     if interval.low > most:

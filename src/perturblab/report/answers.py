@@ -1,6 +1,6 @@
 """The two questions, answered in a paragraph each from the claims that were measured."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from perturblab import stats
@@ -8,7 +8,7 @@ from perturblab.points import said
 from perturblab.presets import PRESETS
 from perturblab.report.findings import ClaimFinding, Compared
 
-# What is said of each claim, the deciding one first.
+# What is said of each claim.
 _NOISE = {
     "R-noise": "Against the same net of 1x1 convolutions without noise",
     "R-noise-A1": "Under the authors' own recipe, against its twin at noise level 0",
@@ -25,11 +25,21 @@ _BATCHOUT = {
     "R-batchout-autoattack-cifar": "Under AutoAttack at 5/255",
     "R-batchout-clean": "On clean images of CIFAR-10",
 }
+# Where the question is decided, and the claim that decides it there: the first one that was measured. FGSM never does.
+_Deciding = Mapping[str, tuple[str, ...]]
+_NOISE_DECIDED: _Deciding = {
+    "under the reproduction's recipe": ("R-noise",),
+    "under the authors' own recipe": ("R-noise-A1",),
+}
+_BATCHOUT_DECIDED: _Deciding = {
+    "on MNIST": ("R-batchout-autoattack-mnist", "R-batchout-pgd-mnist"),
+    "on CIFAR-10": ("R-batchout-autoattack-cifar", "R-batchout-pgd-cifar"),
+}
 _WORDS = {
-    "better": "Yes",
-    "worse": "No, it hurts",
-    "not distinguishable": "Not so that these seeds could tell",
-    "too few seeds": "Too few seeds to say",
+    "better": "yes",
+    "worse": "no, it hurts",
+    "not distinguishable": "not so that these seeds could tell",
+    "too few seeds": "too few seeds to say",
 }
 
 
@@ -39,7 +49,7 @@ class Answer:
 
     Args:
         question: as a reader would ask it.
-        word: the answer in a word, from the deciding claim.
+        word: the answer in a word, from the deciding claims.
         sentences: what it rests on.
     """
 
@@ -59,28 +69,44 @@ def answers(claims: Sequence[ClaimFinding]) -> tuple[Answer, Answer]:
     """
     found = {finding.relation.id: finding.measured[0] for finding in claims if finding.measured}
     return (
-        _answer("Does noise help a perturbative network?", _NOISE, found),
-        _answer("Does BatchOut make a net robust?", _BATCHOUT, found),
+        _answer("Does noise help a perturbative network?", _NOISE, _NOISE_DECIDED, found),
+        _answer("Does BatchOut make a net robust?", _BATCHOUT, _BATCHOUT_DECIDED, found),
     )
 
 
-def _answer(question: str, leads: dict[str, str], found: dict[str, Compared]) -> Answer:
+def _answer(question: str, leads: Mapping[str, str], decided: _Deciding, found: Mapping[str, Compared]) -> Answer:
     measured = [(lead, found[name]) for name, lead in leads.items() if name in found]
     if not measured:
         return Answer(question, "Not yet measured", ())
     sizes = [f"{name}: {PRESETS[name].about}" for name in _presets(measured) if name in PRESETS]
     sentences = (*(_sentence(*pair) for pair in measured), f"Measured at {'; '.join(sizes)}.")
-    return Answer(question, _word(measured[0][1].paired), sentences)
+    return Answer(question, _verdict(decided, found), sentences)
 
 
 def _presets(measured: Sequence[tuple[str, Compared]]) -> list[str]:
     return list(dict.fromkeys(compared.preset for _, compared in measured))
 
 
-def _word(paired: stats.Paired) -> str:
+def _verdict(decided: _Deciding, found: Mapping[str, Compared]) -> str:
+    """One word where all deciding claims agree; else each with its place."""
+    deciding = {place: next((found[name] for name in names if name in found), None) for place, names in decided.items()}
+    words = {place: _word(compared) for place, compared in deciding.items() if compared is not None}
+    if not words:
+        return "Not yet measured by what decides it"
+    same = len(set(words.values())) == 1 and len(words) == len(decided)
+    text = next(iter(words.values())) if same else "; ".join(f"{place} {word}" for place, word in words.items())
+    return text[0].upper() + text[1:]
+
+
+def _word(compared: Compared) -> str:
+    if compared.weak is not None:
+        return f"no evidence, since the 3x3 net itself has {compared.weak:.1f} %"
+    paired = compared.paired
+    if paired.verdict == "better" and compared.flags:
+        return "not shown, since the gradients are flagged"
     if paired.verdict != "not distinguishable" or paired.detectable is None:
         return _WORDS[paired.verdict]
-    return f"{_WORDS[paired.verdict]}; {paired.detectable:.1f} points would have shown"
+    return f"{_WORDS[paired.verdict]} ({paired.detectable:.1f} points would have shown)"
 
 
 def _sentence(lead: str, compared: Compared) -> str:

@@ -6,8 +6,9 @@ from statistics import fmean
 
 from perturblab import stats
 from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Entry, Measure, Relation
+from perturblab.errors import UserError
 from perturblab.points import Point
-from perturblab.presets import PRESETS, is_comparable
+from perturblab.presets import PRESETS, differing, flags_of, is_comparable
 from perturblab.report.measured import Run
 from perturblab.report.volatility import spreads
 
@@ -15,6 +16,8 @@ Seeds = Mapping[int, Run]
 Places = Mapping[tuple[str, str], Seeds]  # (preset, set-up) -> seed -> run
 _CLOSE = 1e-6  # radii are typed as decimals here and as fractions there
 _EVERY_EPOCH = "every epoch"
+_BASELINE, _EVIDENCE = "K1", 55.0  # the 3x3 net, and the percent on CIFAR-10 below which a study is none
+_FIRST_COUNTED = 11  # epoch index; the published code looks for the best one from there on
 _AUDITED = {
     "batch mean": "batch_mean",
     "batch mean, truncated": "batch_mean_truncated",
@@ -48,6 +51,7 @@ class Measured:
         against: the difference to the published figure and the verdict; None without a published number.
         flags: of all seeds.
         images: fewest test images that a seed rests on.
+        last: the exact accuracy after the last epoch, where the figure is that of the best epoch on the test set.
     """
 
     preset: str
@@ -56,6 +60,7 @@ class Measured:
     against: stats.Published | None
     flags: tuple[str, ...]
     images: int
+    last: stats.Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,9 @@ class Compared:
         paired: the comparison by seed; of "every epoch" that of the last epoch.
         verdict: on the claimed range; None where none was claimed.
         flags: of both sides.
+        differing: flags of the training command in which the sides differ at this preset.
         note: what else is to be said.
+        weak: accuracy of the 3x3 net, where it is too low for evidence on CIFAR-10.
     """
 
     preset: str
@@ -88,15 +95,24 @@ class Compared:
     paired: stats.Paired
     verdict: stats.ClaimVerdict | None
     flags: tuple[str, ...]
+    differing: tuple[str, ...] = ()
     note: str = ""
+    weak: float | None = None
 
 
 @dataclass(frozen=True)
 class ClaimFinding:
-    """A claim about a difference, with what was measured at every preset, the largest preset first."""
+    """A claim about a difference.
+
+    Args:
+        relation: the claim.
+        measured: at every preset, the largest preset first.
+        removed: presets that were run and that give both sides the same flags, so that nothing is left to compare.
+    """
 
     relation: Relation
     measured: tuple[Compared, ...]
+    removed: tuple[str, ...] = ()
 
 
 def by_place(runs: Iterable[Run]) -> dict[tuple[str, str], dict[int, Run]]:
@@ -107,12 +123,19 @@ def by_place(runs: Iterable[Run]) -> dict[tuple[str, str], dict[int, Run]]:
 
     Returns:
         (preset, set-up) -> seed -> run, seeds ascending.
+
+    Raises:
+        UserError: two different records of the same run.
     """
     found: dict[tuple[str, str], dict[int, Run]] = {}
     for run in sorted(runs, key=lambda run: run.record.seed):
-        study = run.record.study
+        study, seed = run.record.study, run.record.seed
         if study is not None and run.record.status == "finished" and study.setup in SETUPS:
-            found.setdefault((study.preset, study.setup), {})[run.record.seed] = run
+            same = found.setdefault((study.preset, study.setup), {}).setdefault(seed, run)
+            if same != run:
+                raise UserError(
+                    f"two records of {study.setup} at {study.preset}, seed {seed}, differ; report the folder of one"
+                )
     return found
 
 
@@ -140,10 +163,25 @@ def claims(places: Places) -> list[ClaimFinding]:
     Returns:
         One finding a relation of the catalogue, in its order.
     """
-    return [
-        ClaimFinding(relation, tuple(c for preset in _presets(places) if (c := _claim(relation, places, preset))))
-        for relation in RELATIONS.values()
-    ]
+    found = []
+    for relation in RELATIONS.values():
+        ran = [p for p in _presets(places) if {(p, relation.left), (p, relation.right)} <= places.keys()]
+        removed = tuple(preset for preset in ran if _is_removed(relation, preset))
+        compared = (_claim(relation, places, preset) for preset in ran if preset not in removed)
+        found.append(ClaimFinding(relation, tuple(c for c in compared if c is not None), removed))
+    return found
+
+
+def _is_removed(relation: Relation, preset: str) -> bool:
+    """A preset that gives both sides the same flags trains once: the difference of that run to itself says nothing."""
+    is_of_one_run = relation.left == relation.right  # two measures of it
+    return preset in PRESETS and not is_of_one_run and not _differing(relation, preset)
+
+
+def _differing(relation: Relation, preset: str) -> tuple[str, ...]:
+    if preset not in PRESETS:
+        return ()
+    return differing(SETUPS[relation.left], SETUPS[relation.right], PRESETS[preset])
 
 
 def value(run: Run, measure: Measure) -> Value | None:
@@ -167,16 +205,17 @@ def _exact(run: Run) -> Value:
 
 
 def _train(run: Run) -> Value | None:
-    return Value(run.metrics[-1]["train_accuracy"]) if run.metrics else None
+    rows = [row for row in run.metrics if row.get("train_accuracy") is not None]
+    return Value(rows[-1]["train_accuracy"]) if rows else None
 
 
-def _best(key: str) -> Callable[[Run], Value | None]:
-    """The best epoch on test, as published; the published rule leaves out the first eleven of longer runs."""
+def _best(key: str, first: int = 0) -> Callable[[Run], Value | None]:
+    """The best audited epoch on test, from epoch index `first` on where a run is longer than that."""
 
     def read(run: Run) -> Value | None:
         audited = [row for row in run.metrics if row.get(key) is not None]
-        ruled = [row for row in audited if row["epoch"] > 10] or audited
-        return Value(max(row[key] for row in ruled), images=ruled[0]["total"]) if ruled else None
+        ruled = [row for row in audited if row["epoch"] >= first] or audited
+        return Value(max(row[key] for row in ruled), images=run.record.counts.last.total) if ruled else None
 
     return read
 
@@ -197,7 +236,7 @@ _READERS: Mapping[str, Callable[[Run], Value | None]] = {
     "best epoch": _best("exact"),
     "volatility": _volatility,
     "none": _nothing,
-    **{metric: _best(key) for metric, key in _AUDITED.items()},
+    **{metric: _best(key, _FIRST_COUNTED) for metric, key in _AUDITED.items()},
 }
 
 
@@ -233,7 +272,8 @@ def _presets(places: Places) -> list[str]:
 
 
 def _figure(entry: Entry, places: Places, preset: str) -> Measured | None:
-    found = {seed: v for seed, run in places.get((preset, entry.setup), {}).items() if (v := value(run, entry.measure))}
+    runs = places.get((preset, entry.setup), {})
+    found = _values(runs, entry.measure)
     if not found:
         return None
     values = {seed: v.number for seed, v in found.items()}
@@ -248,21 +288,27 @@ def _figure(entry: Entry, places: Places, preset: str) -> Measured | None:
         against,
         _flags(found.values()),
         min(v.images for v in found.values()),
+        stats.t_interval([_exact(runs[seed]).number for seed in found]) if entry.measure.metric in _AUDITED else None,
     )
 
 
 def _claim(relation: Relation, places: Places, preset: str) -> Compared | None:
     left = _values(places.get((preset, relation.left), {}), relation.measure)
     right = _values(places.get((preset, relation.right), {}), relation.right_measure or relation.measure)
-    common = [seed for seed in left if seed in right]
+    both = [seed for seed in left if seed in right]
+    common = [
+        seed for seed in both if _are_alike(*(places[preset, side][seed] for side in (relation.left, relation.right)))
+    ]
     if not common:
         return None
     a, b = [left[seed].number for seed in common], [right[seed].number for seed in common]
     compared = stats.paired(a, b)
-    interval, note = compared.interval, ""
+    interval = compared.interval
+    note = "" if common == both else f"{len(both) - len(common)} seeds left out: their test images differ"
     verdict = stats.against_claim(interval, relation.low, relation.high)
     if relation.measure.metric == _EVERY_EPOCH:
-        verdict, note = _throughout(relation, places[preset, relation.left], places[preset, relation.right], common)
+        verdict, said = _throughout(relation, places[preset, relation.left], places[preset, relation.right], common)
+        note = "; ".join(filter(None, (note, said)))
     return Compared(
         preset,
         {seed: left[seed].number - right[seed].number for seed in common},
@@ -271,8 +317,25 @@ def _claim(relation: Relation, places: Places, preset: str) -> Compared | None:
         compared,
         verdict,
         _flags([*left.values(), *right.values()]),
+        _differing(relation, preset),
         note,
+        _weak(relation, places, preset),
     )
+
+
+def _weak(relation: Relation, places: Places, preset: str) -> float | None:
+    if "pnn" not in relation.tags or preset not in PRESETS:
+        return None
+    if flags_of(SETUPS[relation.left], PRESETS[preset], 0).get("dataset_train") != "CIFAR10":
+        return None
+    baseline = places.get((preset, _BASELINE), {}).values()
+    accuracy = fmean(_exact(run).number for run in baseline) if baseline else 100.0
+    return accuracy if accuracy < _EVIDENCE else None
+
+
+def _are_alike(left: Run, right: Run) -> bool:
+    """Whether they were judged by the same test images."""
+    return left.record.data.hashes.get("test") == right.record.data.hashes.get("test")
 
 
 def _values(seeds: Seeds, measure: Measure) -> dict[int, Value]:

@@ -80,17 +80,32 @@ def claim_row(finding: ClaimFinding, compared: Compared) -> Row:
             math.inf if relation.high is None else relation.high,
         )
     unit = "" if relation.measure.metric == "volatility" else " points"
-    seeds = ", ".join(f"{seed}: {stats.signed(value)}" for seed, value in compared.differences.items())
-    more = [f"{relation.left} {compared.left:.2f}, {relation.right} {compared.right:.2f}; by seed {seeds}"]
-    more += [compared.note] if compared.note else []
+    more = [f"{relation.left} {compared.left:.2f}, {relation.right} {compared.right:.2f}; by seed {_by_seed(compared)}"]
+    more += [f"At this preset they differ in {', '.join(compared.differing)}."] if compared.differing else []
+    more += [*_tests(compared.paired, unit), *([compared.note] if compared.note else [])]
     return Row(
         relation.id,
         (relation.text, _claimed(relation.low, relation.high), compared.preset, _difference(compared, unit)),
-        verdict=_claim_words(compared),
+        verdict=_claim_words(compared, is_number=relation.low is not None and relation.low == relation.high),
         picture=dots_svg(list(compared.differences.values()), ends, claimed),
         details=(*more, f"Claimed by: {relation.source}.", *relation.doubts, *([relation.how] if relation.how else [])),
         measured=True,
     )
+
+
+def _by_seed(compared: Compared) -> str:
+    return ", ".join(f"{seed}: {stats.signed(value)}" for seed, value in compared.differences.items())
+
+
+def _tests(paired: stats.Paired, unit: str) -> Iterable[str]:
+    """What the verdict rests on beside the interval, and what these seeds could have told at all."""
+    if paired.n < stats.MIN_SEEDS or paired.t_p is None or paired.detectable is None:
+        return
+    yield f"Against no difference: paired t p = {paired.t_p:.3g}; P(left > right) = {paired.superiority:.2f}."
+    if paired.sign_flip_p is not None:
+        least = f"the smallest that {paired.n} seeds can give is {paired.sign_flip_smallest:.3g}"
+        yield f"Sign-flip p = {paired.sign_flip_p:.3g}; {least}."
+    yield f"{paired.detectable:.2f}{unit} would have been detected with 80 % power."
 
 
 def _claimed(low: float | None, high: float | None) -> str:
@@ -111,18 +126,24 @@ def _difference(compared: Compared, unit: str) -> str:
     return f"{text}, n = {interval.n}"
 
 
-def _claim_words(compared: Compared) -> str:
+def _claim_words(compared: Compared, *, is_number: bool) -> str:
+    if compared.weak is not None:
+        return f"no evidence: at this preset the 3x3 net itself has {compared.weak:.2f} %"
     words: list[str] = [compared.paired.verdict if compared.verdict is None else compared.verdict]
-    if words[0] == "not distinguishable" and compared.paired.detectable is not None:
+    # An interval that holds a claimed number says the less, the wider it is.
+    if (words[0] == "not distinguishable" or (words[0] == "agrees" and is_number)) and compared.paired.detectable:
         words.append(f"{compared.paired.detectable:.2f} would have been detected with 80 % power")
     words += [said(compared.flags)] if compared.flags else []
     return "; ".join(words)
 
 
 def open_claim(finding: ClaimFinding) -> Row:
-    relation = finding.relation
-    how = f"Settled otherwise: {relation.how}." if relation.how else "not yet measured"
-    return Row(relation.id, (relation.text, _claimed(relation.low, relation.high), how), details=relation.doubts)
+    relation, state = finding.relation, "not yet measured"
+    if finding.removed:
+        state = f"not comparable at preset {', '.join(finding.removed)}, which gives both sides the same flags"
+    elif not relation.left:
+        state = f"Settled otherwise: {relation.how}."
+    return Row(relation.id, (relation.text, _claimed(relation.low, relation.high), state), details=relation.doubts)
 
 
 def sections(figures: Sequence[FigureFinding]) -> dict[str, list[Row]]:
@@ -155,11 +176,17 @@ def figure_row(finding: FigureFinding, measured: Measured | None) -> Row:
 
 
 def _measured(measured: Measured) -> str:
-    interval = measured.interval
+    text = f"{_percent(measured.interval)}, n = {measured.interval.n}"
+    if measured.last is not None:
+        text += f"; selected on the test set, as published; after the last epoch {_percent(measured.last)}"
+    return text
+
+
+def _percent(interval: stats.Interval) -> str:
     text = f"{interval.mean:.2f}"
     if interval.low is not None and interval.high is not None and interval.n >= stats.MIN_SEEDS:
         text += f" [{max(interval.low, 0):.2f}, {min(interval.high, 100):.2f}]"
-    return f"{text}, n = {interval.n}"
+    return text
 
 
 def _seeds(measured: Measured) -> Iterable[str]:
