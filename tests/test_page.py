@@ -12,6 +12,7 @@ from markupsafe import escape
 from browser import needs_chromium, shown
 from perturblab import cli
 from perturblab.catalogue import ENTRIES, RELATIONS
+from perturblab.presets import PRESETS, chosen
 from perturblab.records import Mask
 from perturblab.report import measured, page, rows
 from perturblab.report.measured import Failed, Run
@@ -91,8 +92,35 @@ def test_every_figure_and_every_claim_is_on_the_page() -> None:
         assert f"<h2>{title}" in text
     assert text.count('<svg class="chart"') == 3
     assert text.count('<circle class="seed"') >= 3, "a dot for every seed"
-    assert "perturblab run --preset cpu --seeds 3" in text
+    assert "perturblab run --preset cpu</code>" in text
     assert "empirical upper bound, flags: zero gradients" in text
+
+
+@pytest.mark.parametrize(
+    ("seeds", "want"),
+    [
+        ({"K4": 10, "H5": 10, "K1": 3}, ["perturblab run --preset cpu"]),
+        ({"K4": 2}, ["perturblab run --preset cpu"]),
+        ({"K4": 10, "A2": 3, "K8": 3}, ["perturblab run --preset cpu", "perturblab run --preset cpu A2 K8 --seeds 3"]),
+        ({"K1": 5, "A2": 3}, ["perturblab run --preset cpu A2 --seeds 3", "perturblab run --preset cpu K1 --seeds 5"]),
+    ],
+)
+def test_the_commands_make_what_is_shown_and_no_more(seeds: dict[str, int], want: list[str]) -> None:
+    of = [run(setup, seed) for setup, last in seeds.items() for seed in range(1, last + 1)]
+    text = page.page(of)
+    assert f"<code>{chr(10).join(want)}</code>" in text
+    made: dict[str, int] = {}
+    for command in want:  # as the command line reads it
+        words = command.split()[4:]
+        ids, last = (words[:-2], int(words[-1])) if "--seeds" in words else (words, None)
+        for setup in chosen(ids, PRESETS["cpu"]):
+            made[setup.id] = last or max(PRESETS["cpu"].seeds_of(setup.id))
+    assert all(made[setup] >= last for setup, last in seeds.items())
+
+
+def test_the_attacks_of_a_run_are_repeated_too() -> None:
+    text = page.page([run("BO-mnist-none", 1, preset="robust")])
+    assert "perturblab attack RUN --attacks fgsm,pgd --eps 0,0.1,0.2,0.3,0.4,0.5 --subset 1000 --source RUN-OF" in text
 
 
 def test_no_records_are_told() -> None:
@@ -127,7 +155,10 @@ def test_markdown_is_what_was_measured_and_nothing_else() -> None:
     )
     assert "K4: experiment 4" not in text, "figures are not tagged dispute"
     assert "not comparable at this preset" in rows.markdown(SOME, "pnn")
-    assert rows.markdown(SOME, "lbcnn") == "There are no records yet.\n"
+    assert rows.markdown(SOME, "lbcnn") == "Nothing that carries the tag lbcnn was measured yet.\n"
+    assert rows.markdown([], "lbcnn") == "There are no records yet.\n"
+    shown = next(line for line in rows.markdown(SOME, "pnn").splitlines() if line.startswith("| K4: "))
+    assert "48.50 [48.50, 48.50], n = 3; selected on the test set, as published; after the last epoch 50." in shown
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

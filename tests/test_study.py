@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -97,7 +98,7 @@ def test_ids_may_be_set_ups_figures_or_relations() -> None:
     with pytest.raises(UserError, match=r"nothing in the catalogue is called 'K44'; did you mean K4\?"):
         chosen(["K44"], TINY)
     with pytest.raises(UserError, match="cannot be run: "):
-        chosen(["A1-shift"], TINY)
+        chosen(["A1-norms"], TINY)
     with pytest.raises(UserError, match="rests on no run"):
         chosen(["R-no-exchange"], TINY)
 
@@ -291,7 +292,7 @@ def test_a_second_study_is_kept_out(tmp_path: Path, capsys: pytest.CaptureFixtur
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"in\n"
-        line = f"run K4 --seeds 1 --results {tmp_path} --work {tmp_path}"
+        line = f"run K4 --seeds 1 --results {tmp_path} --work {tmp_path}/runs"
         code, out, err = tell(line, capsys)
         assert (code, out, err.count("\n")) == (2, "", 2), "one line of the plan, one of the mistake"
         assert f"another study is at work in {tmp_path}; wait for it, or choose another --results" in err
@@ -353,7 +354,10 @@ def test_list_show_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     results = f"--results {tmp_path}/results"
     code, out, _ = tell("list --tag pnn --json", capsys)
     assert code == 0
-    assert {"K4", "K5"} <= {entry["id"] for entry in json.loads(out)}
+    assert {"K4", "K5", "R-noise"} <= {entry["id"] for entry in json.loads(out)}
+    code, out, _ = tell("list --tag ladder", capsys)
+    assert re.search(r"^R-K3-adam +above 0  claim", out, re.MULTILINE), "a tag of claims alone"
+    assert tell("list --tag pnn,batchout", capsys)[0] == 2
     _, out, _ = tell(f"show K4 {results}", capsys)
     assert "85.5" in out
     assert "measured: not yet" in out
@@ -362,8 +366,10 @@ def test_list_show_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     code, out, _ = tell(line, capsys)
     assert (code, out) == (0, f"1 runs done, 0 failed; records: {tmp_path}/results/quick\n")
     assert tell(line, capsys)[1] == "nothing is missing\n"
-    measured = json.loads(tell(f"show K4 --json {results}", capsys)[1])["measured"]
-    assert [(m["setup"], m["preset"], m["seed"], m["total"]) for m in measured] == [("K4", "quick", 1, 597)]
+    (measured,) = json.loads(tell(f"show K4 --json {results}", capsys)[1])["measured"]
+    assert (measured["setup"], measured["preset"], measured["seed"], measured["total"]) == ("K4", "quick", 1, 597)
+    out = tell(f"show K4 {results}", capsys)[1]
+    assert f"  at quick, seed 1: {measured['correct']}/597 clean images = " in out
 
 
 # --- one command a run, for an array of jobs ------------------------------------------------------------------------
@@ -407,6 +413,14 @@ def test_calls_for_one_seed_keep_each_other_out_of_their_own_run_only(
         assert (code, err.count("\n")) == (2, 1)
         assert "another study is at work in" in err
         assert tell(f"{line} 2", capsys)[0] == 0
+        with locked(tmp_path / "results", "busy", shared=True):  # a third one
+            assert tell(f"{line} 3", capsys)[0] == 0
+            assert "another study is at work" in tell(line.replace("--seed", "--seeds 1"), capsys)[2]
+    for folder, other in (("results", "runs"), ("runs", "results")):
+        with locked(tmp_path / folder, "busy"):  # a whole study
+            code, _, err = tell(f"{line} 1".replace(f"{tmp_path}/{other}", f"{tmp_path}/other"), capsys)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"another study is at work in {tmp_path}/{folder}; wait for it, or choose another --" in err
     assert not (tmp_path / "results/quick/K4/seed-1/record.json").exists()
 
 

@@ -31,7 +31,7 @@ def add_commands(add: Add) -> None:
     Args:
         add: from name, function and text to the command's parser.
     """
-    listed = add("list", _list, "List the published figures.")
+    listed = add("list", _list, "List the published figures and claims.")
     listed.add_argument("--tag", metavar="T", help="only those with this tag, such as pnn, or with all of a,b")
     listed.add_argument("--json", action="store_true", help="as JSON")
     shown = add("show", _show, "Show all about one figure, set-up or relation, and what has been measured.")
@@ -61,20 +61,22 @@ def add_commands(add: Add) -> None:
 def _list(args: argparse.Namespace) -> int:
     from perturblab import catalogue
 
-    entries = list(catalogue.ENTRIES.values())
+    items: list[Entry | Relation] = [*catalogue.ENTRIES.values(), *catalogue.RELATIONS.values()]
     if args.tag is not None:
         try:
-            tagged = {item.id for item in catalogue.find(args.tag)}
+            items = catalogue.find(args.tag)
         except ValueError as error:
             raise UserError(f"--tag got {args.tag!r}: {error}") from error
-        entries = [entry for entry in entries if entry.id in tagged]
     if args.json:
-        print(json.dumps([asdict(entry) for entry in entries], indent=1, default=dict))
-    else:
-        width = max(len(entry.id) for entry in entries)
-        for entry in entries:
-            figure = entry.figure.text or (f"{entry.figure.value:g}" if entry.figure.value is not None else "")
-            print(f"{entry.id:{width}}  {figure:>9}  {entry.figure.kind:21}  {entry.about}")
+        print(json.dumps([asdict(item) for item in items], indent=1, default=dict))
+        return DONE
+    width = max(len(item.id) for item in items)
+    for item in items:
+        if isinstance(item, catalogue.Entry):
+            figure, kind, about = item.figure.said, item.figure.kind, item.about
+        else:
+            figure, kind, about = item.claimed, "claim", item.text
+        print(f"{item.id:{width}}  {figure:>9}  {kind:21}  {about}")
     return DONE
 
 
@@ -91,38 +93,50 @@ def _found(name: str) -> "tuple[Entry | None, Setup | None, Relation | None]":
 
 
 def _show(args: argparse.Namespace) -> int:
-    from perturblab import records
-
     entry, setup, relation = _found(args.id)
     named = {"figure": entry, "setup": setup, "relation": relation}
     said: dict[str, Any] = {kind: asdict(of) for kind, of in named.items() if of is not None}
-    ids = {setup.id} if setup is not None else set()
-    if relation is not None:
-        ids |= {relation.left, relation.right}
-    folder = Path(args.results)
-    found = records.load_all(folder) if folder.is_dir() else []
-    said["measured"] = [
-        {"setup": r.study.setup, "preset": r.study.preset, "seed": r.seed, **r.counts.last.model_dump()}
-        for r in found
-        if r.study is not None and r.study.setup in ids
-    ]
-    if args.json:
-        print(json.dumps(said, indent=1, default=dict))
-    else:
-        print("\n".join(_lines(said)))
+    said["measured"] = _measured(entry, setup, relation, Path(args.results))
+    print(json.dumps(said, indent=1, default=dict) if args.json else "\n".join(_lines(said)))
     return DONE
+
+
+def _measured(
+    entry: "Entry | None", setup: "Setup | None", relation: "Relation | None", folder: Path
+) -> list[dict[str, Any]]:
+    """What the runs below a folder say: what the figure or the claim is about, and of a set-up the last epochs."""
+    from perturblab.report import findings, measured
+
+    if not folder.exists():
+        return []
+    places, said = findings.by_place(measured.load(folder)), list[dict[str, Any]]()
+    if relation is not None:
+        of_claim = next(finding for finding in findings.claims(places) if finding.relation == relation)
+        said += [
+            {"claim": relation.id, "preset": c.preset, "seed": seed, "difference": value, "verdict": c.verdict}
+            for c in of_claim.measured
+            for seed, value in c.differences.items()
+        ]
+    if entry is not None:
+        of_figure = next(finding for finding in findings.figures(places) if finding.entry == entry)
+        said += [
+            {"figure": entry.id, "preset": m.preset, "seed": seed, "percent": value, "flags": m.flags}
+            for m in of_figure.measured
+            for seed, value in m.values.items()
+        ]
+    return said + [
+        {"setup": name, "preset": preset, "seed": seed, **run.record.counts.last.model_dump()}
+        for (preset, name), seeds in places.items()
+        if setup is not None and name == setup.id
+        for seed, run in seeds.items()
+    ]
 
 
 def _lines(said: dict[str, Any]) -> list[str]:
     lines = []
     for kind, of in said.items():
         if kind == "measured":
-            lines.append("measured:" if of else "measured: not yet")
-            lines += [
-                f"  {m['setup']} at {m['preset']}, seed {m['seed']}: {m['correct']}/{m['total']} = "
-                f"{100 * m['correct'] / m['total']:.2f} % after epoch {m['epoch'] + 1}"
-                for m in of
-            ]
+            lines += ["measured:", *map(_line, of)] if of else ["measured: not yet"]
             continue
         lines.append(f"{kind} {of['id']}")
         for key, value in of.items():
@@ -131,6 +145,18 @@ def _lines(said: dict[str, Any]) -> list[str]:
             parts = value if isinstance(value, tuple) else (_plain(value),)
             lines += [f"  {key}: {part}" for part in parts]
     return lines
+
+
+def _line(of: dict[str, Any]) -> str:
+    start = f"  at {of['preset']}, seed {of['seed']}: "
+    if "claim" in of:
+        return f"{start}{of['difference']:+.2f}; over its seeds: {of['verdict'] or 'no number was claimed'}"
+    if "figure" in of:
+        return f"{start}{of['percent']:.2f}{'; flags: ' + ', '.join(of['flags']) if of['flags'] else ''}"
+    percent = 100 * of["correct"] / of["total"]
+    return (
+        f"{start}{of['correct']}/{of['total']} clean images = {percent:.2f} % after epoch {of['epoch'] + 1}, the last"
+    )
 
 
 def _plain(value: Any) -> str:
@@ -160,9 +186,12 @@ def _run(args: argparse.Namespace) -> int:
         return DONE
     with ExitStack() as stack:
         # Calls for one seed each, such as those of an array, keep each other out of their own runs only.
-        for folder in [Path(args.results)] if args.seed is None else [job.results[0] for job in missing]:
-            busy = f"another study is at work in {folder}; wait for it, or choose another --results"
-            stack.enter_context(locked(folder, busy))
+        own = [] if args.seed is None else [job.results[0] for job in missing if not job.attack]
+        whole = [(Path(args.results), "--results"), (Path(args.work), "--work")]
+        for folder, flag in [*whole, *((folder, "--results") for folder in own)]:
+            busy = f"another study is at work in {folder}; wait for it, or choose another {flag}"
+            shared = args.seed is not None and folder not in own
+            stack.enter_context(locked(folder, busy, shared=shared))
         run_jobs = stack.enter_context(place)
         stop = stack.enter_context(asked_to_stop())
         failures = run_jobs(missing, show=show, stop=stop)

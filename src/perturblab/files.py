@@ -118,12 +118,13 @@ def _opened(folder: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, busy: str) -> Iterator[None]:
+def locked(folder: Path, busy: str, *, shared: bool = False) -> Iterator[None]:
     """Keep every other process out of a folder for as long as this one is at work in it; nothing is left behind.
 
     Args:
         folder: it is made where it is missing.
         busy: what to tell when another process has it.
+        shared: let others in that share it too.
 
     Raises:
         UserError: another process has it.
@@ -132,7 +133,7 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with _opened(folder) as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(busy) from error
         try:

@@ -96,7 +96,7 @@ def find(text: str) -> list[Entry | Relation]:
         Entries, then relations, in the order of the catalogue.
 
     Raises:
-        ValueError: nothing carries one of the tags.
+        ValueError: nothing carries one of the tags, or all of them.
     """
     wanted = [part.strip().lower() for part in text.split(",") if part.strip()]
     everything: list[Entry | Relation] = [*ENTRIES.values(), *RELATIONS.values()]
@@ -106,4 +106,7 @@ def find(text: str) -> list[Entry | Relation]:
             near = difflib.get_close_matches(tag, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"choose among {', '.join(sorted(known))}"
             raise ValueError(f"nothing in the catalogue is tagged {tag!r}; {hint}")
-    return [item for item in everything if set(wanted) <= set(item.tags)]
+    found = [item for item in everything if set(wanted) <= set(item.tags)]
+    if not found:
+        raise ValueError(f"nothing in the catalogue carries all of {', '.join(wanted)}; give fewer")
+    return found

@@ -46,6 +46,11 @@ class Figure:
     kind: str
     text: str = ""
 
+    @property
+    def said(self) -> str:
+        """As it was published, else the number; "" where there is none."""
+        return self.text or ("" if self.value is None else f"{self.value:g}")
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -167,6 +172,17 @@ class Relation:
     how: str = ""
     tags: tuple[str, ...] = ()
 
+    @property
+    def claimed(self) -> str:
+        """The claimed range in words; "-" where none was claimed."""
+        if self.low is None and self.high is None:
+            return "-"
+        if self.low is None:
+            return f"below {self.high:+g}" if self.high else "below 0"
+        if self.high is None:
+            return f"above {self.low:+g}" if self.low else "above 0"
+        return f"{self.low:+g}" if self.low == self.high else f"{self.low:+g} to {self.high:+g}"
+
 
 def tagged(relations: Iterable[Relation], *tags: str) -> tuple[Relation, ...]:
     """Tag relations.
@@ -181,16 +197,17 @@ def tagged(relations: Iterable[Relation], *tags: str) -> tuple[Relation, ...]:
     return tuple(replace(relation, tags=tags) for relation in relations)
 
 
-def typed(flags: Mapping[str, Any]) -> str:
-    """The training command of some flags, as it would be typed.
+def typed(flags: Mapping[str, Any], *command: str) -> str:
+    """The command of some flags, as it would be typed.
 
     Args:
-        flags: fields of the training command -> value.
+        flags: fields of the command -> value.
+        *command: what comes before; that of training by default.
 
     Returns:
         Such as ``perturblab train --nfilters 44 --no-augment``.
     """
-    words = ["perturblab", "train"]
+    words = list(command or ("perturblab", "train"))
     for name, value in flags.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):

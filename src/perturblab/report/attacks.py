@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from perturblab import stats
 from perturblab.errors import UserError
 from perturblab.groups import Group, cell_text, group
-from perturblab.points import WORST, Point, is_capped, radius, said, worst_cases
+from perturblab.points import NO_WORST, WORST, Point, is_capped, lacks_worst, radius, said, with_worst
 from perturblab.report.measured import Run
 
 _EFFORT = ("steps", "step_size", "restarts", "queries", "draws", "verdicts", "mode")
@@ -46,6 +46,8 @@ def markdown(runs: Sequence[Run], control: str | None = None) -> str:
         of_data = [attacked for attacked in groups if data_of(attacked) == data]
         kinds = {kind_of(p) for attacked in of_data for points in attacked.points.values() for p in points}
         blocks += [_block(data, kind, of_data, control) for kind in sorted(kinds)]
+        random = [a.group.label for a in of_data if any(lacks_worst(points) for points in a.points.values())]
+        blocks += [f"{cell_text(data)}, {cell_text(label)}: {NO_WORST}.\n" for label in random]
     return "\n".join(blocks)
 
 
@@ -60,23 +62,9 @@ def attacked_groups(runs: Sequence[Run]) -> list[Attacked]:
     """
     chosen = {id(run.record): run.points for run in runs if run.points}
     return [
-        Attacked(found, {seed: _with_worst(chosen[id(record)]) for seed, record in found.finished.items()})
+        Attacked(found, {seed: with_worst(chosen[id(record)]) for seed, record in found.finished.items()})
         for found in group([run.record for run in runs if run.points])
     ]
-
-
-def _with_worst(points: Sequence[Point]) -> list[Point]:
-    """Worst cases over all attacks that the run has met, whatever call measured them."""
-    honest = [p for p in points if not {"mistake", "mode"} & set(p.settings) and "frozen" not in p.attack]
-    honest = [p for p in honest if not is_capped(p.attack)]
-    worst = []
-    for norm, subset in sorted({(p.norm, p.subset) for p in honest}):
-        chosen = [p for p in honest if (p.norm, p.subset) == (norm, subset)]
-        if len({p.attack for p in chosen}) > 1:
-            flags = sorted({flag for p in chosen for flag in p.flags})
-            clean = next((p.answers for p in chosen if p.eps == 0), "f" * len(chosen[0].answers))
-            worst += [p.model_copy(update={"flags": tuple(flags) if p.eps else ()}) for p in worst_cases(chosen, clean)]
-    return [*points, *worst]
 
 
 def data_of(attacked: Attacked) -> str:
@@ -107,6 +95,8 @@ def _block(data: str, kind: Kind, groups: Sequence[Attacked], control: str | Non
             continue
         against = chosen.get(control) if control not in (None, label) else None
         cells = [_cell(seeds, eps, against) for eps in radii]
+        if attack.startswith(WORST):  # what counts of all these tables
+            cells = [f"**{cell}**" if cell else "" for cell in cells]
         lines.append(f"| {cell_text(label)} | {' | '.join(cells)} | {cell_text(_flags(seeds.values()))} |")
     return "\n".join([*lines, ""])
 

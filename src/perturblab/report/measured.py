@@ -12,6 +12,7 @@ from perturblab.errors import UserError
 from perturblab.points import WORST, Point, load_run_points
 from perturblab.records import Record
 
+_PERCENT = frozenset({"exact", "train_accuracy", "batch_mean", "batch_mean_truncated", "smoothed"})
 FAILED = "failed.json"  # written by a study beside where the record would be
 
 
@@ -106,3 +107,5 @@ def _check(row: Any) -> None:
     for key, value in row.items():
         if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
             raise ValueError(f"{key[:40]} is {str(value)[:40]}, expected a finite number")
+        if value is not None and key in _PERCENT and not 0 <= value <= 100:
+            raise ValueError(f"{key} is {str(value)[:40]}, expected percent")

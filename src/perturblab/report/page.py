@@ -1,12 +1,12 @@
 """One self-contained HTML page: a pure function of what the runs have left."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perturblab.catalogue import SETUPS
+from perturblab.catalogue import SETUPS, Setup
 from perturblab.catalogue.entry import typed
-from perturblab.presets import PRESETS, flags_of
+from perturblab.presets import PRESETS, Preset, flags_of
 from perturblab.records import Record
 from perturblab.report import findings, tables
 from perturblab.report.answers import Answer, answers
@@ -82,19 +82,38 @@ def _presets(places: findings.Places) -> list[dict[str, Any]]:
         if name not in PRESETS:
             continue
         preset = PRESETS[name]
-        setups = [setup for of, setup in places if of == name]
-        seeds = max(len(places[name, setup]) for setup in setups)
-        commands = [typed(flags_of(SETUPS[setup], preset, 1)) + " --out RUN" for setup in setups]
+        seeds = {setup: max(places[of, setup]) for of, setup in places if of == name}
         found.append(
             {
                 "name": name,
                 "about": preset.about,
                 "changes": preset.changes or ("nothing",),
-                "command": f"perturblab run --preset {name} --seeds {seeds}",
-                "commands": list(zip(setups, commands, strict=True)),
+                "attacks": bool(preset.attacks),
+                "commands": _studies(preset, seeds),
+                "runs": [(setup, "\n".join(_runs(SETUPS[setup], preset))) for setup in seeds],
             }
         )
     return found
+
+
+def _studies(preset: Preset, seeds: Mapping[str, int]) -> list[str]:
+    """The calls that make all of it: the preset's own set-ups and seeds, then what was run beyond them."""
+    beyond = {setup: last for setup, last in seeds.items() if setup not in preset.setups}
+    beyond |= {setup: last for setup, last in seeds.items() if last > max(preset.seeds_of(setup))}
+    start = f"perturblab run --preset {preset.name}"
+    own = [start] if seeds.keys() - beyond.keys() else []
+    return own + [
+        f"{start} {' '.join(setup for setup in beyond if beyond[setup] == last)} --seeds {last}"
+        for last in sorted(set(beyond.values()))
+    ]
+
+
+def _runs(setup: Setup, preset: Preset) -> Iterable[str]:
+    """One run of a set-up without a study, and its attacks."""
+    yield typed(flags_of(setup, preset, 1)) + " --out RUN"
+    for attack in preset.attacks_on(setup.id):
+        source = {"source": f"RUN-OF-{attack['source']}"} if "source" in attack else {}
+        yield typed({**attack, **source}, "perturblab", "attack", "RUN")
 
 
 def _groups(runs: Sequence[Run]) -> list[tuple[str, ...]]:

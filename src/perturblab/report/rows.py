@@ -65,7 +65,8 @@ def markdown(runs: Sequence[Run], tag: str | None = None) -> str:
             cells = [tables.escaped((*row.cells, row.verdict)) for row in rows]
             lines = [header, ("---",) * len(header), *cells]
             blocks.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-    return "\n\n".join(blocks or [tables.NOTHING]) + "\n"
+    nothing = tables.NOTHING if tag is None or not runs else f"Nothing that carries the tag {tag} was measured yet."
+    return "\n\n".join(blocks or [nothing]) + "\n"
 
 
 def claim_row(finding: ClaimFinding, compared: Compared) -> Row:
@@ -85,7 +86,7 @@ def claim_row(finding: ClaimFinding, compared: Compared) -> Row:
     more += [*_tests(compared.paired, unit), *([compared.note] if compared.note else [])]
     return Row(
         relation.id,
-        (relation.text, _claimed(relation.low, relation.high), compared.preset, _difference(compared, unit)),
+        (relation.text, relation.claimed, compared.preset, _difference(compared, unit)),
         verdict=_claim_words(compared, is_number=relation.low is not None and relation.low == relation.high),
         picture=dots_svg(list(compared.differences.values()), ends, claimed),
         details=(*more, f"Claimed by: {relation.source}.", *relation.doubts, *([relation.how] if relation.how else [])),
@@ -106,16 +107,6 @@ def _tests(paired: stats.Paired, unit: str) -> Iterable[str]:
         least = f"the smallest that {paired.n} seeds can give is {paired.sign_flip_smallest:.3g}"
         yield f"Sign-flip p = {paired.sign_flip_p:.3g}; {least}."
     yield f"{paired.detectable:.2f}{unit} would have been detected with 80 % power."
-
-
-def _claimed(low: float | None, high: float | None) -> str:
-    if low is None and high is None:
-        return "-"
-    if low is None:
-        return f"below {high:+g}" if high else "below 0"
-    if high is None:
-        return f"above {low:+g}" if low else "above 0"
-    return f"{low:+g}" if low == high else f"{low:+g} to {high:+g}"
 
 
 def _difference(compared: Compared, unit: str) -> str:
@@ -143,7 +134,7 @@ def open_claim(finding: ClaimFinding) -> Row:
         state = f"not comparable at preset {', '.join(finding.removed)}, which gives both sides the same flags"
     elif not relation.left:
         state = f"Settled otherwise: {relation.how}."
-    return Row(relation.id, (relation.text, _claimed(relation.low, relation.high), state), details=relation.doubts)
+    return Row(relation.id, (relation.text, relation.claimed, state), details=relation.doubts)
 
 
 def sections(figures: Sequence[FigureFinding]) -> dict[str, list[Row]]:
@@ -157,7 +148,7 @@ def sections(figures: Sequence[FigureFinding]) -> dict[str, list[Row]]:
 def figure_row(finding: FigureFinding, measured: Measured | None) -> Row:
     entry = finding.entry
     setup = SETUPS.get(entry.setup)
-    published = entry.figure.text or ("-" if entry.figure.value is None else f"{entry.figure.value:g}")
+    published = entry.figure.said or "-"
     about = f"{entry.id}: {entry.about}"
     doubts = (f"Published in: {entry.source}.", *entry.doubts, *(setup.doubts if setup else ()))
     missing = setup.missing if setup else "no run stands behind it"
