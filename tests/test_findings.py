@@ -1,6 +1,7 @@
 """Published figures and claims beside what was measured: against numbers worked out by hand."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -127,6 +128,37 @@ def test_a_figure_without_a_published_recipe_is_never_judged() -> None:
     assert {name: found.verdict for name, found in judged.items() if found and name.startswith("BO")} == {
         "BO-text-mnist-none": "not comparable at this preset"
     }
+
+
+def test_a_set_up_whose_recipe_is_a_choice_says_so_and_no_other() -> None:
+    admits = re.compile(
+        r"recipe.*(not stated|choice)|not stated.*(stand in|recipe)|stated; those|^Only its |first rate is not"
+    )
+    for setup in SETUPS.values():
+        if setup.missing or setup.id.startswith("BO-mnist-fgsm-half"):  # the radius alone is not stated there
+            continue
+        doubtful = [doubt for doubt in setup.doubts if admits.search(doubt)]
+        assert setup.recipe_stated == (not doubtful and setup.id != "U3"), setup.id
+    unknown = [run("SEED-cifar10-none", seed, preset="full") for seed in (1, 2, 3)]
+    judged = [f.measured[0].against for f in findings.figures(findings.by_place(unknown)) if f.measured]
+    assert judged
+    assert all(against and against.verdict == "not comparable at this preset" for against in judged)
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [([91.0, 91.1, 91.2], "lower"), ([92.0, 92.3, 92.5], "agrees"), ([95.5, 95.4, 95.6], "higher")],
+)
+def test_a_published_range_agrees_with_all_that_touches_it(values: list[float], verdict: str) -> None:
+    assert stats.against_published(values, 93.5, comparable=True, within=1.5).verdict == verdict
+    assert stats.against_published(values, 93.5, comparable=True).verdict == (
+        "lower" if verdict != "higher" else verdict
+    )
+    assert ENTRIES["R2-comment"].figure.within == 1.5
+    comment = [run("BO-mnist-batchout", seed, round(100 * v), preset="robust") for seed, v in enumerate(values, 1)]
+    found = next(f for f in findings.figures(findings.by_place(comment)) if f.entry.id == "R2-comment")
+    assert found.measured[0].against is not None
+    assert found.measured[0].against.verdict == verdict
 
 
 def test_every_entry_and_relation_has_its_finding_even_without_a_run() -> None:

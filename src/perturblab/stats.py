@@ -150,17 +150,18 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
     )
 
 
-def against_published(values: Sequence[float], figure: float, *, comparable: bool) -> Published:
-    """Compare measured values with a published figure, which is a point without a spread.
+def against_published(values: Sequence[float], figure: float, *, comparable: bool, within: float = 0.0) -> Published:
+    """Compare measured values with a published figure, which is a point or a range without a spread.
 
     Args:
         values: one value a seed, in percent.
-        figure: the published one, in percent.
+        figure: the published one, in percent; the middle of a range.
         comparable: the runs followed the published protocol; else no difference says anything about the figure.
+        within: half the width of a published range, in points.
 
     Returns:
         The interval of the difference measured - published in points, and the verdict: "agrees" means that the 95 %
-        t-interval holds 0.
+        t-interval holds 0, or a part of the range.
 
     Raises:
         ValueError: no value, or a value or figure that is not finite.
@@ -169,13 +170,11 @@ def against_published(values: Sequence[float], figure: float, *, comparable: boo
     interval = t_interval(np.round(differences, _DECIMALS).tolist(), 1 - ALPHA)
     if not comparable:
         return Published(interval, "not comparable at this preset")
-    verdicts: dict[Verdict, PublishedVerdict] = {
-        "better": "higher",
-        "worse": "lower",
-        "not distinguishable": "agrees",
-        "too few seeds": "too few seeds",
-    }
-    return Published(interval, verdicts[_verdict(interval)])
+    if interval.n < MIN_SEEDS or interval.low is None or interval.high is None:
+        return Published(interval, "too few seeds")
+    if interval.low > within:
+        return Published(interval, "higher")
+    return Published(interval, "lower" if interval.high < -within else "agrees")
 
 
 def against_claim(interval: Interval, low: float | None, high: float | None) -> ClaimVerdict | None:

@@ -59,6 +59,7 @@ _CIFAR_NONE = Setup(
     2_495_626,
     0,
     doubts=(_OWN_RECIPE, "Without padding the net has 922,762 parameters."),
+    recipe_stated=False,
 )
 _MNIST_BATCHOUT = variant(
     _MNIST_NONE,
@@ -196,6 +197,7 @@ _TEN = Setup(
     907_040,
     0,
     doubts=(_READING, _NO_RECIPE.format(" and epochs"), "Under-trained by its author's word: the rate fell too early."),
+    recipe_stated=False,
 )
 _THREE = variant(
     _TEN,

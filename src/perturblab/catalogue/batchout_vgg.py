@@ -57,7 +57,8 @@ STANDARD = Setup(
 
 def _vgg(name: str, about: str, eta: str, where: Mapping[str, str], recipe: Mapping[str, Any], *doubts: str) -> Setup:
     changes = {**recipe, "defence": "batchout", **where, "batchout_eta": eta}
-    return variant(STANDARD, f"R1-{name}", about, changes, doubts=(*STANDARD.doubts, *doubts))
+    is_stated = not any("not stated" in doubt or doubt.startswith("Only its ") for doubt in doubts)
+    return variant(STANDARD, f"R1-{name}", about, changes, doubts=(*STANDARD.doubts, *doubts), recipe_stated=is_stated)
 
 
 _ON_TEST = "The published script with mutual pairs hands the test set to its training loop."
@@ -174,6 +175,7 @@ _OTHER_NETS = (
                 "Which layers were meant by all, and the recipe, are not stated; here every convolution, all rows.",
                 _CHOSEN,
             ),
+            recipe_stated=False,
         )
         for eta in ("0.1", "0.2")
     ),
@@ -196,6 +198,7 @@ _MNIST = tuple(
         f"BatchOut {eta} {about}",
         {"defence": "batchout", "batchout_at": places, "batchout_eta": eta, "batchout_k": 1.0},
         doubts=(_UNSAID, *doubts),
+        recipe_stated=False,
     )
     for name, eta, places, about, doubts in (
         ("all-0.1", "0.1", "conv1,conv2,fc1", "after all layers but the last", ()),

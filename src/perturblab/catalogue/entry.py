@@ -37,14 +37,16 @@ class Figure:
     """A published figure.
 
     Args:
-        value: in percent; None where no number was published.
+        value: in percent, the middle of a published range; None where no number was published.
         kind: one of `KINDS`.
         text: as it was published, such as "~92-93%".
+        within: half the width of a published range, in points.
     """
 
     value: float | None
     kind: str
     text: str = ""
+    within: float = 0.0
 
     @property
     def said(self) -> str:
@@ -99,6 +101,8 @@ class Setup:
         image: (C, H, W) of the published images where they are not the data set's own; the counts are for it.
         doubts: what is known to be uncertain or wrong, a sentence each.
         missing: why it cannot be run here, such as a model that was never stated; "" where it can.
+        recipe_stated: whether all of its training was published; where another's stands in or a choice was made here,
+            no run says anything about an absolute figure.
     """
 
     id: str
@@ -110,6 +114,7 @@ class Setup:
     image: tuple[int, int, int] | None = None
     doubts: tuple[str, ...] = ()
     missing: str = ""
+    recipe_stated: bool = True
 
 
 @dataclass(frozen=True)
@@ -125,8 +130,7 @@ class Entry:
         measure: what is compared with it.
         doubts: about this figure alone, beside those of the set-up.
         tags: such as "pnn", "batchout", "cifar10", "kl", "attack", "control".
-        recipe_stated: whether its training was published; where it was not, the set-up's is a choice, and no run says
-            anything about the absolute figure.
+        recipe_stated: whether its training was published there; the set-up's may be that of another source.
     """
 
     id: str
@@ -225,6 +229,7 @@ def variant(
     *,
     counts: tuple[int, int] | None = None,
     doubts: tuple[str, ...] = (),
+    recipe_stated: bool | None = None,
 ) -> Setup:
     """Another set-up, made by changing some flags.
 
@@ -235,6 +240,7 @@ def variant(
         changes: flags -> value; None takes a flag away.
         counts: trainable parameters and mask values; those of ``base`` by default.
         doubts: its own.
+        recipe_stated: as of ``base`` by default.
 
     Returns:
         The new set-up, with a command of ours.
@@ -250,4 +256,5 @@ def variant(
         parameters=parameters,
         masks=masks,
         doubts=doubts,
+        recipe_stated=base.recipe_stated if recipe_stated is None else recipe_stated,
     )

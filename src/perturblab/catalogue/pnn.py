@@ -168,8 +168,8 @@ SETUPS = (
         "H3",
         "noise in all layers, as of 5 September 2018",
         command=f"{_PERTURB} --first_filter_size 0 --filter_size 0 --nmasks 1",
-        missing="its first layer had nfilters masks for each colour channel and one mask elsewhere; here one option "
-        "says how many masks all layers have, and the reply's first layer has five times as many",
+        missing="its first layer had nfilters masks for each colour channel and one mask elsewhere, as --first-masks 1 "
+        "says; how the 1x1 convolution behind them was grouped is not known here",
     ),
     Setup(
         "H4",
@@ -250,5 +250,6 @@ SETUPS = (
         doubts=(
             "Which net the user trained is not said; this line is the MNIST run in the reply's expr_commands.txt.",
         ),
+        recipe_stated=False,
     ),
 )

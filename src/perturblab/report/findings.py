@@ -279,8 +279,14 @@ def _figure(entry: Entry, places: Places, preset: str) -> Measured | None:
     values = {seed: v.number for seed, v in found.items()}
     published, against = entry.figure.value, None
     if published is not None:
-        comparable = preset in PRESETS and is_comparable(SETUPS[entry.setup], PRESETS[preset]) and entry.recipe_stated
-        against = stats.against_published(list(values.values()), published, comparable=comparable)
+        setup = SETUPS[entry.setup]
+        is_stated = entry.recipe_stated and setup.recipe_stated
+        against = stats.against_published(
+            list(values.values()),
+            published,
+            within=entry.figure.within,
+            comparable=is_stated and preset in PRESETS and is_comparable(setup, PRESETS[preset]),
+        )
     return Measured(
         preset,
         values,
