@@ -155,9 +155,11 @@ def test_relations_are_whole() -> None:
         assert relation.text.endswith("."), relation.id
         assert relation.source
         assert relation.tags
-        assert bool(relation.left) == bool(relation.right)
+        assert bool(relation.left) == bool(relation.right or relation.rivals)
+        assert not (relation.right and relation.rivals)
         assert relation.left or relation.how, relation.id
-        assert {relation.left, relation.right} <= {*SETUPS, ""}, relation.id
+        assert {relation.left, relation.right, *relation.rivals} <= {*SETUPS, ""}, relation.id
+        assert relation.left not in relation.rivals
         assert relation.left != relation.right or relation.right_measure or not relation.left
         if relation.low is not None and relation.high is not None:
             assert relation.low <= relation.high
@@ -380,6 +382,42 @@ def test_the_ladders_reach_from_one_recipe_to_the_other() -> None:
     for name in ("level-0", "untied", "constant", "redraw-train", "redraw-always", "sgd"):
         given = SETUPS[f"A1-{name}"].flags
         assert len({*given.items()} ^ {*SETUPS["A1"].flags.items()}) in (1, 2)
+
+
+def costs(name: str, width: float) -> tuple[int, int]:
+    """Trainable parameters and multiplications of a set-up at a fraction of its width."""
+    config = config_of(SETUPS[name])
+    options = {**net_options(config, quiet), "nfilters": int(width * (config.nfilters or 0))}
+    with torch.device("meta"):
+        said = describe(build(config.net, **options), Task(), config.net)
+    return said["trainable"], said["macs"]
+
+
+# Set-up: what the operator adds for every value of a mask (multiplications) and for every channel that had one.
+PER_VALUE = {"shift": (0, 0), "frozen-depthwise": (9, 0), "depthwise": (9, 9)}
+
+
+@pytest.mark.parametrize("width", [1, 1 / 8])
+@pytest.mark.parametrize("name", PER_VALUE)
+def test_other_operators_are_matched_to_the_replys_net(name: str, width: float) -> None:
+    """Within 3 % at the published width, and at any width to the unit what nine values a channel cost."""
+    macs_a_value, parameters_a_channel = PER_VALUE[name]
+    (parameters, macs), (ours, our_macs) = (costs(setup, width) for setup in ("A1", f"A1-{name}"))
+    values, channels = (int(width * (SETUPS[setup].masks or 0)) for setup in ("A1", "A1-constant"))
+    assert our_macs - macs == macs_a_value * values
+    assert ours - parameters == parameters_a_channel * channels
+    if width == 1:
+        assert (ours, our_macs) == pytest.approx((parameters, macs), rel=0.03)
+    doubts = " ".join(SETUPS[f"A1-{name}"].doubts)
+    assert our_macs == macs or f"{100 * (our_macs - macs) / our_macs:.1f} %" in doubts
+    assert ours == parameters or f"{100 * (ours - parameters) / parameters:.1f} %" in doubts
+
+
+def test_dense_frozen_filters_are_matched_in_parameters_alone() -> None:
+    for width in (1, 1 / 8):
+        assert costs("A1-frozen-3x3", width)[0] == costs("A1", width)[0]
+    times = costs("A1-frozen-3x3", 1)[1] / costs("A1", 1)[1]
+    assert f"{times:.1f} times" in SETUPS["A1-frozen-3x3"].doubts[0]
 
 
 def test_channels_exchange_through_the_shortcuts() -> None:

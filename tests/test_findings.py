@@ -231,7 +231,7 @@ def test_no_claim_is_judged_by_one_run_against_itself(preset: str) -> None:
     of = [run(setup, s, 7000 + s, preset=preset, metrics=epochs([70.0])) for setup in real for s in (1, 2, 3)]
     for finding in findings.claims(findings.by_place(of)):
         relation = finding.relation
-        if not relation.left or relation.left == relation.right:
+        if not relation.right or relation.left == relation.right:
             continue
         sides = [presets.flags_of(SETUPS[side], PRESETS[preset], 1) for side in (relation.left, relation.right)]
         is_same = sides[0] == sides[1]
@@ -278,6 +278,34 @@ def test_a_study_whose_3x3_net_learns_too_little_is_no_evidence(baseline: list[i
     assert all(c.weak is None for f in findings.claims(digits) for c in f.measured)
 
 
+RIVALS = ("K3-lr-1e-3", "K3-schedule", "K3-order", "K3-epochs", "K3-frozen")
+
+
+@pytest.mark.parametrize(
+    ("best", "verdict"),
+    [
+        ([8000, 8010, 8020], "agrees"),
+        ([8490, 8520, 8512], "not distinguishable"),
+        ([9000, 9010, 9020], "lower"),
+    ],
+)
+def test_what_is_said_to_hurt_most_must_be_above_every_other_factor(best: list[int], verdict: str) -> None:
+    assert RELATIONS["R-hurt-most-adam"].rivals == RELATIONS["R-hurt-most-level-0.1"].rivals == RIVALS
+    of = [
+        *runs("K3-adam", [8500, 8509, 8520], preset="full"),
+        *runs("K3-lr-1e-3", best, preset="full"),
+        *(one for name in RIVALS[1:] for one in runs(name, [7900, 7912, 7921], preset="full")),
+    ]
+    (compared,) = claim(findings.claims(findings.by_place(of)), "R-hurt-most-adam").measured
+    assert compared.verdict == verdict
+    assert compared.sides == ("K3-adam", "K3-lr-1e-3"), "the closest"
+    ps = [
+        stats.paired([85.0, 85.09, 85.2], [v / 100 for v in other]).t_p for other in (best, *[[7900, 7912, 7921]] * 4)
+    ]
+    assert all(f"(p {p:.3g})" in compared.note for p in stats.holm([p for p in ps if p is not None]))
+    assert not claim(findings.claims(findings.by_place(of[:-3])), "R-hurt-most-adam").measured, "one is missing"
+
+
 def test_throughout_training_means_every_epoch() -> None:
     def of(last: float) -> list[Run]:
         left = [run("K1", s, metrics=epochs([50.0 + s, 60.0, 65.0])) for s in (1, 2, 3)]
@@ -312,7 +340,7 @@ def test_every_relation_between_runs_reads_a_metric_that_there_is() -> None:
     for relation in RELATIONS.values():
         if relation.left and relation.measure.metric != "attack":
             assert relation.measure.metric in findings._READERS
-            assert {relation.left, relation.right} <= set(SETUPS)
+            assert {relation.left, *(relation.rivals or (relation.right,))} <= set(SETUPS)
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -121,6 +122,18 @@ def test_the_commands_make_what_is_shown_and_no_more(seeds: dict[str, int], want
 def test_the_attacks_of_a_run_are_repeated_too() -> None:
     text = page.page([run("BO-mnist-none", 1, preset="robust")])
     assert "perturblab attack RUN --attacks fgsm,pgd --eps 0,0.1,0.2,0.3,0.4,0.5 --subset 1000 --source RUN-OF" in text
+
+
+def test_records_of_several_versions_of_the_code_are_told() -> None:
+    def of(seed: int, code: str) -> Run:
+        one = run("K4", seed)
+        environment = one.record.environment.model_copy(update={"code": code})
+        return replace(one, record=one.record.model_copy(update={"environment": environment}))
+
+    for codes, count in ((("a", "a", "a"), 1), (("a", "b", "a"), 2)):
+        text = page.page([of(seed, code) for seed, code in enumerate(codes, 1)])
+        cells = re.findall(r'<td class="number">([^<]*)</td>', text.split('aria-label="Compute spent"')[1])
+        assert cells == ["cpu", "3", "0.00", "0.00", str(count)]
 
 
 def test_no_records_are_told() -> None:

@@ -225,7 +225,7 @@ def test_an_unknown_control_names_the_known_ones():
         tables.table([*BASE, *GOOD], "x")
 
 
-def test_audit_columns_are_means_and_need_every_record():
+def test_audit_columns_are_means_and_need_every_record_of_a_group():
     audited = runs([8500, 8512, 8507], audited=True, label="base")
     (row,) = tables.table(audited)
     assert row.audit == tables.AuditMeans(85.25, 84.5, pytest.approx(81.0), pytest.approx(85.0633333 + 0.3))
@@ -233,8 +233,16 @@ def test_audit_columns_are_means_and_need_every_record():
     assert (cells["Batch mean"], cells["Batch mean, truncated"], cells["Smoothed"]) == ("85.25", "84.50", "81.00")
     assert cells[BEST] == "85.36 (+0.30)"
     mixed = [*audited, *GOOD]
-    assert [row.audit for row in tables.table(mixed)] == [None, None]
-    assert "Smoothed" not in tables.markdown(mixed)
+    assert [row.audit is None for row in tables.table(mixed)] == [False, True], "each group by itself"
+    assert [row["Smoothed"] for row in columns(tables.markdown(mixed))] == ["81.00", "-"]
+    assert "Smoothed" not in tables.markdown([audited[0], make(1, 8512, label="base")])
+    assert "validation" not in tables.markdown(mixed)
+    chosen = [
+        r.model_copy(update={"counts": r.counts.model_copy(update={"best_val": r.counts.last})})
+        for r in runs([8400, 8500])
+    ]
+    (cells,) = columns(tables.markdown(chosen))
+    assert cells["Best epoch on validation"] == "84.50 (+0.00)"
 
 
 # Text

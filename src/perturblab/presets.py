@@ -253,7 +253,8 @@ def _setups_of(name: str) -> tuple[str, ...]:
     if name in ENTRIES:
         return (ENTRIES[name].setup,)
     if name in RELATIONS:
-        return RELATIONS[name].left, RELATIONS[name].right
+        relation = RELATIONS[name]
+        return relation.left, *(relation.rivals or (relation.right,))
     raise not_found(name)
 
 

@@ -157,6 +157,7 @@ class Relation:
             nobody claimed a number and the difference itself is what is wanted.
         measure: what is compared.
         right_measure: what is read from the right side where it is something else than `measure`.
+        rivals: set-ups that left is said to be above, every one of them; then there is no right side.
         doubts: what is known to be uncertain or wrong about it.
         how: for a claim that no pair of runs decides by itself, how it is settled instead (a test, a computation);
             "" else.
@@ -172,6 +173,7 @@ class Relation:
     high: float | None = None
     measure: Measure = Measure()
     right_measure: Measure | None = None
+    rivals: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     how: str = ""
     tags: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """Published figures and claims beside what was measured: pure functions of runs and of the catalogue."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from perturblab import stats
@@ -77,6 +77,7 @@ class Compared:
 
     Args:
         preset: its name.
+        sides: the two set-ups.
         differences: seed -> left minus right, in points (of "volatility": in units of the loss).
         left: mean of the left side over these seeds.
         right: mean of the right side.
@@ -89,6 +90,7 @@ class Compared:
     """
 
     preset: str
+    sides: tuple[str, str]
     differences: Mapping[int, float]
     left: float
     right: float
@@ -165,11 +167,37 @@ def claims(places: Places) -> list[ClaimFinding]:
     """
     found = []
     for relation in RELATIONS.values():
-        ran = [p for p in _presets(places) if {(p, relation.left), (p, relation.right)} <= places.keys()]
-        removed = tuple(preset for preset in ran if _is_removed(relation, preset))
-        compared = (_claim(relation, places, preset) for preset in ran if preset not in removed)
+        sides = [replace(relation, right=rival, rivals=()) for rival in relation.rivals] or [relation]
+        setups = {relation.left, *(side.right for side in sides)}
+        ran = [preset for preset in _presets(places) if {(preset, setup) for setup in setups} <= places.keys()]
+        removed = tuple(preset for preset in ran if all(_is_removed(side, preset) for side in sides))
+        compared = (_above_all(sides, places, preset) for preset in ran if preset not in removed)
         found.append(ClaimFinding(relation, tuple(c for c in compared if c is not None), removed))
     return found
+
+
+def _above_all(sides: Sequence[Relation], places: Places, preset: str) -> Compared | None:
+    """One comparison as it is; of several with one left side the closest, judged by all after Holm's correction."""
+    found = {side.right: c for side in sides if not _is_removed(side, preset) and (c := _claim(side, places, preset))}
+    if len(sides) == 1 or not found:
+        return next(iter(found.values()), None)
+    closest = min(found.values(), key=lambda compared: compared.paired.difference)
+    tested = [compared.paired.t_p for compared in found.values()]
+    if any(p is None for p in tested) or any(c.paired.n < stats.MIN_SEEDS for c in found.values()):
+        return replace(closest, verdict="too few seeds")
+    adjusted = dict(zip(found, stats.holm([p for p in tested if p is not None]), strict=True))
+    holds = {name: adjusted[name] < stats.ALPHA for name in found}
+    is_above = {name: compared.paired.difference > 0 for name, compared in found.items()}
+    verdict: stats.ClaimVerdict = "not distinguishable"
+    if any(holds[name] and not is_above[name] for name in found):
+        verdict = "lower"
+    elif all(holds[name] and is_above[name] for name in found):
+        verdict = "agrees"
+    beside = ", ".join(
+        f"{name} {stats.signed(compared.paired.difference)} (p {adjusted[name]:.3g})"
+        for name, compared in found.items()
+    )
+    return replace(closest, verdict=verdict, note=f"Shown is the closest; of all, with Holm's correction: {beside}")
 
 
 def _is_removed(relation: Relation, preset: str) -> bool:
@@ -317,6 +345,7 @@ def _claim(relation: Relation, places: Places, preset: str) -> Compared | None:
         note = "; ".join(filter(None, (note, said)))
     return Compared(
         preset,
+        (relation.left, relation.right),
         {seed: left[seed].number - right[seed].number for seed in common},
         fmean(a),
         fmean(b),

@@ -122,7 +122,7 @@ def _groups(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     return tables.cells(others) if others else []
 
 
-def _compute(runs: Iterable[Run]) -> list[tuple[str, int, str, str]]:
+def _compute(runs: Iterable[Run]) -> list[tuple[str, int, str, str, int]]:
     spent: dict[str, list[Record]] = {}
     attacked: dict[str, float] = {}
     for run in runs:
@@ -135,6 +135,7 @@ def _compute(runs: Iterable[Run]) -> list[tuple[str, int, str, str]]:
             len(of),
             f"{sum(r.seconds * r.environment.threads for r in of) / 3600:.2f}",
             f"{attacked[name] / 3600:.2f}",
+            len({r.environment.code for r in of}),
         )
         for name, of in sorted(spent.items())
     ]

@@ -81,7 +81,8 @@ def claim_row(finding: ClaimFinding, compared: Compared) -> Row:
             math.inf if relation.high is None else relation.high,
         )
     unit = "" if relation.measure.metric == "volatility" else " points"
-    more = [f"{relation.left} {compared.left:.2f}, {relation.right} {compared.right:.2f}; by seed {_by_seed(compared)}"]
+    left, right = compared.sides
+    more = [f"{left} {compared.left:.2f}, {right} {compared.right:.2f}; by seed {_by_seed(compared)}"]
     more += [f"At this preset they differ in {', '.join(compared.differing)}."] if compared.differing else []
     more += [*_tests(compared.paired, unit), *([compared.note] if compared.note else [])]
     return Row(

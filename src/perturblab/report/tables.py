@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 NOTHING = "There are no records yet."
 BEST_ON_TEST = "Best epoch on test (selected on the test set, optimistic)"
+BEST_ON_VALIDATION = "Best epoch on validation"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Row:
     """A group in numbers: exact last-epoch accuracies in percent, and the difference to the control in points.
 
     ``wilson`` is there for a single seed only. ``holm_p`` is the paired t p-value after Holm's correction for all
-    comparisons of the table. ``note`` says why there is no comparison.
+    comparisons of the table. ``note`` says why there is no comparison. ``best_val`` is the mean test accuracy of the
+    epochs that were best on validation.
     """
 
     label: str
@@ -48,6 +50,7 @@ class Row:
     holm_p: float | None = None
     comparisons: int = 0
     note: str = ""
+    best_val: float | None = None
 
 
 def table(records: Sequence[Record], control: str | None = None) -> list[Row]:
@@ -58,14 +61,13 @@ def table(records: Sequence[Record], control: str | None = None) -> list[Row]:
         control: label of the group that all others are compared to, paired by seed; None for no comparison.
 
     Returns:
-        The rows; the audit is there when every finished record has one.
+        The rows; a group's audit is there when every finished record of it has one.
 
     Raises:
         UserError: no group has the control's label, or a seed is there twice with different results.
     """
     groups = group(records)
-    audited = all(r.audit and r.counts.best_test for g in groups for r in g.finished.values())
-    rows = [_row(g, audited) for g in groups]
+    rows = [_row(g) for g in groups]
     if control is None or not rows:
         return rows
     reference = _find(groups, control)
@@ -168,8 +170,10 @@ def _find(groups: Sequence[Group], control: str) -> Group:
 # Rows
 
 
-def _row(group: Group, audited: bool) -> Row:
+def _row(group: Group) -> Row:
     finished = list(group.finished.values())
+    is_audited = all(record.audit and record.counts.best_test for record in finished)
+    validated = [record.counts.best_val.accuracy for record in finished if record.counts.best_val]
     values = tuple(record.counts.last.accuracy for record in finished)
     single = finished[0].counts.last if len(finished) == 1 else None
     return Row(
@@ -180,7 +184,8 @@ def _row(group: Group, audited: bool) -> Row:
         interrupted=group.interrupted,
         interval=stats.t_interval(values) if values else None,
         wilson=stats.wilson(single.correct, single.total) if single else None,
-        audit=_audit_means(finished) if audited and finished else None,
+        audit=_audit_means(finished) if is_audited and finished else None,
+        best_val=fmean(validated) if validated and len(validated) == len(finished) else None,
     )
 
 
@@ -236,6 +241,8 @@ def _columns(rows: Sequence[Row], control: str | None) -> dict[str, Callable[[Ro
     }
     if control is not None:
         columns["Against the control"] = _verdict
+    if any(row.best_val is not None for row in rows):
+        columns[BEST_ON_VALIDATION] = lambda row: "-" if row.best_val is None else _beside(row, row.best_val)
     if any(row.audit for row in rows):
         columns |= _audit_columns()
     return columns
@@ -246,7 +253,7 @@ def _audit_columns() -> dict[str, Callable[[Row], str]]:
         "Batch mean": lambda row: f"{row.audit.batch_mean:.2f}" if row.audit else "-",
         "Batch mean, truncated": lambda row: f"{row.audit.batch_mean_truncated:.2f}" if row.audit else "-",
         "Smoothed": lambda row: f"{row.audit.smoothed:.2f}" if row.audit else "-",
-        BEST_ON_TEST: _best_on_test,
+        BEST_ON_TEST: lambda row: _beside(row, row.audit.best_test) if row.audit else "-",
     }
 
 
@@ -276,10 +283,9 @@ def _verdict(row: Row) -> str:
     return f"{words}; Holm p = {row.holm_p:.3f} over {row.comparisons} comparisons{', does not hold' if lost else ''}"
 
 
-def _best_on_test(row: Row) -> str:
-    if row.audit is None or row.interval is None:
-        return "-"
-    return f"{row.audit.best_test:.2f} ({stats.signed(row.audit.best_test - row.interval.mean)})"
+def _beside(row: Row, best: float) -> str:
+    """The accuracy of a best epoch, and what it has over the last one."""
+    return f"{best:.2f} ({stats.signed(best - row.interval.mean)})" if row.interval else f"{best:.2f}"
 
 
 def _footnote(records: Sequence[Record]) -> str:
