@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from perturblab import attacks
 from perturblab.layers import (
     ACTIVATIONS,
+    AnchorConv2d,
     BatchOut,
     LocalBinaryConv2d,
     Masks,
@@ -25,6 +26,7 @@ from perturblab.layers import (
     PerturbConv2d,
     PerturbLayer,
     PerturbLayerFirst,
+    Shift,
 )
 from perturblab.models import Task, build
 from perturblab.models.skeleton import init_weights
@@ -99,9 +101,33 @@ def masked_act(s: State, x: Tensor, factor: float = 1.0) -> Tensor:
     return masked(s, act(s["act"], x), factor) if s.outside else act(s["act"], masked(s, x, factor))
 
 
+SIDES = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
+
+
+def moved(s: State, x: Tensor) -> Tensor:
+    """Group by group around the edge to the other side, and what came around is deleted."""
+    out = x.clone()
+    for (down, right), group in zip(SIDES, torch.arange(x.shape[1]).tensor_split(9), strict=True):
+        part = x[:, group].roll((down, right), (2, 3))
+        if down:
+            part[:, :, 0 if down > 0 else -1] = 0
+        if right:
+            part[:, :, :, 0 if right > 0 else -1] = 0
+        out[:, group] = part
+    return out
+
+
+def filtered(s: State, x: Tensor) -> Tensor:
+    """Fixed or learned 3x3 filters."""
+    filters = s.values.get("weight", s.values.get("anchors"))
+    return F.conv2d(x, filters, padding=1, groups=x.shape[1] // filters.shape[1])
+
+
 def noise_layer(s: State, x: Tensor) -> Tensor:
-    """The authors: + mask, ReLU, BN, 1x1."""
-    return conv(s["conv"], norm(s["norm"], masked_act(s, x)))
+    """The authors: + mask, ReLU, BN, 1x1; without masks filters stand there, or what has no state, a shift."""
+    other = filtered if s["operator"] else moved
+    x = masked_act(s, x) if s["masks"] else F.relu(other(s["operator"], x))
+    return conv(s["conv"], norm(s["norm"], x))
 
 
 def perturb_layer(s: State, x: Tensor, *, use_act: bool = True, factor: float = 1.0, stride: int = 1) -> Tensor:
@@ -178,10 +204,23 @@ def perturb_stem(s: State, x: Tensor, **options: Any) -> Tensor:
     return F.max_pool2d(x, 3, 2, 1) if wide else x
 
 
-def reply_stem(s: State, x: Tensor) -> Tensor:
-    """The reply: many masks at 20 times the level, or a convolution; sigmoid; then 1x1 without bias, BN, act."""
-    x = reply_layer(s["0"], x, 20.0) if s["0.masks"] else perturb_layer(replace(s["0"], act="sigmoid"), x)
+def mixed(s: State, x: Tensor) -> Tensor:
+    """Behind the first layer 1x1 without bias, BN, act."""
     return act(s["3"], norm(s["2"], conv(s["1"], x)))
+
+
+def reply_first(s: State, x: Tensor, factor: float = 1.0) -> Tensor:
+    """The reply's first layer: masks or a convolution; sigmoid."""
+    return reply_layer(s["0"], x, factor) if s["0.masks"] else perturb_layer(replace(s["0"], act="sigmoid"), x)
+
+
+def reply_stem(s: State, x: Tensor) -> Tensor:
+    """The reply: many masks at 20 times the level, or a convolution; sigmoid; then the second 1x1."""
+    return mixed(s, reply_first(s, x, 20.0))
+
+
+def mixed_stem(s: State, x: Tensor) -> Tensor:
+    return mixed(s, perturb_layer(s["0"], x, use_act=False))
 
 
 def resnet(s: State, x: Tensor, *, stem: Second, block: Callable[[State, Tensor, int], Tensor]) -> Tensor:
@@ -279,6 +318,8 @@ class Case:
         moments: second moment of the masks (or anchors), and variance of the square; None without them.
         random: what gives other values at each call: "never", "train" (training mode), "always" (eval too).
         act, outside: what the second implementation must know.
+        anchors: what is drawn are filters, which no level multiplies.
+        stateless: there is nothing to save.
         smallest: smallest height and width.
     """
 
@@ -293,6 +334,8 @@ class Case:
     random: str = "never"
     act: str = "relu"
     outside: bool = False
+    anchors: bool = False
+    stateless: bool = False
     smallest: int = 1
 
     @property
@@ -314,6 +357,9 @@ class Case:
         return State(module.state_dict(), module.training, level, self.act, self.outside)
 
 
+FILTERS = (LocalBinaryConv2d, AnchorConv2d)
+
+
 def layer_case(
     name: str,
     covers: type[nn.Module],
@@ -330,12 +376,16 @@ def layer_case(
         drawn = Noise(level=level, **noise or {})
         if covers is Masks:
             return Masks(*channels, size, drawn, generator=generator)
-        place = {} if covers is LocalBinaryConv2d else {"size": size, "noise": drawn}
+        place = {} if covers in FILTERS else {"size": size, "noise": drawn}
         made = covers(*channels, **place, **options or {}, generator=generator)
         init_weights(made, generator)
         return made
 
-    defaults = {"out": lambda h, w: (channels[1], h, w), "moments": NORMAL if (noise or {}).get("kind") else UNIFORM}
+    defaults = {
+        "out": lambda h, w: (channels[1], h, w),
+        "moments": NORMAL if (noise or {}).get("kind") else UNIFORM,
+        "anchors": covers in FILTERS,
+    }
     return Case(f"{covers.__name__}-{name}", covers, make, second, **defaults | row)
 
 
@@ -390,6 +440,7 @@ PERTURB_LAYERS = [
     layer_case("unique", PerturbLayer, perturb_layer, 3, 6, noise={"nmasks": 4}),
     layer_case("shared", PerturbLayer, perturb_layer, 3, 6, noise={"nmasks": 4, "unique": False}),
     layer_case("mixed", PerturbLayer, perturb_layer, 3, 6, noise={"nmasks": 4}, options={"mix_maps": True}),
+    layer_case("ungrouped", PerturbLayer, perturb_layer, 3, 4, noise={"nmasks": 4}, options={"groups": 1}),
     layer_case("normal", PerturbLayer, perturb_layer, 3, 6, noise={"kind": "normal"}),
     layer_case("trained", PerturbLayer, perturb_layer, 3, 6, noise={"trained": True, "nmasks": 2}),
     layer_case("constant", PerturbLayer, perturb_layer, 3, 6, noise={"constant": True, "nmasks": 2}),
@@ -409,12 +460,28 @@ NOISE_LAYERS = [
 REPLY_LAYERS = [
     layer_case("five-masks", PerturbLayerFirst, reply_layer, 3, 6, noise={"nmasks": 5}),
     layer_case("shared", PerturbLayerFirst, reply_layer, 3, 6, noise={"nmasks": 5, "unique": False}),
+    layer_case("ungrouped", PerturbLayerFirst, reply_layer, 3, 4, noise={"nmasks": 5}, options={"groups": 1}),
     layer_case("mixed", PerturbLayerFirst, reply_layer, 3, 6, noise={"nmasks": 2}, options={"mix_maps": True}),
 ]
 BINARY_LAYERS = [
     layer_case("binary", LocalBinaryConv2d, binary_layer, 3, 6, 16, moments=SIGNS),
     layer_case("gaussian", LocalBinaryConv2d, binary_layer, 3, 6, 16, options={"anchors": "gaussian"}, moments=NORMAL),
 ]
+ANCHORS = [
+    layer_case("dense", AnchorConv2d, filtered, 3, 6, moments=SIGNS),
+    layer_case("depthwise", AnchorConv2d, filtered, 6, 6, options={"groups": 6}, moments=SIGNS, shape=(6, 6, 5)),
+    layer_case("gaussian", AnchorConv2d, filtered, 3, 6, options={"anchors": "gaussian"}, moments=NORMAL),
+]
+
+
+def shift_case(channels: int) -> Case:
+    """A row of the shift, which neither draws nor keeps anything."""
+    row: dict[str, Any] = {"masks": 0, "moments": None, "stateless": True, "shape": (channels, 6, 5)}
+    name = f"{Shift.__name__}-{channels}"
+    return Case(name, Shift, lambda seed, size: Shift(), moved, lambda h, w: (channels, h, w), **row)
+
+
+SHIFTS = [shift_case(channels) for channels in (1, 4, 9, 20)]
 
 
 def batchout_case(name: str, second: Second = lambda s, x: x, *, random: str = "train", **mixing: Any) -> Case:
@@ -440,15 +507,22 @@ BATCHOUTS = [
     # Undetached: else the derivative, the identity by design, is not that of the function, and gradcheck would say so.
     batchout_case("inference", random="always", eta="U[0.1,0.9]", k=1.0, inference=True, detach=False),
 ]
-LAYERS = [*MASKS, *PERTURB_CONVS, *PERTURB_LAYERS, *NOISE_LAYERS, *REPLY_LAYERS, *BINARY_LAYERS, *BATCHOUTS]
+LAYERS = [
+    *(*MASKS, *PERTURB_CONVS, *PERTURB_LAYERS, *NOISE_LAYERS, *REPLY_LAYERS),
+    *(*BINARY_LAYERS, *ANCHORS, *SHIFTS, *BATCHOUTS),
+]
 
 plain, plain_neck = (partial(resnet, stem=conv_stem, block=block) for block in (resnet_block, resnet_neck))
 noise, noise_deep = (partial(resnet, stem=conv_stem, block=block) for block in (noise_block, noise_neck))
 pnn, pnn_neck = (partial(resnet, stem=perturb_stem, block=block) for block in (perturb_block, perturb_neck))
 average = partial(resnet, stem=perturb_stem, block=partial(perturb_block, pool=F.avg_pool2d))
 first_act = partial(resnet, stem=partial(perturb_stem, use_act=True, factor=3.0), block=perturb_block)
-reply = partial(resnet, stem=reply_stem, block=perturb_block)
+reply, sigmoid, mixed_first = (
+    partial(resnet, stem=stem, block=perturb_block) for stem in (reply_stem, reply_first, mixed_stem)
+)
+ALL_OF_THE_REPLY: dict[str, Any] = {"first_masks": 5, "first_sigmoid": True, "first_mix": True, "scale_noise": 20.0}
 DROPOUT: dict[str, Any] = {"random": "train"}
+DRAWN_SIGNS: dict[str, Any] = {"moments": SIGNS, "anchors": True}
 P18 = partial(net_case, "perturb_resnet18", nfilters=WIDTH)
 LBC = partial(net_case, "lbcnet", partial(lbcnet, depth=2), nfilters=4, nweights=6, depth=2, full=8)
 
@@ -463,6 +537,15 @@ def paper_case(net: str, padding: int, smallest: int, *, name: str = "", dropout
 
 
 BOTTLENECK = partial(net_case, "bottleneck_resnet")
+
+
+def operated(operator: str, masks: int = 0, row: Any = None) -> Case:
+    """A row of the authors' net with another operator."""
+    return net_case(
+        "noiseresnet18", noise, masks, name=operator, nfilters=WIDTH, first_filter_size=3, operator=operator, row=row
+    )
+
+
 NET_ROWS = [
     net_case("resnet18", plain, nfilters=WIDTH),
     net_case("resnet34", plain, nfilters=3),
@@ -473,6 +556,12 @@ NET_ROWS = [
     net_case("noiseresnet18", noise, 16, name="untied", nfilters=WIDTH, untied_bias=True, row={"outside": True}),
     net_case("noiseresnet18", noise, 16, name="constant", nfilters=WIDTH, constant_masks=True),
     net_case("noiseresnet18", noise, 16, name="redrawn", nfilters=3, redraw_masks="train", row=DROPOUT),
+    *(operated(operator=operator) for operator in ("shift", "depthwise")),
+    *(
+        operated(masks=16, operator=o, row={"moments": SIGNS, "anchors": True})
+        for o in ("anchors", "anchors-depthwise")
+    ),
+    net_case("noiseresnet50", noise_deep, name="shift", nfilters=3, operator="shift"),
     net_case("noiseresnet34", noise, 32, nfilters=3),
     net_case("noiseresnet50", noise_deep, 16, nfilters=3),
     net_case("noiseresnet101", noise_deep, 33, nfilters=2),
@@ -494,12 +583,20 @@ NET_ROWS = [
     P18(first_act, 17, name="use-act", use_act=True, scale_noise=3.0),
     P18(reply, 17, name="up", code="up"),
     P18(reply, 16, name="up-first3", code="up", first_filter_size=3),
+    P18(pnn, 17, name="first-masks", first_masks=2),
+    P18(sigmoid, 17, name="first-sigmoid", first_sigmoid=True),
+    P18(sigmoid, 17, name="first-masks-sigmoid", first_masks=2, first_sigmoid=True),
+    P18(sigmoid, 16, name="first3-sigmoid", first_filter_size=3, first_sigmoid=True),
+    P18(mixed_first, 17, name="first-mix", first_mix=True, nmasks=2),
+    P18(reply, 17, name="first-all", **ALL_OF_THE_REPLY),
     net_case("perturb_resnet34", pnn, 33, nfilters=3),
     net_case("perturb_resnet50", pnn_neck, 17, nfilters=3),
     net_case("cifarnet", partial(convnet, layers=(2, 2, 2)), 6, nfilters=WIDTH, row=DROPOUT),
     net_case("lenet", partial(convnet, layers=(1, 1, 1)), 3, nfilters=WIDTH, row=DROPOUT),
-    LBC(masks=2, row=DROPOUT | {"moments": SIGNS, "smallest": 5}),
-    LBC(masks=2, name="gaussian", anchors="gaussian", row=DROPOUT | {"moments": NORMAL, "smallest": 5}),
+    LBC(masks=2, row=DROPOUT | DRAWN_SIGNS | {"smallest": 5}),
+    LBC(
+        masks=2, name="gaussian", anchors="gaussian", row=DROPOUT | {"moments": NORMAL, "anchors": True, "smallest": 5}
+    ),
     LBC(masks=0, name="dense", anchors="dense", row=DROPOUT | {"smallest": 5}),
     paper_case("batchout_mnist", 1, 8),
     paper_case("batchout_mnist", 0, 14, name="unpadded"),
@@ -560,5 +657,6 @@ ATTACK_ROWS = [
     AttackCase("gaussian", attacks.gaussian_noise, **BLIND),
     AttackCase("universal", partial(attacks.universal, passes=3, batch_size=4), **DRAWS),
     AttackCase("fgsm-unclipped", partial(attacks.fgsm, clip=False), stays=False),
+    AttackCase("deepfool-unclipped", partial(attacks.deepfool, iterations=5, clip=False), norms=("l2",), stays=False),
     AttackCase("fgsm-normalised", attacks.fgsm_normalised, norms=("linf",), stays=False),
 ]

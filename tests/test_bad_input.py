@@ -253,6 +253,8 @@ VALUES = [
     ("train --pool-type min", r"--pool-type got 'min'.*'max' or 'avg'"),
     ("train --noise-type laplace", r"--noise-type got 'laplace'.*'uniform' or 'normal'"),
     ("train --redraw-masks sometimes", r"--redraw-masks got 'sometimes'.*'never'"),
+    ("train --first-masks -1", r"--first-masks got '-1'.*0"),
+    ("train --operator roll", r"--operator got 'roll'.*'shift'"),
     ("train --anchors ternary", r"--anchors got 'ternary'.*'binary'"),
     ("train --filter_size 9", r"--filter-size got '?9'?.*0, 1, 3, 5 or 7"),
     ("train --filter_size 3.5", r"--filter-size got '3\.5'.*0, 1, 3, 5 or 7"),
@@ -292,6 +294,21 @@ COMBINATIONS = [
     ("describe --code up --net-type noiseresnet50 --first_filter_size 5", r"first_filter_size is 5"),
     (f"train {PERTURB} --train_masks --redraw_masks train", r"cannot be both trained and redrawn.*drop one"),
     ("describe --net-type lenet --train_masks --redraw-masks always", r"cannot be both trained and redrawn"),
+    ("describe --net-type noiseresnet18 --operator shift --level 0.1", r"shift has no masks, and level is 0\.1; drop"),
+    (
+        "train --net-type noiseresnet18 --operator anchors --untied_bias",
+        r"anchors has no masks, and untied_bias is True",
+    ),
+    ("describe --net-type perturb_resnet18 --operator shift", r"--operator given, but perturb_resnet18 does not read"),
+    (
+        "describe --net-type perturb_resnet18 --first-masks 5 --first_filter_size 3",
+        r"a first layer of 3x3 has none; drop",
+    ),
+    (
+        "describe --net-type perturb_resnet18 --first-sigmoid --use_act",
+        r"first_sigmoid .* and use_act another; drop one",
+    ),
+    ("describe --net-type lenet --first-mix", r"--first-mix given, but lenet does not read it"),
     ("describe --net-type lbcnet --image-size 4", r"needs at least 5x5"),
     (f"train {LENET} --batch-size 1", r"--batch-size 1 leaves a batch of 1 of 1200"),
     (

@@ -35,6 +35,7 @@ from perturblab.layers.perturb import FILTER_SIZES
 from perturblab.layers.pooling import POOLS
 from perturblab.models import NETS, options_read
 from perturblab.models.bottleneck_resnet import READINGS
+from perturblab.models.noise_resnet import OPERATORS
 from perturblab.models.vgg import NORM_ORDERS
 from perturblab.schedules import SCHEDULES
 from perturblab.train import OPTIMIZERS, PRECISIONS
@@ -53,6 +54,7 @@ GIVEN: dict[str, str] = {
     "level": "0.25",
     "log": "csv,tb",
     "scale_noise": "2",
+    "first_masks": "3",
     "noise_type": "normal",
     "filter_size": "3",
     "first_filter_size": "1",
@@ -60,6 +62,7 @@ GIVEN: dict[str, str] = {
     "pool_type": "avg",
     "dropout": "0.25",
     "redraw_masks": "always",
+    "operator": "shift",
     "nweights": "8",
     "depth": "2",
     "full": "16",
@@ -192,6 +195,7 @@ def choices(name: str) -> tuple[Any, ...]:
         ("code", PUBLISHED),
         ("precision", PRECISIONS),
         ("mask_memory", MEMORY),
+        ("operator", OPERATORS),
         ("reading", READINGS),
         ("norm_order", NORM_ORDERS),
         ("defence", DEFENCES),
@@ -218,6 +222,7 @@ def test_no_list_of_choices_is_left_out() -> None:
         "code",
         "precision",
         "mask_memory",
+        "operator",
         "reading",
         "norm_order",
         "defence",

@@ -183,7 +183,16 @@ NET_DEFAULTS: dict[str, Any] = {
     "pool_type": "max",
     "filter_size": 0,
 }
-CONTROLS = {"constant_masks": False, "redraw_masks": "never", "untied_bias": False, "mask_memory": "fp32"}
+CONTROLS = {
+    "constant_masks": False,
+    "redraw_masks": "never",
+    "untied_bias": False,
+    "mask_memory": "fp32",
+    "operator": "noise",
+    "first_masks": 0,
+    "first_sigmoid": False,
+    "first_mix": False,
+}
 
 
 def config_of(argv: list[str]) -> TrainConfig:

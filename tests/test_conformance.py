@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import perturblab.layers
 from cases import CASES, LAYERS, LEVEL, NET_ROWS, Case
 from perturblab.kernels import published
-from perturblab.layers import LocalBinaryConv2d, Masks
+from perturblab.layers import AnchorConv2d, LocalBinaryConv2d, Masks
 from perturblab.models import NETS
 
 
@@ -23,8 +23,9 @@ def over(cases: list[Case]) -> pytest.MarkDecorator:
 
 
 MAPS = [case for case in CASES if case.second]  # with an input; `Masks` has none
-MASKED = [case for case in MAPS if case.masks and not case.smallest > 1 and case.covers is not LocalBinaryConv2d]
+MASKED = [case for case in MAPS if case.masks and not case.anchors]
 DRAWN = [case for case in CASES if case.masks]
+STATEFUL = [case for case in CASES if not case.stateless]
 STEADY = [case for case in MAPS if case.random != "always"]
 
 
@@ -45,7 +46,7 @@ def shaken(module: nn.Module, seed: int = 5) -> nn.Module:
 
 def drawn_values(module: nn.Module) -> list[Tensor]:
     masks = [part.value.detach() for part in module.modules() if isinstance(part, Masks)]
-    return masks + [part.anchors for part in module.modules() if isinstance(part, LocalBinaryConv2d)]
+    return masks + [part.anchors for part in module.modules() if isinstance(part, LocalBinaryConv2d | AnchorConv2d)]
 
 
 def same_state(a: nn.Module, b: nn.Module) -> bool:
@@ -80,7 +81,7 @@ def test_dtype_is_kept(case: Case) -> None:
         assert module.to(dtype)(*(x.to(dtype) for x in case.inputs())).dtype is dtype
 
 
-@over(CASES)
+@over(STATEFUL)
 def test_to_moves_every_parameter_and_buffer(case: Case) -> None:
     module = case.new().to("meta")
     assert module.state_dict()
@@ -97,7 +98,7 @@ def through_safetensors(state: dict[str, Tensor], path: Path) -> dict[str, Tenso
     return safetensors.torch.load_file(path)
 
 
-@over(CASES)
+@over(STATEFUL)
 @torch.no_grad()
 def test_state_dict_goes_round_bit_for_bit(case: Case, tmp_path: Path) -> None:
     module = shaken(case.new(1)).eval()
@@ -117,7 +118,7 @@ def test_state_dict_goes_round_bit_for_bit(case: Case, tmp_path: Path) -> None:
     assert all(torch.equal(want, other(*x)) for other in others)
 
 
-@over(CASES)
+@over(STATEFUL)
 def test_same_seed_same_bits_another_seed_others(case: Case) -> None:
     torch.manual_seed(1)
     first = case.new(7)
@@ -154,7 +155,7 @@ def test_agrees_with_its_second_implementation(case: Case, train: bool) -> None:
     (x,) = case.inputs(4, size=size)
     want = case.second(case.state(module), x.double())
     torch.testing.assert_close(module(x.double()), want, rtol=1e-10, atol=1e-10)
-    if case.masks and case.smallest == 1 and case.covers is not LocalBinaryConv2d:
+    if case in MASKED:
         without = case.second(case.state(module, None), x.double())
         assert not torch.allclose(want, without, atol=1e-6), "the masks made no difference"
 
@@ -215,7 +216,7 @@ def test_every_parameter_gets_a_gradient(case: Case) -> None:
             assert parameter.grad.count_nonzero(), name
 
 
-@over(CASES)
+@over(STATEFUL)
 @torch.no_grad()
 def test_deepcopy_is_equal_and_independent(case: Case) -> None:
     module, x = shaken(case.new()).eval(), case.inputs()

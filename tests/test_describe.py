@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from perturblab.layers import Shift
 from perturblab.models import NETS, Task, build, describe
+from perturblab.models.noise_resnet import OPERATORS
 
 CIFAR, MNIST, IMAGENET = Task(), Task(10, 1, (28, 28)), Task(1000, 3, (224, 224))
 Options = dict[str, Any]
@@ -107,16 +109,28 @@ PUBLISHED: list[tuple[str, str, Options, Task, tuple[int, int, int, int | None, 
     ("B-vgg19-tied", "vgg19_tied", {}, CIFAR, (4_694_346, 0, 0, None, None)),
 ]
 ODD = Task(7, 2, (33, 28))
+FIRST = ("first_masks", "first_sigmoid", "first_mix")
 UNPUBLISHED: list[tuple[str, Options, Task]] = [
     *((net, {"nfilters": width}, CIFAR) for net in sorted(NETS) for width in (37, 128) if net != "lbcnet"),
     *((net, {"nfilters": 4}, ODD) for net in sorted(NETS)),
     *((P, {"nfilters": 6, "first_filter_size": first, "filter_size": 5}, ODD) for first in (0, 1, 3, 5, 7)),
     *((P, {"nfilters": 6, "first_filter_size": first, "filter_size": 7, "code": "up"}, ODD) for first in (0, 5, 7)),
+    *(
+        (P, {"nfilters": 6, "nmasks": nmasks, "mix_maps": nmasks == 3} | dict(zip(FIRST, ways, strict=True)), ODD)
+        for nmasks in (1, 3)
+        for ways in itertools.product((0, 2), (False, True), (False, True))
+    ),
+    (P, {"nfilters": 6, "first_filter_size": 3, "first_sigmoid": True}, ODD),
     ("perturb_resnet50", {"nfilters": 6, "nmasks": 3, "mix_maps": True, "first_filter_size": 3}, ODD),
     ("perturb_resnet50", {"nfilters": 6, "nmasks": 3, "unique_masks": False, "train_masks": True}, ODD),
     ("perturb_resnet34", {"nfilters": 6, "nmasks": 3, "constant_masks": True}, ODD),
     (P, {"nfilters": 6, "nmasks": 3, "mix_maps": True, "code": "up"}, ODD),
     ("noiseresnet50", {"nfilters": 5, "code": "up", "first_filter_size": 3, "constant_masks": True}, ODD),
+    *(
+        (net, {"nfilters": 5, "first_filter_size": first, "operator": operator}, ODD)
+        for net, first in ((N, 3), ("noiseresnet50", 7))
+        for operator in OPERATORS
+    ),
     *((net, {"nfilters": 6, "nmasks": 2, "mix_maps": True}, ODD) for net in ("lenet", "cifarnet")),
     *(
         (net, {"nfilters": 6, "filter_size": k, "first_filter_size": k}, ODD)
@@ -172,8 +186,17 @@ class Ledger:
     def linear(self, inputs: int, outputs: int) -> None:
         self.book(inputs * outputs + outputs, 0, 0, inputs * outputs, 0)
 
+    def operate(self) -> None:
+        """What stands in the place of the masks in a noise ResNet: nothing to count, or nine values a filter."""
+        operator = self.option("operator", "noise")
+        if operator == "noise":
+            self.mask()
+        elif operator != "shift":
+            fan_in = self.c if operator == "anchors" else 1
+            self.conv(self.c, 3, fan_in=fan_in, frozen=operator.startswith("anchors"))
+
     def noise(self, out: int) -> None:
-        self.mask()
+        self.operate()
         self.norm()
         self.conv(out, bias=True)
 
@@ -198,6 +221,19 @@ class Ledger:
         self.norm()
 
 
+def several(book: Ledger, width: int, reply: bool) -> None:
+    """A first layer that the reply changed in one way or several."""
+    times, mix = book.option("first_masks", 5 if reply else 0), book.option("first_mix", reply)
+    nmasks = times * width if times else book.option("nmasks", 1)
+    book.mask(nmasks)
+    if book.option("first_sigmoid", reply):
+        book.norm(book.c * nmasks)
+    grouped = nmasks > 1 and (mix or not times)
+    book.conv(width * (book.c if mix else 1), bias=True, fan_in=nmasks if grouped else book.c * nmasks)
+    book.norm()
+    book.mix(True)
+
+
 def stem(book: Ledger, family: str) -> None:
     width, reply = book.option("nfilters", 64), book.option("code", "kl") == "up"
     size = book.option("first_filter_size", 7 if family == "noiseresnet" else 0)
@@ -206,17 +242,13 @@ def stem(book: Ledger, family: str) -> None:
     elif family == "noiseresnet":
         book.conv(width, size, stride=2 if size == 7 else 1, frozen=reply)
         book.norm()
-    elif reply and not size:
-        book.mask(5 * width)
-        book.norm(book.c * 5 * width)
-        book.conv(book.c * width, bias=True, fan_in=5 * width)
-        book.norm()
-        book.mix(True)
+    elif family == "perturb_resnet" and not size and any(book.option(name, reply) for name in FIRST):
+        several(book, width, reply)
     else:
-        book.perturb(book.c * width if reply else width, size, first=True)
+        book.perturb(book.c * width if book.option("first_mix", reply) else width, size, first=True)
     if size == 7:
         book.halve()  # max-pool 3/2
-    if family == "perturb_resnet" and reply:
+    if family == "perturb_resnet" and book.option("first_mix", reply):
         book.conv_norm(width)
 
 
@@ -474,6 +506,29 @@ def test_receptive_field_is_what_gradients_reach(net: str, options: Options, siz
     assert int(reached.max() - reached.min()) + 1 == describe(module, task)["receptive_field"]
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_receptive_field_of_a_shift_is_what_gradients_reach(stride: int) -> None:
+    """No operation tells of it: it copies."""
+    mixed = [nn.Conv2d(9, 9, 1), nn.Conv2d(9, 9, 1, stride=stride), nn.Conv2d(9, 9, 1)]
+    net = nn.Sequential(nn.Conv2d(1, 9, 3, padding=1), Shift(), mixed[0], Shift(), mixed[1], Shift(), mixed[2])
+    x = torch.zeros(1, 1, 25, 25, requires_grad=True)
+    out = net(x)
+    middle = out.shape[2] // 2
+    (gradient,) = torch.autograd.grad(out[0, :, middle, middle].sum(), x)
+    reached = (gradient[0, 0].abs().amax(1) > 0).nonzero()
+    pixels = int(reached.max() - reached.min()) + 1
+    assert describe(net, Task(2, 1, (25, 25)))["receptive_field"] == pixels == (9 if stride == 1 else 11)
+
+
+def test_receptive_field_of_shifts_is_that_of_3x3_filters() -> None:
+    task = Task(2, 3, (160, 160))
+    fields = [
+        describe(on_meta(N, {"nfilters": 9, "first_filter_size": 3, "operator": operator}, task), task)
+        for operator in ("shift", "depthwise", "anchors", "anchors-depthwise")
+    ]
+    assert len({said["receptive_field"] for said in fields}) == 1
+
+
 @pytest.mark.parametrize(("size", "pixels"), [((6, 4), 6), ((40, 50), 8)])
 def test_receptive_field_is_clipped_to_the_image(size: tuple[int, int], pixels: int) -> None:
     task = Task(size=size)
@@ -491,6 +546,7 @@ TINY: list[tuple[str, Options]] = [
     (P, {"nfilters": 3, "code": "up"}),
     (P, {"nfilters": 3, "redraw_masks": "always"}),
     (N, {"nfilters": 3, "code": "up"}),
+    *((N, {"nfilters": 3, "operator": operator}) for operator in OPERATORS),
 ]
 tiny = pytest.mark.parametrize(
     ("net", "options"), [(n, o) for n, o in TINY], ids=[f"{n} {' '.join(map(str, o.values()))}" for n, o in TINY]

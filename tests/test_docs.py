@@ -157,7 +157,9 @@ def parts(card: Path) -> dict[str, str]:
 
 
 def hints(layer: type) -> dict[str, Any]:
-    """What a layer or its settings are made from: type by name."""
+    """What a layer or its settings are made from: type by name; a layer without settings has PyTorch's constructor."""
+    if layer.__init__ is nn.Module.__init__:
+        return {}
     return {name: hint for name, hint in typing.get_type_hints(layer.__init__).items() if name != "return"}
 
 

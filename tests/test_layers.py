@@ -23,10 +23,12 @@ from perturblab.layers import (
     PerturbConv2d,
     PerturbLayer,
     PerturbLayerFirst,
+    Shift,
     activation,
     draw_masks,
     perturb,
     perturb_conv2d,
+    shift,
 )
 from perturblab.models.skeleton import init_weights
 
@@ -367,3 +369,67 @@ def test_the_replys_first_layer_makes_no_map_larger_than_its_input_needs() -> No
     layer(x)
     assert max(seen) <= max(x.numel(), 3 * 40 * 5)
     assert sum(seen) == 4 * 3 * 40 * 20
+
+
+# --- shift --------------------------------------------------------------------------------------------------------
+
+
+def looped_shift(x: Tensor) -> Tensor:
+    """out[n, c, h, w] = x[n, c, h - dh, w - dw] where that is inside; channels share nine moves as evenly as can be."""
+    moves = [(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)]
+    of_channel = sorted(c % 9 for c in range(x.shape[1]))
+    out = torch.zeros_like(x)
+    for n, c, h, w in torch.cartesian_prod(*map(torch.arange, x.shape)).tolist():
+        row, column = h - moves[of_channel[c]][0], w - moves[of_channel[c]][1]
+        if 0 <= row < x.shape[2] and 0 <= column < x.shape[3]:
+            out[n, c, h, w] = x[n, c, row, column]
+    return out
+
+
+@pytest.mark.parametrize("channels", [1, 2, 8, 9, 10, 17, 18, 31])
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 1), (5, 3)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_shift_agrees_with_a_loop_in_any_order_of_memory(
+    channels: int, size: tuple[int, int], dtype: torch.dtype
+) -> None:
+    """In single precision and channels-last order another way is taken; its gradient too is that of the copies."""
+    x, weight = drawn(2, channels, *size).to(dtype), drawn(2, channels, *size, seed=1).to(dtype)
+    want, gradients = looped_shift(x), []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        given = x.contiguous(memory_format=layout).requires_grad_()
+        got = shift(given)
+        assert torch.equal(got, want)
+        assert got.is_contiguous(memory_format=layout)
+        gradients += torch.autograd.grad((got * weight).sum(), given)
+    assert torch.equal(*gradients)
+    crooked = drawn(2, channels, size[1], size[0]).transpose(2, 3)
+    assert torch.equal(shift(crooked), looped_shift(crooked))
+    assert torch.equal(shift(x.bfloat16()), looped_shift(x.bfloat16()))
+
+
+def test_shift_looks_to_all_nine_sides_and_undoes_itself_inside() -> None:
+    """The derivative moves back: the same as the shift with the channels in the order of the opposite sides."""
+    x = torch.zeros(1, 9, 5, 5)
+    x[:, :, 2, 2] = 1
+    seen = shift(x).sum(1)[0]
+    assert torch.equal(seen, F.pad(torch.ones(3, 3), (1, 1, 1, 1)))
+    y = drawn(1, 9, 5, 5).requires_grad_()
+    (gradient,) = torch.autograd.grad(shift(y), y, drawn(1, 9, 5, 5, seed=1))
+    opposite = [0, 2, 1, 4, 3, 8, 7, 6, 5]
+    assert torch.equal(gradient, shift(drawn(1, 9, 5, 5, seed=1)[:, opposite])[:, opposite])
+
+
+def test_shift_multiplies_nothing_where_that_is_counted() -> None:
+    x = drawn(2, 12, 4, 4).float().contiguous(memory_format=torch.channels_last)
+    x[0, 3, 1, 1] = torch.inf
+    with published():
+        assert torch.equal(shift(x), looped_shift(x))
+
+
+def test_shift_is_exact_beside_what_is_not_finite_and_in_automatic_precision() -> None:
+    x = torch.full((1, 9, 3, 3), torch.inf)
+    assert not shift(x).isnan().any()
+    with torch.autocast("cpu", torch.bfloat16):
+        x = drawn(2, 12, 4, 4).float().contiguous(memory_format=torch.channels_last)
+        assert torch.equal(Shift()(x), looped_shift(x))
+        assert Shift()(x.bfloat16()).dtype is torch.bfloat16

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perturblab.layers import LocalBinaryConv2d, draw_anchors, local_binary_conv2d
+from perturblab.layers import AnchorConv2d, LocalBinaryConv2d, draw_anchors, local_binary_conv2d
 from perturblab.models import Task, build
 from perturblab.models.lbcnet import Identity
 from perturblab.models.skeleton import init_weights
@@ -115,6 +115,35 @@ def test_anchors_are_fixed_and_the_1x1_is_learned(anchors: str) -> None:
     assert torch.equal(module.anchors, fixed)
     assert not torch.equal(module.weight, weight)
     assert not module.anchors.requires_grad
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_anchors_alone_are_what_the_binary_convolution_has_before_its_relu(groups: int) -> None:
+    """With every output taken as it is: the loop, its ReLU undone by asking for both signs."""
+    x = torch.randn(2, 4, 3, 5, generator=generator(1), dtype=torch.float64)
+    module = AnchorConv2d(4, 8, groups=groups, generator=generator()).double()
+    assert module.anchors.shape == (8, 4 // groups, 3, 3)
+    assert torch.equal(module.anchors, draw_anchors((8, 4 // groups, 3, 3), "binary", 0.5, generator()).double())
+    dense = torch.zeros(8, 4, 3, 3, dtype=torch.float64)
+    for out in range(8):
+        first = out // (8 // groups) * (4 // groups)
+        dense[out, first : first + 4 // groups] = module.anchors[out]
+    keep, nothing = torch.eye(8, dtype=torch.float64).view(8, 8, 1, 1), torch.zeros(8, dtype=torch.float64)
+    want = looped(x, dense, keep, nothing) - looped(-x, dense, keep, nothing)
+    torch.testing.assert_close(module(x), want)
+    assert not list(module.parameters())
+
+
+def test_anchors_of_one_channel_each_may_be_empty() -> None:
+    anchors = AnchorConv2d(20_000, 20_000, groups=20_000, generator=generator()).anchors
+    empty = float((anchors.abs().sum((1, 2, 3)) == 0).double().mean())
+    assert empty == pytest.approx(math.exp(-4.5), abs=0.003)
+
+
+@pytest.mark.parametrize(("groups", "text"), [(0, "groups is 0"), (3, "groups is 3; it must divide 4 channels and 6")])
+def test_groups_that_cannot_divide_are_refused(groups: int, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        AnchorConv2d(4, 6, groups=groups, generator=generator())
 
 
 def test_the_block_keeps_its_sign_and_its_size() -> None:

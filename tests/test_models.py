@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perturblab.layers import Masks, NoiseLayer, PerturbLayerFirst
+from perturblab.layers import AnchorConv2d, Masks, NoiseLayer, PerturbLayerFirst, Shift, fixed_buffers
 from perturblab.models import NETS, Task, build, options_read, published_sites, resolve
 from perturblab.models.skeleton import Residual, init_weights
 
@@ -144,6 +144,64 @@ def test_the_reply_ignores_use_act_and_keeps_its_sigmoid_behind_a_convolution() 
         assert ((out > 0) & (out < 1)).all()
 
 
+REPLY: dict[str, Any] = {"first_masks": 5, "first_sigmoid": True, "first_mix": True, "scale_noise": 20.0}
+
+
+@pytest.mark.parametrize("more", [{}, {"act": "elu", "mix_maps": True}, {"nmasks": 2, "unique_masks": False}], ids=str)
+@pytest.mark.parametrize("net", [P, "perturb_resnet50"])
+def test_the_reply_is_its_changes_one_by_one(net: str, more: dict[str, Any]) -> None:
+    """Same seed: the same masks, weights, answers and gradients, bit for bit; and no change alone is all of them."""
+    reply, steps = tiny(net, code="up", **more), tiny(net, **REPLY, **more)
+    assert list(reply.state_dict()) == list(steps.state_dict())
+    assert all(map(torch.equal, reply.state_dict().values(), steps.state_dict().values()))
+    answers = [module(images(4)) for module in (reply, steps)]
+    assert torch.equal(*answers)
+    for module, answer in zip((reply, steps), answers, strict=True):
+        answer.square().sum().backward()
+        assert all(parameter.grad is not None for parameter in module.parameters())
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(reply.parameters(), steps.parameters(), strict=True))
+    for name in REPLY:
+        others = {key: value for key, value in REPLY.items() if key != name}
+        lacking = tiny(net, **others, **more).eval()
+        same = lacking.state_dict().keys() == reply.state_dict().keys()
+        assert not same or not torch.equal(lacking(images()), reply.eval()(images())), f"{name} did nothing"
+
+
+@pytest.mark.parametrize("nfilters", [16, 128])
+def test_three_changes_together_have_the_published_size(nfilters: int) -> None:
+    """At any width, since the number of masks is a multiple of it: 5,907,594 and 3,063,808 at 128 filters."""
+    found = []
+    with torch.device("meta"):
+        for options in ({"code": "up"}, REPLY):
+            net = build(P, nfilters=nfilters, nmasks=1, **options)
+            sizes = [sum(p.numel() for p in net.parameters()), sum(math.prod(masks.shape) for masks in masks_of(net))]
+            found.append((*sizes, masks_of(net)[0].noise.nmasks))
+    assert found[0] == found[1]
+    assert found[0][2] == 5 * nfilters
+    assert nfilters == 16 or found[0][:2] == (5_907_594, 3_063_808)
+
+
+@torch.no_grad()
+def test_each_change_of_the_first_layer_leaves_the_others_alone() -> None:
+    x = images()
+    masks, sigmoid, mix = (tiny(P, **{name: REPLY[name]}).eval() for name in list(REPLY)[:3])
+    first = masks.stem[0][0]  # mask, 1x1 over all colours, batch norm, ReLU, as in experiment 5
+    assert first.masks.value.shape == (3, 15, 8, 8)
+    assert (first.in_channels, first.out_channels, first.groups) == (45, 3, 1)
+    maps = torch.cat([x[:, c : c + 1] + 0.5 * first.masks.value[c] for c in range(3)], 1)
+    torch.testing.assert_close(masks.stem(x), F.relu(masks.stem[0][1](F.conv2d(maps, first.weight, first.bias))))
+    layer = sigmoid.stem[0]
+    maps = torch.sigmoid(layer.norm(x + 0.5 * layer.masks.value[:, 0]))
+    conv, norm = layer.layers[:2]
+    assert (conv.in_channels, conv.out_channels, conv.groups, len(sigmoid.stem)) == (3, 3, 1, 1)
+    torch.testing.assert_close(sigmoid.stem(x), torch.sigmoid(norm(conv(maps))))
+    inner, extra, last, act = mix.stem
+    assert inner[0].masks.value.shape == (3, 1, 8, 8)
+    assert (extra.in_channels, extra.out_channels, extra.bias, type(act)) == (9, 3, None, nn.ReLU)
+    maps = F.relu(inner[1](F.conv2d(x + 0.5 * inner[0].masks.value[:, 0], inner[0].weight, inner[0].bias)))
+    torch.testing.assert_close(mix.stem(x), F.relu(last(F.conv2d(maps, extra.weight))))
+
+
 def test_the_reply_freezes_the_first_convolution_at_random_values() -> None:
     net, twin = (tiny(N, first_filter_size=3, code=code) for code in ("up", "kl"))
     names = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
@@ -156,6 +214,55 @@ def test_the_reply_freezes_the_first_convolution_at_random_values() -> None:
     optimiser.step()
     assert torch.equal(net.stem[0].weight, before[0])
     assert not torch.equal(net.stem[1].weight, before[1])
+
+
+# --- another operator than noise -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("operator", "kind"),
+    [("shift", Shift), ("depthwise", nn.Conv2d), ("anchors", AnchorConv2d), ("anchors-depthwise", AnchorConv2d)],
+)
+@pytest.mark.parametrize("net", [N, "noiseresnet50"])
+def test_an_operator_stands_where_the_masks_stood(operator: str, kind: type[nn.Module], net: str) -> None:
+    """Nothing else changes: the same parts with the same shapes, and masks nowhere."""
+    noise, other = (tiny(net, operator=name, first_filter_size=3) for name in ("noise", operator))
+    places = [name for name, part in noise.named_modules() if isinstance(part, NoiseLayer)]
+    assert places
+    assert [name for name, part in other.named_modules() if name.endswith(".operator")] == [
+        f"{name}.operator" for name in places
+    ]
+    assert not masks_of(other)
+    for name in places:
+        parts = dict(other.get_submodule(name).named_children())
+        assert [type(part) for part in parts.values()] == [kind, nn.ReLU, nn.BatchNorm2d, nn.Conv2d]
+        if operator != "shift":
+            (filters,) = parts["operator"].state_dict().values()
+            width = parts["norm"].num_features
+            assert filters.shape == (width, width if operator == "anchors" else 1, 3, 3)
+    rest = {key: value.shape for key, value in other.state_dict().items() if ".operator." not in key}
+    assert rest == {key: value.shape for key, value in noise.state_dict().items() if not key.endswith("masks.stored")}
+
+
+@pytest.mark.parametrize("operator", ["anchors", "anchors-depthwise"])
+def test_fixed_filters_come_from_the_stream_of_the_masks_and_stay(operator: str) -> None:
+    net, twin, other = (tiny(N, operator=operator, seed=seed) for seed in (1, 1, 2))
+    weights = dict(net.named_parameters())
+    assert all(torch.equal(value, dict(twin.named_parameters())[name]) for name, value in weights.items())
+    plain = dict(tiny(N, operator="shift").named_parameters())
+    assert all(torch.equal(value, plain[name]) for name, value in weights.items()), "they moved the initial weights"
+    before = fixed_buffers(net)
+    assert len(before) == 16
+    for name, filters in before.items():
+        assert set(filters.unique().tolist()) <= {-1.0, 0.0, 1.0}
+        assert torch.equal(filters, fixed_buffers(twin)[name])
+        assert not torch.equal(filters, fixed_buffers(other)[name])
+    kept = {name: value.clone() for name, value in before.items()}
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1, weight_decay=0.1)
+    net(images(4)).square().sum().backward()
+    optimiser.step()
+    assert all(torch.equal(value, fixed_buffers(net)[name]) for name, value in kept.items())
+    assert set(kept) < set(net.state_dict())
 
 
 # --- seeds and options --------------------------------------------------------------------------------------------
@@ -199,11 +306,31 @@ def test_dropout_is_read(net: str, dropout: float) -> None:
         ("resnet18", {"nmasks": 2}, "resnet18 does not read nmasks; it reads nfilters"),
         (P, {"dropout": 0.5}, f"{P} does not read dropout; it reads act, code"),
         (N, {"first_filter_size": 5}, "first_filter_size is 5; this net has 3 or 7"),
+        (N, {"operator": "roll"}, "operator is 'roll'; choose one of noise, shift, depthwise, anchors, anchors-dep"),
+        *(
+            (N, {"operator": operator, **masks}, f"operator {operator} has no masks, and {text}; drop one of them")
+            for operator, masks, text in (
+                ("shift", {"level": 0.1}, "level is 0.1"),
+                ("depthwise", {"constant_masks": True}, "constant_masks is True"),
+                ("anchors", {"redraw_masks": "train"}, "redraw_masks is train"),
+                ("anchors-depthwise", {"untied_bias": True}, "untied_bias is True"),
+                ("shift", {"mask_memory": "seed"}, "mask_memory is seed"),
+            )
+        ),
+        (P, {"operator": "shift"}, f"{P} does not read operator; it reads act"),
         (P, {"first_filter_size": 4}, "filter_size is 4; choose 0 "),
         (P, {"pool_type": "mean"}, "pool_type is 'mean'; choose one of max, avg"),
         ("lenet", {"pool_type": "mean"}, "pool_type is 'mean'; choose one of max, avg"),
         (P, {"act": "gelu"}, "act is 'gelu'; choose one of relu"),
         (P, {"nmasks": 2, "nfilters": 128}, "use a multiple of 3, or nmasks 1"),
+        (P, {"first_masks": -1}, "first_masks is -1; choose 0, or a multiple of nfilters of at least 1"),
+        (
+            P,
+            {"first_masks": 5, "first_filter_size": 3},
+            "first_masks is 5, and a first layer of 3x3 has none; drop one",
+        ),
+        (P, {"first_sigmoid": True, "use_act": True}, "and use_act another; drop one"),
+        ("lenet", {"first_mix": True}, "lenet does not read first_mix; it reads act"),
         (P, {"code": "upp"}, "code is 'upp'"),
         (N, {"code": "upp"}, "code is 'upp'"),
         (P, {"nfilters": 0}, "nfilters is 0"),

@@ -28,7 +28,8 @@ from perturblab.progress import Show
 NO_ONNX = "onnx, onnxscript or onnxruntime is not installed (extra onnx): nothing is exported to it"
 REDRAWN = [case for case in NET_ROWS if case.random == "always"]
 STEADY = [case for case in NET_ROWS if case.random != "always"]
-SMALLEST = [case for case in STEADY if case.name in ("perturb_resnet18-mixed", "lenet", "lbcnet", "batchout_mnist")]
+SMALL = ("perturb_resnet18-mixed", "lenet", "lbcnet", "batchout_mnist", "noiseresnet18-shift")
+SMALLEST = [case for case in STEADY if case.name in SMALL]
 # What code is generated for: two nets, and the layers that they do not have.
 CODED = ("lenet", "batchout_mnist", "NoiseLayer-one-mask", "PerturbLayerFirst-five-masks", "LocalBinaryConv2d-binary")
 GENERATED = [case for case in CASES if case.name in CODED]
@@ -107,7 +108,7 @@ def test_a_net_whose_forward_is_random_says_that_it_cannot_be_exported(case: Cas
 def test_every_net_is_exported_or_says_why_not() -> None:
     assert SMALLEST
     assert REDRAWN
-    assert len(SMALLEST) == 4
+    assert len(SMALLEST) == len(SMALL)
     assert len(STEADY) + len(REDRAWN) == len(NET_ROWS)
     assert {case.covers for case in ONE_A_NET} == set(NETS)
 
@@ -356,6 +357,14 @@ def test_a_run_that_draws_masks_at_every_pass_is_refused(tmp_path: Path, capsys:
     assert cli.main(["train", *f"{line} --batch-size 10 --nepochs 1 --quiet --out {folder}".split()]) == 0
     assert cli.main(["export", str(folder), "--onnx", str(tmp_path / "net.onnx"), "--quiet"]) == 2
     assert "draws new masks at every forward pass, which no graph can" in capsys.readouterr().err
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("operator", ["shift", "anchors-depthwise"])
+def test_another_operator_than_noise(operator: str) -> None:
+    onnx()
+    net = build("noiseresnet18", task=Task(5, 3, (8, 8)), nfilters=5, first_filter_size=3, operator=operator).eval()
+    assert onnx_export.compared(net, onnx_export.onnx_bytes(net, (3, 8, 8)), torch.rand(20, 3, 8, 8)).holds
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ VALUE = {
     **{"scale_noise": "2", "noise_type": "normal", "filter_size": "3", "first_filter_size": "3", "act": "elu"},
     **{"use_act": "", "pool_type": "avg", "constant_masks": "", "redraw_masks": "train", "untied_bias": ""},
     **{"mask_memory": "seed", "nweights": "2", "depth": "2", "full": "9", "anchors": "dense", "sparsity": "0.4"},
+    **{"operator": "shift", "first_masks": "2", "first_sigmoid": "", "first_mix": ""},
     **{"padding": "1", "reading": "A", "blocks": "2", "norm_order": "bn-relu"},
 }
 LENET = shlex.join(TINY)
@@ -29,6 +30,9 @@ LINES = (
     "describe --net-type perturb_resnet18 --train_masks --redraw_masks train",
     "describe --net-type perturb_resnet18 --train_masks --mask-memory bf16",
     "describe --net-type perturb_resnet18 --mask-memory seed --redraw_masks always",
+    "describe --net-type noiseresnet18 --operator shift --level 0.1",
+    "describe --net-type perturb_resnet18 --first-masks 5 --first_filter_size 3",
+    "describe --net-type perturb_resnet18 --first-sigmoid --use_act",
     "describe --net-type lbcnet --image-size 4",
     "describe --net-type bottleneck_resnet --reading A --nfilters 3",
     "describe --net-type batchout_mnist --padding 2 --image-size 28",

@@ -67,9 +67,17 @@ def parse_eps(text: str, flag: str = "--eps") -> float:
     return number
 
 
+def _check_linf(eps: float, flag: str) -> None:
+    """Refuse 8 where 8/255 was meant: with 1 every pixel can become any other."""
+    if eps > 1:
+        raise ValueError(
+            f"{flag} got {eps:g}; expected at most 1 in linf, where pixels lie in [0, 1]; write 8 of 255 as 8/255"
+        )
+
+
 def _radius(value: Any) -> str:
-    """A radius stays text, such as 8/255, so that a record says what was given."""
-    parse_eps(str(value), "--defence-eps")
+    """A radius, in linf, stays text, such as 8/255, so that a record says what was given."""
+    _check_linf(parse_eps(str(value), "--defence-eps"), "--defence-eps")
     return str(value)
 
 
@@ -100,6 +108,11 @@ class NetConfig(BaseModel):
     mix_maps: bool | None = Field(None, description="a second 1x1 convolution in every perturbation layer")
     level: float | None = Field(None, description="noise level")
     scale_noise: float | None = Field(None, description="factor on the level of the first layer")
+    first_masks: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(
+        None, description="masks a channel in the first layer of a perturb_resnet, as a multiple of nfilters"
+    )
+    first_sigmoid: bool | None = Field(None, description="batch norm and sigmoid around that first layer")
+    first_mix: bool | None = Field(None, description="a second 1x1 convolution after that first layer")
     noise_type: Literal["uniform", "normal"] | None = Field(None, description="distribution of the masks")
     filter_size: FilterSize | None = Field(None, description="0: perturbation; else a convolution")
     first_filter_size: FilterSize | None = Field(None, description="the same for the first layer")
@@ -113,6 +126,9 @@ class NetConfig(BaseModel):
     redraw_masks: Literal["never", "train", "always"] | None = Field(None, description="control: new masks a forward")
     untied_bias: bool | None = Field(None, description="control: the mask outside the activation")
     mask_memory: Literal["fp32", "bf16", "seed"] | None = Field(None, description="how the masks are kept")
+    operator: Literal["noise", "shift", "depthwise", "anchors", "anchors-depthwise"] | None = Field(
+        None, description="control: what stands in the place of the masks in a noise ResNet"
+    )
     nweights: Positive | None = Field(None, description="anchors in each block of lbcnet")
     depth: Blocks | None = Field(None, description="blocks of lbcnet")
     full: Positive | None = Field(None, description="hidden linear layer of lbcnet")
@@ -223,7 +239,7 @@ DEFENCE_OPTIONS = tuple(name for name in TrainConfig.model_fields if name.starts
 # Those of `perturblab.attacks.ATTACKS`, which --help must not import.
 ATTACK_NAMES = (
     *("fgsm", "pgd", "deepfool", "autoattack", "square", "uniform", "gaussian", "universal"),
-    *("fgsm-unclipped", "fgsm-normalised"),
+    *("fgsm-unclipped", "deepfool-unclipped", "fgsm-normalised"),
 )
 
 
@@ -275,6 +291,12 @@ class AttackConfig(BaseModel):
         if not parts or not all(part.isdecimal() and 0 < int(part) < 2**31 for part in parts):
             raise ValueError(f"--iterations got {value!r}; expected integers of at least 1, such as 1,2,3")
         return tuple(map(int, parts))
+
+    @model_validator(mode="after")
+    def _radii_of_pixels(self) -> "AttackConfig":
+        if self.norm == "linf" and self.eps:
+            _check_linf(max(self.eps), "--eps")
+        return self
 
 
 def validated(model: type[Config], given: dict[str, Any]) -> Config:

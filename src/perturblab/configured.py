@@ -42,6 +42,8 @@ def net_options(config: NetConfig, warn: Callable[[str], None]) -> dict[str, Any
             flags = ", ".join("--" + name.replace("_", "-") for name in unread)
             raise UserError(f"{flags} given, but {config.net} does not read it; drop it or choose another --net-type")
         fixed = {"level": PUBLISHED[config.code]["level"], "code": config.code}
+        if config.operator not in (None, "noise"):
+            del fixed["level"]  # no masks: a level that nobody gave is none to refuse
         return asdict(resolve(config.net, {**{k: v for k, v in fixed.items() if k in read}, **given}))
     except ValueError as error:
         raise UserError(str(error)) from error

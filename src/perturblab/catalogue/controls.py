@@ -1,10 +1,9 @@
 """Runs that nobody published and that the dispute needs: controls, one factor at a time, noise in every manner."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from perturblab.catalogue import pnn
-from perturblab.catalogue.entry import Setup, typed, variant
+from perturblab.catalogue.entry import Setup, variant
 
 _BY_ID = {setup.id: setup for setup in pnn.SETUPS}
 _K1, _K3, _K4, _K5, _H2, _H4, _H5, _A1, _A2 = (
@@ -67,7 +66,6 @@ _FROM_K3 = (
     ),
 )
 
-_ONLY_TOGETHER = "the reply's first layer is one piece here (code up): {}; K5-reply-first has all its changes at once"
 # From experiment 5 to the reply's net with noise in all layers, one factor at a time, then recipe and width.
 _FROM_K5 = (
     variant(_K5, "K5-adam", "experiment 5 with Adam", {"optim_method": "Adam"}),
@@ -98,20 +96,30 @@ _FROM_K5 = (
         {"code": "up", "optimizer_schedule": "kl", "scale_noise": 0.05},
         counts=(5_907_594, 3_063_808),
     ),
-    Setup(
+    variant(
+        _K5,
         "K5-masks",
-        "experiment 5 with five times nfilters masks a colour channel, nothing else changed",
-        missing=_ONLY_TOGETHER.format("its number of masks comes with sigmoid, batch norm and the extra 1x1"),
+        "experiment 5 with five times nfilters masks a colour channel in its first layer",
+        {"first_masks": 5},
+        counts=(5_853_578, 3_063_808),
+        doubts=(
+            "The 1x1 convolution behind them sees all colours, as experiment 5's: the reply's is grouped by colour, "
+            "which a second 1x1 makes good.",
+        ),
     ),
-    Setup(
+    variant(
+        _K5,
         "K5-sigmoid",
-        "experiment 5 with batch norm and sigmoid around the first layer, nothing else changed",
-        missing=_ONLY_TOGETHER.format("its batch norm and sigmoid come with 5 nfilters masks and the extra 1x1"),
+        "experiment 5 with batch norm and sigmoid around its first layer",
+        {"first_sigmoid": True},
+        counts=(5_608_208, 1_100_800),
     ),
-    Setup(
+    variant(
+        _K5,
         "K5-extra-1x1",
-        "experiment 5 with a second 1x1 convolution after the first layer, nothing else changed",
-        missing=_ONLY_TOGETHER.format("its extra 1x1 comes with the masks; --mix-maps adds one to every layer"),
+        "experiment 5 with a second 1x1 convolution after its first layer, which is three times as wide for it",
+        {"first_mix": True},
+        counts=(5_659_146, 1_100_800),
     ),
     variant(
         _K5,
@@ -203,45 +211,52 @@ _UNDER_A1 = (
 )
 
 
-def _lbc(name: str, about: str, net: Mapping[str, int], parameters: int) -> Setup:
-    flags = {**pnn.CIFAR, **_A1_RECIPE, "code": "kl", "optimizer_schedule": "up", "net_type": "lbcnet", **net}
-    doubts = ("Its blocks keep the image's size and its two linear layers have dropout, unlike the ResNets.",)
-    return Setup(name, about, flags, typed(flags), parameters, 0, doubts=doubts)
-
-
+_NO_MASKS: dict[str, Any] = {"level": None}
+_FILTERS = "A filter multiplies by -1, 0 and 1 only, which counts as multiplications here."
+_WIDTH = "Its own nine multiplications a value are {} of all at the published width and {} at an eighth of it."
+# What stands in the place of the masks in the same net, so that nothing else differs at any width.
 _OTHER_OPERATORS = (
-    _lbc(
-        "A1-lbc-parameters",
-        "frozen random 3x3 filters and learned 1x1 convolutions, matched to the reply's net in parameters",
-        {"nfilters": 128, "nweights": 512, "depth": 76, "full": 128},
-        5_605_002,
-    ),
-    _lbc(
-        "A1-lbc-macs",
-        "frozen random 3x3 filters and learned 1x1 convolutions, matched to the reply's net in multiplications",
-        {"nfilters": 16, "nweights": 529, "depth": 4, "full": 512},
-        335_082,
-    ),
-    Setup(
+    variant(
+        _A1,
         "A1-frozen-3x3",
-        "the ResNet of the reply with a frozen random 3x3 before every 1x1 in place of the masks",
-        missing="frozen filters exist only in lbcnet, whose blocks neither halve the maps nor widen; the noise ResNets "
-        "take no other layer",
+        "the ResNet of the reply with frozen random 3x3 filters in place of the masks, parameters alike",
+        {**_NO_MASKS, "operator": "anchors"},
+        counts=(5_621_258, 0),
+        doubts=("It has 8.0 times the multiplications of the reply's net.", _FILTERS),
     ),
-    Setup(
+    variant(
+        _A1,
+        "A1-frozen-depthwise",
+        "the same with one frozen random 3x3 filter a channel, parameters and multiplications alike",
+        {**_NO_MASKS, "operator": "anchors-depthwise"},
+        counts=(5_621_258, 0),
+        doubts=(
+            _WIDTH.format("2.8 %", "17.5 %"),
+            _FILTERS,
+            "The filters are drawn as in local binary convolution, all values at once: about 1 % of them are empty.",
+        ),
+    ),
+    variant(
+        _A1,
         "A1-shift",
-        "shift and 1x1: every channel moved by a pixel in one of nine directions before a 1x1 convolution",
-        missing="no layer here shifts groups of channels; one without parameters would have to stand in the place of "
-        "the masks in noiseresnet18",
+        "shift and 1x1: every channel moved by a pixel in one of nine directions in place of the masks",
+        {**_NO_MASKS, "operator": "shift"},
+        counts=(5_621_258, 0),
         doubts=(
             "ShiftResNet20 has 85.78 to 91.79 % on CIFAR-10 with 0.03 to 0.28 million parameters "
             "(https://arxiv.org/abs/1711.08141 and its repository).",
         ),
     ),
-    Setup(
+    variant(
+        _A1,
         "A1-depthwise",
-        "depthwise 3x3 and 1x1 convolutions in the ResNet of the reply",
-        missing="no net here has depthwise convolutions",
+        "learned depthwise 3x3 convolutions in place of the masks",
+        {**_NO_MASKS, "operator": "depthwise"},
+        counts=(5_682_314, 0),
+        doubts=(
+            _WIDTH.format("2.8 %", "17.5 %"),
+            "It has 1.1 % more parameters at the published width, 8.2 % more at an eighth of it.",
+        ),
     ),
     Setup(
         "A1-norms",

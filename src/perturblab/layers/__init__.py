@@ -3,7 +3,7 @@
 from perturblab.layers.activations import ACTIVATIONS, activation
 from perturblab.layers.batchout import BatchOut, Mixing, batch_step, batchout, equal_norm_noise
 from perturblab.layers.inference import inference_batchout
-from perturblab.layers.lbc import LocalBinaryConv2d, draw_anchors, local_binary_conv2d
+from perturblab.layers.lbc import AnchorConv2d, LocalBinaryConv2d, draw_anchors, local_binary_conv2d
 from perturblab.layers.magnitude import Magnitude, parse_magnitude
 from perturblab.layers.masks import Masks, Noise, draw_masks, fixed_buffers, store_masks
 from perturblab.layers.partners import PARTNERS, draw_partners
@@ -16,6 +16,7 @@ from perturblab.layers.perturb import (
     perturb_conv2d,
 )
 from perturblab.layers.placement import Placement, batchout_at, find_sites, place_batchout
+from perturblab.layers.shift import Shift, shift
 from perturblab.layers.substitute import substitute
 from perturblab.layers.surgery import Surgery, perturb_layers, perturbify, replace_layers
 from perturblab.layers.tracing import Trace, trace
@@ -23,6 +24,7 @@ from perturblab.layers.tracing import Trace, trace
 __all__ = [
     "ACTIVATIONS",
     "PARTNERS",
+    "AnchorConv2d",
     "BatchOut",
     "LocalBinaryConv2d",
     "Magnitude",
@@ -34,6 +36,7 @@ __all__ = [
     "PerturbLayer",
     "PerturbLayerFirst",
     "Placement",
+    "Shift",
     "Surgery",
     "Trace",
     "activation",
@@ -55,6 +58,7 @@ __all__ = [
     "perturbify",
     "place_batchout",
     "replace_layers",
+    "shift",
     "store_masks",
     "substitute",
     "trace",

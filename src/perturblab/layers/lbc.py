@@ -92,3 +92,49 @@ class LocalBinaryConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return local_binary_conv2d(x, self.anchors, self.weight, self.bias)
+
+
+class AnchorConv2d(nn.Module):
+    """A 3x3 convolution with fixed filters alone, as they stand in a local binary convolution: nothing is learned.
+
+    The filters are drawn over all their values at once, so that a single one may be empty: with one input channel and
+    a sparsity of 0.5 about exp(-4.5), 1 % of them.
+
+    Args:
+        in_channels: channels C of the input, (N, C, H, W).
+        out_channels: how many filters O, and channels of the output, (N, O, H, W).
+        groups: input channels and filters are divided into so many groups; C for one filter a channel.
+        anchors: "binary" or "gaussian".
+        sparsity: draws as a share of all values.
+        generator: the stream that decides the filters.
+
+    Raises:
+        ValueError: the groups divide the channels or the filters not.
+    """
+
+    fixed = ("anchors",)
+
+    anchors: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        groups: int = 1,
+        anchors: str = "binary",
+        sparsity: float = 0.5,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(f"groups is {groups}; it must divide {in_channels} channels and {out_channels} filters")
+        self.groups = groups
+        shape = (out_channels, in_channels // groups, 3, 3)
+        self.register_buffer("anchors", draw_anchors(shape, anchors, sparsity, generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.anchors, padding=1, groups=self.groups)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.anchors.shape)}, groups={self.groups}"

@@ -108,6 +108,7 @@ class PerturbLayer(nn.Sequential):
         act: activation after the batch norm and, with ``use_act``, after the mask.
         use_act: apply the activation after the mask too.
         mix_maps: add a second 1x1 convolution, batch norm and activation that mixes the maps.
+        groups: of the 1x1 convolution, instead of 1 with one mask a channel and C with several.
         first: a first layer; a 7x7 convolution then has stride 2.
         generator: the stream that decides the masks.
 
@@ -129,6 +130,7 @@ class PerturbLayer(nn.Sequential):
         act: str = "relu",
         use_act: bool = True,
         mix_maps: bool = False,
+        groups: int | None = None,
         first: bool = False,
         generator: torch.Generator,
     ) -> None:
@@ -136,7 +138,9 @@ class PerturbLayer(nn.Sequential):
             super().__init__(*_conv_norm_act(_conv(in_channels, out_channels, filter_size, first=first), act))
             return
         inner = act if use_act else None
-        conv = PerturbConv2d(in_channels, out_channels, size=size, noise=noise, act=inner, generator=generator)
+        conv = PerturbConv2d(
+            in_channels, out_channels, size=size, noise=noise, act=inner, groups=groups, generator=generator
+        )
         mix = _conv_norm_act(nn.Conv2d(out_channels, out_channels, 1), act) if mix_maps else []
         super().__init__(*_conv_norm_act(conv, act), *mix)
 
@@ -180,6 +184,7 @@ class PerturbLayerFirst(nn.Module):
         size: (H, W) of the input.
         noise: how the masks are drawn and used.
         mix_maps: add a second 1x1 convolution, batch norm and sigmoid that mixes the maps.
+        groups: of the 1x1 convolution, instead of 1 with one mask a channel and C with several.
         generator: the stream that decides the masks.
 
     Raises:
@@ -197,11 +202,12 @@ class PerturbLayerFirst(nn.Module):
         size: tuple[int, int],
         noise: Noise,
         mix_maps: bool = False,
+        groups: int | None = None,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         maps = in_channels * noise.nmasks
-        conv = nn.Conv2d(maps, out_channels, 1, groups=_groups(in_channels, out_channels, noise.nmasks))
+        conv = nn.Conv2d(maps, out_channels, 1, groups=groups or _groups(in_channels, out_channels, noise.nmasks))
         mix = _conv_norm_act(nn.Conv2d(out_channels, out_channels, 1), "sigmoid") if mix_maps else []
         self.masks = Masks(in_channels, size, noise, generator=generator)
         self.norm = nn.BatchNorm2d(maps)

@@ -14,7 +14,7 @@ from perturblab.models.bottleneck_resnet import BottleneckOptions, bottleneck_re
 from perturblab.models.convnets import ConvNetOptions, convnet
 from perturblab.models.lbcnet import LBCOptions, lbcnet
 from perturblab.models.noise_resnet import NoiseResNetOptions, noise_resnet
-from perturblab.models.perturb_resnet import PerturbOptions, perturb_resnet
+from perturblab.models.perturb_resnet import PerturbResNetOptions, perturb_resnet
 from perturblab.models.resnet import ResNetOptions, resnet
 from perturblab.models.skeleton import Task, init_weights
 from perturblab.models.vgg import VGGOptions, init_vgg, vgg19
@@ -50,12 +50,12 @@ NETS: dict[str, Net] = {
         (18, 34, 50, 101, 152),
         NoiseResNetOptions,
         noise_resnet,
-        "the authors' net: mask, ReLU, batch norm, 1x1 (code up: first convolution frozen)",
+        "the authors' net: mask or another operator, ReLU, batch norm, 1x1 (code up: first convolution frozen)",
     ),
     **_family(
         "perturb_resnet",
         (18, 34, 50),
-        PerturbOptions,
+        PerturbResNetOptions,
         perturb_resnet,
         "the reproduction's net, every option (code up: the authors' reply variant)",
     ),

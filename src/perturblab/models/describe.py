@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from perturblab.kernels import published
-from perturblab.layers import LocalBinaryConv2d, Masks
+from perturblab.layers import AnchorConv2d, LocalBinaryConv2d, Masks, Shift
 from perturblab.models.skeleton import Task
 
 _POOLS = (torch.ops.aten.max_pool2d_with_indices.default, torch.ops.aten.avg_pool2d.default)
@@ -55,6 +55,12 @@ class _Counter(TorchDispatchMode):
             self._count(func, args, first)
         return out
 
+    def widen(self, given: Tensor, out: Tensor, kernel: int) -> None:
+        """Say that `out` has seen of `given` what a convolution of that kernel sees, where no operation tells."""
+        seen = self._seen[id(given)][1] if id(given) in self._seen else Field()
+        self.field = _grown(seen, kernel, 1)
+        self._seen[id(out)] = (out, self.field)
+
     def _count(self, func: Any, args: Sequence[Any], out: Tensor) -> None:
         given = [self._seen[id(a)][1] for a in args if isinstance(a, Tensor) and id(a) in self._seen]
         seen = Field(max((f.side for f in given), default=1), max((f.jump for f in given), default=1))
@@ -94,7 +100,7 @@ def _own(module: nn.Module) -> tuple[int, int, int]:
     masks = sum(math.prod(m.shape) for m in module.modules() if isinstance(m, Masks))
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
-    anchors = sum(m.anchors.numel() for m in module.modules() if isinstance(m, LocalBinaryConv2d))
+    anchors = sum(m.anchors.numel() for m in module.modules() if isinstance(m, LocalBinaryConv2d | AnchorConv2d))
     return trainable, frozen + anchors, masks
 
 
@@ -107,6 +113,8 @@ def _hooks(rows: Mapping[nn.Module, Row], counter: _Counter) -> Iterator[None]:
 
     def after(module: nn.Module, args: Any, out: Tensor) -> None:
         rows[module].macs += counter.macs - start[module]
+        if isinstance(module, Shift) and out.shape[1] > 1:  # a single channel stays where it is
+            counter.widen(args[0], out, 3)
         rows[module].shape = list(out.shape if isinstance(module, Masks) else out.shape[1:])
 
     handles = [h for m in rows for h in (m.register_forward_pre_hook(before), m.register_forward_hook(after))]

@@ -1,19 +1,30 @@
-"""The authors' first net: a ResNet whose 3x3 convolutions are `NoiseLayer`s.
+"""The authors' first net: a ResNet whose 3x3 convolutions are `NoiseLayer`s, or have another operator for the masks.
 
 Reference: github.com/juefeix/pnn.pytorch, models/naiveresnet.py; the first convolution frozen at random is from
 github.com/juefeix/pnn.pytorch.update, models.py:513.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 
 import torch
 from torch import nn
 
-from perturblab.layers import Noise, NoiseLayer
+from perturblab.layers import AnchorConv2d, Noise, NoiseLayer, Shift
 from perturblab.layers.pooling import pool
 from perturblab.models.skeleton import ResNet, Size, Task, conv_norm, conv_stem, down, halved
+
+# (channels, the masks' stream) -> what stands in the place of the masks, (N, C, H, W) to (N, C, H, W)
+_OTHERS: dict[str, Callable[[int, torch.Generator], nn.Module]] = {
+    "shift": lambda channels, masks: Shift(),
+    "depthwise": lambda channels, masks: nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+    "anchors": lambda channels, masks: AnchorConv2d(channels, channels, generator=masks),
+    "anchors-depthwise": lambda channels, masks: AnchorConv2d(channels, channels, groups=channels, generator=masks),
+}
+OPERATORS = ("noise", *_OTHERS)
+_OF_MASKS = ("level", "constant_masks", "redraw_masks", "untied_bias", "mask_memory")
 
 
 @dataclass(frozen=True)
@@ -26,10 +37,15 @@ class NoiseResNetOptions:
         first_filter_size: 7 (stride 2, then a max-pool), or 3.
         constant_masks, redraw_masks, untied_bias: controls, see `perturblab.layers.Noise`.
         mask_memory: "fp32", "bf16" or "seed", see `perturblab.layers.Noise`.
+        operator: "noise" for the masks; in their place, with all else alike (controls): "shift", see
+            `perturblab.layers.Shift`; "depthwise", a learned 3x3 convolution of each channel; "anchors", fixed random
+            3x3 filters, as many as channels, see `perturblab.layers.AnchorConv2d`; "anchors-depthwise", one of them a
+            channel. None but "noise" reads an option of masks.
         code: "up" freezes the first convolution at its random values; "or" and "kl" learn it.
 
     Raises:
-        ValueError: a first filter size that is neither 3 nor 7, or masks that cannot be.
+        ValueError: a first filter size that is neither 3 nor 7, an unknown operator, an option of masks that it does
+            not read, or masks that cannot be.
     """
 
     nfilters: int = 64
@@ -39,13 +55,27 @@ class NoiseResNetOptions:
     redraw_masks: str = "never"
     untied_bias: bool = False
     mask_memory: str = "fp32"
+    operator: str = "noise"
     code: str = "kl"
 
     def __post_init__(self) -> None:
         if self.first_filter_size not in (3, 7):
             got = self.first_filter_size
             raise ValueError(f"first_filter_size is {got}; this net has 3 or 7 (for masks first: perturb_resnet18)")
+        if self.operator not in OPERATORS:
+            raise ValueError(f"operator is {self.operator!r}; choose one of {', '.join(OPERATORS)}")
         self.noise()
+        self._refuse_masks()
+
+    def _refuse_masks(self) -> None:
+        if self.operator == "noise":
+            return
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in _OF_MASKS and value != field.default:
+                raise ValueError(
+                    f"operator {self.operator} has no masks, and {field.name} is {value}; drop one of them"
+                )
 
     def noise(self) -> Noise:
         """The masks of every layer: one a channel and pixel."""
@@ -57,25 +87,39 @@ class NoiseResNetOptions:
             memory=self.mask_memory,
         )
 
+    def layer(self, masks: torch.Generator, in_channels: int, out_channels: int, *, size: Size) -> nn.Module:
+        """One layer: masks or what stands in their place, ReLU, batch norm, 1x1; (N, C, *size) to (N, O, *size)."""
+        if self.operator == "noise":
+            return NoiseLayer(in_channels, out_channels, size=size, noise=self.noise(), generator=masks)
+        parts = {
+            "operator": _OTHERS[self.operator](in_channels, masks),
+            "act": nn.ReLU(),
+            "norm": nn.BatchNorm2d(in_channels),
+            "conv": nn.Conv2d(in_channels, out_channels, 1),
+        }
+        return nn.Sequential(OrderedDict(parts))
 
-def _basic(noise: Noise, masks: torch.Generator, in_channels: int, planes: int, stride: int, size: Size) -> nn.Module:
+
+def _basic(
+    options: NoiseResNetOptions, masks: torch.Generator, in_channels: int, planes: int, stride: int, size: Size
+) -> nn.Module:
     return nn.Sequential(
-        NoiseLayer(in_channels, planes, size=size, noise=noise, generator=masks),
+        options.layer(masks, in_channels, planes, size=size),
         pool("max", stride),
         nn.BatchNorm2d(planes),
         nn.ReLU(),
-        NoiseLayer(planes, planes, size=down(size, stride), noise=noise, generator=masks),
+        options.layer(masks, planes, planes, size=down(size, stride)),
         nn.BatchNorm2d(planes),
     )
 
 
 def _bottleneck(
-    noise: Noise, masks: torch.Generator, in_channels: int, planes: int, stride: int, size: Size
+    options: NoiseResNetOptions, masks: torch.Generator, in_channels: int, planes: int, stride: int, size: Size
 ) -> nn.Module:
     return nn.Sequential(
         *conv_norm(in_channels, planes),
         nn.ReLU(),
-        NoiseLayer(planes, planes, size=size, noise=noise, generator=masks),
+        options.layer(masks, planes, planes, size=size),
         pool("max", stride),
         nn.BatchNorm2d(planes),
         nn.ReLU(),
@@ -91,5 +135,5 @@ def noise_resnet(
     if options.code == "up":
         stem[0].requires_grad_(False)
     size = halved(task.size, 2) if options.first_filter_size == 7 else task.size
-    body = partial(_bottleneck if bottleneck else _basic, options.noise(), masks)
+    body = partial(_bottleneck if bottleneck else _basic, options, masks)
     return ResNet(stem, size, body, nblocks, options.nfilters, task.nclasses, 4 if bottleneck else 1)

@@ -8,6 +8,7 @@ github.com/juefeix/pnn.pytorch.update, models.py. The bottleneck form is what us
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,7 +34,7 @@ class PerturbOptions:
         act: activation function.
         use_act: activation after the mask of the first layer too.
         pool_type: "max" or "avg".
-        code: "up" takes the authors' reply variant of the first layer.
+        code: "up" takes the authors' reply variant of the first layer of a ResNet.
 
     Raises:
         ValueError: masks that cannot be.
@@ -87,13 +88,17 @@ class PerturbOptions:
             generator=masks,
         )
 
+    def first_noise(self) -> Noise:
+        """The masks of the first layer."""
+        return replace(self.noise(), level=self.level * self.scale_noise)
+
     def first_layer(self, masks: torch.Generator, channels: int, size: Size) -> PerturbLayer:
         """The first layer, from the image to ``nfilters`` channels; a 7x7 convolution has stride 2."""
         return PerturbLayer(
             channels,
             self.nfilters,
             size=size,
-            noise=replace(self.noise(), level=self.level * self.scale_noise),
+            noise=self.first_noise(),
             filter_size=self.first_filter_size,
             act=self.act,
             use_act=self.use_act,
@@ -103,33 +108,86 @@ class PerturbOptions:
         )
 
 
-def _reply_first(options: PerturbOptions, masks: torch.Generator, task: Task) -> nn.Module:
-    """The reply's first layer: 5 * nfilters masks a channel at 20 times the level, or a convolution; sigmoid."""
-    width = task.channels * options.nfilters  # 3 * nfilters on colour images, as published
-    if options.first_filter_size:
-        plain = replace(options, nfilters=width, act="sigmoid")
-        return plain.first_layer(masks, task.channels, task.size)
-    level = options.level * options.scale_noise * 20
-    noise = replace(options.noise(), nmasks=5 * options.nfilters, level=level)
-    return PerturbLayerFirst(
-        task.channels, width, size=task.size, noise=noise, mix_maps=options.mix_maps, generator=masks
+@dataclass(frozen=True)
+class PerturbResNetOptions(PerturbOptions):
+    """Options of the perturbative ResNets: those above, and what the reply changed in the first layer, one by one.
+
+    Args:
+        first_masks: masks a channel in the first layer as a multiple of ``nfilters``; 0 for ``nmasks`` of them.
+        first_sigmoid: batch norm and sigmoid around the first layer: mask, batch norm, sigmoid, 1x1, batch norm,
+            sigmoid. With a ``first_filter_size`` there is convolution, batch norm, sigmoid.
+        first_mix: the first layer has ``nfilters`` maps for each channel of the image, and a second 1x1 convolution,
+            batch norm and activation make ``nfilters`` of them all. Without it a 1x1 convolution of several
+            ``first_masks`` is not grouped, since nothing behind it would mix the channels.
+
+    With code "up" the first layer is the reply's: ``first_masks`` is 5, the other two are on, ``scale_noise`` is 20
+    times as much, and ``use_act`` is not read.
+
+    Raises:
+        ValueError: masks that cannot be, or options that exclude each other.
+    """
+
+    first_masks: int = 0
+    first_sigmoid: bool = False
+    first_mix: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.first_masks < 0:
+            raise ValueError(f"first_masks is {self.first_masks}; choose 0, or a multiple of nfilters of at least 1")
+        if self.first_masks and self.first_filter_size:
+            size = self.first_filter_size
+            raise ValueError(
+                f"first_masks is {self.first_masks}, and a first layer of {size}x{size} has none; drop one"
+            )
+        if self.first_sigmoid and self.use_act and self.code != "up":
+            raise ValueError(
+                "first_sigmoid puts the one activation behind the first mask, and use_act another; drop one"
+            )
+
+    def first(self) -> "PerturbResNetOptions":
+        """The same with the reply's first layer said option by option."""
+        if self.code != "up":
+            return self
+        many = 0 if self.first_filter_size else self.first_masks or 5
+        reply: dict[str, Any] = {"first_masks": many, "first_sigmoid": True, "first_mix": True, "use_act": False}
+        return replace(self, code="kl", scale_noise=20 * self.scale_noise, **reply)
+
+
+def _first(options: PerturbResNetOptions, masks: torch.Generator, task: Task) -> nn.Module:
+    """The first layer, from the image to ``nfilters`` maps, or to as many for each of its channels (``first_mix``)."""
+    width = options.nfilters * (task.channels if options.first_mix else 1)
+    noise, groups = options.first_noise(), None
+    if options.first_masks:
+        noise = replace(noise, nmasks=options.first_masks * options.nfilters)
+        groups = None if options.first_mix else 1
+    common: dict[str, Any] = {"size": task.size, "noise": noise, "mix_maps": options.mix_maps, "groups": groups}
+    if options.first_sigmoid and not options.first_filter_size:
+        return PerturbLayerFirst(task.channels, width, **common, generator=masks)
+    return PerturbLayer(
+        task.channels,
+        width,
+        **common,
+        filter_size=options.first_filter_size,
+        act="sigmoid" if options.first_sigmoid else options.act,
+        use_act=options.use_act,
+        first=True,
+        generator=masks,
     )
 
 
-def _stem(options: PerturbOptions, masks: torch.Generator, task: Task) -> nn.Sequential:
-    reply = options.code == "up"
-    first = _reply_first(options, masks, task) if reply else options.first_layer(masks, task.channels, task.size)
-    layers = [first]
+def _stem(options: PerturbResNetOptions, masks: torch.Generator, task: Task) -> nn.Sequential:
+    options = options.first()
+    layers = [_first(options, masks, task)]
     if options.first_filter_size == 7:
         layers.append(nn.MaxPool2d(3, stride=2, padding=1))
-    if reply:
-        width = task.channels * options.nfilters
-        layers += [*conv_norm(width, options.nfilters), activation(options.act)]
+    if options.first_mix:
+        layers += [*conv_norm(task.channels * options.nfilters, options.nfilters), activation(options.act)]
     return nn.Sequential(*layers)
 
 
 def _basic(
-    options: PerturbOptions, masks: torch.Generator, in_channels: int, planes: int, stride: int, size: Size
+    options: PerturbResNetOptions, masks: torch.Generator, in_channels: int, planes: int, stride: int, size: Size
 ) -> nn.Module:
     return nn.Sequential(
         options.layer(masks, in_channels, planes, size=size),
@@ -139,7 +197,7 @@ def _basic(
 
 
 def _bottleneck(
-    options: PerturbOptions, masks: torch.Generator, in_channels: int, planes: int, stride: int, size: Size
+    options: PerturbResNetOptions, masks: torch.Generator, in_channels: int, planes: int, stride: int, size: Size
 ) -> nn.Module:
     return nn.Sequential(
         *conv_norm(in_channels, planes),
@@ -151,7 +209,12 @@ def _bottleneck(
 
 
 def perturb_resnet(
-    task: Task, options: PerturbOptions, masks: torch.Generator, *, nblocks: Sequence[int], bottleneck: bool = False
+    task: Task,
+    options: PerturbResNetOptions,
+    masks: torch.Generator,
+    *,
+    nblocks: Sequence[int],
+    bottleneck: bool = False,
 ) -> ResNet:
     """Build a perturbative ResNet.
 
