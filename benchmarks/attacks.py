@@ -8,36 +8,52 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 
-from perturblab.attacks import PixelModel, Threat, fgsm, pgd
+from perturblab.attacks import PixelModel, Threat, fgsm, pgd, to_pixels
+from perturblab.data.digits import read_digits
 from perturblab.evaluate import answers
 from perturblab.models import Task, build
 
 EPS, STEPS, BATCH = 0.1, 10, 250
+EPOCHS = 2  # enough for a net of which the attacks leave some images right: a count of 0 would agree with any other
 Evaluate = Callable[[], int]
 
 
 def beside(pairs: int, threads: int, images: int = 1000) -> dict[str, Any]:
-    """Seconds of one evaluation of random images, all ways in turn.
+    """Seconds of one evaluation of the paper's MNIST net, trained on digits of MNIST's size, all ways in turn.
 
     Args:
         pairs: repetitions of each way.
         threads: compute threads.
-        images: how many are attacked.
+        images: how many are attacked, up to 1,797.
 
     Returns:
         "FGSM" and "PGD": way -> {"times", "correct"}.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    generator = torch.Generator().manual_seed(0)
-    x, y = torch.rand(images, 1, 28, 28, generator=generator), torch.randint(10, (images,), generator=generator)
-    model = PixelModel(build("batchout_mnist", task=Task(10, 1, (28, 28))), (0.0,), (1.0,)).eval()
     try:
+        model, x, y = _trained(images)
         return {name: _in_turn(ways(model, x, y, steps), pairs) for name, steps in (("FGSM", 1), ("PGD", STEPS))}
     finally:
         torch.set_num_threads(before)
+
+
+def _trained(images: int) -> tuple[PixelModel, Tensor, Tensor]:
+    """A net, and (N, 1, 28, 28) with their labels (N,), with which it was trained."""
+    digits = read_digits()
+    pixels = torch.cat([to_pixels(split.images) for split in (digits.train, digits.test)])
+    x, y = interpolate(pixels, (28, 28), mode="bilinear"), torch.cat([digits.train.labels, digits.test.labels])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # dropout
+        model = PixelModel(build("batchout_mnist", task=Task(10, 1, (28, 28)), seed=1), (0.3,), (0.35,)).train()
+        optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+        for rows in [rows for _ in range(EPOCHS) for rows in torch.randperm(len(x)).split(64)]:
+            optimiser.zero_grad()
+            cross_entropy(model(x[rows]), y[rows]).backward()
+            optimiser.step()
+    return model.eval(), x[:images], y[:images]
 
 
 def _in_turn(found: dict[str, Evaluate], pairs: int) -> dict[str, Any]:
@@ -93,10 +109,14 @@ def ways(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> dict[str, Evalua
             torch.autograd.grad(cross_entropy(model(leaf), y, reduction="sum"), leaf)
         return x
 
+    def told(x: Tensor, y: Tensor) -> int:
+        """Foolbox says itself which images fool the net, by the one pass that the others make to count."""
+        return int((~fool(foolbox, x, y, epsilons=EPS)[2]).sum())
+
     return {
         "ours": lambda: _count(model, x, y, ours),
         "bare passes": lambda: _count(model, x, y, bare),
-        "foolbox": lambda: _count(model, x, y, lambda x, y: fool(foolbox, x, y, epsilons=EPS)[1]),
+        "foolbox": lambda: sum(told(a, b) for a, b in zip(x.split(BATCH), y.split(BATCH), strict=True)),
         "ART": lambda: _count(model, x, y, lambda x, y: torch.from_numpy(art.generate(x.numpy(), y.numpy()))),
     }
 

@@ -155,6 +155,20 @@ def test_deepfool_equals_foolbox_at_every_cap(foolbox_model: Any, many: tuple[Te
     assert torch.equal(still_right(trained(), own, y), still_right(trained(), raw, y))
 
 
+@pytest.mark.parametrize("cap", [1, 2, 3, 5])
+def test_unclipped_deepfool_equals_foolbox_without_bounds_at_every_cap(many: tuple[Tensor, Tensor], cap: int) -> None:
+    x, y = many
+    unbounded = foolbox().PyTorchModel(trained(), bounds=(-np.inf, np.inf), device="cpu")
+    oracle = foolbox().attacks.L2DeepFoolAttack(steps=cap, candidates=10, overshoot=0.02)
+    raw, _, _ = oracle(unbounded, x, y, epsilons=None)
+    own = deepfool(trained(), x, y, Threat("l2", math.inf), iterations=cap, clip=False)
+    torch.testing.assert_close(own, raw, rtol=0, atol=1e-5)
+    assert raw.min() < -0.1, "the oracle does not clip either"
+    assert torch.equal(still_right(trained(), own, y), still_right(trained(), raw, y))
+    clipped = deepfool(trained(), x, y, Threat("l2", math.inf), iterations=cap)
+    assert count(trained(), own, y) <= count(trained(), clipped, y)
+
+
 def test_the_default_steps_of_pgd_cross_the_ball_where_those_of_foolbox_move_a_third_of_it() -> None:
     """The published "PGD10" left 54.8 % where FGSM left 52.5 %: ten steps of eps / 30."""
     model, x = linear(2), grey()

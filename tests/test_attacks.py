@@ -56,7 +56,8 @@ from perturblab.attacks import (
     untouched,
     violations,
 )
-from perturblab.config import ATTACK_NAMES, parse_eps
+from perturblab.config import ATTACK_NAMES, AttackConfig, TrainConfig, parse_eps, validated
+from perturblab.errors import UserError
 
 CLASSES = 4  # of the net that every attack meets: as few as APGD's targeted loss allows
 NORMS = ("linf", "l2")
@@ -219,12 +220,49 @@ def test_an_attack_leaves_no_trace(marked: nn.Module, few: tuple[Tensor, Tensor]
         row.make(marked, *few, Threat(norm, 0.2), generator=seeded())
 
 
+def in_training() -> PixelModel:
+    """A net whose every pass in training mode moves batch statistics and draws dropout."""
+    model = copy.deepcopy(trained(classes=CLASSES))
+    model.net.insert(2, nn.Dropout(0.3))
+    return model.train()
+
+
 @over([row for row in ATTACK_ROWS if row.covers not in ("autoattack", "square")])
-def test_a_net_in_training_mode_stays_in_it(few: tuple[Tensor, Tensor], row: AttackCase) -> None:
-    model = copy.deepcopy(trained(classes=CLASSES)).train()
-    model.net[1].eval()
+def test_a_net_in_training_mode_is_left_as_it_was(few: tuple[Tensor, Tensor], row: AttackCase) -> None:
+    model = in_training()
     with watched(model):
         row.make(model, *few, Threat(row.norms[0], 0.1), generator=seeded())
+    partly = in_training().eval()
+    partly.net[1].train()
+    with watched(partly):
+        row.make(partly, *few, Threat(row.norms[0], 0.1), generator=seeded())
+
+
+@over([row for row in ATTACK_ROWS if row.covers in ("autoattack", "square")])
+def test_what_refuses_a_net_in_training_mode_leaves_it_as_it_was(few: tuple[Tensor, Tensor], row: AttackCase) -> None:
+    model = in_training()
+    with watched(model), pytest.raises(ValueError, match=r"^the model is in training mode; call model\.eval\(\)"):
+        row.make(model, *few, Threat(row.norms[0], 0.1), generator=seeded())
+
+
+def test_within_an_attack_a_net_in_training_mode_draws_anew_at_every_pass(few: tuple[Tensor, Tensor]) -> None:
+    """It is put back behind the attack, not between its steps: that would be another net."""
+    seen, moments = [], []
+    model = in_training()
+    model.net[2].register_forward_hook(lambda module, given, out: seen.append((out == 0).sum().item()))
+    model.net[1].register_forward_hook(lambda module, given, out: moments.append(module.num_batches_tracked.item()))
+    pgd(model, *few, Threat("linf", 0.1), steps=6, generator=seeded())
+    assert len(set(seen)) > 2
+    assert moments == list(range(moments[0], moments[0] + 6))
+
+
+def test_a_net_in_eval_mode_is_not_copied(few: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(model: nn.Module) -> None:
+        raise AssertionError("the state of a net in eval mode was kept")
+
+    monkeypatch.setattr("perturblab.attacks.pixels.untouched", refuse)
+    for row in (row for row in ATTACK_ROWS if row.covers not in ("autoattack", "square")):
+        row.make(trained(classes=CLASSES), *few, Threat(row.norms[0], 0.1), generator=seeded())
 
 
 @over(ATTACK_ROWS)
@@ -298,6 +336,9 @@ def test_deepfool_by_name_takes_the_radius_as_its_cap(net: nn.Module, few: tuple
     for cap in (1, 3):
         want = deepfool(net, *few, free, iterations=cap)
         assert torch.equal(ATTACKS["deepfool"].run(net, *few, Threat("l2", float(cap)), Effort(), seeded()), want)
+        want = deepfool(net, *few, free, iterations=cap, clip=False)
+        found = ATTACKS["deepfool-unclipped"].run(net, *few, Threat("l2", float(cap)), Effort(), seeded())
+        assert torch.equal(found, want)
 
 
 # --- closed forms ---------------------------------------------------------------------------------------------------
@@ -579,6 +620,76 @@ def test_draws_average_the_gradients_of_a_random_net(many: tuple[Tensor, Tensor]
     assert not torch.equal(single[0], single[1])
 
 
+class InTurn(nn.Module):
+    """A random net without chance: one pass after the other adds the next of some patterns."""
+
+    def __init__(self, net: nn.Module, patterns: Tensor) -> None:
+        super().__init__()
+        self.net, self.patterns, self.passes = net, patterns, 0
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return self.net(x + self.patterns[(self.passes - 1) % len(self.patterns)])
+
+
+def test_restarts_on_a_random_net_are_judged_over_as_many_draws(many: tuple[Tensor, Tensor]) -> None:
+    """Against a plain loop that asks every image at every one of the patterns."""
+    x, y = many[0][:60], many[1][:60]
+    threat, draws, restarts = Threat("linf", 0.12), 5, 4
+    model = InTurn(trained(), 0.3 * torch.randn(draws, 1, 8, 8, generator=seeded(1)))
+    got = pgd(model, x, y, threat, steps=3, restarts=restarts, draws=draws, generator=seeded(5))
+    want, least = x.clone(), [1.0] * len(x)
+    left, source, attacked = list(range(len(x))), seeded(5), []
+    for _ in range(restarts):
+        attacked.append(len(left))
+        found = pgd(model, x[left], y[left], threat, steps=3, draws=draws, generator=source)
+        for image, row in zip(found, left, strict=True):
+            share = sum(count(trained(), (image + p)[None], y[row : row + 1]) for p in model.patterns) / draws
+            if share <= least[row]:
+                want[row], least[row] = image, share
+        left = [row for row in left if least[row] > 0]
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+    assert 0 < attacked[-1] < attacked[1] < len(x)
+    assert sum(0 < share < 1 for share in least) > 5, "some images fool it in some draws only"
+
+
+def test_a_pass_that_is_wrong_by_chance_does_not_end_the_restarts() -> None:
+    """Every second pass is wrong about everything: a single one would call the images fooled."""
+
+    class EverySecond(nn.Module):
+        passes, sizes = 0, []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.passes += 1
+            self.sizes.append(len(x))
+            way = x.flatten(1).sum(1)
+            logits = torch.stack([0 * way + 9, 0.001 * way], 1)
+            return logits if self.passes % 2 else -logits
+
+    model = EverySecond().eval()
+    x, y = torch.rand(6, 1, 4, 4, generator=seeded()), torch.zeros(6, dtype=torch.long)
+    pgd(model, x, y, Threat("linf", 0.1), steps=1, restarts=3, draws=4, generator=seeded())
+    assert model.sizes == [6] * (3 * (4 + 4)), "all images, a gradient and a judgement of four passes each time"
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_gradient_that_is_one_value_seen_many_times_can_be_followed(norm: str) -> None:
+    """That of a sum over pixels is an expanded tensor, which cannot be written to."""
+
+    class Sums(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sum((2, 3))
+
+    x, y = 0.3 + 0.4 * torch.rand(5, 3, 4, 4, generator=seeded()), torch.tensor([0, 1, 2, 0, 1])
+    gradient, _ = input_gradient(Sums(), x, y)
+    assert gradient.stride()[2:] == (0, 0)
+    threat = Threat(norm, 0.05)
+    moved = pgd(Sums(), x, y, threat, steps=1, step_size=0.05, start_at_random=False)
+    torch.testing.assert_close(moved, fgsm(Sums(), x, y, threat), rtol=0, atol=1e-6)
+    assert not violations(pgd(Sums(), x, y, threat, steps=3, restarts=2, generator=seeded()), x, threat).any()
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -615,6 +726,34 @@ def test_the_path_of_deepfool_is_deepfool_at_every_cap(many: tuple[Tensor, Tenso
     left = [still_right(trained(), found, y) for found in path]
     assert all(not (later & ~earlier).any() for earlier, later in itertools.pairwise(left))
     assert left[-1].sum() < left[0].sum()
+
+
+def test_unclipped_deepfool_reaches_the_closed_form_on_black_and_white_images_where_the_clip_stops_it() -> None:
+    """Half of each step leads out of [0, 1] there, and most images survive the first one."""
+    model = linear(4)
+    x = torch.rand(300, 1, 4, 6, generator=seeded(1)).round()
+    y = model(x).argmax(1)
+    falls, free = margins(model, x, y, "l2"), Threat("l2", math.inf)
+    found = deepfool(model, x, y, free, iterations=1, clip=False)
+    torch.testing.assert_close(lengths(found, x, "l2"), 1.02 * (falls + 1e-4), rtol=1e-3, atol=1e-5)
+    assert not still_right(model, found, y).any()
+    assert found.min() < -0.1
+    assert found.max() > 1.1
+    clipped = deepfool(model, x, y, free, iterations=1)
+    assert torch.equal(clipped, found.clamp(0, 1)), "of a single step the clip is the whole difference"
+    assert still_right(model, clipped, y).sum() > 150
+    limited = clear_radius(1.02 * (falls + 1e-4))
+    near = deepfool(model, x, y, Threat("l2", limited), iterations=1, clip=False)
+    assert lengths(near, x, "l2").max() <= limited + 1e-5, "the radius holds without the clip too"
+
+
+def test_the_path_of_unclipped_deepfool_is_it_at_every_cap(many: tuple[Tensor, Tensor]) -> None:
+    x, y = many[0][:20], many[1][:20]
+    free = Threat("l2", math.inf)
+    path = deepfool_path(trained(), x, y, free, iterations=3, clip=False)
+    for cap, found in enumerate(path, 1):
+        assert torch.equal(found, deepfool(trained(), x, y, free, iterations=cap, clip=False))
+        assert violations(found, x, free).any()
 
 
 def test_deepfool_leaves_an_image_that_is_wrong_already(few: tuple[Tensor, Tensor], net: nn.Module) -> None:
@@ -860,6 +999,23 @@ def test_a_step_needs_a_finite_radius(name: str) -> None:
 def test_a_radius_that_is_none_is_refused_at_once(text: str) -> None:
     with pytest.raises(ValueError, match=r"--eps got .*; expected a number of at least 0, or a fraction such as 8/255"):
         parse_eps(text)
+
+
+@pytest.mark.parametrize("flags", ["--eps 8", "--eps 0,0.1,8/25,8", "--eps 1.001", "--eps 255/8 --attacks fgsm"])
+def test_a_radius_of_whole_grey_levels_is_refused_in_linf(flags: str) -> None:
+    given_ = dict(zip(*[iter(flags.replace("--", "").split())] * 2, strict=True))
+    with pytest.raises(UserError, match=r"^--eps got (8|1\.001|31\.875); expected at most 1 in linf, .* as 8/255$"):
+        validated(AttackConfig, given_)
+    assert validated(AttackConfig, given_ | {"norm": "l2"}).eps, "in l2 a radius may be any"
+
+
+def test_a_radius_of_one_is_the_largest_in_linf() -> None:
+    assert validated(AttackConfig, {"eps": "0,8/255,1"}).eps == (0.0, 8 / 255, 1.0)
+    assert validated(AttackConfig, {}).eps is None
+    assert validated(TrainConfig, {"defence_eps": "1"}).defence_eps == "1"
+    said = r"^--defence-eps got 8; expected at most 1 in linf, where pixels lie in \[0, 1\]; write 8 of 255 as 8/255$"
+    with pytest.raises(UserError, match=said):
+        validated(TrainConfig, {"defence_eps": "8", "defence": "pgd"})
 
 
 def test_a_radius_is_a_number_or_a_fraction() -> None:

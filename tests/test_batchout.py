@@ -379,6 +379,28 @@ def test_values_without_probabilities_are_equally_likely() -> None:
     assert all(abs(counted[value] - 3000) < 5 * math.sqrt(9000 * 2 / 9) for value in (1.0, 2.0, 3.0))
 
 
+@often
+@given(share=st.floats(0, 1, exclude_max=True), weights=st.lists(st.integers(0, 5), min_size=1, max_size=5))
+def test_a_share_is_read_in_a_distribution_as_a_plain_loop_reads_it(share: float, weights: list[int]) -> None:
+    """Of values by adding probabilities up until the share is passed."""
+    given_ = torch.tensor([share], dtype=torch.float64)
+    ends = Magnitude((-0.2, 0.6), uniform=True).at(given_)
+    assert float(ends) == pytest.approx(-0.2 + 0.8 * share, abs=1e-15)
+    assert Magnitude((0.3,)).at(given_).tolist() == [0.3]
+    if not sum(weights):
+        return
+    values, chances = [float(n) for n in range(len(weights))], [weight / sum(weights) for weight in weights]
+    gone, want = 0.0, None
+    for value, chance in zip(values, chances, strict=True):
+        gone += chance
+        if share < gone and want is None:
+            want = value
+    if all(abs(share - sum(chances[:n])) > 1e-9 for n in range(1, len(chances) + 1)):  # else rounding decides
+        assert Magnitude(tuple(values), tuple(chances)).at(given_).tolist() == [want]
+    equal = Magnitude(tuple(values)).at(given_)
+    assert equal.tolist() == [min(math.floor(share * len(values) + 1e-12), len(values) - 1)]
+
+
 @pytest.mark.parametrize(
     ("text", "want"),
     [
@@ -706,6 +728,36 @@ def test_sites_share_what_they_are_told_within_a_step(shared: str, eta_per: str)
             values = [str(site[part]) for site in step]
             assert len(set(values)) == (1 if shared in names else 3)
         assert str(steps[0][0][part]) != str(steps[1][0][part]), "another step draws anew"
+
+
+@pytest.mark.parametrize("shared", ["eta", "both"])
+@pytest.mark.parametrize("eta_per", ["call", "image"])
+def test_sites_that_share_eta_keep_their_own_distributions(shared: str, eta_per: str) -> None:
+    """The paper's nets have a magnitude a place; the first one's served all of them once."""
+    given_ = (0.05, 0.1, "U[0.2,0.6]", "U[-0.4,-0.2]", "0.7:0.5,0.9:0.5")
+    mixing: dict[str, Any] = {"k": 6, "partners": "no-self", "shared": shared, "eta_per": eta_per}
+    sites, drawn_ = [layer(seed, eta=eta, **mixing) for seed, eta in enumerate(given_)], set()
+    for _ in range(6):
+        with batch_step():
+            etas = [etas_in(site(units(12))) for site in sites]
+        assert all(len(found) == 6 for found in etas)
+        for one, two, wide, negative, either in zip(*etas, strict=True):
+            assert (one, two) == pytest.approx((0.05, 0.1), abs=1e-12)
+            share = (wide - 0.2) / 0.4
+            assert negative == pytest.approx(-0.4 + 0.2 * share, abs=1e-9), "the same place in its own interval"
+            assert either == pytest.approx(0.7 if share < 0.5 else 0.9, abs=1e-12)
+            drawn_.add(round(share, 9))
+    assert len(drawn_) == (36 if eta_per == "image" else 6)
+
+
+def test_sites_that_share_eta_may_move_other_counts_of_rows() -> None:
+    mixing: dict[str, Any] = {"eta": "U[0.1,0.9]", "partners": "no-self", "shared": "eta", "eta_per": "image"}
+    sites = [layer(seed, k=k, **mixing) for seed, k in enumerate((2, 9, 5))]
+    with batch_step():
+        etas = [etas_in(site(units(12))) for site in sites]
+    assert [len(found) for found in etas] == [2, 9, 5]
+    assert etas[0] == pytest.approx(etas[1][:2])
+    assert etas[2] == pytest.approx(etas[1][:5])
 
 
 @pytest.mark.parametrize("kind", ["different-class", "same-class"])

@@ -94,11 +94,37 @@ def test_every_way_of_an_attack_counts_what_the_others_count() -> None:
     found = attacks.beside(pairs=1, threads=1, images=60)
     counts = {way: of["correct"] for way, of in found["FGSM"].items()}
     assert counts["ours"] == counts["foolbox"] == counts["ART"]
+    assert 0 < counts["ours"] < counts["bare passes"], "a net of which something can be lost, and is left"
+    iterated = {way: of["correct"] for way, of in found["PGD"].items()}
+    assert 0 < iterated["ours"] < iterated["bare passes"]
+    assert max(iterated[way] for way in ("ours", "foolbox", "ART")) <= iterated["ours"] + 6 <= counts["bare passes"]
     assert all(len(of["times"]) == 1 for of in found["PGD"].values())
     text = "\n".join(attacks.lines(found))
     assert all(f"| {name} | {way} | " in text for name in found for way in counts)
     assert "| FGSM | ours | " in text
     assert text.count(" | 1.000 |") >= 2
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_every_way_makes_the_passes_that_it_needs_and_no_more(steps: int) -> None:
+    """So that a ratio of times compares what is done: as many passes for each gradient, and one to count."""
+
+    class Counting(torch.nn.Module):
+        passes = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.passes += 1
+            return torch.stack([x.flatten(1).sum(1), 30 * x[:, 0, 0, 0], *[0 * x[:, 0, 0, 0]] * 8], 1)
+
+    model = Counting().eval()
+    x, y = torch.rand(20, 1, 5, 5, generator=torch.Generator().manual_seed(0)), torch.zeros(20, dtype=torch.long)
+    found = {}
+    for way, evaluate in attacks.ways(model, x, y, steps).items():
+        model.passes = 0
+        evaluate()
+        found[way] = model.passes
+    assert found["ours"] == found["foolbox"] == found["bare passes"] == steps + 1
+    assert found["ART"] >= steps + 1
 
 
 def test_table_has_a_row_for_every_case_and_way() -> None:

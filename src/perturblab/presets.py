@@ -128,14 +128,19 @@ _ROBUST = Preset(
     },
     attacks={
         "BO-mnist": (
-            {"attacks": "fgsm,deepfool", "eps": _TENTHS, "checks": False},
+            {"attacks": "fgsm,deepfool,deepfool-unclipped", "eps": _TENTHS, "checks": False},
             {"attacks": "fgsm,pgd", "eps": _TENTHS, "subset": 1000, "source": "BO-mnist-none"},
             {"attacks": "autoattack", "eps": "0,0.3,0.1", **_QUICKLY},
         ),
         "BO-mnist-batchout": ({"attacks": "fgsm,fgsm-unclipped", "eps": _TENTHS, **_IN_EVAL},),
         "BO-cifar": (
             {"attacks": "fgsm", "eps": _PIXELS, "checks": False},
-            {"attacks": "fgsm,deepfool,pgd", "eps": _PIXELS, "subset": 1000, "source": "BO-cifar-none"},
+            {
+                "attacks": "fgsm,deepfool,deepfool-unclipped,pgd",
+                "eps": _PIXELS,
+                "subset": 1000,
+                "source": "BO-cifar-none",
+            },
             {"attacks": "autoattack", "eps": "0,5/255", **_QUICKLY},
         ),
         "SEED-cifar3": (

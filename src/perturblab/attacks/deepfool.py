@@ -1,9 +1,13 @@
 """DeepFool: the nearest point behind a linearised decision boundary, again and again."""
 
+import math
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from perturblab.attacks.gradient import still_right
+from perturblab.attacks.pixels import traceless
 from perturblab.attacks.threat import Threat, check_images, l2_norm, per_image, project
 
 _BEYOND = 1e-4  # added to each distance, as in the authors' code, so that a step ends behind the boundary
@@ -17,6 +21,7 @@ def deepfool(
     *,
     iterations: int = 50,
     overshoot: float = 0.02,
+    clip: bool = True,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Move every image that is classified right across the nearest of the linearised l2 decision boundaries.
@@ -28,10 +33,13 @@ def deepfool(
         threat: "l2"; a finite radius limits how far an image may go, infinity does not.
         iterations: steps at most; an image stops at its first wrong answer.
         overshoot: share by which the whole way is lengthened.
+        clip: bring every step into the bounds. Of images full of black and white pixels most of each step is lost so,
+            and at a low cap what is measured is the clip; without it, as in the authors' algorithm, an image may leave
+            the bounds.
         generator: not used; every attack takes one.
 
     Returns:
-        (N, C, H, W), in the ball and the bounds.
+        (N, C, H, W), in the ball; in the bounds too with ``clip``.
 
     Raises:
         ValueError: images outside the bounds, another norm than l2, no iteration.
@@ -39,11 +47,18 @@ def deepfool(
     Reference:
         Moosavi-Dezfooli, Fawzi, Frossard, DeepFool, CVPR 2016, algorithm 2.
     """
-    return deepfool_path(model, x, y, threat, iterations=iterations, overshoot=overshoot)[-1]
+    return deepfool_path(model, x, y, threat, iterations=iterations, overshoot=overshoot, clip=clip)[-1]
 
 
 def deepfool_path(
-    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, iterations: int, overshoot: float = 0.02
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    iterations: int,
+    overshoot: float = 0.02,
+    clip: bool = True,
 ) -> list[Tensor]:
     """What `deepfool` gives at every cap from 1 to ``iterations``, for the price of the last.
 
@@ -54,6 +69,7 @@ def deepfool_path(
         threat: as for `deepfool`.
         iterations: the highest cap.
         overshoot: share by which the whole way is lengthened.
+        clip: as for `deepfool`.
 
     Returns:
         One (N, C, H, W) a cap.
@@ -64,13 +80,15 @@ def deepfool_path(
     check_images(x, threat)
     if threat.norm != "l2" or iterations < 1:
         raise ValueError(f"norm is {threat.norm!r} and iterations {iterations}; DeepFool needs l2 and at least 1")
+    limits = threat if clip else replace(threat, bounds=(-math.inf, math.inf))
     found, way, path = x.clone(), torch.zeros_like(x), []
-    for _ in range(iterations):
-        left = still_right(model, found, y).nonzero().flatten()
-        if len(left) and threat.eps:
-            way[left] += _step(model, found[left], y[left])
-            found[left] = project(x[left] + (1 + overshoot) * way[left], x[left], threat)
-        path.append(found.clone())
+    with traceless(model):
+        for _ in range(iterations):
+            left = still_right(model, found, y).nonzero().flatten()
+            if len(left) and threat.eps:
+                way[left] += _step(model, found[left], y[left])
+                found[left] = project(x[left] + (1 + overshoot) * way[left], x[left], limits)
+            path.append(found.clone())
     return path
 
 

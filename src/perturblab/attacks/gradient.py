@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from perturblab.attacks.pixels import PixelModel
+from perturblab.attacks.pixels import PixelModel, traceless
 from perturblab.attacks.threat import Threat, check_images, check_radius, l2_norm, per_image, project
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -105,7 +105,8 @@ def fgsm(
     check_radius(threat)
     if threat.eps == 0:
         return x.clone()
-    gradient, _ = input_gradient(model, x, y, draws=draws)
+    with traceless(model):
+        gradient, _ = input_gradient(model, x, y, draws=draws)
     moved = x + threat.eps * direction(gradient, threat.norm)
     return moved.clamp(*threat.bounds) if clip else moved
 
@@ -142,7 +143,8 @@ def fgsm_normalised(
         )
     check_images(x, threat)
     check_radius(threat)
-    gradient, _ = input_gradient(model, x, y)
+    with traceless(model):
+        gradient, _ = input_gradient(model, x, y)
     return x + threat.eps * normalised.std * direction(gradient, "linf")
 
 
@@ -186,7 +188,7 @@ def pgd(
     trace: list[float] | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Projected gradient ascent on the loss; of several restarts, for every image the first one that fools the model.
+    """Projected gradient ascent on the loss; of several restarts, for every image the one that fools the model.
 
     Args:
         model: from images in [0, 1] to logits.
@@ -195,7 +197,9 @@ def pgd(
         threat: norm and radius.
         steps: gradient steps of each restart.
         step_size: length of a step in pixels; 2.5 eps / steps by default, which can cross the ball.
-        restarts: from the second on, only images that are still classified right are attacked.
+        restarts: from the second on, only images that are still classified right are attacked. With ``draws`` these are
+            the ones that are right in any of as many fresh passes, and of all restarts the one that is right in the
+            fewest is kept: a single pass would drop images that it fools by chance.
         start_at_random: begin at a random image of the ball; else at the image itself.
         loss: what is raised, a sum over images.
         draws: forward passes a gradient, for a net whose forward is random.
@@ -221,42 +225,47 @@ def pgd(
     if threat.eps == 0:
         return x.clone()
     size = 2.5 * threat.eps / steps if step_size is None else step_size
-    result = x.clone()
-    left = torch.arange(len(x), device=x.device)
-    if early_stop:
-        left = left[still_right(model, x, y)]
-    for restart in range(restarts):
-        if not len(left):
-            break
-        near, target = x[left], y[left]
-        found = random_start(near, threat, generator) if start_at_random else near.clone()
-        climb = _climber(near, threat, size)
-        for _ in range(steps):
-            gradient, logits = input_gradient(model, found, target, loss=loss, draws=draws)
-            if trace is not None and restart == 0:
-                trace.append(float(sum_loss(logits, target)) / len(target))
-            if early_stop and not bool((held := logits.argmax(1) == target).all()):
-                result[left[~held]] = found[~held]
-                left, target, found, gradient = left[held], target[held], found[held], gradient[held]
-                if not len(left):
-                    break
-                climb = _climber(x[left], threat, size)
-            found = climb(found, gradient)
-        result[left] = found
-        if restart + 1 < restarts:
-            left = left[still_right(model, found, target)]
+    result, left = x.clone(), torch.arange(len(x), device=x.device)
+    least = torch.ones_like(left, dtype=torch.float32)  # share of passes in which the restart kept leaves it right
+    with traceless(model):
+        if early_stop:
+            left = left[still_right(model, x, y)]
+        for restart in range(restarts):
+            if not len(left):
+                break
+            near, target = x[left], y[left]
+            found = random_start(near, threat, generator) if start_at_random else near.clone()
+            climb = _climber(near, threat, size)
+            for _ in range(steps):
+                gradient, logits = input_gradient(model, found, target, loss=loss, draws=draws)
+                if trace is not None and restart == 0:
+                    trace.append(float(sum_loss(logits, target)) / len(target))
+                if early_stop and not bool((held := logits.argmax(1) == target).all()):
+                    result[left[~held]] = found[~held]
+                    left, target, found, gradient = left[held], target[held], found[held], gradient[held]
+                    if not len(left):
+                        break
+                    climb = _climber(x[left], threat, size)
+                found = climb(found, gradient)
+            if restart + 1 == restarts and (restarts == 1 or draws == 1):
+                result[left] = found  # the only one, or no worse than those before, which fooled nobody
+                break
+            share = torch.stack([still_right(model, found, target) for _ in range(draws)]).float().mean(0)
+            kept = left[better := share <= least[left]]
+            result[kept], least[kept] = found[better], share[better]
+            left = left[least[left] > 0]
     return result
 
 
 def _climber(x: Tensor, threat: Threat, size: float) -> Callable[[Tensor, Tensor], Tensor]:
     """One step and the way back into the ball; in linf both in place, with limits that are computed once.
 
-    The sign of what is no number is 0 there.
+    The sign of what is no number is 0 there. It is not taken in place: a gradient may be a view of one value.
     """
     if threat.norm == "l2":
         return lambda found, gradient: project(found + size * direction(gradient, "l2"), x, threat)
     low, high = (x - threat.eps).clamp_min(threat.bounds[0]), (x + threat.eps).clamp_max(threat.bounds[1])
-    return lambda found, gradient: found.add_(gradient.sign_(), alpha=size).clamp_(low, high)
+    return lambda found, gradient: found.add_(gradient.sign(), alpha=size).clamp_(low, high)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -78,9 +79,18 @@ def _pgd(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, effort: Effort,
     )
 
 
-def _deepfool(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, effort: Effort, _: torch.Generator) -> Tensor:
+def _deepfool(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    effort: Effort,
+    generator: torch.Generator,
+    *,
+    clip: bool = True,
+) -> Tensor:
     free = Threat("l2", math.inf if threat.eps else 0.0, threat.bounds)
-    return deepfool(model, x, y, free, iterations=max(1, int(threat.eps)))
+    return deepfool(model, x, y, free, iterations=max(1, int(threat.eps)), clip=clip)
 
 
 ATTACKS: dict[str, Attack] = {
@@ -117,6 +127,14 @@ ATTACKS: dict[str, Attack] = {
         lambda m, x, y, t, e, g: fgsm(m, x, y, t, clip=False),
         "as the paper writes it: pixels may leave [0, 1]",
         outside=True,
+    ),
+    "deepfool-unclipped": Attack(
+        partial(_deepfool, clip=False),
+        "as DeepFool's authors write it: pixels may leave [0, 1]",
+        norms=("l2",),
+        outside=True,
+        by_iterations=True,
+        fixed=True,
     ),
     "fgsm-normalised": Attack(
         lambda m, x, y, t, e, g: fgsm_normalised(m, x, y, t),

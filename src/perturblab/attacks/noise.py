@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from perturblab.attacks.gradient import direction, input_gradient, random_start
+from perturblab.attacks.pixels import traceless
 from perturblab.attacks.threat import Threat, check_images, check_radius, l2_norm, per_image, project
 
 
@@ -130,10 +131,11 @@ def universal_perturbation(
     delta, origin = torch.zeros_like(x[:1]), torch.zeros_like(x[:1])
     ball = Threat(threat.norm, threat.eps, (-torch.inf, torch.inf))
     size = threat.eps / 5
-    for _ in range(passes if threat.eps else 0):
-        for rows in torch.randperm(len(x), generator=generator).to(x.device).split(batch_size):
-            moved = project(x[rows] + delta, x[rows], threat)
-            gradient, _ = input_gradient(model, moved, y[rows])
-            way = direction(gradient.sum(0, keepdim=True), threat.norm)
-            delta = project(delta + size * way, origin, ball)
+    with traceless(model):
+        for _ in range(passes if threat.eps else 0):
+            for rows in torch.randperm(len(x), generator=generator).to(x.device).split(batch_size):
+                moved = project(x[rows] + delta, x[rows], threat)
+                gradient, _ = input_gradient(model, moved, y[rows])
+                way = direction(gradient.sum(0, keepdim=True), threat.norm)
+                delta = project(delta + size * way, origin, ball)
     return delta

@@ -76,8 +76,29 @@ def untouched(model: nn.Module, *, training: bool | None = None, seed: int | Non
                         buffer.copy_(buffers[name])
 
 
+@contextmanager
+def traceless(model: nn.Module) -> Iterator[None]:
+    """Leave a model and the global random state as they were where the model, or a part of it, is in training mode.
+
+    There every forward pass moves batch statistics and draws dropout. A model in eval mode costs nothing and is not put
+    back: what one that is random even then draws moves its state on, so that a verdict repeats no draw of the attack.
+
+    Args:
+        model: its modes stay as they are inside, too.
+    """
+    if any(module.training for module in model.modules()):
+        with untouched(model):
+            yield
+    else:
+        yield
+
+
 class Frozen(nn.Module):
     """A random net with its randomness fixed: every forward pass draws the same.
+
+    What a net draws for all images together, such as masks, is then the same for an image in any batch. What it draws
+    row by row, such as partners within the batch, is so in the same batch alone: there the net has to draw one for all
+    rows, as `perturblab.layers.inference.InferenceBatchOut` does in place of BatchOut that is active in evaluation.
 
     Args:
         net: from images to logits.

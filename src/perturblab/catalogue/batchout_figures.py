@@ -20,8 +20,8 @@ _ABOVE_CLEAN = "One step of the attack leaves more images right than no attack: 
 _FLAT = "The baseline hardly falls from 3 to 5 of 255, a sign of a masked gradient or of the attack library's loss."
 _DEEPFOOL = (
     "Neither overshoot nor the number of classes that DeepFool compares is said, nor whether it clips. The attack "
-    "measured here clips every step to [0, 1], by which images full of black and white pixels lose most of it: at these "
-    "caps the clip decides; deepfool-unclipped is the attack without it."
+    "measured here clips every step to [0, 1], by which images full of black and white pixels lose most of it: at "
+    "these caps the clip decides; deepfool-unclipped is the attack without it."
 )
 
 

@@ -2,7 +2,7 @@
 
 from perturblab.layers.activations import ACTIVATIONS, activation
 from perturblab.layers.batchout import BatchOut, Mixing, batch_step, batchout, equal_norm_noise
-from perturblab.layers.inference import inference_batchout
+from perturblab.layers.inference import inference_batchout, inference_logits
 from perturblab.layers.lbc import AnchorConv2d, LocalBinaryConv2d, draw_anchors, local_binary_conv2d
 from perturblab.layers.magnitude import Magnitude, parse_magnitude
 from perturblab.layers.masks import Masks, Noise, draw_masks, fixed_buffers, store_masks
@@ -50,6 +50,7 @@ __all__ = [
     "find_sites",
     "fixed_buffers",
     "inference_batchout",
+    "inference_logits",
     "local_binary_conv2d",
     "parse_magnitude",
     "perturb",

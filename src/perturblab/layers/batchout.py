@@ -102,6 +102,7 @@ class Mixing:
         partners: one of `PARTNERS`, or "noise" for the paper's baseline of random noise of equal norm.
         eta_per: magnitudes are drawn once a "call", or for every "image".
         shared: what the sites share within one step (see `batch_step`): "none", "partners" (and rows), "eta", "both".
+            Of "eta" they share the draw, which each site reads in its own distribution: constants stay what they are.
         detach: the added part is a constant in the backward pass.
         inference: moves in eval mode too; by default a site is the identity there.
 
@@ -151,6 +152,8 @@ class Step:
     labels: Tensor | None = None
     active: bool | None = None
     partners: Tensor | None = None
+    towards: int | None = None
+    detach: bool | None = None
     across: Across | None = None
     drawn: dict[str, Any] = field(default_factory=dict)
 
@@ -164,6 +167,8 @@ def batch_step(
     *,
     active: bool | None = None,
     partners: Tensor | None = None,
+    towards: int | None = None,
+    detach: bool | None = None,
     across: Across | None = None,
 ) -> Iterator[Step]:
     """Tell the sites of the forward passes inside what is not in their input.
@@ -173,6 +178,9 @@ def batch_step(
         active: True moves rows in eval mode too, False in no mode; by default as the site's mode says.
         partners: int64 (N,), used by every site instead of drawn ones, for all rows; a row that is its own partner
             stays as it is. A site that adds noise goes on with it.
+        towards: this row of the batch is the partner of all rows, which all sites move, each by one magnitude; noise is
+            the same for all rows, too. What becomes of a row then depends on this one and on no other row beside it.
+        detach: in place of the sites' own; False gives the true derivative, which an attack needs.
         across: where the batch lies on several processes: from what a site does to the whole batch (N, ...), this
             process's rows (n, ...), and whether those of others are constants in the backward pass, to this process's
             rows of the result. Labels and partners are then those of the whole batch.
@@ -183,7 +191,7 @@ def batch_step(
     outer = _STEP.get()
     if labels is None and outer is not None:
         labels, across = outer.labels, across or outer.across
-    step = Step(labels, active, partners, across)
+    step = Step(labels, active, partners, towards, detach, across)
     token = _STEP.set(step)
     try:
         yield step
@@ -212,18 +220,19 @@ def mix(x: Tensor, mixing: Mixing, counter: Tensor, *, training: bool) -> Tensor
         active = step.active
     if not active:
         return x
+    detach = mixing.detach if step is None or step.detach is None else step.detach
     if step is not None and step.across is not None:
-        return step.across(lambda whole: _mixed(whole, mixing, counter, step), x, mixing.detach)
-    return _mixed(x, mixing, counter, step)
+        return step.across(lambda whole: _mixed(whole, mixing, counter, step, detach=detach), x, detach)
+    return _mixed(x, mixing, counter, step, detach=detach)
 
 
-def _mixed(x: Tensor, mixing: Mixing, counter: Tensor, step: Step | None) -> Tensor:
-    if mixing.moved(len(x)) == 0 and _given(mixing, step) is None:
+def _mixed(x: Tensor, mixing: Mixing, counter: Tensor, step: Step | None, *, detach: bool) -> Tensor:
+    if mixing.moved(len(x)) == 0 and _given(mixing, step) is None and not _is_alike(step):
         return x
     rows, chosen, eta = _draw(x, mixing, counter, step)
     if mixing.partners == NOISE:
-        return equal_norm_noise(x, chosen, eta, rows, detach=mixing.detach)
-    return batchout(x, chosen, eta, rows, detach=mixing.detach)
+        return equal_norm_noise(x, chosen, eta, rows, detach=detach)
+    return batchout(x, chosen, eta, rows, detach=detach)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -231,8 +240,7 @@ def _draw(x: Tensor, mixing: Mixing, counter: Tensor, step: Step | None) -> tupl
     """Rows (K,), or None for the first K; their partners (K,) or noise (K, ...), and magnitudes (K,) or ()."""
     if mixing.shared != "none" and step is None:
         raise ValueError(f"shared is {mixing.shared!r} and there is no step; call the model in `with batch_step():`")
-    generator = torch.Generator().manual_seed(int(counter.sum()) % 2**63)
-    counter[1] += 1
+    generator = next_draw(counter)
 
     def once(name: str, draw: Callable[[], Any], *, shared: bool) -> Any:
         if step is None or not shared:
@@ -243,8 +251,13 @@ def _draw(x: Tensor, mixing: Mixing, counter: Tensor, step: Step | None) -> tupl
 
     together = mixing.shared in ("partners", "both") and mixing.partners != NOISE
     rows, chosen = once("partners", lambda: _rows_and_partners(x, mixing, step, generator), shared=together)
-    eta = once("eta", lambda: _magnitudes(len(chosen), mixing, generator), shared=mixing.shared in ("eta", "both"))
-    return rows, chosen, eta
+    one = mixing.eta_per == "call" or _is_alike(step)
+    if mixing.shared not in ("eta", "both"):
+        magnitudes = mixing.magnitude.draw(1 if one else len(chosen), generator)
+        return rows, chosen, magnitudes[0] if one else magnitudes
+    # What is shared is the draw, not the magnitude: every site has a distribution of its own.
+    shares = once("eta", lambda: torch.rand(len(x), dtype=torch.float64, generator=generator), shared=True)
+    return rows, chosen, mixing.magnitude.at(shares[0] if one else shares[: len(chosen)])
 
 
 def _given(mixing: Mixing, step: Step | None) -> Tensor | None:
@@ -252,10 +265,21 @@ def _given(mixing: Mixing, step: Step | None) -> Tensor | None:
     return None if step is None or mixing.partners == NOISE else step.partners
 
 
+def _is_alike(step: Step | None) -> bool:
+    """All rows are moved, and alike."""
+    return step is not None and step.towards is not None
+
+
 def _rows_and_partners(
     x: Tensor, mixing: Mixing, step: Step | None, generator: torch.Generator
 ) -> tuple[Tensor | None, Tensor]:
     count, moved = len(x), mixing.moved(len(x))
+    if step is not None and step.towards is not None:
+        if not -count <= step.towards < count:
+            raise ValueError(f"towards is {step.towards}; expected one of the {count} rows of the batch")
+        if mixing.partners == NOISE:
+            return None, torch.randn(1, *x.shape[1:], generator=generator).to(x).expand_as(x)
+        return None, torch.full((count,), step.towards % count, device=x.device)
     if (given := _given(mixing, step)) is not None:
         if given.shape != (count,):
             raise ValueError(f"partners are {tuple(given.shape)}; expected ({count},), one for each row of the batch")
@@ -268,11 +292,6 @@ def _rows_and_partners(
     return rows, drawn.to(x.device)[slice(moved) if rows is None else rows]
 
 
-def _magnitudes(count: int, mixing: Mixing, generator: torch.Generator) -> Tensor:
-    drawn = mixing.magnitude.draw(1 if mixing.eta_per == "call" else count, generator)
-    return drawn[0] if mixing.eta_per == "call" else drawn
-
-
 def new_counter(generator: torch.Generator) -> Tensor:
     """Seed and number of draws of a new site, int64 (2,).
 
@@ -281,6 +300,17 @@ def new_counter(generator: torch.Generator) -> Tensor:
     """
     seed = torch.randint(2**62, (1,), generator=generator, device="cpu")
     return torch.cat([seed, torch.zeros_like(seed)])
+
+
+def next_draw(counter: Tensor) -> torch.Generator:
+    """The stream of the next draw, and one draw more on the counter.
+
+    Args:
+        counter: int64 (2,), as `new_counter` makes it.
+    """
+    generator = torch.Generator().manual_seed(int(counter.sum()) % 2**63)
+    counter[1] += 1
+    return generator
 
 
 class BatchOut(nn.Module):

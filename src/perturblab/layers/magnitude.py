@@ -60,6 +60,25 @@ class Magnitude:
         weights = torch.tensor(self.probabilities or [1.0] * len(values))
         return values[torch.multinomial(weights, count, replacement=True, generator=generator)]
 
+    def at(self, shares: Tensor) -> Tensor:
+        """Magnitudes at given shares of the distribution: its inverse, so that one draw serves several distributions.
+
+        Args:
+            shares: float64 (N,), in [0, 1); uniform ones give magnitudes with this distribution.
+
+        Returns:
+            float64, (N,): of an interval the point so far along it, of values the one at which their probabilities, in
+            the order given, first add up to more.
+        """
+        if self.uniform:
+            low, high = self.values
+            return low + (high - low) * shares
+        values = torch.tensor(self.values, dtype=torch.float64)
+        weights = torch.tensor(self.probabilities or [1.0] * len(values), dtype=torch.float64)
+        ends = (weights / weights.sum()).cumsum(0)
+        # The last end is 1 but for rounding, and nothing lies behind it.
+        return values[torch.bucketize(shares, ends[:-1], right=True)]
+
     def __str__(self) -> str:
         if self.uniform:
             return f"U[{_short(self.values[0])},{_short(self.values[1])}]"
