@@ -5,6 +5,8 @@ import math
 import re
 import shlex
 import shutil
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from perturblab import attacked, cli, masking, robustness_figures, runs
-from perturblab.attacks import ATTACKS, PixelModel, Threat, deepfool, fgsm, pgd, still_right, to_pixels
+from perturblab.attacks import ATTACKS, PixelModel, Threat, autoattack, deepfool, fgsm, pgd, still_right, to_pixels
 from perturblab.points import WORST
 from perturblab.progress import Show
 from perturblab.seeding import stream
@@ -267,9 +269,13 @@ def test_progress_goes_to_stderr_and_the_table_to_stdout(here: Path, tell: Tell)
     assert told.code == 0
     lines = told.out.splitlines()
     assert lines[0].split() == ["linf,", "eps", "0", "8/255", "0.3"]
-    assert [line.split("  ")[0] for line in lines[1:4]] == ["fgsm", "pgd", WORST]
+    assert [line.split("  ")[0] for line in lines[1:6:2]] == ["fgsm", "pgd", f"**{WORST}**"]
     assert "of 30 test images" in told.out
-    assert "plain/attacks/curves.svg" in lines[-1]
+    for line, name in ((1, "fgsm"), (3, "pgd"), (5, WORST.replace(" ", "-"))):
+        counts = [p["correct"] for p in sorted(kept(here / "plain", name), key=lambda p: p["eps"])]
+        assert [float(text.rstrip("*")) for text in lines[line].split()[-3:]] == [round(c / 0.3, 2) for c in counts]
+        assert re.findall(r"\[[^]]*\]", lines[line + 1]) == ["[{:.1f}, {:.1f}]".format(*wilson(c, 30)) for c in counts]
+    assert lines[-1] == "pictures: plain/attacks/curves.svg, examples.svg"
     for name in ("fgsm 0", "fgsm 8/255", "fgsm 0.3", "pgd 0", "pgd 8/255", "pgd 0.3"):
         assert re.search(rf"(?m)^{name}: \d+\.\d\d %", told.err), name
         assert not re.search(rf"(?m)^{name}:", told.out)
@@ -279,6 +285,17 @@ def test_progress_goes_to_stderr_and_the_table_to_stdout(here: Path, tell: Tell)
     as_json = tell(f"attack three {LITTLE} --json")
     assert as_json.err == ""
     assert as_json.points
+
+
+@pytest.mark.parametrize(("term", "bold"), [("xterm", True), ("dumb", False)])
+def test_the_worst_case_is_bold_in_a_terminal(
+    here: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch, term: str, bold: bool
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", term)
+    out = tell(f"attack plain {LITTLE} --attacks fgsm,uniform --eps 0.1 --no-checks").out
+    assert (f"\x1b[1m{WORST} " in out) == bold
+    assert (f"**{WORST}**" in out) != bold
 
 
 def test_a_fraction_is_read_as_such_and_the_default_radii_are_those_of_grey_digits(here: Path, tell: Tell) -> None:
@@ -378,10 +395,13 @@ def test_another_subset_effort_seed_or_norm_is_measured_anew_and_never_mixed(
     assert "pgd" in names
     alone = by_key(attack(tell, "plain", f"{flags} {change}", little=LITTLE))
     assert by_key(second) == alone
+    if change != "--norm l2" and "subset" not in change:  # the worst case is over the weaker calls too
+        first = [p for p in first if p["attack"] != WORST]
     saved = [p for path in (here / "plain" / "attacks").glob("pgd*.json") for p in kept(here / "plain", path.stem)]
     assert len(saved) == 4
     with counted() as made:
-        assert by_key(attack(tell, "plain", flags)) == by_key(first), "and the first is still there"
+        again = by_key(attack(tell, "plain", flags))
+    assert {key: again[key] for key in by_key(first)} == by_key(first), "and the first is still there"
     assert measured(made) == []
 
 
@@ -401,7 +421,7 @@ def test_the_flags_are_looked_for_anew_where_they_may_differ(
         ("", True),
         ("", False),
         ("--steps 4", True),
-        ("--check-subset 8", True),
+        ("--check-subset 12", True),
         ("--subset 20", True),
         ("--norm l2", True),
         ("--manual-seed 3", True),
@@ -424,7 +444,67 @@ def test_without_checks_the_flags_that_are_known_stay(here: Path, tell: Tell) ->
     assert [p["flags"] for p in without] == [p["flags"] for p in with_checks]
     assert "random forward" in kept(here / "random", "fgsm")[1]["flags"]
     shutil.rmtree(here / "random" / "attacks")
-    assert {flag for p in attack(tell, "random", f"{flags} --no-checks") for flag in p["flags"]} <= {"not monotone"}
+    assert attack(tell, "random", f"{flags} --no-checks")[1]["flags"][0] == "random forward", "that needs no check"
+
+
+def found(**given: Any) -> Callable[..., masking.Findings]:
+    """Checks that find this and nothing else."""
+    numbers = {"images": 100, "classes": 10, "eps": 0.1, "zero": 0, "bad": 0, "softmax": False, "saturated": 0}
+    numbers |= {"random": False, "large": 0, "fgsm": 50, "pgd": 40, "doubled": 40, "margin": 0}
+    return lambda *args, **_: masking.Findings(**numbers | given)
+
+
+CHECKED, FLAGS = "--attacks fgsm,pgd --eps 0,0.1", ["not converged", "saturated logits"]
+
+
+@pytest.fixture
+def deceiving(here: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that the checks have flagged; from now on they find nothing."""
+    monkeypatch.setattr(masking, "examine", found(doubled=30, saturated=9))
+    assert [p["flags"] for p in attack(tell, "plain", CHECKED)] == [[], FLAGS] * 3
+    monkeypatch.setattr(masking, "examine", found())
+    return here / "plain"
+
+
+def test_the_flags_of_a_net_are_shown_with_every_later_attack_on_it_also_without_checks(
+    deceiving: Path, tell: Tell
+) -> None:
+    later = "--attacks uniform,deepfool,square,fgsm --eps 0.1 --iterations 1 --no-checks"
+    points = attack(tell, "plain", later)
+    assert {p["attack"] for p in points} == {"uniform", "deepfool", "square", "fgsm", WORST}
+    assert all(p["flags"] == FLAGS for p in points)
+    for name in ("uniform", "deepfool", "square"):
+        assert all(p["flags"] == FLAGS for p in kept(deceiving, name)), "in what is kept too"
+    assert f"* empirical upper bound, flags: {', '.join(FLAGS)}\n" in tell(f"attack plain {LITTLE} {later}").out
+    assert all(p["flags"] == FLAGS for p in attack(tell, "plain", f"{later} --subset 50")), "of other images"
+    for points in (attack(tell, "plain", f"--attacks fgsm --eps 0.1 --norm l2 {more}") for more in ("", "--no-checks")):
+        assert points[0]["flags"] == FLAGS[1:], "what a norm has shown is not said of another"
+    assert all(p["flags"] == [] for p in attack(tell, "other", later)), "nor of other weights"
+
+
+def test_flags_are_not_washed_off_by_a_check_that_finds_nothing(deceiving: Path, tell: Tell) -> None:
+    with counted() as made:
+        points = attack(tell, "plain", f"{CHECKED} --check-subset 12")
+    assert measured(made) == []
+    checks = json.loads((deceiving / "attacks" / "checks.json").read_text())
+    assert [check["flags"] for check in checks] == [FLAGS, []], "the second one was made"
+    assert [p["flags"] for p in points] == [[], FLAGS] * 3
+    for name in ("fgsm", "pgd", "worst-case"):
+        assert [p["flags"] for p in kept(deceiving, name)] == [[], FLAGS]
+
+
+def test_flags_that_were_kept_stay_where_the_checks_are_gone(deceiving: Path, tell: Tell) -> None:
+    (deceiving / "attacks" / "checks.json").unlink()
+    assert [p["flags"] for p in attack(tell, "plain", "--attacks uniform --eps 0.1 --no-checks")] == [FLAGS, FLAGS]
+
+
+WEAK = "--attacks fgsm,pgd --eps 0,0.1 --steps 2 --step-size 0.001 --subset 100"
+
+
+def test_what_the_curves_show_is_flagged_without_any_check(here: Path, tell: Tell) -> None:
+    points = by_key(attack(tell, "plain", f"{WEAK} --no-checks"))
+    assert points["pgd", 0.1]["correct"] > points["fgsm", 0.1]["correct"] + 5
+    assert all(p["flags"] == (["PGD weaker than FGSM"] if eps else []) for (_, eps), p in points.items())
 
 
 def test_the_subset_is_the_same_for_every_run_and_seed(here: Path, tell: Tell) -> None:
@@ -512,7 +592,7 @@ def test_a_transferred_deepfool_keeps_its_axis_of_iterations(here: Path, tell: T
     assert len(kept(here / "plain", "transfer-deepfool")) == 2
     table = tell(f"attack plain {LITTLE} {flags} --norm l2").out.splitlines()
     (at,) = [n for n, line in enumerate(table) if line.startswith("iterations")]
-    assert [line.split()[0] for line in table[at + 1 : at + 3]] == ["transfer-deepfool", "deepfool"]
+    assert [line.split()[0] for line in table[at + 1 : at + 5 : 2]] == ["transfer-deepfool", "deepfool"]
 
 
 def test_a_random_source_is_frozen_so_that_every_attack_can_be_made_on_it(here: Path, tell: Tell) -> None:
@@ -546,6 +626,14 @@ def test_a_random_source_is_frozen_so_that_every_attack_can_be_made_on_it(here: 
         ("plain --subset 0", r"--subset got '0': "),
         ("plain --step-size 0", r"--step-size got '0': .*greater than 0"),
         ("plain --iterations 0,1", r"--iterations got '0,1'; expected integers of at least 1, such as 1,2,3"),
+        (
+            "plain --check-subset 9",
+            r"--check-subset and --subset leave the masking checks 9 images, too few .*; give both",
+        ),
+        (
+            "plain --subset 9",
+            r"--check-subset and --subset leave the masking checks 9 images, too few .*; .* at least 10, ",
+        ),
         ("plain --batchout-in-eval", r"--batchout-in-eval given, but plain was trained without BatchOut; drop it"),
         ("guarded --batchout-in-eval", r"--batchout-in-eval given, but the partners go by class, and evaluation has"),
         ("plain --source three", r"--source three was trained on other images than plain; choose another"),
@@ -629,6 +717,64 @@ def test_batchout_in_evaluation_is_random_even_where_an_image_has_no_partner_but
     assert {p["attack"] for p in attack(tell, "mixed", flags)} == {"square frozen"}
 
 
+def test_the_worst_case_is_never_overwritten_by_a_weaker_one_or_by_a_mistake(here: Path, tell: Tell) -> None:
+    def bits(point: dict[str, Any]) -> int:
+        return int(point["answers"], 16)
+
+    steps = [
+        "--attacks fgsm,uniform --eps 0,0.2",
+        "--attacks pgd,uniform --eps 0.2",
+        "--attacks gaussian,uniform --eps 0.2",
+    ]
+    seen = []
+    for flags in steps:
+        attack(tell, "mixed", f"{flags} --no-checks --subset 100")
+        (worst,) = [p for p in kept(here / "mixed", "worst-case") if p["eps"] == 0.2]
+        seen.append(bits(worst))
+    assert seen[1] & seen[0] == seen[1] == seen[2] & seen[1]
+    assert seen[1].bit_count() < seen[0].bit_count()
+    points = [p for name in ("fgsm", "pgd", "uniform", "gaussian") for p in kept(here / "mixed", name)]
+    right = [all(each) for each in zip(*(decoded(p) for p in points), strict=True)]
+    assert decoded(worst) == right, "also right without an attack"
+    assert worst["settings"]["attacks"] == ["fgsm", "gaussian", "pgd", "uniform"]
+    before = (here / "mixed" / "attacks" / "worst-case.json").read_bytes()
+    mistakes = "--attacks fgsm,uniform --eps 0,0.2 --batchout-in-eval --no-checks --subset 100"
+    assert WORST not in {p["attack"] for p in attack(tell, "mixed", mistakes)}
+    assert (here / "mixed" / "attacks" / "worst-case.json").read_bytes() == before
+
+
+def test_an_image_that_was_wrong_counts_as_wrong_where_all_attacks_set_it_right_and_radius_0_was_not_asked_for(
+    here: Path, tell: Tell
+) -> None:
+    """Attacks on the whole of [0, 1] that put an image that the net knows in the place of every other."""
+    model, x, y = opened(here / "plain")
+    right = still_right(model, x, y)
+    known = {int(label): x[right & (y == label)][0] for label in y.unique()}
+
+    def run(model: nn.Module, x: Tensor, y: Tensor, *rest: Any) -> Tensor:
+        return torch.stack([known[int(label)] for label in y])
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("uniform", "gaussian"):
+            patch.setitem(ATTACKS, name, replace(ATTACKS[name], run=run))
+        points = attack(tell, "plain", "--attacks uniform,gaussian --eps 1 --subset 600 --no-checks")
+    assert [p["correct"] for p in points] == [TEST, TEST, int(right.sum())]
+    assert int(right.sum()) < TEST
+
+
+def test_deepfool_without_a_clip_leaves_the_bounds_and_is_a_mistake(here: Path, tell: Tell) -> None:
+    points = by_key(attack(tell, "plain", "--attacks deepfool,deepfool-unclipped --iterations 1,3 --no-checks"))
+    model, x, y = opened(here / "plain")
+    rows = torch.randperm(len(x), generator=stream(0, "attacked images"))[:30].sort().values
+    moved = deepfool(model, x[rows], y[rows], Threat("l2", math.inf), iterations=3, clip=False)
+    assert points["deepfool-unclipped", 3]["correct"] == int(still_right(model, moved, y[rows]).sum())
+    assert points["deepfool-unclipped", 3]["distance"] == pytest.approx(
+        float((moved - x[rows]).flatten(1).norm(dim=1).max())
+    )
+    assert points["deepfool-unclipped", 3]["correct"] < points["deepfool", 3]["correct"]
+    assert "mistake" in points["deepfool-unclipped", 3]["settings"]
+
+
 # --- random nets ----------------------------------------------------------------------------------------------------
 
 
@@ -637,12 +783,11 @@ def test_a_random_net_gets_frozen_twins_several_verdicts_and_never_a_plain_autoa
     flags = f"--attacks {names} --eps 0,0.5 --iterations 1 --subset 12"
     points = attack(tell, "random", flags)
     twins = ("fgsm", "pgd", "universal", "fgsm-normalised")
-    want = {*twins, *(f"{name} frozen" for name in twins), "uniform", WORST}
+    want = {*twins, *(f"{name} frozen" for name in twins), "uniform"}
     want |= {"deepfool frozen", "autoattack frozen", "square frozen"}
     assert {p["attack"] for p in points} == want
     for point in points:
-        frozen, worst = point["attack"].endswith("frozen"), point["attack"] == WORST
-        assert len(point["draws"]) == (0 if frozen or worst else 3), point["attack"]
+        assert len(point["draws"]) == (0 if point["attack"].endswith("frozen") else 3), point["attack"]
         if point["draws"]:
             assert point["correct"] == sum(point["draws"]) // 3
             assert point["settings"]["verdicts"] == 3
@@ -651,9 +796,20 @@ def test_a_random_net_gets_frozen_twins_several_verdicts_and_never_a_plain_autoa
             assert not point["settings"].get("early_stop"), "no net is judged by its worst draw"
         if point["eps"]:
             assert "random forward" in point["flags"]
-        if worst:
-            assert not any("frozen" in name for name in point["settings"]["attacks"])
     assert max(len(set(p["draws"])) for p in points) > 1, "the draws differ"
+
+
+def test_a_random_net_has_no_worst_case_and_says_so(here: Path, tell: Tell) -> None:
+    """Every attack is judged by draws of its own; what all of them left right in some draw or other says nothing."""
+    flags = "--attacks fgsm,uniform --eps 0.1 --no-checks"
+    stale = {"version": 1, "points": []}
+    (here / "random" / "attacks").mkdir()
+    (here / "random" / "attacks" / "worst-case.json").write_text(json.dumps(stale))
+    told = tell(f"attack random {LITTLE} {flags}")
+    assert told.out.splitlines()[-2].startswith("no worst case of a random net: ")
+    assert WORST not in {p["attack"] for p in attack(tell, "random", flags)}
+    assert kept(here / "random", "worst-case") == []
+    assert "no worst case" not in tell(f"attack plain {LITTLE} {flags}").out
 
 
 def test_every_verdict_is_a_fresh_draw_that_the_attack_has_not_seen(
@@ -715,7 +871,49 @@ def test_autoattack_on_a_run_is_no_weaker_than_its_parts(here: Path, tell: Tell)
     assert points["autoattack", 0.25]["correct"] <= points["pgd", 0.25]["correct"]
     assert points["autoattack", 0.25]["correct"] <= points["square", 0.25]["correct"]
     assert points["autoattack", 0.25]["settings"] == {"queries": 15, "seed": 1}
+    few = by_key(attack(tell, "three", "--attacks autoattack --eps 0.1 --subset 16 --no-checks"))["autoattack", 0.1]
+    parts = dict(few["parts"])
+    assert list(parts) == ["apgd-ce", "apgd-dlr", "fab-t", "square"], "three classes"
+    assert list(parts.values()) == sorted(parts.values(), reverse=True)
+    assert parts["square"] == few["correct"] > 0
+    assert points["autoattack", 0]["parts"] == points["pgd", 0.25]["parts"] == []
     assert points["autoattack", 0.25]["distance"] <= 0.25 + 1e-6
+
+
+def test_the_parts_of_autoattack_are_added_over_batches_and_printed(here: Path, tell: Tell) -> None:
+    flags = "--attacks autoattack --eps 0.1 --subset 16 --no-checks"
+    model, x, y = opened(here / "three")
+    rows = torch.randperm(len(x), generator=stream(0, "attacked images"))[:16].sort().values
+    generator, want = stream(1, "autoattack 0.1"), Counter[str]()
+    for part in rows.split(5):
+        table: dict[str, int] = {}
+        autoattack(model, x[part], y[part], Threat("linf", 0.1), queries=15, table=table, generator=generator)
+        want.update(table)
+    told = tell(f"attack three {LITTLE} {flags} --batch-size 5")
+    assert ", ".join(f"{name} {left}" for name, left in want.items()) in told.out
+    assert [tuple(pair) for pair in kept(here / "three", "autoattack")[0]["parts"]] == list(want.items())
+
+
+def test_a_transferred_autoattack_tells_no_parts_which_would_be_those_of_the_source(here: Path, tell: Tell) -> None:
+    flags = "--attacks transfer-autoattack --eps 0.1 --subset 12 --source other --no-checks"
+    assert attack(tell, "plain", flags)[0]["parts"] == []
+
+
+def test_only_pictures_that_were_made_are_named_and_all_curves_of_the_images_are_drawn(here: Path, draw: Tell) -> None:
+    def shown() -> set[str]:
+        svg = (here / "plain" / "attacks" / "curves.svg").read_text()
+        return {re.sub(r" \*$", "", text) for text in re.findall(r"<text[^>]*>([^<]+)</text>", svg)}
+
+    told = draw(f"attack plain {LITTLE} --attacks deepfool --no-checks")
+    assert told.out.splitlines()[-1] == "pictures: plain/attacks/curves.svg"
+    assert not (here / "plain" / "attacks" / "examples.svg").exists()
+    assert attack(draw, "plain", f"{WEAK} --subset 30 --no-checks")[1]["flags"]
+    attack(draw, "plain", "--attacks gaussian --eps 0.1 --no-checks --subset 29")
+    attack(draw, "plain", "--attacks square --eps 0.1 --no-checks --norm l2")
+    attack(draw, "plain", "--attacks uniform --eps 0.1 --no-checks")
+    assert {"fgsm", "pgd", "uniform", "deepfool", WORST} <= shown()
+    assert not {"gaussian", "square"} & shown(), "of other images, of another norm"
+    assert "empirical upper bound, flags: PGD weaker than FGSM" in (here / "plain/attacks/curves.svg").read_text()
 
 
 def test_pictures_have_the_same_bytes_every_time_and_show_the_images(here: Path, draw: Tell) -> None:

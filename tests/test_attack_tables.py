@@ -11,10 +11,11 @@ import pytest
 from scipy import stats as scipy_stats
 
 from perturblab.errors import UserError
-from perturblab.points import WORST, Point
+from perturblab.points import NO_WORST, WORST, Point, save_points
 from perturblab.report import attacks, measured, volatility
 from perturblab.report.measured import Run
 from perturblab.stats import wilson
+from test_points import CHECK
 from test_tables import columns, make
 
 CONTROL = "resnet18, 64 filters"
@@ -94,7 +95,7 @@ def test_worst_case_is_over_all_attacks_that_keep_to_the_threat() -> None:
     ]
     text = attacks.markdown([Run(record, (), (clean, fgsm, *more))])
     worst = text.split(f"{WORST} of fgsm, pgd, 4 test images")[1]
-    assert columns(worst)[0]["0.1"] == "25.00"  # only the second image is right under both, and was to begin with
+    assert columns(worst)[0]["0.1"] == "**25.00**"  # only the second image is right under both, and was to begin with
 
 
 def test_only_seeds_that_met_the_same_attacks_share_a_worst_case() -> None:
@@ -105,7 +106,41 @@ def test_only_seeds_that_met_the_same_attacks_share_a_worst_case() -> None:
     few, many = (
         columns(text.split(f"{WORST} of {names}, 4 test")[1])[0] for names in ("fgsm, pgd", "fgsm, pgd, square")
     )
-    assert (few["0.1"], many["0.1"]) == ("25.00", "0.00")
+    assert (few["0.1"], many["0.1"]) == ("**25.00**", "**0.00**")
+    assert columns(text.split(": fgsm, 4 test")[1].split("\n\n**")[0])[0]["0.1"] == "50.00", "no other attack is marked"
+
+
+def test_a_published_mode_of_a_random_net_is_no_part_of_the_worst_case() -> None:
+    mode = {"mode": "BatchOut active in evaluation, a published mistake", "verdicts": 3}
+    met = [point("fgsm", 0.1, [1, 1, 1, 0]), point("pgd", 0.1, [1, 1, 0, 0])]
+    met += [point("uniform", 0.1, [0, 0, 0, 0], settings=mode), point("gaussian", 0.1, [0, 0, 0, 0], settings=mode)]
+    text = attacks.markdown([Run(make(0), (), tuple(met))])
+    assert columns(text.split(f"{WORST} of fgsm, pgd, 4 test images")[1])[0]["0.1"] == "**50.00**"
+    assert NO_WORST not in text
+
+
+def test_a_random_net_is_said_to_have_no_worst_case() -> None:
+    drawn = {"settings": {"verdicts": 3}}
+    random = Run(make(0), (), (point("fgsm", 0.1, [1, 0], **drawn), point("pgd", 0.1, [0, 1], **drawn)))
+    other = Run(make(1, defence="batchout"), (), (point("fgsm", 0.1, [1, 0]), point("pgd", 0.1, [0, 1])))
+    text = attacks.markdown([random, other])
+    assert [line for line in text.splitlines() if NO_WORST in line] == [f"CIFAR-10, 2 classes, {CONTROL}: {NO_WORST}."]
+    (row,) = columns(text.split(f"{WORST} of fgsm, pgd, 2 test images")[1])
+    assert (row[""], row["0.1"]) == (f"{CONTROL}, BatchOut", "**0.00**")
+
+
+def test_a_flag_of_the_checks_in_the_folder_is_shown_with_every_curve_of_the_same_weights(tmp_path: Path) -> None:
+    """Also with those that were measured on other images, with --no-checks, as a preset does."""
+    run = tmp_path / "run"
+    few, many = point("fgsm", 0.1, [1, 0, 0, 0]), point("fgsm", 0.1, [1] * 8, subset="all")
+    save_points(run / "attacks" / "fgsm.json", [few, many])
+    save_points(run / "attacks" / "autoattack.json", [point("autoattack", 0.1, [0, 0, 0, 0])])
+    save_points(run / "attacks" / "deepfool.json", [point("deepfool", 1, [0] * 8, subset="all", norm="l2")])
+    (run / "attacks" / "checks.json").write_text(json.dumps([CHECK]))
+    (run / "record.json").write_text(make(0).model_dump_json())
+    rows = [row for block in attacks.markdown(measured.load(tmp_path)).split("\n**") for row in columns(block)]
+    assert len(rows) == 5, "fgsm on few and many, autoattack, deepfool, the worst case"
+    assert {row["flags"] for row in rows} == {"empirical upper bound, flags: saturated logits"}
 
 
 def test_an_unknown_control_is_told_with_the_known_ones() -> None:

@@ -26,7 +26,7 @@ from nets import (
     trained,
     watched,
 )
-from perturblab import masking
+from perturblab import masking, points
 from perturblab.attacks import Effort, Frozen, Threat, fgsm, input_gradient, pgd, square, still_right
 from perturblab.masking import Findings, examine
 
@@ -359,8 +359,8 @@ def test_every_flag_has_words_of_its_own_and_all_can_be_raised_at_once() -> None
     }
     flags = Findings(**CLEAN | worst).flags()
     assert len(flags) == len(set(flags)) == 9
-    own = {value for name, value in vars(masking).items() if name.isupper() and isinstance(value, str)}
-    assert set(flags) == own, "not monotone is told by the curve"
+    assert (*flags, points.NOT_MONOTONE) == points._ORDER, "not monotone is told by the curve"
+    assert {getattr(masking, name) for name in masking.__all__ if name.isupper()} == set(flags)
 
 
 # --- manners --------------------------------------------------------------------------------------------------------

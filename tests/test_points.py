@@ -13,21 +13,32 @@ from perturblab import robustness_figures
 from perturblab.attacks import ATTACKS
 from perturblab.errors import UserError
 from perturblab.points import (
+    BLACK_BOX,
+    BLIND,
+    NO_WORST,
     NOT_MONOTONE,
+    PGD_WEAKER,
+    RANDOM,
+    SATURATED,
     UPPER_BOUND,
     WORST,
     Point,
+    Raised,
+    compared,
     file_of,
     flagged,
     is_capped,
+    lacks_worst,
     load_points,
+    load_run_points,
     radius,
     rising,
     said,
     save_points,
-    table,
+    with_worst,
     worst_cases,
 )
+from perturblab.robustness_figures import table
 from perturblab.stats import wilson
 
 TOTAL = 13  # no multiple of 4: the first digit of the answers holds one image
@@ -112,30 +123,198 @@ def test_worst_cases_of_an_iterator_are_those_of_the_list() -> None:
     assert worst_cases(iter(points), clean) == worst_cases(points, clean)
 
 
+def test_worst_cases_are_over_honest_attacks_alone_whatever_call_made_them() -> None:
+    right = {"fgsm": [True] * 9 + [False] * 4, "pgd": [False] * 2 + [True] * 11}
+    honest = [point(name, 0.1, answers) for name, answers in right.items()]
+    honest.append(point("pgd", 0.1, [True] * 12 + [False], settings={"seed": 2}))
+    none = [False] * TOTAL
+    others = [
+        point("fgsm", 0.1, none, settings={"mode": "BatchOut active in evaluation, a published mistake"}),
+        point("fgsm-unclipped", 0.1, none, settings={"mistake": "pixels may leave [0, 1]"}),
+        point("uniform", 0.1, none, settings={"verdicts": 3}),
+        point("pgd frozen", 0.1, none),
+        point("deepfool", 1.0, none, norm="l2"),
+        point("deepfool-unclipped", 1.0, none, norm="l2"),
+    ]
+    (worst,) = [p for p in with_worst([*others, *honest]) if p.attack == WORST]
+    want = [a and b for a, b in zip(*right.values(), strict=True)]
+    assert [bit == "1" for bit in f"{int(worst.answers, 16):0{TOTAL}b}"] == want
+    assert worst.settings == {"attacks": ["fgsm", "pgd"]}
+    assert with_worst([*others, honest[0]]) == [*others, honest[0]], "one honest attack has no worst case"
+    assert with_worst(honest, {("w", "s"): "0"})[-1].correct == 0, (
+        "answers without an attack count where they are known"
+    )
+
+
+def test_a_worst_case_has_the_flags_of_all_its_attacks_but_none_without_an_attack() -> None:
+    points = [
+        *(
+            point(name, eps, 5, flags=flags)
+            for name, flags in (("fgsm", ("softmax outputs",)), ("pgd", ()))
+            for eps in EPS
+        ),
+        point("square", 0.2, 4, flags=(BLACK_BOX,)),
+    ]
+    flags = {p.eps: p.flags for p in with_worst(points) if p.attack == WORST}
+    assert flags == {0.0: (), 0.1: (BLACK_BOX, "softmax outputs"), 0.2: (BLACK_BOX, "softmax outputs")}
+
+
+def test_a_random_net_lacks_a_worst_case_where_there_would_be_one() -> None:
+    random = {"settings": {"verdicts": 3}}
+    assert lacks_worst([point("fgsm", **random), point("pgd", **random)])
+    assert not lacks_worst([point("fgsm", **random), point("fgsm", 0.2, **random)]), "one attack"
+    assert not lacks_worst([point("fgsm"), point("pgd")])
+    mistakes = [{"settings": {"verdicts": 3, name: "a published one"}} for name in ("mode", "mistake")]
+    assert not lacks_worst([point(name, **given) for name in ("fgsm", "pgd") for given in mistakes])
+
+
 # --- flags ----------------------------------------------------------------------------------------------------------
+
+
+def names(curves: set[tuple[str, ...]]) -> set[str]:
+    return {attack for attack, *_ in curves}
 
 
 def test_an_accuracy_that_rises_with_the_radius_is_named() -> None:
     points = [*curve("falls", 900, 500, 100), *curve("rises", 900, 100, 106), *curve("within", 900, 100, 105)]
-    assert rising(points) == {"rises"}
-    assert rising(curve("late", 900, 100, 104, 106)) == {"late"}, "against the lowest before, not the last"
+    assert names(rising(points)) == {"rises"}
+    assert names(rising(curve("late", 900, 100, 104, 106))) == {"late"}, "against the lowest before, not the last"
     assert rising(curve("once", 900)) == set()
     assert rising([*reversed(curve("any order", 900, 500, 100))]) == set()
     assert rising([]) == set()
 
 
+def test_curves_of_other_images_or_another_effort_are_not_taken_for_one() -> None:
+    """A weak PGD at a large radius after a strong one at a small radius is no rise."""
+    others = ({"subset": "t"}, {"settings": {"steps": 9}}, {"weights": "v"}, {"norm": "l2"})
+    for other in others:
+        assert rising([point("pgd", 0.1, 3), point("pgd", 0.2, 9, **other)]) == set(), other
+    assert names(rising([point("pgd", 0.1, 3), point("pgd", 0.2, 9)])) == {"pgd"}
+
+
+NET = ("w", False)
+
+
+def flags_of(points: list[Point]) -> dict[tuple[str, float], tuple[str, ...]]:
+    return {(p.attack, p.eps): p.flags for p in points}
+
+
 def test_flags_go_to_every_point_of_the_net_and_not_monotone_to_its_own_curve_only() -> None:
-    points = flagged([*curve("falls", 900, 100), *curve("rises", 500, 600)], ["softmax outputs"])
-    flags = {(p.attack, p.eps): p.flags for p in points}
-    assert flags == {
+    points = [*curve("falls", 900, 100), *curve("rises", 500, 600), *curve("uniform", 900, 800)]
+    assert flags_of(flagged(points, [Raised(NET, "linf", ["softmax outputs"])])) == {
         ("falls", 0.0): (),
         ("falls", 0.1): ("softmax outputs",),
         ("rises", 0.0): (),
         ("rises", 0.1): ("softmax outputs", NOT_MONOTONE),
+        ("uniform", 0.0): (),
+        ("uniform", 0.1): ("softmax outputs",),
     }
-    assert all(not p.flags for p in flagged(curve("falls", 900, 100), [])), "without flags, none"
-    stale = [p.model_copy(update={"flags": ("old",)}) for p in curve("falls", 900, 100)]
-    assert all(p.flags == () for p in flagged(stale, []))
+    assert all(not p.flags for p in flagged(curve("falls", 900, 100))), "without flags, none"
+
+
+def test_flags_of_several_checks_add_up_and_none_is_washed_off_by_a_check_that_finds_nothing() -> None:
+    checks = [Raised(NET, "linf", [SATURATED]), Raised(NET, "linf", []), Raised(NET, "linf", [PGD_WEAKER, SATURATED])]
+    for order in (checks, checks[::-1]):
+        assert flagged([point("fgsm")], order)[0].flags == (PGD_WEAKER, SATURATED)
+
+
+def test_flags_stay_with_their_weights_mode_and_norm() -> None:
+    mode = {"settings": {"mode": "BatchOut active in evaluation, a published mistake"}}
+    points = [
+        *(point("fgsm"), point("fgsm", norm="l2"), point("fgsm", weights="v"), point("fgsm", **mode)),
+        *(point("deepfool", 1.0, norm="l2"), point("fgsm", subset="t", total=20)),
+    ]
+    found = [p.flags for p in flagged(points, [Raised(NET, "linf", [PGD_WEAKER, SATURATED])])]
+    both = (PGD_WEAKER, SATURATED)
+    assert found == [both, (SATURATED,), (), (), both, both], (
+        "saturated logits are so in every norm; DeepFool has no radius"
+    )
+    assert flagged([point("fgsm", **mode)], [Raised(("w", True), "linf", [SATURATED])])[0].flags == (SATURATED,)
+
+
+def test_a_random_net_says_so_without_any_check() -> None:
+    points = [point("fgsm", settings={"verdicts": 3}), point("square"), point("fgsm", weights="v"), point("fgsm", 0.0)]
+    assert [p.flags for p in flagged(points)] == [(RANDOM,), (RANDOM,), (), ()]
+    twin = [point("square frozen"), point("fgsm", 0.1, norm="l2")]
+    assert [p.flags for p in flagged(twin)] == [(RANDOM,), (RANDOM,)]
+
+
+def test_flags_that_points_have_stay_until_their_net_is_checked() -> None:
+    stale = [p.model_copy(update={"flags": ("old", SATURATED, NOT_MONOTONE)}) for p in curve("falls", 900, 100)]
+    assert [p.flags for p in flagged(stale)] == [(), (SATURATED, "old")], "the rise is looked for anew"
+    assert [p.flags for p in flagged(stale, [Raised(("v", False), "linf", [])])][1] == (SATURATED, "old")
+    assert [p.flags for p in flagged(stale, [Raised(NET, "linf", [])])] == [(), ()]
+
+
+# Images right of 1,000: 3 more than FGSM left, or broken by a blind attack alone, are beyond 0.2 %.
+@pytest.mark.parametrize(
+    ("fgsm", "pgd", "blind", "want"),
+    [
+        (500, 400, 400, ()),
+        (400, 402, 402, ()),
+        (400, 403, 403, (PGD_WEAKER,)),
+        (500, 400, 398, ()),
+        (500, 400, 397, (BLACK_BOX,)),
+        (397, 403, 380, (PGD_WEAKER, BLACK_BOX)),
+    ],
+)
+def test_the_measured_curves_raise_flags_themselves_beyond_a_threshold(
+    fgsm: int, pgd: int, blind: int, want: tuple[str, ...]
+) -> None:
+    for name in (*BLIND, "transfer-pgd"):
+        points = [point(a, 0.3, n, total=1000) for a, n in (("fgsm", fgsm), ("pgd", pgd), (name, blind))]
+        assert {p.flags for p in flagged(points)} == {want}, name
+        far = [*points, point("autoattack", 0.1, 300, total=1000), point("fgsm", 0.0, 900, total=1000)]
+        assert [p.flags for p in flagged(far)][3:] == [want, ()], "a flag is about the net, at every radius"
+        twins = [p.model_copy(update={"attack": f"{p.attack} frozen"}) for p in points]
+        assert {p.flags for p in flagged(twins)} == {(*want, RANDOM)}, name
+
+
+def test_what_a_black_box_breaks_is_counted_image_by_image() -> None:
+    generator = np.random.default_rng(3)
+    answers = {name: [bool(v) for v in generator.random(600) < 0.9] for name in ("fgsm", "pgd", "square")}
+    only = sum(f and p and not s for f, p, s in zip(*answers.values(), strict=True))
+    assert sum(answers["square"]) > sum(answers["pgd"]) - 20, "the counts alone would hide it"
+    for few, want in ((0, (BLACK_BOX,)), (only, ())):
+        square = list(answers["square"])
+        alone = [k for k in range(600) if answers["fgsm"][k] and answers["pgd"][k] and not square[k]]
+        for k in alone[:few]:
+            square[k] = True
+        points = [point("fgsm", 0.1, answers["fgsm"]), point("pgd", 0.1, answers["pgd"]), point("square", 0.1, square)]
+        assert {p.flags for p in flagged(points) if p.attack == "square"} == {want}
+
+
+def test_only_attacks_on_the_same_images_in_the_same_norm_mode_and_at_the_same_radius_are_compared() -> None:
+    mode = {"settings": {"mode": "x", "seed": 1}}
+    for other in ({"subset": "t"}, {"norm": "l2"}, {"weights": "v"}, mode, {"eps": 0.2}):
+        points = [point("fgsm", right=2), point("pgd", **({"right": 9} | other))]
+        assert not any(PGD_WEAKER in p.flags for p in flagged(points)), other
+    assert PGD_WEAKER in flagged([point("fgsm", right=2), point("pgd", right=9)])[0].flags
+    mistake = [point("fgsm", right=2, settings={"mistake": "m"}), point("pgd", right=9)]
+    assert not any(p.flags for p in flagged(mistake)), "FGSM that leaves the ball is none to compare with"
+    random = [point("fgsm", right=2, settings={"verdicts": 3}), point("pgd", right=9, settings={"verdicts": 3})]
+    assert {p.flags for p in flagged(random)} == {(RANDOM,)}, "draws of their own"
+    assert not any(p.flags for p in flagged([point("fgsm", right=9), point("square", right=2)])), "FGSM is one step"
+
+
+def test_a_weak_pgd_beside_a_strong_one_is_flagged_alone() -> None:
+    weak, strong = (point("pgd", 0.1, n, settings={"steps": n}) for n in (9, 3))
+    points = [point("fgsm", 0.1, 5), strong, weak, weak.model_copy(update={"eps": 0.2, "correct": 0, "answers": "0"})]
+    assert [p.flags for p in flagged(points)] == [(), (), (PGD_WEAKER,), (PGD_WEAKER,)]
+
+
+def test_what_only_square_broke_within_autoattack_is_a_black_box_stronger() -> None:
+    parts = (("apgd-ce", 500), ("apgd-t", 480), ("fab-t", 480))
+    for left, want in ((478, ()), (477, (BLACK_BOX,))):
+        told = point("autoattack", 0.1, left, total=1000, parts=(*parts, ("square", left)))
+        assert flagged([told])[0].flags == want
+    raised, weak = compared([point("autoattack", 0.1, 500, total=1000, parts=parts[:1])])
+    assert [list(r.flags) for r in raised] == [[]]
+    assert weak == set()
+
+
+def test_the_attacks_called_blind_are_those_that_look_at_no_gradient() -> None:
+    assert set(BLIND) == {name for name, attack in ATTACKS.items() if not attack.looks}
 
 
 def test_what_is_said_of_flags() -> None:
@@ -168,16 +347,41 @@ def test_a_radius_is_written_as_people_do(eps: float, text: str) -> None:
 
 
 def test_a_table_has_a_row_an_attack_a_column_a_radius_and_its_flags_below() -> None:
-    points = flagged([*curve("fgsm", 900, 500), *curve("pgd", 900, 400, 100)], ["zero gradients", "softmax outputs"])
+    checks = [Raised(NET, "linf", ["softmax outputs", "zero gradients"])]
+    points = flagged([*curve("fgsm", 900, 500), *curve("pgd", 900, 400, 100)], checks)
     lines = table(points).splitlines()
     assert lines[0].split() == ["linf,", "eps", "0", "0.1", "0.2"]
     assert lines[1].split() == ["fgsm", "90.00", "50.00*"]
-    assert lines[2].split() == ["pgd", "90.00", "40.00*", "10.00*"]
-    assert "of 1000 test images" in lines[3]
-    assert "never a guarantee" in lines[3]
-    assert lines[4:] == ["* empirical upper bound, flags: zero gradients, softmax outputs"]
-    assert len({len(line) for line in lines[:3]}) <= 2, "columns are aligned"
+    assert lines[3].split() == ["pgd", "90.00", "40.00*", "10.00*"]
+    for row, counts in ((2, (900, 500)), (4, (900, 400, 100))):
+        want = ["[{:.1f}, {:.1f}]".format(*wilson(count, 1000)) for count in counts]
+        assert lines[row].split() == " ".join(want).split()
+    assert "of 1000 test images and its 95 % Wilson interval" in lines[5]
+    assert "never a guarantee" in lines[5]
+    assert lines[6:] == ["* empirical upper bound, flags: zero gradients, softmax outputs"]
+    assert len({len(line) for line in lines[:5]}) <= 2, "columns are aligned"
     assert "*" not in table(curve("fgsm", 900, 500))
+
+
+def test_the_worst_case_is_bold_in_a_terminal_and_marked_elsewhere() -> None:
+    points = with_worst([*curve("fgsm", 900, 500), *curve("pgd", 900, 400)])
+    plain, bold = (table(points, terminal=terminal).splitlines() for terminal in (False, True))
+    assert plain[5].split() == ["**worst", "case**", "90.00", "40.00"]
+    assert "\x1b" not in "".join(plain)
+    for row, begin, end in ((5, "worst case ", "40.00"), (6, "   ", "]")):
+        assert bold[row].startswith(f"\x1b[1m{begin}"), "with its interval"
+        assert bold[row].endswith(f"{end}\x1b[0m")
+    assert ["\x1b" in line for line in bold].count(True) == 2
+    assert "worst case over all attacks that these images have met: fgsm, pgd" in plain
+    random = [point(name, settings={"verdicts": 3}) for name in ("fgsm", "pgd")]
+    assert table(random).splitlines()[-1] == NO_WORST
+    assert NO_WORST not in table(points)
+
+
+def test_what_the_parts_of_autoattack_left_is_below_the_table() -> None:
+    told = point("autoattack", 8 / 255, 3, parts=(("apgd-ce", 5), ("square", 3)))
+    assert "autoattack at 8/255, images left right after each part: apgd-ce 5, square 3" in table([told]).splitlines()
+    assert "after each part" not in table([point("autoattack")])
 
 
 def test_deepfool_has_a_table_of_its_own_by_iterations() -> None:
@@ -186,8 +390,8 @@ def test_deepfool_has_a_table_of_its_own_by_iterations() -> None:
     lines = table([point("fgsm", 8 / 255, 5), *capped]).splitlines()
     assert lines[0].split() == ["linf,", "eps", "8/255"]
     assert lines[1].split() == ["fgsm", f"{500 / 13:.2f}"]
-    assert lines[2].split() == ["iterations", "1", "2"]
-    assert [line.split()[-2:] for line in lines[3:6]] == [[f"{800 / 13:.2f}", f"{700 / 13:.2f}"]] * 3
+    assert lines[3].split() == ["iterations", "1", "2"]
+    assert [line.split()[-2:] for line in lines[4:10:2]] == [[f"{800 / 13:.2f}", f"{700 / 13:.2f}"]] * 3
     assert [is_capped(name) for name in (*names, "fgsm", "transfer-pgd", WORST)] == [True] * 3 + [False] * 3
     by_iterations = {name for name, attack in ATTACKS.items() if attack.by_iterations}
     assert {name for name in ATTACKS if is_capped(name)} == by_iterations
@@ -207,6 +411,67 @@ def test_points_go_round_through_a_file(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["fgsm.json"], "no half of a file is left"
     assert load_points(tmp_path / "none.json") == []
+
+
+CHECK: dict[str, Any] = {
+    "key": ["s", 200, "w", "linf", 0.1, {"steps": 50}, "", "", 1],
+    "flags": [],
+    "findings": {
+        **{"images": 200, "classes": 10, "eps": 0.1, "zero": 0, "bad": 0, "softmax": False, "saturated": 8},
+        **{
+            "random": False,
+            "large": 0,
+            "fgsm": 90,
+            "pgd": 70,
+            "doubled": 70,
+            "margin": 0,
+            "black_box": {},
+            "trace": [],
+        },
+    },
+}
+
+
+def test_the_points_of_a_run_have_the_flags_of_its_checks_and_worst_cases_made_anew(tmp_path: Path) -> None:
+    """As of a folder in which some were measured without checks, and the worst case by a version that mixed modes."""
+    folder = tmp_path / "attacks"
+    save_points(folder / "fgsm.json", [point("fgsm", 0.1, 9), point("fgsm", 0.1, 19, total=30, subset="all")])
+    save_points(folder / "pgd.json", [point("pgd", 0.1, 5)])
+    save_points(folder / "deepfool.json", [point("deepfool", 1.0, 5, norm="l2")])
+    for name in ("worst-case", "worst-case-l2", "worst-case-old"):
+        save_points(folder / f"{name}.json", [point(WORST, 0.1, 1, settings={"attacks": ["fgsm", "pgd"]})])
+    (folder / "checks.json").write_text(json.dumps([CHECK]))
+    points = load_run_points(tmp_path)
+    assert [(p.attack, p.total) for p in points] == [
+        *(("deepfool", TOTAL), ("fgsm", TOTAL), ("fgsm", 30), ("pgd", TOTAL), (WORST, TOTAL)),
+    ]
+    assert {p.flags for p in points} == {(SATURATED,)}, (
+        "from the numbers, whatever flags they meant when they were kept"
+    )
+    assert points[-1].correct == 5
+    (folder / "checks.json").unlink()
+    assert {p.flags for p in load_run_points(tmp_path)} == {()}
+    (folder / "checks.json").write_text(json.dumps([CHECK | {"key": [*CHECK["key"][:2], "v", *CHECK["key"][3:]]}]))
+    assert {p.flags for p in load_run_points(tmp_path)} == {()}, "of other weights"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", "3", "[3]", "[{}]", '[{"key": []}]', "{}x"),
+        json.dumps([CHECK | {"findings": {}}]),
+        json.dumps([CHECK | {"findings": CHECK["findings"] | {"images": "a"}}]),
+        json.dumps([CHECK | {"findings": CHECK["findings"] | {"classes": 0}}]),
+        json.dumps([CHECK | {"findings": CHECK["findings"] | {"black_box": [1]}}]),
+    ],
+)
+def test_checks_that_are_not_ours_are_one_sentence(tmp_path: Path, content: str) -> None:
+    save_points(tmp_path / "attacks" / "fgsm.json", [point()])
+    (tmp_path / "attacks" / "checks.json").write_text(content)
+    with pytest.raises(
+        UserError, match=r"checks\.json cannot be read as masking checks \(.+\); delete it to check again"
+    ):
+        load_run_points(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -269,6 +534,7 @@ def test_the_key_of_a_point_is_what_it_measures_and_nothing_of_what_came_out() -
     same = point()
     for name, value in (("correct", 1), ("flags", ("a",)), ("seconds", 9.0), ("answers", "0"), ("draws", (1,))):
         assert same.model_copy(update={name: value}).key == same.key, name
+    assert same.model_copy(update={"parts": (("square", 1),)}).key == same.key
     changed = ("attack", "x"), ("eps", 0.3), ("norm", "l2"), ("subset", "x"), ("weights", "x"), ("settings", {})
     assert len({same.model_copy(update={name: value}).key for name, value in changed} | {same.key}) == 7
 
@@ -309,11 +575,30 @@ def test_the_curves_name_every_attack_the_radii_and_chance(tmp_path: Path) -> No
 
 
 def test_a_flagged_curve_says_so_in_the_picture(tmp_path: Path) -> None:
-    points = flagged([*curve("fgsm", 900, 100), *curve("pgd", 900, 950)], ["zero gradients"])
+    checks = [Raised(NET, "linf", ["zero gradients"])]
+    points = flagged([*curve("fgsm", 900, 100), *curve("pgd", 900, 950)], checks)
     shown = " ".join(draw(points, tmp_path / "c.svg"))
-    assert f"empirical upper bound, flags: zero gradients, {NOT_MONOTONE}" in shown
+    assert f"empirical upper bound, flags: {PGD_WEAKER}, zero gradients, {NOT_MONOTONE}" in shown
     assert "fgsm *" in shown
     assert "pgd *" in shown
+
+
+def test_an_attack_that_was_made_in_several_ways_has_several_curves_that_say_which(tmp_path: Path) -> None:
+    ways = [
+        {"seed": 1, "steps": 50, "early_stop": True},
+        {"seed": 1, "steps": 3},
+        {"seed": 1, "steps": 50, "mode": "m, n"},
+    ]
+    points = [p for n, way in enumerate(ways) for p in curve("pgd", 900, 100 * n, settings=way)]
+    shown = draw([*points, *curve("fgsm", 900, 500)], tmp_path / "c.svg")
+    assert {"pgd (early stop True, steps 50)", "pgd (steps 3)", "pgd (m, steps 50)", "fgsm"} <= set(shown)
+    met = [point(WORST, eps, 5, settings={"attacks": ["a"] * n}) for n, eps in ((1, 0.1), (2, 0.2))]
+    assert draw(met, tmp_path / "w.svg").count(WORST) == 1, "one line, whatever was met at each radius"
+
+
+def test_a_random_net_says_in_the_picture_that_it_has_no_worst_case(tmp_path: Path) -> None:
+    random = [p for name in ("fgsm", "pgd") for p in curve(name, 900, 500, settings={"verdicts": 3})]
+    assert NO_WORST in " ".join(draw(random, tmp_path / "c.svg"))
 
 
 def test_the_worst_case_is_drawn_bold_and_deepfool_in_a_panel_of_its_own(tmp_path: Path) -> None:

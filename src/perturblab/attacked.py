@@ -1,8 +1,8 @@
 """A run under attack: every attack at every radius once, kept in the run's folder, checked and drawn."""
 
 import hashlib
-import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from perturblab.attacks import (
     Effort,
     Frozen,
     Threat,
+    autoattack,
     deepfool_path,
     square,
     to_pixels,
@@ -27,26 +28,25 @@ from perturblab.attacks import (
 from perturblab.config import AttackConfig
 from perturblab.defences import ActiveBatchOut
 from perturblab.errors import UserError
-from perturblab.files import write_atomically
 from perturblab.layers.partners import BY_CLASS
 from perturblab.points import (
-    CHECKS,
-    NOT_MONOTONE,
+    FEWEST,
+    FROZEN,
     TRANSFER,
+    WORST,
     Point,
     file_of,
-    flagged,
     is_capped,
     load_points,
+    load_run_points,
+    point_files,
     radius,
     save_points,
-    worst_cases,
 )
 from perturblab.progress import Show
 from perturblab.seeding import stream
 from perturblab.stats import wilson
 
-FROZEN = " frozen"
 _GREY = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 _COLOUR = tuple(n / 255 for n in range(9))
 _LOOKED_AT = 64  # images that show whether a net is random
@@ -79,23 +79,33 @@ def attack_run(folder: Path, config: AttackConfig, show: Show) -> list[Point]:
         show: where progress goes.
 
     Returns:
-        One point for every attack and radius asked for, and the worst cases over them; with flags.
+        One point for every attack and radius asked for, and at these radii the worst cases over all attacks that these
+        images have met; with the flags of all checks and points in the folder.
 
     Raises:
-        UserError: no such run or source, an attack that does not exist or does not know the norm.
+        UserError: no such run or source, an attack that does not exist or does not know the norm, images too few to
+            be checked, a broken file.
     """
     names = _checked_names(config)
     run, _ = runs.trained_run(folder, show, _changes(config))
     target = _target(run, config, show)
+    load_run_points(folder)  # a broken file is told before hours are spent
     measured = _measure_all(target, _plan(names, target, run.images.name), show)
-    flags = _flags(target, measured, show) if config.checks else _known_flags(measured)
-    points = _with_flags(target, measured, flags)
-    for path in {file_of(folder, p.attack, p.norm) for p in points}:
-        _keep(path, [p for p in points if file_of(folder, p.attack, p.norm) == path])
+    if config.checks:
+        _check(target, measured, show)
+    kept = _settle(target)
     title = f"{run.config.net} on {run.images.display}, seed {run.config.manual_seed}"
+    same = [p for p in kept if (p.weights, p.subset) == (target.weights, target.subset)]
     robustness_figures.curves_svg(
-        points, folder / "attacks" / "curves.svg", title=title, chance=100 / len(run.images.classes)
+        [p for p in same if p.norm == config.norm or is_capped(p.attack)],
+        folder / "attacks" / "curves.svg",
+        title=title,
+        chance=100 / len(run.images.classes),
     )
+    by_key = {p.key: p for p in same}
+    radii = {p.eps for p in measured if p.is_honest}
+    worst = [p for p in same if p.attack == WORST and p.norm == config.norm and p.eps in radii]
+    points = [*(by_key[p.key] for p in measured), *worst]
     _draw_examples(target, points, title, run.images.classes)
     return points
 
@@ -134,6 +144,11 @@ def _target(run: runs.Run, config: AttackConfig, show: Show) -> Target:
             )
         model = ActiveBatchOut(model)
     model.eval()
+    if config.checks and (count := min(config.check_subset, len(rows))) < FEWEST:
+        raise UserError(
+            f"--check-subset and --subset leave the masking checks {count} images, too few to raise a flag; give both "
+            f"at least {FEWEST}, or --no-checks"
+        )
     x = to_pixels(test.images[rows]).to(run.device, memory_format=torch.channels_last)  # as in training: faster
     y = test.labels[rows].to(run.device)
     # Two passes over a few images may draw the same by chance; BatchOut in evaluation is random by construction.
@@ -217,7 +232,6 @@ def _measured(target: Target, name: str, eps: float, moved: Callable[[int], None
     attack = ATTACKS[name.removeprefix(TRANSFER).removesuffix(FROZEN)]
     norm = "l2" if attack.by_iterations else target.config.norm
     path = file_of(target.folder, name, norm)
-    known = load_points(path)
     settings = _settings(target, name, attack)
     blank = Point(
         attack=name,
@@ -231,17 +245,25 @@ def _measured(target: Target, name: str, eps: float, moved: Callable[[int], None
         weights=target.weights,
         settings=settings,
     )
-    if same := [point for point in known if point.key == blank.key]:
+    if same := [point for point in load_points(path) if point.key == blank.key]:
         return same[0], False
     began = time.monotonic()
     with untouched(target.model, seed=target.config.manual_seed):  # in one, so that no verdict repeats a draw
-        x_adv = make_images(target, name, eps, moved)
+        parts = Counter[str]()
+        x_adv = make_images(target, name, eps, moved, parts)
         point = _judged(target, name, blank, attack, x_adv, time.monotonic() - began)
-    _keep(path, [point])
+    point = point.model_copy(update={"parts": tuple(parts.items())})
+    _keep(path, point)
     return point, True
 
 
-def make_images(target: Target, name: str, eps: float, moved: Callable[[int], None] = lambda done: None) -> Tensor:
+def make_images(
+    target: Target,
+    name: str,
+    eps: float,
+    moved: Callable[[int], None] = lambda done: None,
+    parts: Counter[str] | None = None,
+) -> Tensor:
     """Adversarial images of one attack at one radius.
 
     Args:
@@ -249,6 +271,7 @@ def make_images(target: Target, name: str, eps: float, moved: Callable[[int], No
         name: of the attack.
         eps: radius in pixels, or DeepFool's cap.
         moved: told how many images are done.
+        parts: gets, of AutoAttack, how many images each of its parts left right.
 
     Returns:
         (N, C, H, W).
@@ -263,13 +286,18 @@ def make_images(target: Target, name: str, eps: float, moved: Callable[[int], No
     if attack.by_iterations:
         return _capped(target, model, name, int(eps), moved)
     generator = stream(target.config.manual_seed, f"{name} {eps!r}")
-    parts: list[Tensor] = []
+    made: list[Tensor] = []
     effort = _effort(target, name)
     size = len(target.y) if plain == "universal" else target.config.batch_size
     for x, y in zip(target.x.split(size), target.y.split(size), strict=True):
-        parts.append(attack.run(model, x, y, threat, effort, generator))
-        moved(sum(map(len, parts)))
-    return torch.cat(parts)
+        if name.removesuffix(FROZEN) == "autoattack" and parts is not None:  # a transfer's parts speak of the source
+            left: dict[str, int] = {}
+            made.append(autoattack(model, x, y, threat, queries=effort.queries, table=left, generator=generator))
+            parts.update(left)  # adds; a part that a batch no longer needed left nothing right
+        else:
+            made.append(attack.run(model, x, y, threat, effort, generator))
+        moved(sum(map(len, made)))
+    return torch.cat(made)
 
 
 def _capped(target: Target, model: nn.Module, name: str, cap: int, moved: Callable[[int], None]) -> Tensor:
@@ -279,8 +307,9 @@ def _capped(target: Target, model: nn.Module, name: str, cap: int, moved: Callab
     if name not in target.paths or len(target.paths[name]) < highest:
         parts: list[list[Tensor]] = []
         size = target.config.batch_size
+        clip = not ATTACKS[name.removeprefix(TRANSFER).removesuffix(FROZEN)].outside
         for x, y in zip(target.x.split(size), target.y.split(size), strict=True):
-            parts.append(deepfool_path(model, x, y, free, iterations=highest))
+            parts.append(deepfool_path(model, x, y, free, iterations=highest, clip=clip))
             moved(size * len(parts))
         target.paths[name] = [torch.cat(at_cap) for at_cap in zip(*parts, strict=True)]
     return target.paths[name][cap - 1]
@@ -319,50 +348,44 @@ def _as_hex(right: Tensor) -> str:
     return f"{int(bits, 2):0{-(-len(bits) // 4)}x}"
 
 
-def _keep(path: Path, points: Sequence[Point]) -> None:
-    """Put points into a file, in place of the ones with their keys."""
-    new = {point.key: point for point in points}
-    kept = [point for point in load_points(path) if point.key not in new]
-    save_points(path, sorted([*kept, *new.values()], key=lambda p: (p.total, p.weights, p.eps)))
+def _keep(path: Path, point: Point) -> None:
+    """Put a point into a file, in place of the one with its key."""
+    kept = [other for other in load_points(path) if other.key != point.key]
+    save_points(path, sorted([*kept, point], key=lambda p: (p.total, p.weights, p.eps)))
 
 
-def _with_flags(target: Target, measured: Sequence[Point], flags: Sequence[str]) -> list[Point]:
-    """All points with flags, and the worst case of those that keep to the threat."""
-    honest = [p for p in measured if not p.attack.endswith(FROZEN) and "mistake" not in p.settings]
-    by_radius = [p for p in honest if not is_capped(p.attack)]
-    with untouched(target.model, seed=target.config.manual_seed):
-        clean = _as_hex(evaluate.answers(target.model, target.x, target.y).correct)
-    worst = worst_cases(by_radius, clean) if len({p.attack for p in by_radius}) > 1 else []
-    return flagged([*measured, *worst], flags)
+def _settle(target: Target) -> list[Point]:
+    """Give all points of the folder their flags, and make its worst cases anew; what changed is written.
+
+    Returns:
+        All points, then the worst cases.
+    """
+    clean = {}
+    if not target.random:
+        right = evaluate.answers(target.model, target.x, target.y).correct
+        clean[target.weights, target.subset] = _as_hex(right)
+    points = load_run_points(target.folder, clean)
+    by_key = {p.key: p for p in points}
+    files = {path: [by_key[p.key] for p in load_points(path)] for path in point_files(target.folder)}
+    for norm in ("linf", "l2"):
+        files[file_of(target.folder, WORST, norm)] = [p for p in points if (p.attack, p.norm) == (WORST, norm)]
+    for path, marked in files.items():
+        if marked != load_points(path):
+            save_points(path, marked)
+    return points
 
 
-def _known_flags(measured: Sequence[Point]) -> list[str]:
-    """Flags of the net that earlier checks have left in the points."""
-    return list(dict.fromkeys(flag for point in measured for flag in point.flags if flag != NOT_MONOTONE))
-
-
-def _flags(target: Target, measured: Sequence[Point], show: Show) -> list[str]:
-    """The flags of the net, from the checks; made once for the same net, images and effort."""
-    eps = _telling_radius(measured)
+def _check(target: Target, measured: Sequence[Point], show: Show) -> None:
+    """Look for signs of a masked gradient, once for the same net, images and effort."""
+    eps = masking.telling_radius(measured)
     count = min(target.config.check_subset, len(target.y))
     mode = "batchout" if target.config.batchout_in_eval else ""
     source = target.source_weights if target.source is not None else ""
     key = [target.subset, count, target.weights, target.config.norm, eps, asdict(target.effort), mode]
     key += [source, target.config.manual_seed]
-    path = target.folder / "attacks" / CHECKS
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-        same = [entry for entry in kept if entry["key"] == key]
-        known = [masking.Findings(**entry["findings"]).flags() for entry in same]
-    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as masking checks ({error}); delete it to check again") from error
-    if known:
-        return known[0]  # from the numbers: what they mean may have been refined
-    show.say(f"masking checks on {count} images at {radius(eps)}")
-    findings = _findings(target, count, eps)
-    new = {"key": key, "flags": findings.flags(), "findings": asdict(findings)}
-    write_atomically(path, (json.dumps([*kept, new], indent=1) + "\n").encode())
-    return findings.flags()
+    if not masking.is_checked(target.folder, key):
+        show.say(f"masking checks on {count} images at {radius(eps)}")
+        masking.save(target.folder, key, _findings(target, count, eps))
 
 
 def _findings(target: Target, count: int, eps: float) -> masking.Findings:
@@ -386,31 +409,21 @@ def _findings(target: Target, count: int, eps: float) -> masking.Findings:
         )
 
 
-def _telling_radius(measured: Sequence[Point]) -> float:
-    """The radius at which most can be seen: where the strongest curve is nearest to half of the clean accuracy."""
-    curves = [p for p in measured if p.eps and not is_capped(p.attack)]
-    if not curves:
-        return 8 / 255
-    clean = max(p.correct / p.total for p in measured)
-    lowest = {eps: min(p.correct / p.total for p in curves if p.eps == eps) for eps in {p.eps for p in curves}}
-    return min(sorted(lowest), key=lambda eps: abs(lowest[eps] - clean / 2))
-
-
 def _draw_examples(target: Target, points: Sequence[Point], title: str, classes: Sequence[str]) -> None:
-    """Clean, perturbation and adversarial images at each radius, of the strongest attack that follows gradients."""
-    shown = [name for name in ("pgd", "fgsm") if any(p.attack == name and p.eps for p in points)]
-    if not shown:
+    """Clean, perturbation and adversarial images at each radius."""
+    shown = robustness_figures.example_attack(points)
+    if shown is None:
         return
-    radii = sorted({p.eps for p in points if p.attack == shown[0] and p.eps})
+    radii = sorted({p.eps for p in points if p.attack == shown and p.eps})
     whole = replace(target.effort, early_stop=False)  # what the radius allows is what is shown
     few = replace(target, x=target.x[:5], y=target.y[:5], effort=whole, paths={})
     with torch.no_grad(), untouched(target.model, seed=target.config.manual_seed):
-        made = {eps: make_images(few, shown[0], eps) for eps in radii}
+        made = {eps: make_images(few, shown, eps) for eps in radii}
         answers = {eps: target.model(x).argmax(1).tolist() for eps, x in {0.0: few.x, **made}.items()}
     robustness_figures.examples_svg(
         few.x.cpu().numpy(),
         {eps: x.cpu().numpy() for eps, x in made.items()},
         {eps: [classes[a] for a in found] for eps, found in answers.items()},
         target.folder / "attacks" / "examples.svg",
-        title=f"{title}: {shown[0]}",
+        title=f"{title}: {shown}",
     )

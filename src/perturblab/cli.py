@@ -338,8 +338,8 @@ def _attack(args: argparse.Namespace) -> int:
 
     from perturblab.attacked import attack_run
     from perturblab.machine import hear_stops, keep_freed_memory
-    from perturblab.points import table
     from perturblab.progress import Show
+    from perturblab.robustness_figures import example_attack, table
 
     hear_stops()
     keep_freed_memory()
@@ -349,8 +349,9 @@ def _attack(args: argparse.Namespace) -> int:
     if args.json:
         _print_json([point.summary() for point in points])
     else:
-        print(table(points))
-        print(f"curves and images: {Path(args.folder, 'attacks')}/curves.svg, examples.svg")
+        print(table(points, terminal=sys.stdout.isatty() and os.environ.get("TERM") != "dumb"))
+        pictures = ["curves.svg", *(["examples.svg"] if example_attack(points) else [])]
+        print(f"pictures: {Path(args.folder, 'attacks')}/{', '.join(pictures)}")
     return DONE
 
 

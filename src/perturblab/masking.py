@@ -7,8 +7,11 @@ Reference: Athalye, Carlini, Wagner, ICML 2018; Carlini et al., On evaluating ad
 of AutoAttack (Croce, Hein, ICML 2020).
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,21 +28,48 @@ from perturblab.attacks import (
     untouched,
 )
 from perturblab.attacks.gradient import Loss, sum_loss
+from perturblab.files import write_atomically
+from perturblab.points import (
+    ABOVE_CHANCE,
+    BLACK_BOX,
+    CHECKS,
+    NAN,
+    NOT_CONVERGED,
+    PGD_WEAKER,
+    RANDOM,
+    SATURATED,
+    SOFTMAX,
+    ZERO,
+    Point,
+    is_capped,
+    load_checks,
+    meaning,
+)
+
+__all__ = [
+    "ABOVE_CHANCE",
+    "BLACK_BOX",
+    "NAN",
+    "NOT_CONVERGED",
+    "PGD_WEAKER",
+    "RANDOM",
+    "SATURATED",
+    "SOFTMAX",
+    "ZERO",
+    "Breaker",
+    "Findings",
+    "examine",
+    "is_checked",
+    "is_random",
+    "is_softmax",
+    "margin_loss",
+    "save",
+    "telling_radius",
+]
 
 Breaker = Callable[[Tensor, Tensor, Threat, torch.Generator], Tensor]
 
-ABOVE_CHANCE = "above chance at a large radius"
-PGD_WEAKER = "PGD weaker than FGSM"
-NOT_CONVERGED = "not converged"
-BLACK_BOX = "black box stronger"
-ZERO, NAN = "zero gradients", "NaN gradients"
-SOFTMAX, SATURATED, RANDOM = "softmax outputs", "saturated logits", "random forward"
-
 LARGE = {"linf": 0.5, "l2": 16.0}  # 0.5 can turn every pixel grey
-_SHARE = 0.002  # of the images, as AutoAttack's flag for Square
-_ZERO_SHARE = 0.01
-_POINTS = 1.0  # accuracy that doubled effort may take away
-_AT_LEAST = 5  # images; of a few hundred, one point is within the noise of random starts
 _NO_LOSS = 16.6  # margin of the logits above which cross entropy in float32 is exactly 0
 
 
@@ -81,19 +111,7 @@ class Findings:
 
     def flags(self) -> list[str]:
         """The flags that these numbers raise, each in a few words."""
-        few, point = _SHARE * self.images, _POINTS * self.images / 100
-        raised = {
-            ABOVE_CHANCE: self.large > self.images / self.classes,
-            PGD_WEAKER: self.pgd > self.fgsm + few,
-            NOT_CONVERGED: max(self.pgd - self.doubled, self.margin) >= max(point, _AT_LEAST),
-            BLACK_BOX: any(count > few for count in self.black_box.values()),
-            ZERO: self.zero > _ZERO_SHARE * self.images,
-            NAN: self.bad > 0,
-            SOFTMAX: self.softmax,
-            SATURATED: self.saturated > _ZERO_SHARE * self.images,
-            RANDOM: self.random,
-        }
-        return [flag for flag, is_raised in raised.items() if is_raised]
+        return meaning(asdict(self))
 
 
 @torch.no_grad()
@@ -210,3 +228,46 @@ def examine(
         black_box={name: int((fast & iterated & ~broken).sum()) for name, broken in blind.items()},
         trace=trace,
     )
+
+
+def telling_radius(measured: Sequence[Point]) -> float:
+    """The radius at which most can be seen: where the strongest curve is nearest to half of the clean accuracy.
+
+    Args:
+        measured: points of one net and norm.
+
+    Returns:
+        In pixels; 8/255 without curves by radius.
+    """
+    curves = [p for p in measured if p.eps and not is_capped(p.attack)]
+    if not curves:
+        return 8 / 255
+    clean = max(p.correct / p.total for p in measured)
+    lowest = {eps: min(p.correct / p.total for p in curves if p.eps == eps) for eps in {p.eps for p in curves}}
+    return min(sorted(lowest), key=lambda eps: abs(lowest[eps] - clean / 2))
+
+
+def is_checked(folder: Path, key: Sequence[Any]) -> bool:
+    """Say whether a run's folder holds what a check has found.
+
+    Args:
+        folder: of the run.
+        key: what was checked: images, their number, weights, norm, radius, effort, mode, ...
+
+    Raises:
+        UserError: the file is not what this version writes.
+    """
+    return any(entry["key"] == key for entry in load_checks(folder))
+
+
+def save(folder: Path, key: Sequence[Any], findings: Findings) -> None:
+    """Put into a run's folder what a check has found, beside what earlier ones have.
+
+    Args:
+        folder: of the run.
+        key: as for `is_checked`.
+        findings: what was found.
+    """
+    new = {"key": key, "flags": findings.flags(), "findings": asdict(findings)}
+    content = json.dumps([*load_checks(folder), new], indent=1)
+    write_atomically(folder / "attacks" / CHECKS, f"{content}\n".encode())

@@ -1,9 +1,10 @@
 """Points of robustness curves: what an attack left right, as whole numbers, and what they say together."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
@@ -14,10 +15,27 @@ from perturblab.stats import MIN_SEEDS, t_interval, wilson
 VERSION = 1
 WORST = "worst case"
 CHECKS = "checks.json"  # beside the curves: what the masking checks found
-TRANSFER = "transfer-"
-NOT_MONOTONE = "not monotone"
+TRANSFER, FROZEN = "transfer-", " frozen"
+BLIND = ("square", "uniform", "gaussian")  # attacks that follow no gradient of the net; nor do transfers
 UPPER_BOUND = "empirical upper bound"
+NO_WORST = "no worst case of a random net: every attack was judged by draws of its own"
+
+ABOVE_CHANCE = "above chance at a large radius"
+PGD_WEAKER = "PGD weaker than FGSM"
+NOT_CONVERGED = "not converged"
+BLACK_BOX = "black box stronger"
+ZERO, NAN = "zero gradients", "NaN gradients"
+SOFTMAX, SATURATED, RANDOM = "softmax outputs", "saturated logits", "random forward"
+NOT_MONOTONE = "not monotone"
+_OF_THE_NET = {ZERO, NAN, SOFTMAX, SATURATED, RANDOM}  # whatever the norm
+_ORDER = (ABOVE_CHANCE, PGD_WEAKER, NOT_CONVERGED, BLACK_BOX, ZERO, NAN, SOFTMAX, SATURATED, RANDOM, NOT_MONOTONE)
+
 _SLACK = 0.005  # share of the images by which accuracy may rise with the radius: attacks are random
+_SHARE = 0.002  # of the images, as AutoAttack's flag for Square
+_ZERO_SHARE = 0.01
+_POINTS = 1.0  # accuracy that doubled effort may take away
+_AT_LEAST = 5  # images; of a few hundred, one point is within the noise of random starts
+FEWEST = 2 * _AT_LEAST  # the checks look where about half of the images are left, and five of these must fall
 
 Natural = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
@@ -39,6 +57,7 @@ class Point(BaseModel, frozen=True, extra="forbid"):
         weights: hash of the net's weights.
         settings: how hard the attack tried, and in which mode the net was.
         draws: correct images of every fresh draw of a random net.
+        parts: attacks that AutoAttack is made of, in their order, with the images that each of them left right.
         distance: farthest image from its original, in the norm.
         median: median distance of the images that were made wrong.
         seconds: spent on the attack.
@@ -56,6 +75,7 @@ class Point(BaseModel, frozen=True, extra="forbid"):
     weights: str
     settings: dict[str, Any]
     draws: tuple[int, ...] = ()
+    parts: tuple[tuple[str, Natural], ...] = ()
     distance: float = 0.0
     median: float | None = None
     seconds: float = 0.0
@@ -69,8 +89,33 @@ class Point(BaseModel, frozen=True, extra="forbid"):
     @property
     def key(self) -> tuple[Any, ...]:
         """What a point measures: the same key is never measured twice."""
-        settings = json.dumps(self.settings, sort_keys=True)
-        return self.attack, self.eps, self.norm, self.subset, self.weights, settings
+        return self.eps, *self.curve
+
+    @property
+    def curve(self) -> tuple[str, ...]:
+        """What the points of one curve share: all but the radius."""
+        return self.attack, self.norm, self.subset, self.weights, json.dumps(self.settings, sort_keys=True)
+
+    @property
+    def net(self) -> tuple[str, bool]:
+        """Which net was attacked: its weights, and whether BatchOut was active in evaluation."""
+        return self.weights, "mode" in self.settings
+
+    @property
+    def plain(self) -> str:
+        """The attack, also of the twin with frozen randomness."""
+        return self.attack.removesuffix(FROZEN)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the answers are those of one draw among many."""
+        return "verdicts" in self.settings
+
+    @property
+    def is_honest(self) -> bool:
+        """Whether it counts for a worst case: by radius, no published mistake, and one answer for one image."""
+        by_radius = self.attack not in (WORST, self.plain + FROZEN) and not is_capped(self.attack)
+        return by_radius and not {"mistake", "mode", "verdicts"} & self.settings.keys()
 
     @property
     def percent(self) -> float:
@@ -133,36 +178,150 @@ def worst_cases(points: Iterable[Point], clean: str) -> list[Point]:
     return found
 
 
-def rising(points: Sequence[Point]) -> set[str]:
-    """Name the attacks whose accuracy rises with the radius by more than half a percent of the images.
+def with_worst(points: Sequence[Point], clean: Mapping[tuple[str, str], str] | None = None) -> list[Point]:
+    """Add the worst cases of every net, norm and set of images, over all honest attacks, whatever call measured them.
 
     Args:
-        points: of one net, norm and set of images.
+        points: of any nets, norms and sets of images.
+        clean: (weights, subset) -> answers without an attack; from the points of radius 0 where it is not known.
+
+    Returns:
+        The points, and behind them a worst case wherever there were two attacks, with the flags of all of them.
     """
-    found = set()
-    for name in {point.attack for point in points}:
-        curve = sorted((p for p in points if p.attack == name), key=lambda p: p.eps)
-        lowest = curve[0].correct
-        for point in curve[1:]:
-            if point.correct > lowest + _SLACK * point.total:
-                found.add(name)
-            lowest = min(lowest, point.correct)
+    honest = [p for p in points if p.is_honest]
+    worst = []
+    for weights, norm, subset in dict.fromkeys((p.weights, p.norm, p.subset) for p in honest):
+        chosen = [p for p in honest if (p.weights, p.norm, p.subset) == (weights, norm, subset)]
+        if len({p.attack for p in chosen}) > 1:
+            untouched = next((p.answers for p in chosen if p.eps == 0), "f" * len(chosen[0].answers))
+            flags = _sorted({flag for p in chosen for flag in p.flags})
+            found = worst_cases(chosen, (clean or {}).get((weights, subset), untouched))
+            worst += [p.model_copy(update={"flags": flags if p.eps else ()}) for p in found]
+    return [*points, *worst]
+
+
+def lacks_worst(points: Sequence[Point]) -> bool:
+    """Say whether the worst case of these points of one net is missing because the net is random."""
+    by_radius = [p for p in points if p.is_random and not is_capped(p.attack)]
+    return len({p.attack for p in by_radius if not {"mistake", "mode"} & p.settings.keys()}) > 1
+
+
+def meaning(found: Mapping[str, Any]) -> list[str]:
+    """Say which flags the numbers of the masking checks raise.
+
+    Args:
+        found: as in `perturblab.masking.Findings`, by name.
+    """
+    few, point = _SHARE * found["images"], _POINTS * found["images"] / 100
+    raised = {
+        ABOVE_CHANCE: found["large"] > found["images"] / found["classes"],
+        PGD_WEAKER: found["pgd"] > found["fgsm"] + few,
+        NOT_CONVERGED: max(found["pgd"] - found["doubled"], found["margin"]) >= max(point, _AT_LEAST),
+        BLACK_BOX: any(count > few for count in found["black_box"].values()),
+        ZERO: found["zero"] > _ZERO_SHARE * found["images"],
+        NAN: found["bad"] > 0,
+        SOFTMAX: found["softmax"],
+        SATURATED: found["saturated"] > _ZERO_SHARE * found["images"],
+        RANDOM: found["random"],
+    }
+    return [flag for flag, is_raised in raised.items() if is_raised]
+
+
+class Raised(NamedTuple):
+    """Flags of a net, as in `Point.net`, in one norm; none where it was checked and nothing was found."""
+
+    net: tuple[str, bool]
+    norm: str
+    flags: Iterable[str]
+
+
+def flagged(points: Sequence[Point], checks: Sequence[Raised] = ()) -> list[Point]:
+    """Give every point the flags of its net and of its own curve, whatever attack it is of.
+
+    A flag says that the net deceives attacks by gradient. An attack without gradients is not deceived, but where it
+    left more right than those would find, its accuracy is no less an upper bound.
+
+    Args:
+        points: of any nets, norms and sets of images.
+        checks: what the masking checks raised. Of a net that they have not seen, flags that its points have stay.
+
+    Returns:
+        The points in their order, those of radius 0 without flags.
+    """
+    seen = {check.net for check in checks}
+    kept = [Raised(p.net, "" if is_capped(p.attack) else p.norm, p.flags) for p in points if p.net not in seen]
+    random = [Raised(p.net, p.norm, (RANDOM,)) for p in points if p.is_random or p.attack.endswith(FROZEN)]
+    side_by_side, weak = compared(points)
+    raised: dict[tuple[tuple[str, bool], str], set[str]] = {}
+    for net, norm, flags in (*checks, *kept, *random, *side_by_side):
+        raised.setdefault((net, norm), set()).update({*flags} - {NOT_MONOTONE})
+    own = {NOT_MONOTONE: rising(points), PGD_WEAKER: weak}
+    marked = []
+    for point in points:
+        told = {flag for flag, curves in own.items() if point.curve in curves}
+        for (net, norm), flags in raised.items():
+            if net == point.net:
+                told |= flags if norm == point.norm or is_capped(point.attack) else flags & _OF_THE_NET
+        marked.append(point.model_copy(update={"flags": _sorted(told) if point.eps else ()}))
+    return marked
+
+
+def _sorted(flags: set[str]) -> tuple[str, ...]:
+    """In their usual order; those of another version last."""
+    return *(flag for flag in _ORDER if flag in flags), *sorted(flags - set(_ORDER))
+
+
+def rising(points: Sequence[Point]) -> set[tuple[str, ...]]:
+    """Find the curves whose accuracy rises with the radius by more than half a percent of the images.
+
+    Args:
+        points: of any nets, norms and sets of images.
+
+    Returns:
+        As `Point.curve`.
+    """
+    found, lowest = set(), dict[tuple[str, ...], int]()
+    for point in sorted(points, key=lambda p: p.eps):
+        before = lowest.get(name := point.curve, point.correct)
+        if point.correct > before + _SLACK * point.total:
+            found.add(name)
+        lowest[name] = min(before, point.correct)
     return found
 
 
-def flagged(points: Sequence[Point], flags: Sequence[str]) -> list[Point]:
-    """Give every point the flags of the net and of its own curve.
+def compared(points: Iterable[Point]) -> tuple[list[Raised], set[tuple[str, ...]]]:
+    """Compare attacks that were made at the same radius on the same images of the same net, image by image.
 
     Args:
-        points: of one net, norm and set of images.
-        flags: of the net, from the masking checks.
+        points: of any nets, norms and sets of images; published mistakes and random nets, where every attack has draws
+            of its own, are left out.
+
+    Returns:
+        What the nets raise: all runs of PGD together leave more right than FGSM, or an attack without gradients breaks
+        more than 0.2 % of the images, which FGSM and PGD left. And the runs of PGD that alone are weaker than FGSM.
     """
-    own = rising(points)
-    marked = []
-    for point in points:
-        more = (NOT_MONOTONE,) if point.attack in own else ()
-        marked.append(point.model_copy(update={"flags": (*flags, *more) if point.eps else ()}))
-    return marked
+    groups: dict[tuple[Any, ...], list[Point]] = {}
+    for p in points:
+        if p.eps and not (is_capped(p.attack) or p.is_random or p.attack == WORST or "mistake" in p.settings):
+            groups.setdefault((p.net, p.norm, p.subset, p.eps, p.attack.endswith(FROZEN)), []).append(p)
+    raised, weak = list[Raised](), set[tuple[str, ...]]()
+    for (net, norm, *_), members in groups.items():
+        few = _SHARE * members[0].total
+        right: dict[str, int] = {}
+        for p in members:
+            right[p.plain] = right.get(p.plain, -1) & int(p.answers, 16)
+        parts = [pair for p in members for pair in pairwise(p.parts)]
+        flags = [BLACK_BOX for (_, before), (name, after) in parts if name == "square" and before - after > few]
+        if "pgd" in right:
+            left = right["pgd"] & right.get("fgsm", -1)
+            blind = [bits for name, bits in right.items() if name in BLIND or name.startswith(TRANSFER)]
+            flags += [BLACK_BOX for bits in blind if (left & ~bits).bit_count() > few]
+        if {"fgsm", "pgd"} <= right.keys():
+            most = right["fgsm"].bit_count() + few
+            flags += [PGD_WEAKER] if right["pgd"].bit_count() > most else []
+            weak |= {p.curve for p in members if p.plain == "pgd" and p.correct > most}
+        raised.append(Raised(net, norm, flags))
+    return raised, weak
 
 
 def said(flags: Sequence[str]) -> str:
@@ -178,31 +337,6 @@ def radius(eps: float) -> str:
     """
     steps = eps * 255
     return f"{round(steps)}/255" if 0 < eps < 0.1 and abs(steps - round(steps)) < 1e-6 else f"{eps:g}"
-
-
-def table(points: Sequence[Point]) -> str:
-    """Lay accuracies out, a row an attack and a column a radius, with the flags under them.
-
-    Args:
-        points: of one net and set of images.
-    """
-    blocks = []
-    for capped in (False, True):
-        chosen = [p for p in points if is_capped(p.attack) == capped]
-        if not chosen:
-            continue
-        radii = sorted({p.eps for p in chosen})
-        rows = [["iterations" if capped else f"{chosen[0].norm}, eps", *map(radius, radii)]]
-        for name in dict.fromkeys(p.attack for p in chosen):
-            at = {p.eps: p for p in chosen if p.attack == name}
-            cells = [f"{at[e].percent:.2f}{'*' if at[e].flags else ''}" if e in at else "" for e in radii]
-            rows.append([name, *cells])
-        widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-        blocks += ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    flags = list(dict.fromkeys(flag for point in points for flag in point.flags))
-    total = points[0].total
-    blocks.append(f"accuracy in percent of {total} test images; an accuracy under attack is never a guarantee")
-    return "\n".join([*blocks, *([f"* {said(flags)}"] if flags else [])])
 
 
 def file_of(folder: Path, attack: str, norm: str) -> Path:
@@ -235,17 +369,52 @@ def load_points(path: Path) -> list[Point]:
         raise UserError(f"{path} cannot be read as attack points ({reason}); delete it to measure again") from error
 
 
-def load_run_points(folder: Path) -> list[Point]:
-    """Read the points of every attack that a run has met, in the order of their files.
+def load_checks(folder: Path) -> list[dict[str, Any]]:
+    """Read what the masking checks have left in a run's folder; nothing where there were none.
 
     Args:
         folder: of the run.
 
     Raises:
+        UserError: the file is not what this version writes.
+    """
+    path = folder / "attacks" / CHECKS
+    try:
+        kept: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        list(map(raised_by, kept))
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as masking checks ({error}); delete it to check again") from error
+    return kept
+
+
+def raised_by(check: Mapping[str, Any]) -> Raised:
+    """Say what a check raised: by its numbers, since what they mean may have been refined."""
+    _, _, weights, norm, _, _, mode, *_ = check["key"]
+    return Raised((str(weights), bool(mode)), str(norm), meaning(check["findings"]))
+
+
+def point_files(folder: Path) -> list[Path]:
+    """The files of a run's curves, without the worst cases, which are made of them."""
+    worst = file_of(folder, WORST, "linf").stem
+    files = sorted(folder.glob("attacks/*.json"))
+    return [file for file in files if file.name != CHECKS and not file.name.startswith(worst)]
+
+
+def load_run_points(folder: Path, clean: Mapping[tuple[str, str], str] | None = None) -> list[Point]:
+    """Read the points of every attack that a run has met, in the order of their files, then the worst cases.
+
+    Args:
+        folder: of the run.
+        clean: as for `with_worst`.
+
+    Returns:
+        Points with all flags that the checks in the folder and the points together raise, whichever call made them.
+
+    Raises:
         UserError: a file is not what this version writes.
     """
-    files = [file for file in sorted(folder.glob("attacks/*.json")) if file.name != CHECKS]
-    return [point for file in files for point in load_points(file)]
+    points = [point for file in point_files(folder) for point in load_points(file)]
+    return with_worst(flagged(points, list(map(raised_by, load_checks(folder)))), clean)
 
 
 def save_points(path: Path, points: Sequence[Point]) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of a net under attack: accuracy against the radius, and the images themselves."""
+"""A net under attack, to be looked at: accuracy against the radius as a table and as curves, and the images."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from perturblab.errors import one_line
 from perturblab.figures import FIGURE
 from perturblab.files import write_atomically
-from perturblab.points import WORST, Point, is_capped, said
+from perturblab.points import NO_WORST, WORST, Point, is_capped, lacks_worst, radius, said
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,8 @@ def curves_svg(points: Sequence[Point], path: Path, *, title: str, chance: float
     """Draw accuracy against the radius, a line an attack, with Wilson intervals; the worst case is bold.
 
     Args:
-        points: of one net; DeepFool's, whose axis is its cap on iterations, get a panel of their own.
+        points: of one net, norm and set of images; DeepFool's, whose axis is its cap on iterations, get a panel of
+            their own. An attack that was made in several ways has several lines.
         path: the SVG file to write, atomically; the same points give the same bytes.
         title: one line over the figure.
         chance: accuracy of guessing, in percent.
@@ -53,16 +54,36 @@ def _figure(panels: int, title: str, points: Sequence[Point]) -> "Figure":
     figure = Figure(figsize=(1.5 + 5.5 * panels, 5.5), layout="constrained")
     FigureCanvasSVG(figure)
     figure.suptitle(one_line(title))
-    flags = list(dict.fromkeys(flag for point in points for flag in point.flags))
-    if flags:
-        figure.supxlabel(said(flags), fontsize=9, color="#a00000", wrap=True)
+    notes = _notes(points)
+    if notes:
+        figure.supxlabel("\n".join(notes), fontsize=9, color="#a00000", wrap=True)
     return figure
 
 
+def _notes(points: Sequence[Point]) -> list[str]:
+    """What must be said beside the numbers, a line each."""
+    flags = list(dict.fromkeys(flag for point in points for flag in point.flags))
+    return [*([said(flags)] if flags else []), *([NO_WORST] if lacks_worst(points) else [])]
+
+
+def _labels(points: Sequence[Point]) -> list[str]:
+    """A name for the curve of each point: its attack and, where this was made in several ways, what is special."""
+    ways: dict[str, dict[tuple[str, ...], dict[str, Any]]] = {}
+    for point in points:
+        ways.setdefault(point.attack, {})[point.curve] = point.settings
+    labels = []
+    for point in points:
+        others = ways[point.attack].values() if point.attack != WORST else ()
+        own = {k: v for k, v in sorted(point.settings.items()) if any(other.get(k) != v for other in others)}
+        words = [str(v).split(",")[0] if k == "mode" else f"{k.replace('_', ' ')} {v}" for k, v in own.items()]
+        labels.append(f"{point.attack} ({', '.join(words)})" if words else point.attack)
+    return labels
+
+
 def _panel(axes: "Axes", points: Sequence[Point], *, capped: bool, chance: float) -> None:
-    names = sorted({p.attack for p in points}, key=lambda name: (name == WORST, name))
-    for rank, name in enumerate(names):
-        curve = sorted((p for p in points if p.attack == name), key=lambda p: p.eps)
+    named = list(zip(_labels(points), points, strict=True))
+    for rank, name in enumerate(sorted({name for name, _ in named}, key=lambda name: (name == WORST, name))):
+        curve = sorted((p for label, p in named if label == name), key=lambda p: p.eps)
         look: dict[str, Any] = {
             "color": _COLOURS[rank % len(_COLOURS)],
             "marker": _MARKERS[rank % len(_MARKERS)],
@@ -94,6 +115,58 @@ def _radius_axis(axes: "Axes", points: Sequence[Point]) -> None:
     else:
         axes.set_xticks(radii, [f"{eps:g}" for eps in radii])
         axes.set(xlabel=f"radius of the {name} ball, pixels in [0, 1]")
+
+
+def table(points: Sequence[Point], *, terminal: bool = False) -> str:
+    """Lay accuracies out, a row an attack and a column a radius, with Wilson intervals, and the flags under them.
+
+    Args:
+        points: of one net and set of images.
+        terminal: print the worst case in bold there; elsewhere its name is marked as in Markdown.
+    """
+    lines = []
+    for capped in (False, True):
+        chosen = [p for p in points if is_capped(p.attack) == capped]
+        if chosen:
+            lines += _block(chosen, "iterations" if capped else f"{chosen[0].norm}, eps", terminal=terminal)
+    for p in points:
+        if p.parts:
+            left = ", ".join(f"{part} {correct}" for part, correct in p.parts)
+            lines.append(f"{p.attack} at {radius(p.eps)}, images left right after each part: {left}")
+    met = sorted({name for p in points if p.attack == WORST for name in p.settings["attacks"]})
+    lines += [f"{WORST} over all attacks that these images have met: {', '.join(met)}"] if met else []
+    lines.append(
+        f"accuracy in percent of {points[0].total} test images and its 95 % Wilson interval; "
+        "an accuracy under attack is never a guarantee"
+    )
+    return "\n".join([*lines, *(f"* {note}" if note != NO_WORST else note for note in _notes(points))])
+
+
+def _block(points: Sequence[Point], head: str, *, terminal: bool) -> list[str]:
+    radii = sorted({p.eps for p in points})
+    rows, bold = [[head, *map(radius, radii)]], [False]
+    for name in dict.fromkeys(p.attack for p in points):
+        at = {p.eps: p for p in points if p.attack == name}
+        marked = name == WORST and not terminal
+        cells = [f"{at[e].percent:.2f}{'*' if at[e].flags else ''}" if e in at else "" for e in radii]
+        rows.append([f"**{name}**" if marked else name, *cells])
+        rows.append(["", *("[{:.1f}, {:.1f}]".format(*at[e].wilson) if e in at else "" for e in radii)])
+        bold += [name == WORST and terminal] * 2
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return [f"\x1b[1m{line}\x1b[0m" if is_bold else line for line, is_bold in zip(lines, bold, strict=True)]
+
+
+def example_attack(points: Sequence[Point]) -> str | None:
+    """Name the attack whose images are drawn: the strongest of those here that follow gradients.
+
+    Args:
+        points: of one call.
+
+    Returns:
+        Its name; None where there is none, and no picture of images.
+    """
+    return next((name for name in ("pgd", "fgsm") if any(p.attack == name and p.eps for p in points)), None)
 
 
 def examples_svg(
