@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from perturblab.catalogue import ENTRIES
 from perturblab.points import Point
 from perturblab.report.measured import load
-from perturblab.stats import t_interval
+from perturblab.stats import Interval, t_interval
 
 RESULTS = Path(__file__).parents[2] / "results" / "robust"
 FULL = {"attacks": ("fgsm", "pgd", "autoattack")}
@@ -32,15 +32,17 @@ def draw(dataroot: str, attacks: tuple[str, ...]) -> Figure:
     figure, grid = plt.subplots(1, len(attacks), figsize=(4.4 * len(attacks), 4), squeeze=False, sharey=True)
     found = {arm: _points(arm) for arm in _ARMS}
     for axes, attack in zip(grid[0], attacks, strict=True):
-        own = {arm: _means([p for p in points if p.attack == attack], attack) for arm, points in found.items()}
+        own = {arm: _means([p for p in points if p.attack == attack]) for arm, points in found.items()}
         radii = sorted({eps for means in own.values() for eps in means})
-        print(f"| {attack}, radius | " + " | ".join(f"{eps:g}" for eps in radii) + " | flags |")
-        print("|---|" + "---:|" * len(radii) + "---|")
+        print(f"| {attack}, radius | " + " | ".join(f"{eps:g}" for eps in radii) + " | runs | flags |")
+        print("|---|" + "---:|" * (len(radii) + 1) + "---|")
         for arm, (text, colour, marker) in _ARMS.items():
-            axes.plot([*own[arm]], [*own[arm].values()], marker=marker, color=colour, label=text)
+            means = {eps: interval.mean for eps, interval in own[arm].items()}
+            axes.plot([*means], [*means.values()], marker=marker, color=colour, label=text)
+            runs = min(interval.n for interval in own[arm].values())
             flags = sorted({flag for p in found[arm] if p.attack == attack for flag in p.flags})
-            cells = [f"{own[arm][eps]:.2f}" if eps in own[arm] else "" for eps in radii]
-            print(f"| {text} | {' | '.join(cells)} | {', '.join(flags) or 'none'} |")
+            cells = [f"{means[eps]:.2f}" if eps in means else "" for eps in radii]
+            print(f"| {text} | {' | '.join(cells)} | {runs} | {', '.join(flags) or 'none'} |")
             if attack == "fgsm":
                 said = _published(arm)
                 axes.plot(
@@ -52,7 +54,9 @@ def draw(dataroot: str, attacks: tuple[str, ...]) -> Figure:
     figure.legend(
         *grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9
     )
-    print("Percent, means over three seeds; FGSM on 10,000 test images, the others on the same 1,000 of them.")
+    print(
+        "Percent, means over runs with other seeds; FGSM on 10,000 test images, the others on the same 1,000 of them."
+    )
     return figure
 
 
@@ -61,11 +65,11 @@ def _points(arm: str) -> list[Point]:
     return [p for run in runs for p in run.points if p.norm == "linf" and p.settings.get("mode", "eval") == "eval"]
 
 
-def _means(points: list[Point], attack: str) -> dict[float, float]:
+def _means(points: list[Point]) -> dict[float, Interval]:
     total = max((p.total for p in points), default=0)  # FGSM was also run on the images of the others
     radii = sorted({p.eps for p in points})
     chosen = {eps: [p.percent for p in points if p.eps == eps and p.total == total] for eps in radii}
-    return {eps: t_interval(values).mean for eps, values in chosen.items() if values}
+    return {eps: t_interval(values) for eps, values in chosen.items() if values}
 
 
 def _published(arm: str) -> dict[float, float]:
