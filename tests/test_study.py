@@ -339,7 +339,7 @@ def tell(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
 def test_a_cluster_leaves_attacks_out_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = f"run BO-mnist-none --preset robust --seed 1 --results {tmp_path} --work {tmp_path} --dry-run"
     assert tell(line, capsys)[1].splitlines()[1:] == [
-        f"BO-mnist-none seed 1: {attacks}" for attacks in ("fgsm,deepfool", "fgsm,pgd", "autoattack")
+        f"BO-mnist-none seed 1: {attacks}" for attacks in ("fgsm,deepfool,deepfool-unclipped", "fgsm,pgd", "autoattack")
     ]
     code, out, err = tell(f"{line} --on ray", capsys)
     assert (code, out) == (0, "BO-mnist-none seed 1\n")
