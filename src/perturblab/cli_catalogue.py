@@ -187,7 +187,8 @@ def _run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         # Calls for one seed each, such as those of an array, keep each other out of their own runs only.
         own = [] if args.seed is None else [job.results[0] for job in missing if not job.attack]
-        whole = [(Path(args.results), "--results"), (Path(args.work), "--work")]
+        # On a cluster the work lies on its machines.
+        whole = [(Path(args.results), "--results"), *([(Path(args.work), "--work")] if args.on is None else [])]
         for folder, flag in [*whole, *((folder, "--results") for folder in own)]:
             busy = f"another study is at work in {folder}; wait for it, or choose another {flag}"
             shared = args.seed is not None and folder not in own
