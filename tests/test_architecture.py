@@ -46,9 +46,10 @@ ALLOWED: dict[str, set[str]] = {
     "card": {"groups", "points", "records", "stats"},
     "frames": {"groups", "records", "stats"},
     "logs": set(),
+    "targets": {"attacks", "config", "defences", "layers", "masking", "points", "progress", "runs"},
     "attacked": {
-        *("attacks", "config", "defences", "evaluate", "layers", "masking", "points", "progress", "robustness_figures"),
-        *("runs", "stats"),
+        *("attacks", "config", "evaluate", "masking", "points", "progress", "robustness_figures", "runs", "stats"),
+        "targets",
     },
     "configured": {"attacks", "config", "data", "defences", "layers", "models", "train"},
     "recording": {"config", "configured", "evaluate", "kernels", "layers", "models", "records"},

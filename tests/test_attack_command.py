@@ -636,6 +636,15 @@ def test_a_random_source_is_frozen_so_that_every_attack_can_be_made_on_it(here: 
         ),
         ("plain --batchout-in-eval", r"--batchout-in-eval given, but plain was trained without BatchOut; drop it"),
         ("guarded --batchout-in-eval", r"--batchout-in-eval given, but the partners go by class, and evaluation has"),
+        (
+            "plain --inference-batchout 2",
+            r"--inference-batchout given, but plain was trained without BatchOut; drop it",
+        ),
+        ("mixed --inference-batchout 0", r"--inference-batchout got '0': "),
+        (
+            "mixed --inference-batchout 2 --batchout-in-eval",
+            r"--batchout-in-eval and --inference-batchout given, two ways to use BatchOut; drop one",
+        ),
         ("plain --source three", r"--source three was trained on other images than plain; choose another"),
         ("plain --source nowhere", r".*nowhere.*"),
         ("nowhere", r".*nowhere.*"),
@@ -715,6 +724,39 @@ def test_batchout_in_evaluation_is_a_mode_of_its_own_and_random(here: Path, tell
 def test_batchout_in_evaluation_is_random_even_where_an_image_has_no_partner_but_itself(here: Path, tell: Tell) -> None:
     flags = "--attacks square --eps 0.1 --batchout-in-eval --subset 1 --no-checks"
     assert {p["attack"] for p in attack(tell, "mixed", flags)} == {"square frozen"}
+
+
+@pytest.mark.parametrize("mode", ["--batchout-in-eval", "--inference-batchout 2"])
+def test_the_frozen_twin_is_the_same_net_in_batches_of_any_size(mode: str, here: Path, tell: Tell) -> None:
+    shutil.copytree(here / "mixed", here / "again")
+    flags = f"--attacks fgsm,square --eps 0,0.1,0.2 --subset 60 --no-checks {mode}"
+    whole = by_key(attack(tell, "mixed", f"{flags} --batch-size 60"))
+    parts = by_key(attack(tell, "again", f"{flags} --batch-size 7"))
+    for eps in (0, 0.1, 0.2):
+        assert whole["fgsm frozen", eps]["correct"] == parts["fgsm frozen", eps]["correct"]
+
+
+def test_batchout_at_inference_is_a_random_net_whose_draws_are_training_images(here: Path, tell: Tell) -> None:
+    flags = "--attacks fgsm,autoattack --eps 0.1 --check-subset 10 --inference-batchout"
+    few, many = (by_key(attack(tell, "mixed", f"{flags} {count}")) for count in (1, 5))
+    for count, points in ((1, few), (5, many)):
+        assert points.keys() == {("fgsm", 0.1), ("fgsm frozen", 0.1), ("autoattack frozen", 0.1)}, "no headline of it"
+        assert {p["settings"]["mode"] for p in points.values()} == {
+            f"BatchOut at inference, beside {count} training images"
+        }
+        assert all("random forward" in p["flags"] for p in points.values())
+        assert (len(points["fgsm", 0.1]["draws"]), points["fgsm", 0.1]["settings"]["draws"]) == (3, 2)
+    assert len(kept(here / "mixed", "fgsm")) == 2, "both numbers of images are kept"
+    mixed = [
+        *(point["settings"]["mode"].split(",")[0] for point in kept(here / "mixed", "fgsm")),
+        *(p["settings"].get("mode", "") for p in attack(tell, "mixed", "--attacks fgsm --eps 0.1")),
+    ]
+    assert mixed == ["BatchOut at inference", "BatchOut at inference", ""]
+    assert "random forward" not in by_key(attack(tell, "mixed", "--attacks fgsm --eps 0.1"))["fgsm", 0.1]["flags"]
+
+
+def test_batchout_at_inference_needs_no_labels(here: Path, tell: Tell) -> None:
+    assert len(attack(tell, "guarded", "--attacks fgsm --eps 0.1 --no-checks --inference-batchout 2")) == 2
 
 
 def test_the_worst_case_is_never_overwritten_by_a_weaker_one_or_by_a_mistake(here: Path, tell: Tell) -> None:

@@ -70,7 +70,8 @@ def test_a_point_is_found_by_attack_radius_norm_steps_and_mode() -> None:
         point("fgsm", 0.1, [1, 1, 0, 0]),
         point("fgsm", 0.1, [1, 0], subset="few"),
         point("fgsm", 0.1, [1, 1, 1, 0], settings={"mode": "BatchOut active in evaluation"}),
-        point("fgsm", 0.0, [1, 1, 1, 1], settings={"mode": "BatchOut active in evaluation"}),
+        point("fgsm", 0.0, [1, 1, 1, 1], settings={"mode": "BatchOut active in evaluation, a published mistake"}),
+        point("fgsm", 0.1, [0, 0, 0, 0], settings={"mode": "BatchOut at inference, beside 30 training images"}),
         point("fgsm frozen", 0.1, [0, 0, 0, 0]),
         point("pgd", 0.1, [1, 0, 0, 0], settings={"steps": 50}),
         point("pgd", 0.3, [0, 1, 0, 0], settings={"steps": 10, "step_size": 0.01}),
@@ -92,6 +93,7 @@ def test_a_point_is_found_by_attack_radius_norm_steps_and_mode() -> None:
     assert percent("attack", "pgd", 0.1, steps=10) is None
     assert percent("attack", "pgd", 0.3, steps=10, mode="step eps/30") == 25.0
     assert percent("attack", "pgd", 0.3, steps=10) is None, "the library's step is another attack"
+    assert percent("attack", "fgsm", 0.1, mode="inference-mean") == 0.0
     assert percent("attack", "fgsm", 0.1, mode="inference-vote") is None
     assert percent("attack", "fgsm", 0.2) is None
     assert findings.value(found, Measure("attack", "deepfool", 3.0, "l2")) == findings.Value(

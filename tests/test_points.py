@@ -13,6 +13,7 @@ from perturblab import robustness_figures
 from perturblab.attacks import ATTACKS
 from perturblab.errors import UserError
 from perturblab.points import (
+    ACTIVE,
     BLACK_BOX,
     BLIND,
     NO_WORST,
@@ -164,7 +165,8 @@ def test_a_random_net_lacks_a_worst_case_where_there_would_be_one() -> None:
     assert lacks_worst([point("fgsm", **random), point("pgd", **random)])
     assert not lacks_worst([point("fgsm", **random), point("fgsm", 0.2, **random)]), "one attack"
     assert not lacks_worst([point("fgsm"), point("pgd")])
-    mistakes = [{"settings": {"verdicts": 3, name: "a published one"}} for name in ("mode", "mistake")]
+    named = (("mode", f"{ACTIVE}, a published mistake"), ("mistake", "a published one"))
+    mistakes = [{"settings": {"verdicts": 3, name: text}} for name, text in named]
     assert not lacks_worst([point(name, **given) for name in ("fgsm", "pgd") for given in mistakes])
 
 
@@ -192,7 +194,7 @@ def test_curves_of_other_images_or_another_effort_are_not_taken_for_one() -> Non
     assert names(rising([point("pgd", 0.1, 3), point("pgd", 0.2, 9)])) == {"pgd"}
 
 
-NET = ("w", False)
+NET = ("w", "")
 
 
 def flags_of(points: list[Point]) -> dict[tuple[str, float], tuple[str, ...]]:
@@ -219,7 +221,7 @@ def test_flags_of_several_checks_add_up_and_none_is_washed_off_by_a_check_that_f
 
 
 def test_flags_stay_with_their_weights_mode_and_norm() -> None:
-    mode = {"settings": {"mode": "BatchOut active in evaluation, a published mistake"}}
+    mode = {"settings": {"mode": ACTIVE}}
     points = [
         *(point("fgsm"), point("fgsm", norm="l2"), point("fgsm", weights="v"), point("fgsm", **mode)),
         *(point("deepfool", 1.0, norm="l2"), point("fgsm", subset="t", total=20)),
@@ -229,7 +231,7 @@ def test_flags_stay_with_their_weights_mode_and_norm() -> None:
     assert found == [both, (SATURATED,), (), (), both, both], (
         "saturated logits are so in every norm; DeepFool has no radius"
     )
-    assert flagged([point("fgsm", **mode)], [Raised(("w", True), "linf", [SATURATED])])[0].flags == (SATURATED,)
+    assert flagged([point("fgsm", **mode)], [Raised(("w", ACTIVE), "linf", [SATURATED])])[0].flags == (SATURATED,)
 
 
 def test_a_random_net_says_so_without_any_check() -> None:
@@ -242,7 +244,7 @@ def test_a_random_net_says_so_without_any_check() -> None:
 def test_flags_that_points_have_stay_until_their_net_is_checked() -> None:
     stale = [p.model_copy(update={"flags": ("old", SATURATED, NOT_MONOTONE)}) for p in curve("falls", 900, 100)]
     assert [p.flags for p in flagged(stale)] == [(), (SATURATED, "old")], "the rise is looked for anew"
-    assert [p.flags for p in flagged(stale, [Raised(("v", False), "linf", [])])][1] == (SATURATED, "old")
+    assert [p.flags for p in flagged(stale, [Raised(("v", ""), "linf", [])])][1] == (SATURATED, "old")
     assert [p.flags for p in flagged(stale, [Raised(NET, "linf", [])])] == [(), ()]
 
 

@@ -116,6 +116,8 @@ LINES = (
     "attack run --attacks autoattack --eps 0.1 --subset 2 --no-checks --quiet",
     "attack run --batchout-in-eval",
     "attack byclass --batchout-in-eval --quiet",
+    "attack run --inference-batchout 2 --quiet",
+    "attack run --inference-batchout 2 --batchout-in-eval --quiet",
     "attack stopped --attacks fgsm --eps 0.1 --quiet",
     "attack run --dataroot nowhere --attacks fgsm --eps 0.1 --subset 5 --no-checks --quiet",
     "attack run --iterations 0",

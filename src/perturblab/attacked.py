@@ -1,10 +1,9 @@
 """A run under attack: every attack at every radius once, kept in the run's folder, checked and drawn."""
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,13 @@ from perturblab.attacks import (
     autoattack,
     deepfool_path,
     square,
-    to_pixels,
     untouched,
     violations,
 )
 from perturblab.config import AttackConfig
-from perturblab.defences import ActiveBatchOut
 from perturblab.errors import UserError
-from perturblab.layers.partners import BY_CLASS
 from perturblab.points import (
-    FEWEST,
+    ACTIVE,
     FROZEN,
     TRANSFER,
     WORST,
@@ -46,28 +42,10 @@ from perturblab.points import (
 from perturblab.progress import Show
 from perturblab.seeding import stream
 from perturblab.stats import wilson
+from perturblab.targets import Target, changes, make_target
 
 _GREY = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 _COLOUR = tuple(n / 255 for n in range(9))
-_LOOKED_AT = 64  # images that show whether a net is random
-
-
-@dataclass
-class Target:
-    """What is attacked: the net, the images and how to write down what happened."""
-
-    folder: Path
-    model: nn.Module
-    x: Tensor  # (N, C, H, W) in [0, 1]
-    y: Tensor  # (N,)
-    subset: str
-    weights: str
-    source: nn.Module | None
-    source_weights: str
-    effort: Effort
-    config: AttackConfig
-    random: bool
-    paths: dict[str, list[Tensor]] = field(default_factory=dict)  # what attacks by iterations gave at every cap
 
 
 def attack_run(folder: Path, config: AttackConfig, show: Show) -> list[Point]:
@@ -87,8 +65,8 @@ def attack_run(folder: Path, config: AttackConfig, show: Show) -> list[Point]:
             be checked, a broken file.
     """
     names = _checked_names(config)
-    run, _ = runs.trained_run(folder, show, _changes(config))
-    target = _target(run, config, show)
+    run, _ = runs.trained_run(folder, show, changes(config))
+    target = make_target(run, config, show)
     load_run_points(folder)  # a broken file is told before hours are spent
     measured = _measure_all(target, _plan(names, target, run.images.name), show)
     if config.checks:
@@ -120,61 +98,6 @@ def _checked_names(config: AttackConfig) -> list[str]:
         if config.norm not in ATTACKS[plain].norms and not ATTACKS[plain].by_iterations:
             raise UserError(f"--norm {config.norm} is not known to {name}; it knows {', '.join(ATTACKS[plain].norms)}")
     return list(dict.fromkeys(config.attacks))
-
-
-def _changes(config: AttackConfig) -> dict[str, Any]:
-    changes: dict[str, Any] = {"device": config.device}
-    return changes if config.dataroot is None else changes | {"dataroot": str(Path(config.dataroot).absolute())}
-
-
-def _target(run: runs.Run, config: AttackConfig, show: Show) -> Target:
-    test = run.images.test
-    rows = torch.arange(len(test.labels))
-    if config.subset is not None and config.subset < len(rows):
-        # Not from the run's seed: every run is judged on the same images.
-        rows = torch.randperm(len(rows), generator=stream(0, "attacked images"))[: config.subset].sort().values
-    digest = hashlib.sha256(f"{run.images.hashes['test']} {rows.tolist()}".encode()).hexdigest()[:16]
-    model: nn.Module = run.in_pixels
-    if config.batchout_in_eval:
-        if not run.mixings:
-            raise UserError(f"--batchout-in-eval given, but {run.folder} was trained without BatchOut; drop it")
-        if any(mixing.partners in BY_CLASS for mixing in run.mixings.values()):
-            raise UserError(
-                "--batchout-in-eval given, but the partners go by class, and evaluation has no labels; drop it"
-            )
-        model = ActiveBatchOut(model)
-    model.eval()
-    if config.checks and (count := min(config.check_subset, len(rows))) < FEWEST:
-        raise UserError(
-            f"--check-subset and --subset leave the masking checks {count} images, too few to raise a flag; give both "
-            f"at least {FEWEST}, or --no-checks"
-        )
-    x = to_pixels(test.images[rows]).to(run.device, memory_format=torch.channels_last)  # as in training: faster
-    y = test.labels[rows].to(run.device)
-    # Two passes over a few images may draw the same by chance; BatchOut in evaluation is random by construction.
-    is_random = config.batchout_in_eval or masking.is_random(model, x[:_LOOKED_AT])
-    source: nn.Module | None = None
-    if config.source is not None:
-        other, _ = runs.trained_run(Path(config.source), show, _changes(config))
-        if other.images.hashes["test"] != run.images.hashes["test"]:
-            raise UserError(f"--source {config.source} was trained on other images than {run.folder}; choose another")
-        source = other.in_pixels.eval()
-        if masking.is_random(source, x[:_LOOKED_AT]):
-            source = Frozen(source)
-    effort = Effort(
-        steps=config.steps,
-        step_size=config.step_size,
-        restarts=config.restarts,
-        queries=config.queries,
-        draws=config.draws if is_random else 1,
-        early_stop=not is_random,
-    )
-    hashes = [_hash_of_weights(folder) for folder in (run.folder, Path(config.source or run.folder))]
-    return Target(run.folder, model, x, y, digest, hashes[0], source, hashes[1], effort, config, is_random)
-
-
-def _hash_of_weights(folder: Path) -> str:
-    return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def _plan(names: Sequence[str], target: Target, dataset: str) -> list[tuple[str, float]]:
@@ -215,8 +138,10 @@ def _settings(target: Target, name: str, attack: Attack) -> dict[str, Any]:
         settings |= {"source": Path(str(target.config.source)).name, "source_weights": target.source_weights}
     if target.random and not name.endswith(FROZEN):
         settings["verdicts"] = target.config.verdicts
-    if target.config.batchout_in_eval:
-        settings["mode"] = "BatchOut active in evaluation, a published mistake"
+    if target.mode:
+        settings["mode"] = target.mode
+        if target.mode.startswith(ACTIVE) and name.endswith(FROZEN):
+            settings["draw"] = "every image is moved towards the same test image"
     if attack.outside:
         settings["mistake"] = attack.about
     return settings | {"seed": target.config.manual_seed}
@@ -281,7 +206,7 @@ def make_images(
     if name.startswith(TRANSFER) and target.source is not None:
         model = target.source
     if name.endswith(FROZEN):
-        model = Frozen(model)
+        model = Frozen(model if name.startswith(TRANSFER) else target.twin)
     threat = Threat(target.config.norm, eps)
     if attack.by_iterations:
         return _capped(target, model, name, int(eps), moved)
@@ -321,7 +246,7 @@ def _judged(target: Target, name: str, blank: Point, attack: Attack, x_adv: Tens
     wrong = violations(x_adv, target.x, Threat(blank.norm, limit))
     if wrong.any() and not attack.outside:
         raise RuntimeError(f"{name} left the ball or the bounds in {int(wrong.sum())} of {len(wrong)} images")
-    model = Frozen(target.model) if name.endswith(FROZEN) else target.model
+    model = Frozen(target.twin) if name.endswith(FROZEN) else target.model
     fresh = target.random and not name.endswith(FROZEN)
     times = target.config.verdicts if fresh else 1
     verdicts = [evaluate.answers(model, x_adv, target.y).correct for _ in range(times)]
@@ -379,9 +304,8 @@ def _check(target: Target, measured: Sequence[Point], show: Show) -> None:
     """Look for signs of a masked gradient, once for the same net, images and effort."""
     eps = masking.telling_radius(measured)
     count = min(target.config.check_subset, len(target.y))
-    mode = "batchout" if target.config.batchout_in_eval else ""
     source = target.source_weights if target.source is not None else ""
-    key = [target.subset, count, target.weights, target.config.norm, eps, asdict(target.effort), mode]
+    key = [target.subset, count, target.weights, target.config.norm, eps, asdict(target.effort), target.mode]
     key += [source, target.config.manual_seed]
     if not masking.is_checked(target.folder, key):
         show.say(f"masking checks on {count} images at {radius(eps)}")

@@ -267,6 +267,9 @@ class AttackConfig(BaseModel):
     checks: bool = Field(True, description="look for signs of a masked gradient")
     check_subset: Positive = Field(200, description="images of these checks")
     batchout_in_eval: bool = Field(False, description="a published mistake: BatchOut active in evaluation")
+    inference_batchout: Positive | None = Field(
+        None, description="BatchOut at inference: every pass averages over so many training images, drawn anew"
+    )
     manual_seed: Seed = Field(1, description="decides starts and draws")
     batch_size: Positive = Field(100, description="images attacked at once; a GPU is faster with more")
     dataroot: str | None = Field(None, description="where the data set is looked for first; the run's by default")

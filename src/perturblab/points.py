@@ -17,6 +17,7 @@ WORST = "worst case"
 CHECKS = "checks.json"  # beside the curves: what the masking checks found
 TRANSFER, FROZEN = "transfer-", " frozen"
 BLIND = ("square", "uniform", "gaussian")  # attacks that follow no gradient of the net; nor do transfers
+ACTIVE, AT_INFERENCE = "BatchOut active in evaluation", "BatchOut at inference"  # how modes begin, up to a comma
 UPPER_BOUND = "empirical upper bound"
 NO_WORST = "no worst case of a random net: every attack was judged by draws of its own"
 
@@ -97,9 +98,9 @@ class Point(BaseModel, frozen=True, extra="forbid"):
         return self.attack, self.norm, self.subset, self.weights, json.dumps(self.settings, sort_keys=True)
 
     @property
-    def net(self) -> tuple[str, bool]:
-        """Which net was attacked: its weights, and whether BatchOut was active in evaluation."""
-        return self.weights, "mode" in self.settings
+    def net(self) -> tuple[str, str]:
+        """Which net was attacked: its weights, and how BatchOut took part in evaluation."""
+        return self.weights, self.settings.get("mode", "")
 
     @property
     def plain(self) -> str:
@@ -202,8 +203,8 @@ def with_worst(points: Sequence[Point], clean: Mapping[tuple[str, str], str] | N
 
 def lacks_worst(points: Sequence[Point]) -> bool:
     """Say whether the worst case of these points of one net is missing because the net is random."""
-    by_radius = [p for p in points if p.is_random and not is_capped(p.attack)]
-    return len({p.attack for p in by_radius if not {"mistake", "mode"} & p.settings.keys()}) > 1
+    by_radius = [p for p in points if p.is_random and not is_capped(p.attack) and "mistake" not in p.settings]
+    return len({p.attack for p in by_radius if not p.settings.get("mode", "").startswith(ACTIVE)}) > 1
 
 
 def meaning(found: Mapping[str, Any]) -> list[str]:
@@ -230,7 +231,7 @@ def meaning(found: Mapping[str, Any]) -> list[str]:
 class Raised(NamedTuple):
     """Flags of a net, as in `Point.net`, in one norm; none where it was checked and nothing was found."""
 
-    net: tuple[str, bool]
+    net: tuple[str, str]
     norm: str
     flags: Iterable[str]
 
@@ -252,7 +253,7 @@ def flagged(points: Sequence[Point], checks: Sequence[Raised] = ()) -> list[Poin
     kept = [Raised(p.net, "" if is_capped(p.attack) else p.norm, p.flags) for p in points if p.net not in seen]
     random = [Raised(p.net, p.norm, (RANDOM,)) for p in points if p.is_random or p.attack.endswith(FROZEN)]
     side_by_side, weak = compared(points)
-    raised: dict[tuple[tuple[str, bool], str], set[str]] = {}
+    raised: dict[tuple[tuple[str, str], str], set[str]] = {}
     for net, norm, flags in (*checks, *kept, *random, *side_by_side):
         raised.setdefault((net, norm), set()).update({*flags} - {NOT_MONOTONE})
     own = {NOT_MONOTONE: rising(points), PGD_WEAKER: weak}
@@ -390,7 +391,7 @@ def load_checks(folder: Path) -> list[dict[str, Any]]:
 def raised_by(check: Mapping[str, Any]) -> Raised:
     """Say what a check raised: by its numbers, since what they mean may have been refined."""
     _, _, weights, norm, _, _, mode, *_ = check["key"]
-    return Raised((str(weights), bool(mode)), str(norm), meaning(check["findings"]))
+    return Raised((str(weights), str(mode)), str(norm), meaning(check["findings"]))
 
 
 def point_files(folder: Path) -> list[Path]:

@@ -78,7 +78,8 @@ def connected(on: str, need: Need, at_once: int | None = None) -> Iterator[Calla
             ray.init("auto" if on == "ray" else on, logging_level=logging.ERROR, log_to_driver=False)
             break
         except ConnectionAbortedError as error:
-            # A head starts a server for each client; a busy one gives it up after 30 s, and the next may be faster.
+            # A head forks a server for each client while its gRPC threads run: about one in ten dies at birth (Ray's
+            # issue 63202), which the head tells after 30 s.
             if not calls_left:
                 raise _no_cluster(on, str(error).strip().splitlines()[-1]) from error
         except (OSError, RuntimeError, ValueError, ImportError) as error:  # what Ray raises where there is none

@@ -7,7 +7,7 @@ from statistics import fmean
 from perturblab import stats
 from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Entry, Measure, Relation
 from perturblab.errors import UserError
-from perturblab.points import Point
+from perturblab.points import ACTIVE, AT_INFERENCE, Point
 from perturblab.presets import PRESETS, differing, flags_of, is_comparable
 from perturblab.report.measured import Run
 from perturblab.report.volatility import spreads
@@ -18,6 +18,7 @@ _CLOSE = 1e-6  # radii are typed as decimals here and as fractions there
 _EVERY_EPOCH = "every epoch"
 _BASELINE, _EVIDENCE = "K1", 55.0  # the 3x3 net, and the percent on CIFAR-10 below which a study is none
 _FIRST_COUNTED = 11  # epoch index; the published code looks for the best one from there on
+_MODES = {"batchout-in-eval": ACTIVE, "inference-mean": AT_INFERENCE}
 _AUDITED = {
     "batch mean": "batch_mean",
     "batch mean, truncated": "batch_mean_truncated",
@@ -282,14 +283,13 @@ def _fits(point: Point, measure: Measure) -> bool:
     clean = measure.metric == "exact"  # of a published mode: the accuracy at radius 0 in that mode
     if (not clean and (point.attack, point.norm) != (measure.attack, measure.norm)) or "frozen" in point.attack:
         return False
-    if abs(point.eps - (0 if clean else measure.eps)) > _CLOSE or bool(point.settings.get("mode")) != (
-        measure.mode == "batchout-in-eval"
-    ):
+    mode = point.settings.get("mode", "").partition(",")[0]
+    if abs(point.eps - (0 if clean else measure.eps)) > _CLOSE or mode != _MODES.get(measure.mode, ""):
         return False
     step = point.settings.get("step_size")
     if (measure.mode == "step eps/30") != (step is not None and abs(step - measure.eps / 30) < _CLOSE):
         return False
-    return not measure.mode.startswith("inference") and measure.steps in (0, point.settings.get("steps"))
+    return measure.mode != "inference-vote" and measure.steps in (0, point.settings.get("steps"))
 
 
 def _presets(places: Places) -> list[str]:
