@@ -4,6 +4,7 @@ Every row has a second implementation: a few plain functions that read the row's
 the published code. Without the masks, the same functions are the mask-free twin that level 0 must equal.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -180,6 +181,20 @@ def noise_neck(s: State, x: Tensor, stride: int) -> Tensor:
     x = noise_layer(s["3"], F.relu(norm(s["1"], conv(s["0"], x))))
     x = F.relu(norm(s["5"], F.max_pool2d(x, stride, ceil_mode=True)))
     return norm(s["8"], conv(s["7"], x))
+
+
+def one_of_a_window(x: Tensor, stride: int, *, ceil_mode: bool) -> Tensor:
+    return x[..., ::stride, ::stride]
+
+
+def over_3x3(x: Tensor, stride: int, *, ceil_mode: bool) -> Tensor:
+    """The maximum over each pixel that is kept and its eight neighbours."""
+    if stride == 1:
+        return x
+    bordered = F.pad(x, (1, 1, 1, 1), value=-math.inf)
+    height, width = x.shape[2:]
+    shifted = [bordered[..., i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return torch.stack(shifted).amax(0)[..., ::stride, ::stride]
 
 
 def perturb_block(s: State, x: Tensor, stride: int, *, pool: Callable[..., Tensor] = F.max_pool2d) -> Tensor:
@@ -515,7 +530,10 @@ LAYERS = [
 plain, plain_neck = (partial(resnet, stem=conv_stem, block=block) for block in (resnet_block, resnet_neck))
 noise, noise_deep = (partial(resnet, stem=conv_stem, block=block) for block in (noise_block, noise_neck))
 pnn, pnn_neck = (partial(resnet, stem=perturb_stem, block=block) for block in (perturb_block, perturb_neck))
-average = partial(resnet, stem=perturb_stem, block=partial(perturb_block, pool=F.avg_pool2d))
+average, strided, overlapping = (
+    partial(resnet, stem=perturb_stem, block=partial(perturb_block, pool=pool))
+    for pool in (F.avg_pool2d, one_of_a_window, over_3x3)
+)
 first_act = partial(resnet, stem=partial(perturb_stem, use_act=True, factor=3.0), block=perturb_block)
 reply, sigmoid, mixed_first = (
     partial(resnet, stem=stem, block=perturb_block) for stem in (reply_stem, reply_first, mixed_stem)
@@ -580,6 +598,8 @@ NET_ROWS = [
     P18(pnn, 17, name="redrawn", redraw_masks="always", row={"random": "always"}),
     P18(pnn, 17, name="untied", untied_bias=True, act="tanh", row={"outside": True, "act": "tanh"}),
     P18(average, 17, name="avg", pool_type="avg"),
+    P18(strided, 17, name="strided", pool_type="stride"),
+    P18(overlapping, 17, name="overlap", pool_type="overlap"),
     P18(first_act, 17, name="use-act", use_act=True, scale_noise=3.0),
     P18(reply, 17, name="up", code="up"),
     P18(reply, 16, name="up-first3", code="up", first_filter_size=3),

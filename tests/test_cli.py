@@ -93,6 +93,7 @@ GIVEN: dict[str, str] = {
     "nepochs": "3",
     "manual_seed": "7",
     "optim_method": "AdamW",
+    "train_only": "norms",
     "learning_rate": "1e-4",
     "optimizer_schedule": "cosine",
     "momentum": "0.5",
@@ -235,6 +236,7 @@ def test_no_list_of_choices_is_left_out() -> None:
     assert {name for name in TrainConfig.model_fields if choices(name)} == checked | {
         "filter_size",
         "first_filter_size",
+        "train_only",
         "compile",
         "defence_mode",
     }

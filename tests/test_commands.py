@@ -20,7 +20,7 @@ import torch
 from perturblab import checkpoint, cli, data
 from perturblab.arguments import given, parsed
 from perturblab.config import TrainConfig, validated
-from perturblab.configured import build_net, make_recipe, net_options
+from perturblab.configured import build_net, freeze, make_recipe, net_options
 from perturblab.data import ImageData, Split
 from perturblab.layers import Masks
 from perturblab.models import NETS, Task, describe
@@ -360,6 +360,7 @@ def check_two_steps(argv: list[str], saved: dict[str, Any]) -> None:
     assert (saved["state"]["epoch"], saved["state"]["step"]) == (0, 2)
     assert saved["state"]["reached"]["images"] == 2 * config.batch_size
     before = build_net(config, Task(), seed=config.manual_seed)
+    freeze(config, before)
     assert set(saved["model"]) == set(before.state_dict())
     parameters = dict(before.named_parameters())
     masks = {f"{name}.stored" for name, module in before.named_modules() if isinstance(module, Masks)}

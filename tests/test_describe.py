@@ -483,6 +483,7 @@ def test_published_receptive_field(name: str, pixels: int) -> None:
     [
         (P, {"pool_type": "avg", "first_filter_size": 0}, 40),
         (P, {"pool_type": "avg", "first_filter_size": 5}, 40),
+        (P, {"pool_type": "stride", "first_filter_size": 5}, 40),
         (P, {"pool_type": "avg", "first_filter_size": 7}, 96),
         (P, {"pool_type": "avg", "first_filter_size": 3, "filter_size": 3}, 160),
         ("perturb_resnet50", {"pool_type": "avg", "filter_size": 3}, 96),

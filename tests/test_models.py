@@ -102,7 +102,7 @@ def test_any_channels_classes_and_sizes(net: str, task: Task) -> None:
 
 
 @pytest.mark.parametrize("net", RESNETS)
-@pytest.mark.parametrize("pool", ["max", "avg"])
+@pytest.mark.parametrize("pool", ["max", "avg", "stride", "overlap"])
 def test_every_map_of_a_1x1_image_is_1x1(net: str, pool: str) -> None:
     options = {"pool_type": pool} if "pool_type" in options_read(net) else {}
     module = tiny(net, Task(2, 3, (1, 1)), **options).eval()
@@ -319,8 +319,8 @@ def test_dropout_is_read(net: str, dropout: float) -> None:
         ),
         (P, {"operator": "shift"}, f"{P} does not read operator; it reads act"),
         (P, {"first_filter_size": 4}, "filter_size is 4; choose 0 "),
-        (P, {"pool_type": "mean"}, "pool_type is 'mean'; choose one of max, avg"),
-        ("lenet", {"pool_type": "mean"}, "pool_type is 'mean'; choose one of max, avg"),
+        (P, {"pool_type": "mean"}, "pool_type is 'mean'; choose one of max, avg, stride, overlap"),
+        ("lenet", {"pool_type": "mean"}, "pool_type is 'mean'; choose one of max, avg, stride, overlap"),
         (P, {"act": "gelu"}, "act is 'gelu'; choose one of relu"),
         (P, {"nmasks": 2, "nfilters": 128}, "use a multiple of 3, or nmasks 1"),
         (P, {"first_masks": -1}, "first_masks is -1; choose 0, or a multiple of nfilters of at least 1"),

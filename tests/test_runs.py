@@ -17,7 +17,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from perturblab import checkpoint, data, evaluate, execution, records, runs
 from perturblab.config import TrainConfig
@@ -424,6 +424,27 @@ def test_the_same_initial_net_whatever_it_is_trained_on(tmp_path: Path) -> None:
         assert same(opened(tmp_path, **given).model.state_dict(), want), given
     other = opened(tmp_path, manual_seed=2).model.state_dict()
     assert not any(torch.equal(want[name], other[name]) for name in want if "stored" in name or name == "8.weight")
+
+
+def test_only_the_norms_are_trained_where_that_is_asked_for(tmp_path: Path) -> None:
+    """Everything else ends as it was drawn, bit for bit."""
+    before = {name: value.clone() for name, value in opened(tmp_path / "drawn").model.state_dict().items()}
+    run = executed(tmp_path / "run", train_only="norms", learning_rate=0.05, weight_decay=0.1, momentum=0.5)
+    norms = {name for name, part in run.model.named_modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)}
+    trained = {f"{name}.{kind}" for name in norms for kind in ("weight", "bias")}
+    parameters = dict(run.model.named_parameters())
+    assert trained
+    assert trained < parameters.keys()
+    moved = {name for name, value in parameters.items() if not torch.equal(value, before[name])}
+    assert moved == trained
+    counted = record_of(tmp_path / "run").parameters
+    assert counted.trainable == sum(parameters[name].numel() for name in trained)
+    assert counted.trainable + counted.frozen >= sum(p.numel() for p in parameters.values())
+
+
+def test_a_net_without_norms_cannot_train_them_only(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--train-only norms given, but batchout_mnist has no batch norm; drop it or"):
+        opened(tmp_path / "run", train_only="norms", **{**dict.fromkeys(NET), "net_type": "batchout_mnist"})
 
 
 def test_the_same_subset_whatever_else_is_asked_for(tmp_path: Path) -> None:

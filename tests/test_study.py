@@ -98,7 +98,7 @@ def test_ids_may_be_set_ups_figures_or_relations() -> None:
     with pytest.raises(UserError, match=r"nothing in the catalogue is called 'K44'; did you mean K4\?"):
         chosen(["K44"], TINY)
     with pytest.raises(UserError, match="cannot be run: "):
-        chosen(["A1-norms"], TINY)
+        chosen(["H1"], TINY)
     with pytest.raises(UserError, match="rests on no run"):
         chosen(["R-no-exchange"], TINY)
 

@@ -195,7 +195,7 @@ KERNELS = st.integers(1, 5)
     padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
     dilation=st.integers(1, 2),
     mode=st.sampled_from(["zeros", "reflect", "replicate", "circular"]),
-    pool_type=st.sampled_from(["max", "avg"]),
+    pool_type=st.sampled_from(["max", "avg", "stride", "overlap"]),
 )
 @settings(max_examples=150, deadline=None)
 @torch.no_grad()

@@ -104,6 +104,7 @@ LINES = (
     "train --resume '' --quiet",
     "train --resume longer --nepochs 1 --quiet",
     "train --resume begun --nepochs 1 --quiet",
+    "train --dataset-train digits --net-type batchout_mnist --train-only norms --nepochs 1 --quiet",
     # attacks
     "attack run --attacks bogus",
     "attack run --attacks transfer-fgsm",

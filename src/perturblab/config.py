@@ -120,7 +120,9 @@ class NetConfig(BaseModel):
         None, description="activation function"
     )
     use_act: bool | None = Field(None, description="activation after the mask of the first layer too")
-    pool_type: Literal["max", "avg"] | None = Field(None, description="pooling")
+    pool_type: Literal["max", "avg", "stride", "overlap"] | None = Field(
+        None, description="pooling; controls: stride keeps one pixel of a window, overlap is a max over 3x3"
+    )
     dropout: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="dropout; the ResNets never read it")
     constant_masks: bool | None = Field(None, description="control: one value a mask, the same at every pixel")
     redraw_masks: Literal["never", "train", "always"] | None = Field(None, description="control: new masks a forward")
@@ -171,6 +173,9 @@ class TrainConfig(NetConfig):
     weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="weight decay on every trained tensor")
     adam_beta1: Share = Field(0.9, description="first beta of Adam")
     adam_beta2: Share = Field(0.999, description="second beta of Adam")
+    train_only: Literal["norms"] | None = Field(
+        None, description="control: train the affine parameters of the batch norms, leave all else as it was drawn"
+    )
     learning_rate_decay: str | None = Field(None, description="refused: read by none of the published codes")
 
     normalise: bool | None = Field(None, description="subtract mean, divide by deviation; off: pixels in [0, 1]")

@@ -68,6 +68,29 @@ def build_net(
         ) from error
 
 
+def freeze(config: TrainConfig, model: nn.Module) -> None:
+    """Take out of training what the configuration leaves as it was drawn.
+
+    Args:
+        config: what was given.
+        model: the net, as built.
+
+    Raises:
+        UserError: nothing would be trained.
+
+    Reference:
+        Frankle, Schwab, Morcos, *Training BatchNorm and only BatchNorm*, ICLR 2021, arXiv 2003.00152.
+    """
+    if config.train_only is None:
+        return
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    if not norms:
+        raise UserError(f"--train-only norms given, but {config.net} has no batch norm; drop it or choose another net")
+    model.requires_grad_(False)
+    for norm in norms:
+        norm.requires_grad_(True)
+
+
 def make_recipe(config: TrainConfig, dataset: str) -> Recipe:
     """The recipe of a configuration, with the published defaults of its code."""
     published = PUBLISHED[config.code]

@@ -19,6 +19,7 @@ from perturblab.configured import (
     choose_device,
     chosen_preparation,
     decide_compile,
+    freeze,
     make_adversary,
     make_mixings,
     make_recipe,
@@ -167,6 +168,7 @@ def open_run(config: TrainConfig, folder: Path, show: Show, ranks: Ranks = ALONE
     channels, height, width = images.image_size
     task = Task(len(images.classes), channels, (height, width))
     model = build_net(config, task, seed=config.manual_seed)
+    freeze(config, model)
     recipe = make_recipe(config, images.name)
     _check_last_batch(config, task, len(training), recipe, ranks)
     model = convert_conv2d_weight_memory_format(model.to(device), torch.channels_last)

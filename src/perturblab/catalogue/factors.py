@@ -276,6 +276,7 @@ _CONTROLLED = (
         "H5",
         "H5-strided",
     ),
+    Relation("R-H5-overlap", "What pools that overlap give to the same net.", _NOBODY, "H5-overlap", "H5"),
 )
 
 RELATIONS = (

@@ -2,30 +2,28 @@
 
 from torch import nn
 
-POOLS: dict[str, type[nn.MaxPool2d] | type[nn.AvgPool2d]] = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
+POOLS = ("max", "avg", "stride", "overlap")
 
 
-def pool(kind: str, stride: int | tuple[int, int]) -> nn.Module:
+def pool(kind: str, stride: int | tuple[int, int], *, overlapping: bool = False) -> nn.Module:
     """The pooling of a block, from (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)).
 
     It rounds odd sizes up, so that it always meets what a padded convolution of that stride would give.
 
     Args:
-        kind: a key of `POOLS`.
-        stride: also its window; (vertical, horizontal) where they differ.
+        kind: "max" or "avg"; two controls: "stride" keeps the first pixel of each window and so mixes no neighbours,
+            "overlap" is a max over windows of 3x3.
+        stride: also its window; (vertical, horizontal) where they differ. At 1 nothing happens, whatever the kind.
+        overlapping: windows of 3x3, with a border of one, for the maximum and the mean.
 
     Raises:
-        ValueError: the kind is neither "max" nor "avg".
-    """
-    return pooling(kind)(stride, stride, ceil_mode=True)
-
-
-def pooling(kind: str) -> type[nn.MaxPool2d] | type[nn.AvgPool2d]:
-    """The pooling class of that name.
-
-    Raises:
-        ValueError: the name is neither "max" nor "avg".
+        ValueError: the kind is none of `POOLS`.
     """
     if kind not in POOLS:
         raise ValueError(f"pool_type is {kind!r}; choose one of {', '.join(POOLS)}")
-    return POOLS[kind]
+    if kind == "stride":
+        return nn.MaxPool2d(1, stride)
+    made = nn.AvgPool2d if kind == "avg" else nn.MaxPool2d
+    if (overlapping or kind == "overlap") and stride not in (1, (1, 1)):
+        return made(3, stride, padding=1)
+    return made(stride, stride, ceil_mode=True)

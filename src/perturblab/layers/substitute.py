@@ -99,7 +99,7 @@ def substitute(
         sizes: ((H, W), (H', W')), see `perturblab.layers.trace`.
         noise: how the masks are drawn and used.
         act: activation after the mask, or None.
-        pool_type: "max" or "avg".
+        pool_type: "max", "avg", "stride" or "overlap", see `perturblab.layers.pooling.pool`.
         generator: decides masks and weights.
 
     Returns:

@@ -208,7 +208,7 @@ def perturb_layers(
         seen: from `perturblab.layers.trace`, with an example of what the model takes.
         noise: how the masks are drawn and used.
         act: activation after the mask, or None.
-        pool_type: "max" or "avg": what a stride becomes.
+        pool_type: what a stride becomes: "max", "avg", "stride" or "overlap", see `perturblab.layers.pooling.pool`.
         leave: names or patterns of modules that are left as they are, with all inside them; ``block()`` leaves only
             the functions that a module calls.
         give_up: names or patterns of modules in which a convolution may lose what it has beyond a weight and a bias.

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from perturblab.layers import activation
-from perturblab.layers.pooling import pooling
+from perturblab.layers.pooling import pool
 from perturblab.models.perturb_resnet import PerturbOptions
 from perturblab.models.skeleton import Task, halved
 
@@ -48,7 +48,7 @@ def convnet(
                 if first
                 else options.layer(masks, options.nfilters, options.nfilters, size=size)
             )
-        features.append(pooling(options.pool_type)(3, stride=2, padding=1))
+        features.append(pool(options.pool_type, 2, overlapping=True))
         size = halved(size)
     inputs = options.nfilters * size[0] * size[1]
     return nn.Sequential(*features, nn.Flatten(), *_classifier(inputs, hidden, task.nclasses, options))

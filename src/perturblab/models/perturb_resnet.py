@@ -33,7 +33,7 @@ class PerturbOptions:
         mix_maps: a second 1x1 convolution in every perturbation layer.
         act: activation function.
         use_act: activation after the mask of the first layer too.
-        pool_type: "max" or "avg".
+        pool_type: "max", "avg", "stride" or "overlap", see `perturblab.layers.pooling.pool`.
         code: "up" takes the authors' reply variant of the first layer of a ResNet.
 
     Raises:
