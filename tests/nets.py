@@ -32,7 +32,7 @@ def digits(*, train: bool = False, classes: int = 10) -> Images:
     return to_pixels(split.images[rows]), split.labels[rows]
 
 
-def _drawn(net: nn.Module, seed: int) -> nn.Module:
+def drawn(net: nn.Module, seed: int) -> nn.Module:
     """Give a net weights that depend on the seed only, not on what ran before."""
     generator = seeded(seed)
     with torch.no_grad():
@@ -50,7 +50,7 @@ def trained(seed: int = 0, classes: int = 10, epochs: int = 12) -> PixelModel:
     x, y = digits(train=True, classes=classes)
     layers = [nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)]
     layers += [nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, classes)]
-    model = PixelModel(_drawn(nn.Sequential(*layers), seed), [0.3], [0.35]).train()
+    model = PixelModel(drawn(nn.Sequential(*layers), seed), [0.3], [0.35]).train()
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     order = seeded(seed)
     for _ in range(epochs):

@@ -23,6 +23,7 @@ from nets import (
     Quantised,
     count,
     digits,
+    drawn,
     grey,
     lengths,
     linear,
@@ -105,6 +106,28 @@ def test_every_attack_has_a_row_that_says_what_the_table_of_attacks_says() -> No
     for row in ATTACK_ROWS:
         attack = ATTACKS[row.covers]
         assert (row.norms, row.white, row.stays) == (attack.norms, attack.looks, not attack.outside), row.id
+
+
+@with_norms
+def test_channels_last_order_changes_nothing(row: AttackCase, norm: str) -> None:
+    """Colour images in the order in which convolutions are fastest, which some packages cannot view as rows."""
+    x = torch.rand(12, 3, 8, 8, generator=seeded(3))
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 6, 3, padding=1), nn.ReLU(), nn.Flatten()]
+    model = PixelModel(drawn(nn.Sequential(*layers, nn.Linear(384, CLASSES)), 0), [0.5] * 3, [0.25] * 3).eval()
+    y = model(x).argmax(1)
+    threat = Threat(norm, 0.03 if norm == "linf" else 0.3)
+    want = row.make(model, x, y, threat, generator=seeded())
+    found = row.make(
+        copy.deepcopy(model).to(memory_format=torch.channels_last),
+        x.to(memory_format=torch.channels_last),
+        y,
+        threat,
+        generator=seeded(),
+    )
+    assert found.shape == x.shape
+    assert (violations(found, x, threat) == violations(want, x, threat)).all()
+    assert abs(count(model, found, y) - count(model, want, y)) <= 1
+    assert count(model, want, y) > 0, "all parts of AutoAttack have run"
 
 
 @with_norms

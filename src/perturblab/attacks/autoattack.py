@@ -94,8 +94,8 @@ def autoattack(
             break
         seed = int(torch.randint(2**31, (), generator=generator))
         with _fenced(model), untouched(model, seed=seed):
-            engine = _engine(model, threat, attack, queries, classes, seed, x.device)
-            found, _ = engine.run_standard_evaluation(x[left], y[left], batch_size=max(len(left), 1))
+            engine = _engine(_Contiguous(model, x), threat, attack, queries, classes, seed, x.device)
+            found, _ = engine.run_standard_evaluation(x[left].contiguous(), y[left], batch_size=max(len(left), 1))
         result[left] = project(found, x[left], threat)
         if table is not None:
             table[attack] = int(still_right(model, result[left], y[left]).sum())
@@ -179,6 +179,38 @@ def _engine(
     engine.fab.n_target_classes = engine.apgd_targeted.n_target_classes = min(_TARGETS, classes - 1)
     engine.square.n_queries = queries
     return engine
+
+
+class _Laid(torch.autograd.Function):
+    """Images in another memory format; their gradient contiguous."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, memory_format: torch.memory_format) -> Tensor:
+        return x.clone(memory_format=memory_format)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].contiguous(), None
+
+
+class _Contiguous(nn.Module):
+    """A net for a package that views images and gradients as rows, which channels-last order does not allow.
+
+    Args:
+        net: from images to logits.
+        like: (N, C, H, W), in the order that the net is fastest with.
+    """
+
+    def __init__(self, net: nn.Module, like: Tensor) -> None:
+        super().__init__()
+        self.net = net
+        self.memory_format = torch.contiguous_format if like.is_contiguous() else torch.channels_last
+        self.training = net.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to logits (N, classes)."""
+        logits: Tensor = self.net(_Laid.apply(x, self.memory_format))
+        return logits
 
 
 @contextmanager
