@@ -209,7 +209,7 @@ class _Contiguous(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) to logits (N, classes)."""
-        logits: Tensor = self.net(_Laid.apply(x, self.memory_format))
+        logits: Tensor = self.net(_Laid.apply(x, self.memory_format))  # type: ignore[no-untyped-call]
         return logits
 
 
