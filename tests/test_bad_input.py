@@ -250,7 +250,7 @@ VALUES = [
     ("train --optim-method adam", r"--optim-method got 'adam'.*'SGD', 'Adam'"),
     ("train --optimizer-schedule step", r"--optimizer-schedule got 'step'.*'cosine'"),
     ("train --act swish", r"--act got 'swish'.*'relu'"),
-    ("train --pool-type min", r"--pool-type got 'min'.*'max' or 'avg'"),
+    ("train --pool-type min", r"--pool-type got 'min'.*'max', 'avg', 'stride' or 'overlap'"),
     ("train --noise-type laplace", r"--noise-type got 'laplace'.*'uniform' or 'normal'"),
     ("train --redraw-masks sometimes", r"--redraw-masks got 'sometimes'.*'never'"),
     ("train --first-masks -1", r"--first-masks got '-1'.*0"),
