@@ -71,6 +71,7 @@ def test_a_point_is_found_by_attack_radius_norm_steps_and_mode() -> None:
         point("fgsm", 0.1, [1, 0], subset="few"),
         point("fgsm", 0.1, [1, 1, 1, 0], settings={"mode": "BatchOut active in evaluation"}),
         point("fgsm", 0.0, [1, 1, 1, 1], settings={"mode": "BatchOut active in evaluation, a published mistake"}),
+        point("fgsm", 0.1, [0, 0, 0, 1], settings={"mode": "BatchOut at inference, beside 3 training images"}),
         point("fgsm", 0.1, [0, 0, 0, 0], settings={"mode": "BatchOut at inference, beside 30 training images"}),
         point("fgsm frozen", 0.1, [0, 0, 0, 0]),
         point("pgd", 0.1, [1, 0, 0, 0], settings={"steps": 50}),

@@ -181,18 +181,6 @@ def _engine(
     return engine
 
 
-class _Laid(torch.autograd.Function):
-    """Images in another memory format; their gradient contiguous."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, memory_format: torch.memory_format) -> Tensor:
-        return x.clone(memory_format=memory_format)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0].contiguous(), None
-
-
 class _Contiguous(nn.Module):
     """A net for a package that views images and gradients as rows, which channels-last order does not allow.
 
@@ -209,7 +197,8 @@ class _Contiguous(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) to logits (N, classes)."""
-        logits: Tensor = self.net(_Laid.apply(x, self.memory_format))  # type: ignore[no-untyped-call]
+        rows = x.flatten(1).view(x.shape)  # on the way back the gradient becomes rows too, and so contiguous
+        logits: Tensor = self.net(rows.contiguous(memory_format=self.memory_format))
         return logits
 
 

@@ -18,7 +18,7 @@ _CLOSE = 1e-6  # radii are typed as decimals here and as fractions there
 _EVERY_EPOCH = "every epoch"
 _BASELINE, _EVIDENCE = "K1", 55.0  # the 3x3 net, and the percent on CIFAR-10 below which a study is none
 _FIRST_COUNTED = 11  # epoch index; the published code looks for the best one from there on
-_MODES = {"batchout-in-eval": ACTIVE, "inference-mean": AT_INFERENCE}
+_MODES = {"batchout-in-eval": ACTIVE, "inference-mean": f"{AT_INFERENCE}, beside 30 "}  # how a point's mode begins
 _AUDITED = {
     "batch mean": "batch_mean",
     "batch mean, truncated": "batch_mean_truncated",
@@ -283,8 +283,10 @@ def _fits(point: Point, measure: Measure) -> bool:
     clean = measure.metric == "exact"  # of a published mode: the accuracy at radius 0 in that mode
     if (not clean and (point.attack, point.norm) != (measure.attack, measure.norm)) or "frozen" in point.attack:
         return False
-    mode = point.settings.get("mode", "").partition(",")[0]
-    if abs(point.eps - (0 if clean else measure.eps)) > _CLOSE or mode != _MODES.get(measure.mode, ""):
+    mode, wanted = point.settings.get("mode", ""), _MODES.get(measure.mode, "")
+    if abs(point.eps - (0 if clean else measure.eps)) > _CLOSE or bool(mode) != bool(wanted):
+        return False
+    if not mode.startswith(wanted):
         return False
     step = point.settings.get("step_size")
     if (measure.mode == "step eps/30") != (step is not None and abs(step - measure.eps / 30) < _CLOSE):
