@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perturblab.layers import AnchorConv2d, Masks, NoiseLayer, PerturbLayerFirst, Shift, fixed_buffers
+from perturblab.layers.pooling import POOLS, pool
 from perturblab.models import NETS, Task, build, options_read, published_sites, resolve
 from perturblab.models.skeleton import Residual, init_weights
 
@@ -102,12 +103,19 @@ def test_any_channels_classes_and_sizes(net: str, task: Task) -> None:
 
 
 @pytest.mark.parametrize("net", RESNETS)
-@pytest.mark.parametrize("pool", ["max", "avg", "stride", "overlap"])
-def test_every_map_of_a_1x1_image_is_1x1(net: str, pool: str) -> None:
-    options = {"pool_type": pool} if "pool_type" in options_read(net) else {}
+@pytest.mark.parametrize("kind", POOLS)
+def test_every_map_of_a_1x1_image_is_1x1(net: str, kind: str) -> None:
+    options = {"pool_type": kind} if "pool_type" in options_read(net) else {}
     module = tiny(net, Task(2, 3, (1, 1)), **options).eval()
     assert module(images(1, size=(1, 1))).shape == (1, 2)
     assert all(masks.value.shape[2:] == (1, 1) for masks in masks_of(module))
+
+
+@pytest.mark.parametrize("kind", POOLS)
+@pytest.mark.parametrize("stride", [1, (1, 1)])
+def test_a_pooling_of_stride_1_makes_no_pass_over_the_map(kind: str, stride: Any) -> None:
+    x = images(2)
+    assert all(pool(kind, stride, overlapping=overlapping)(x) is x for overlapping in (False, True))
 
 
 def test_another_size_than_the_masks_is_refused_in_one_sentence() -> None:

@@ -21,9 +21,11 @@ def pool(kind: str, stride: int | tuple[int, int], *, overlapping: bool = False)
     """
     if kind not in POOLS:
         raise ValueError(f"pool_type is {kind!r}; choose one of {', '.join(POOLS)}")
+    if stride in (1, (1, 1)):  # a window of one pixel gives what it gets, at the cost of a pass over the map
+        return nn.Identity()
     if kind == "stride":
         return nn.MaxPool2d(1, stride)
     made = nn.AvgPool2d if kind == "avg" else nn.MaxPool2d
-    if (overlapping or kind == "overlap") and stride not in (1, (1, 1)):
+    if overlapping or kind == "overlap":
         return made(3, stride, padding=1)
     return made(stride, stride, ceil_mode=True)
