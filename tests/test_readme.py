@@ -9,6 +9,7 @@ import pytest
 import perturblab
 from perturblab import cli
 from perturblab.arguments import given, parsed
+from perturblab.catalogue import ENTRIES, RELATIONS
 from perturblab.config import TrainConfig, validated
 from perturblab.report import tables
 from snippets import blocks, commands, executed, promised
@@ -64,6 +65,10 @@ def test_make_targets_exist() -> None:
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))
     assert named >= {"demo", "test", "check", "test-slow"}
     assert named <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_the_catalogue_is_as_large_as_is_said() -> None:
+    assert f"{len(ENTRIES)} published figures and {len(RELATIONS)} claims" in README
 
 
 def test_tree_names_every_file_and_no_other() -> None:

@@ -102,6 +102,7 @@ _PAPER = (
             "said; here it is as for BatchOut.",
             "Its length is a share of the sample's own norm, BatchOut's of the distance to the partner: not the same.",
         ),
+        recipe_stated=False,
     ),
     *(
         variant(
@@ -164,6 +165,7 @@ _REIMPLEMENTED = tuple(
             "It replaces all images, the paper half of them.",
             "Its adversarial images leave [0, 1]: at 0.5 they range from -0.5 to 1.5; here they are clipped.",
         ),
+        recipe_stated=False,
     )
     for eps in RADII
 )

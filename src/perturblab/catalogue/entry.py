@@ -158,6 +158,7 @@ class Relation:
         measure: what is compared.
         right_measure: what is read from the right side where it is something else than `measure`.
         rivals: set-ups that left is said to be above, every one of them; then there is no right side.
+        base: from which left and each of the rivals is one step away; "" for none.
         doubts: what is known to be uncertain or wrong about it.
         how: for a claim that no pair of runs decides by itself, how it is settled instead (a test, a computation);
             "" else.
@@ -174,6 +175,7 @@ class Relation:
     measure: Measure = Measure()
     right_measure: Measure | None = None
     rivals: tuple[str, ...] = ()
+    base: str = ""
     doubts: tuple[str, ...] = ()
     how: str = ""
     tags: tuple[str, ...] = ()

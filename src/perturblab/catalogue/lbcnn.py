@@ -55,6 +55,7 @@ _PUBLISHED = (
             _DRAWS.format("0.5", "39.3 %"),
             _WORST,
         ),
+        recipe_stated=False,
     ),
     Setup(
         "L1-svhn",
@@ -68,6 +69,7 @@ _PUBLISHED = (
             _DRAWS.format("0.9", "59.3 %"),
             _WORST,
         ),
+        recipe_stated=False,
     ),
     Setup(
         "L1-cifar",
@@ -83,10 +85,17 @@ _PUBLISHED = (
             _DRAWS.format("0.001", "0.1 %, 3.45 values a filter,"),
             _WORST,
         ),
+        recipe_stated=False,
     ),
 )
 _GAUSSIAN = tuple(
-    variant(base, f"{base.id}-gaussian", f"{base.about}; Gaussian instead of binary", {"anchors": "gaussian"})
+    variant(
+        base,
+        f"{base.id}-gaussian",
+        f"{base.about}; Gaussian instead of binary",
+        {"anchors": "gaussian"},
+        doubts=base.doubts,
+    )
     for base in _PUBLISHED
 )
 _DENSE = tuple(
@@ -96,7 +105,7 @@ _DENSE = tuple(
         f"{base.about}; learned instead of fixed",
         {"anchors": "dense"},
         counts=(parameters, 0),
-        doubts=("The published learned twin; it has the bias that the fixed filters lack.",),
+        doubts=("The published learned twin; it has the bias that the fixed filters lack.", *base.doubts),
     )
     for base, parameters in zip(_PUBLISHED, (6_261_338, 3_600_234, 142_355_850), strict=True)
 )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from perturblab import stats
-from perturblab.points import said
+from perturblab.points import SATURATED
 from perturblab.presets import PRESETS
 from perturblab.report.findings import ClaimFinding, Compared
 
@@ -13,6 +13,7 @@ _NOISE = {
     "R-noise": "Against the same net of 1x1 convolutions without noise",
     "R-noise-A1": "Under the authors' own recipe, against its twin at noise level 0",
     "R-noise-K3": "In the authors' net under the reproduction's recipe, against its twin at noise level 0",
+    "R-gap-H5": "The 3x3 net against the reproduction's noise net",
     "R-gap": "The 3x3 net against the authors' noise net",
     "R-cnn-recipe": "The 3x3 net under the authors' recipe against itself under the reproduction's",
 }
@@ -35,12 +36,15 @@ _BATCHOUT_DECIDED: _Deciding = {
     "on MNIST": ("R-batchout-autoattack-mnist", "R-batchout-pgd-mnist"),
     "on CIFAR-10": ("R-batchout-autoattack-cifar", "R-batchout-pgd-cifar"),
 }
-_WORDS = {
-    "better": "yes",
-    "worse": "no, it hurts",
+_NOISE_WORDS = {
+    "better": "yes, by {} points",
+    "worse": "no, it costs {} points",
     "not distinguishable": "not so that these seeds could tell",
     "too few seeds": "too few seeds to say",
 }
+_BATCHOUT_WORDS = _NOISE_WORDS | {"better": "more so, by {} points", "worse": "less so, by {} points"}
+# Attacks that hold what saturated logits ask for: a loss without the softmax, and one without gradients.
+_BEYOND_LOGITS = ("autoattack",)
 
 
 @dataclass(frozen=True)
@@ -65,51 +69,71 @@ def answers(claims: Sequence[ClaimFinding]) -> tuple[Answer, Answer]:
         claims: from `perturblab.report.findings.claims`.
 
     Returns:
-        The two answers, from the largest preset at which each claim was measured.
+        The two answers, from the largest preset at which each claim was measured with evidence.
     """
-    found = {finding.relation.id: finding.measured[0] for finding in claims if finding.measured}
+    found = {finding.relation.id: _best_known(finding) for finding in claims if finding.measured}
     return (
-        _answer("Does noise help a perturbative network?", _NOISE, _NOISE_DECIDED, found),
-        _answer("Does BatchOut make a net robust?", _BATCHOUT, _BATCHOUT_DECIDED, found),
+        _answer("Does noise help a perturbative network?", _NOISE, _NOISE_DECIDED, _NOISE_WORDS, found),
+        _answer("Does BatchOut make a net robust?", _BATCHOUT, _BATCHOUT_DECIDED, _BATCHOUT_WORDS, found),
     )
 
 
-def _answer(question: str, leads: Mapping[str, str], decided: _Deciding, found: Mapping[str, Compared]) -> Answer:
+def _best_known(finding: ClaimFinding) -> Compared:
+    """The largest preset; one without evidence only where there is no other."""
+    return next((compared for compared in finding.measured if not compared.weak), finding.measured[0])
+
+
+def _answer(
+    question: str,
+    leads: Mapping[str, str],
+    decided: _Deciding,
+    words: Mapping[str, str],
+    found: Mapping[str, Compared],
+) -> Answer:
     measured = [(lead, found[name]) for name, lead in leads.items() if name in found]
     if not measured:
         return Answer(question, "Not yet measured", ())
     sizes = [f"{name}: {PRESETS[name].about}" for name in _presets(measured) if name in PRESETS]
-    sentences = (*(_sentence(*pair) for pair in measured), f"Measured at {'; '.join(sizes)}.")
-    return Answer(question, _verdict(decided, found), sentences)
+    images = dict.fromkeys(name for _, compared in measured for name in compared.data)
+    on = f"; images of {', '.join(images)}" if images else ""
+    sentences = (*(_sentence(*pair) for pair in measured), f"Measured at {'; '.join(sizes)}{on}.")
+    return Answer(question, _verdict(decided, words, found), sentences)
 
 
 def _presets(measured: Sequence[tuple[str, Compared]]) -> list[str]:
     return list(dict.fromkeys(compared.preset for _, compared in measured))
 
 
-def _verdict(decided: _Deciding, found: Mapping[str, Compared]) -> str:
+def _verdict(decided: _Deciding, words: Mapping[str, str], found: Mapping[str, Compared]) -> str:
     """One word where all deciding claims agree; else each with its place."""
     deciding = {place: next((found[name] for name in names if name in found), None) for place, names in decided.items()}
-    words = {place: _word(compared) for place, compared in deciding.items() if compared is not None}
-    if not words:
+    said = {place: _word(compared, words) for place, compared in deciding.items() if compared is not None}
+    if not said:
         return "Not yet measured by what decides it"
-    same = len(set(words.values())) == 1 and len(words) == len(decided)
-    text = next(iter(words.values())) if same else "; ".join(f"{place} {word}" for place, word in words.items())
+    same = len(set(said.values())) == 1 and len(said) == len(decided)
+    text = next(iter(said.values())) if same else "; ".join(f"{place} {word}" for place, word in said.items())
     return text[0].upper() + text[1:]
 
 
-def _word(compared: Compared) -> str:
-    if compared.weak is not None:
-        return f"no evidence, since the 3x3 net itself has {compared.weak:.1f} %"
-    paired = compared.paired
-    if paired.verdict == "better" and compared.flags:
+def _word(compared: Compared, words: Mapping[str, str]) -> str:
+    if compared.weak:
+        return f"no evidence, since {compared.weak}"
+    paired, (left, right) = compared.paired, compared.flags
+    # A flagged accuracy is an upper bound: it cannot make its own side better.
+    bounded = {"better": left, "worse": right}.get(paired.verdict, ())
+    if bounded and not (compared.attack in _BEYOND_LOGITS and set(bounded) <= {SATURATED}):
         return "not shown, since the gradients are flagged"
+    word = words[paired.verdict].format(f"{abs(paired.difference):.1f}")
+    if paired.verdict in ("better", "worse"):
+        return f"{word} ({compared.left:.1f} % against {compared.right:.1f} %)"
     if paired.verdict != "not distinguishable" or paired.detectable is None:
-        return _WORDS[paired.verdict]
-    return f"{_WORDS[paired.verdict]} ({paired.detectable:.1f} points would have shown)"
+        return word
+    return f"{word} ({paired.detectable:.1f} points would have shown)"
 
 
 def _sentence(lead: str, compared: Compared) -> str:
-    flags = f"; {said(compared.flags)}" if compared.flags else ""
+    if compared.weak:
+        return f"{lead}: no evidence, since {compared.weak}."
+    flags = f"; {compared.flagged}" if compared.flagged else ""
     sides = f"{compared.left:.2f} % against {compared.right:.2f} %"
     return f"{lead}: {sides}, {stats.sentence(compared.paired)}{flags}."

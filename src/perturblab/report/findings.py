@@ -1,44 +1,24 @@
 """Published figures and claims beside what was measured: pure functions of runs and of the catalogue."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from perturblab import stats
 from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Entry, Measure, Relation
 from perturblab.errors import UserError
-from perturblab.points import ACTIVE, AT_INFERENCE, Point
+from perturblab.points import said
 from perturblab.presets import PRESETS, differing, flags_of, is_comparable
+from perturblab.records import Parameters
 from perturblab.report.measured import Run
-from perturblab.report.volatility import spreads
+from perturblab.report.values import AUDITED, EVERY_EPOCH, Value, exact, trained, value
 
 Seeds = Mapping[int, Run]
 Places = Mapping[tuple[str, str], Seeds]  # (preset, set-up) -> seed -> run
-_CLOSE = 1e-6  # radii are typed as decimals here and as fractions there
-_EVERY_EPOCH = "every epoch"
 _BASELINE, _EVIDENCE = "K1", 55.0  # the 3x3 net, and the percent on CIFAR-10 below which a study is none
-_FIRST_COUNTED = 11  # epoch index; the published code looks for the best one from there on
-_MODES = {"batchout-in-eval": ACTIVE, "inference-mean": f"{AT_INFERENCE}, beside 30 "}  # how a point's mode begins
-_AUDITED = {
-    "batch mean": "batch_mean",
-    "batch mean, truncated": "batch_mean_truncated",
-    "smoothed": "smoothed",
-}
-
-
-@dataclass(frozen=True)
-class Value:
-    """What one run says.
-
-    Args:
-        number: percent; of "volatility" the spread itself.
-        flags: signs of a masked gradient.
-        images: test images that it rests on; 0 where that is not said.
-    """
-
-    number: float
-    flags: tuple[str, ...] = ()
-    images: int = 0
+_LEARNED = 40.0  # percent of the training images of CIFAR-10 below which a net has hardly been trained
+_SAME_FLAGS = "gives both sides the same flags"
 
 
 @dataclass(frozen=True)
@@ -53,6 +33,7 @@ class Measured:
         flags: of all seeds.
         images: fewest test images that a seed rests on.
         last: the exact accuracy after the last epoch, where the figure is that of the best epoch on the test set.
+        unlike: why it says nothing about the published number; "" where the protocol is the published one.
     """
 
     preset: str
@@ -62,6 +43,7 @@ class Measured:
     flags: tuple[str, ...]
     images: int
     last: stats.Interval | None = None
+    unlike: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,11 +65,14 @@ class Compared:
         left: mean of the left side over these seeds.
         right: mean of the right side.
         paired: the comparison by seed; of "every epoch" that of the last epoch.
-        verdict: on the claimed range; None where none was claimed.
-        flags: of both sides.
+        verdict: on the claimed range, or on the difference itself after Holm's correction; None where neither is.
+        flags: of the left side and of the right one.
         differing: flags of the training command in which the sides differ at this preset.
         note: what else is to be said.
-        weak: accuracy of the 3x3 net, where it is too low for evidence on CIFAR-10.
+        weak: why it is no evidence; "" where it is.
+        data: names of the test images.
+        sizes: parameters, masks and multiplications of both sides.
+        attack: that both sides were under; "" for clean images.
     """
 
     preset: str
@@ -97,10 +82,22 @@ class Compared:
     right: float
     paired: stats.Paired
     verdict: stats.ClaimVerdict | None
-    flags: tuple[str, ...]
+    flags: tuple[tuple[str, ...], tuple[str, ...]]
     differing: tuple[str, ...] = ()
     note: str = ""
-    weak: float | None = None
+    weak: str = ""
+    data: tuple[str, ...] = ()
+    sizes: tuple[Parameters, ...] = ()
+    attack: str = ""
+
+    @property
+    def flagged(self) -> str:
+        """Which side is an upper bound, and by what signs; "" where none is."""
+        left, right = self.flags
+        if left == right:
+            return f"both sides: {said(left)}" if left else ""
+        pairs = zip(self.sides, self.flags, strict=True)
+        return "; ".join(f"{side}: {said(flags)}" for side, flags in pairs if flags)
 
 
 @dataclass(frozen=True)
@@ -110,12 +107,12 @@ class ClaimFinding:
     Args:
         relation: the claim.
         measured: at every preset, the largest preset first.
-        removed: presets that were run and that give both sides the same flags, so that nothing is left to compare.
+        removed: preset that was run -> why it leaves nothing to compare.
     """
 
     relation: Relation
     measured: tuple[Compared, ...]
-    removed: tuple[str, ...] = ()
+    removed: Mapping[str, str] = field(default_factory=dict)
 
 
 def by_place(runs: Iterable[Run]) -> dict[tuple[str, str], dict[int, Run]]:
@@ -171,10 +168,52 @@ def claims(places: Places) -> list[ClaimFinding]:
         sides = [replace(relation, right=rival, rivals=()) for rival in relation.rivals] or [relation]
         setups = {relation.left, *(side.right for side in sides)}
         ran = [preset for preset in _presets(places) if {(preset, setup) for setup in setups} <= places.keys()]
-        removed = tuple(preset for preset in ran if all(_is_removed(side, preset) for side in sides))
+        whys = {preset: [_is_removed(side, preset) for side in sides] for preset in ran}
+        removed = {preset: why[0] for preset, why in whys.items() if all(why)}
         compared = (_above_all(sides, places, preset) for preset in ran if preset not in removed)
         found.append(ClaimFinding(relation, tuple(c for c in compared if c is not None), removed))
-    return found
+    return _corrected(found)
+
+
+def _corrected(found: Sequence[ClaimFinding]) -> list[ClaimFinding]:
+    """Judge differences without a claimed range by p values that are corrected for all those with the same net."""
+    families: dict[tuple[str, str, str], dict[str, float]] = {}
+    for preset in {compared.preset for finding in found for compared in finding.measured}:
+        open_ones = {
+            (finding.relation.id, finding.relation.measure.metric): compared
+            for finding in found
+            for compared in finding.measured
+            if compared.preset == preset and compared.verdict is None and compared.paired.n >= stats.MIN_SEEDS
+        }
+        counts = Counter((side, metric) for (_, metric), compared in open_ones.items() for side in compared.sides)
+        for (name, metric), compared in open_ones.items():
+            control = max(reversed(compared.sides), key=lambda side: counts[side, metric])
+            if compared.paired.t_p is not None:
+                families.setdefault((preset, control, metric), {})[name] = compared.paired.t_p
+    adjusted = {
+        (preset, name): (p, control, len(family))
+        for (preset, control, _), family in families.items()
+        for name, p in zip(family, stats.holm(list(family.values())), strict=True)
+        if len(family) > 1
+    }
+    return [
+        replace(
+            finding,
+            measured=tuple(
+                _judged(compared, *adjusted[compared.preset, finding.relation.id])
+                if (compared.preset, finding.relation.id) in adjusted
+                else compared
+                for compared in finding.measured
+            ),
+        )
+        for finding in found
+    ]
+
+
+def _judged(compared: Compared, p: float, control: str, count: int) -> Compared:
+    note = "; ".join(filter(None, (compared.note, f"Holm p = {p:.3g} over {count} comparisons with {control}")))
+    is_lost = compared.paired.verdict in ("better", "worse") and p >= stats.ALPHA
+    return replace(compared, note=note, verdict="not distinguishable" if is_lost else None)
 
 
 def _above_all(sides: Sequence[Relation], places: Places, preset: str) -> Compared | None:
@@ -182,6 +221,9 @@ def _above_all(sides: Sequence[Relation], places: Places, preset: str) -> Compar
     found = {side.right: c for side in sides if not _is_removed(side, preset) and (c := _claim(side, places, preset))}
     if len(sides) == 1 or not found:
         return next(iter(found.values()), None)
+    idle = {side.right: _is_removed(side, preset) for side in sides if _is_removed(side, preset)}
+    idle |= {name: compared.weak for name, compared in found.items() if compared.weak}
+    found = {name: compared for name, compared in found.items() if name not in idle} or found
     closest = min(found.values(), key=lambda compared: compared.paired.difference)
     tested = [compared.paired.t_p for compared in found.values()]
     if any(p is None for p in tested) or any(c.paired.n < stats.MIN_SEEDS for c in found.values()):
@@ -198,100 +240,38 @@ def _above_all(sides: Sequence[Relation], places: Places, preset: str) -> Compar
         f"{name} {stats.signed(compared.paired.difference)} (p {adjusted[name]:.3g})"
         for name, compared in found.items()
     )
-    return replace(closest, verdict=verdict, note=f"Shown is the closest; of all, with Holm's correction: {beside}")
+    note = f"Shown is the closest; of all, with Holm's correction: {beside}"
+    note += "".join(f"; left out: {name} ({why})" for name, why in idle.items() if name not in found)
+    return replace(closest, verdict=verdict, note=note)
 
 
-def _is_removed(relation: Relation, preset: str) -> bool:
-    """A preset that gives both sides the same flags trains once: the difference of that run to itself says nothing."""
+def _is_removed(relation: Relation, preset: str) -> str:
+    """Why a preset leaves nothing of a claim; "" where it does.
+
+    One that gives both sides the same flags trains once, and the difference of that run to itself says nothing. Of a
+    claim about several factors the same holds for a rival that is the base.
+    """
+    if preset not in PRESETS:
+        return ""
+    if relation.measure.metric == "smoothed" and not _is_published(relation.left, preset, "batch_size"):
+        return "has test batches of another size, and the metric looks back over so many of them"
     is_of_one_run = relation.left == relation.right  # two measures of it
-    return preset in PRESETS and not is_of_one_run and not _differing(relation, preset)
+    if not is_of_one_run and not _differing(relation, preset):
+        return _SAME_FLAGS
+    if relation.base and not differing(SETUPS[relation.right], SETUPS[relation.base], PRESETS[preset]):
+        return f"at this preset the same as {relation.base}"
+    return ""
+
+
+def _is_published(setup: str, preset: str, flag: str) -> bool:
+    """Whether a preset leaves a flag as it was published."""
+    return flags_of(SETUPS[setup], PRESETS[preset], 0).get(flag) == SETUPS[setup].flags.get(flag)
 
 
 def _differing(relation: Relation, preset: str) -> tuple[str, ...]:
     if preset not in PRESETS:
         return ()
     return differing(SETUPS[relation.left], SETUPS[relation.right], PRESETS[preset])
-
-
-def value(run: Run, measure: Measure) -> Value | None:
-    """Read from a run what a figure is about.
-
-    Args:
-        run: a finished one.
-        measure: what is compared.
-
-    Returns:
-        The value, or None where the run was not measured that way.
-    """
-    if measure.metric == "attack" or measure.mode:
-        return _attacked(run.points, measure)
-    return _READERS[measure.metric](run)
-
-
-def _exact(run: Run) -> Value:
-    last = run.record.counts.last
-    return Value(last.accuracy, images=last.total)
-
-
-def _train(run: Run) -> Value | None:
-    rows = [row for row in run.metrics if row.get("train_accuracy") is not None]
-    return Value(rows[-1]["train_accuracy"]) if rows else None
-
-
-def _best(key: str, first: int = 0) -> Callable[[Run], Value | None]:
-    """The best audited epoch on test, from epoch index `first` on where a run is longer than that."""
-
-    def read(run: Run) -> Value | None:
-        audited = [row for row in run.metrics if row.get(key) is not None]
-        ruled = [row for row in audited if row["epoch"] >= first] or audited
-        return Value(max(row[key] for row in ruled), images=run.record.counts.last.total) if ruled else None
-
-    return read
-
-
-def _volatility(run: Run) -> Value | None:
-    found = spreads(run.metrics)
-    return Value(found["training loss"]) if "training loss" in found else None
-
-
-def _nothing(run: Run) -> None:
-    """Nothing here measures it."""
-
-
-_READERS: Mapping[str, Callable[[Run], Value | None]] = {
-    "exact": _exact,
-    _EVERY_EPOCH: _exact,
-    "train": _train,
-    "best epoch": _best("exact"),
-    "volatility": _volatility,
-    "none": _nothing,
-    **{metric: _best(key, _FIRST_COUNTED) for metric, key in _AUDITED.items()},
-}
-
-
-def _attacked(points: Iterable[Point], measure: Measure) -> Value | None:
-    """The point that measures it, on as many images as there are."""
-    fitting = [point for point in points if _fits(point, measure)]
-    if not fitting:
-        return None
-    exactly = [point for point in fitting if point.total == measure.subset]
-    chosen = max(exactly or fitting, key=lambda point: point.total)
-    return Value(chosen.percent, chosen.flags, chosen.total)
-
-
-def _fits(point: Point, measure: Measure) -> bool:
-    clean = measure.metric == "exact"  # of a published mode: the accuracy at radius 0 in that mode
-    if (not clean and (point.attack, point.norm) != (measure.attack, measure.norm)) or "frozen" in point.attack:
-        return False
-    mode, wanted = point.settings.get("mode", ""), _MODES.get(measure.mode, "")
-    if abs(point.eps - (0 if clean else measure.eps)) > _CLOSE or bool(mode) != bool(wanted):
-        return False
-    if not mode.startswith(wanted):
-        return False
-    step = point.settings.get("step_size")
-    if (measure.mode == "step eps/30") != (step is not None and abs(step - measure.eps / 30) < _CLOSE):
-        return False
-    return measure.mode != "inference-vote" and measure.steps in (0, point.settings.get("steps"))
 
 
 def _presets(places: Places) -> list[str]:
@@ -307,15 +287,11 @@ def _figure(entry: Entry, places: Places, preset: str) -> Measured | None:
     if not found:
         return None
     values = {seed: v.number for seed, v in found.items()}
-    published, against = entry.figure.value, None
+    published, against, unlike = entry.figure.value, None, ""
     if published is not None:
-        setup = SETUPS[entry.setup]
-        is_stated = entry.recipe_stated and setup.recipe_stated
+        unlike = _unlike(entry, runs.values(), preset)
         against = stats.against_published(
-            list(values.values()),
-            published,
-            within=entry.figure.within,
-            comparable=is_stated and preset in PRESETS and is_comparable(setup, PRESETS[preset]),
+            list(values.values()), published, within=entry.figure.within, comparable=not unlike
         )
     return Measured(
         preset,
@@ -324,27 +300,43 @@ def _figure(entry: Entry, places: Places, preset: str) -> Measured | None:
         against,
         _flags(found.values()),
         min(v.images for v in found.values()),
-        stats.t_interval([_exact(runs[seed]).number for seed in found]) if entry.measure.metric in _AUDITED else None,
+        stats.t_interval([exact(runs[seed]).number for seed in found]) if entry.measure.metric in AUDITED else None,
+        unlike,
     )
+
+
+def _unlike(entry: Entry, runs: Iterable[Run], preset: str) -> str:
+    """Why runs say nothing about a published number; "" where they followed the published protocol."""
+    setup = SETUPS[entry.setup]
+    whys = []
+    if not (entry.recipe_stated and setup.recipe_stated):
+        whys.append("its recipe was not published in full, and a choice was made here")
+    if preset not in PRESETS or not is_comparable(setup, PRESETS[preset]):
+        whys.append("the preset changes the published protocol")
+    copies = {name for run in runs for name in (run.record.data.train, run.record.data.test) if "copy" in name}
+    if copies:
+        whys.append(f"the images are those of {', '.join(sorted(copies))}")
+    return "; ".join(whys)
 
 
 def _claim(relation: Relation, places: Places, preset: str) -> Compared | None:
     left = _values(places.get((preset, relation.left), {}), relation.measure)
     right = _values(places.get((preset, relation.right), {}), relation.right_measure or relation.measure)
     both = [seed for seed in left if seed in right]
-    common = [
-        seed for seed in both if _are_alike(*(places[preset, side][seed] for side in (relation.left, relation.right)))
-    ]
+    ran = {seed: [places[preset, side][seed].record for side in (relation.left, relation.right)] for seed in both}
+    common = [seed for seed, (one, other) in ran.items() if one.data.hashes == other.data.hashes]
     if not common:
         return None
     a, b = [left[seed].number for seed in common], [right[seed].number for seed in common]
     compared = stats.paired(a, b)
     interval = compared.interval
-    note = "" if common == both else f"{len(both) - len(common)} seeds left out: their test images differ"
+    notes = [] if common == both else [f"{len(both) - len(common)} seeds left out: their images differ"]
+    codes = {record.environment.code for seed in common for record in ran[seed]}
+    notes += [f"made by {len(codes)} versions of the code"] if len(codes) > 1 else []
     verdict = stats.against_claim(interval, relation.low, relation.high)
-    if relation.measure.metric == _EVERY_EPOCH:
-        verdict, said = _throughout(relation, places[preset, relation.left], places[preset, relation.right], common)
-        note = "; ".join(filter(None, (note, said)))
+    if relation.measure.metric == EVERY_EPOCH:
+        verdict, counted = _throughout(relation, places[preset, relation.left], places[preset, relation.right], common)
+        notes.append(counted)
     return Compared(
         preset,
         (relation.left, relation.right),
@@ -353,26 +345,35 @@ def _claim(relation: Relation, places: Places, preset: str) -> Compared | None:
         fmean(b),
         compared,
         verdict,
-        _flags([*left.values(), *right.values()]),
+        (_flags(left.values()), _flags(right.values())),
         _differing(relation, preset),
-        note,
+        "; ".join(notes),
         _weak(relation, places, preset),
+        tuple(sorted({record.data.test for seed in common for record in ran[seed]})),
+        tuple(record.parameters for record in ran[common[0]]),
+        relation.measure.attack,
     )
 
 
-def _weak(relation: Relation, places: Places, preset: str) -> float | None:
+def _weak(relation: Relation, places: Places, preset: str) -> str:
+    """Why a claim about perturbative nets has no evidence on CIFAR-10 at a preset; "" where it has."""
     if "pnn" not in relation.tags or preset not in PRESETS:
-        return None
+        return ""
     if flags_of(SETUPS[relation.left], PRESETS[preset], 0).get("dataset_train") != "CIFAR10":
-        return None
-    baseline = places.get((preset, _BASELINE), {}).values()
-    accuracy = fmean(_exact(run).number for run in baseline) if baseline else 100.0
-    return accuracy if accuracy < _EVIDENCE else None
-
-
-def _are_alike(left: Run, right: Run) -> bool:
-    """Whether they were judged by the same test images."""
-    return left.record.data.hashes.get("test") == right.record.data.hashes.get("test")
+        return ""
+    sides = {side: list(places[preset, side].values()) for side in (relation.left, relation.right)}
+    baseline = list(places.get((preset, _BASELINE), {}).values())
+    if baseline:
+        accuracy = fmean(exact(run).number for run in baseline)
+        if accuracy < _EVIDENCE:
+            return f"the 3x3 net itself has {accuracy:.2f} %"
+    elif max(fmean(exact(run).number for run in runs) for runs in sides.values()) < _EVIDENCE:
+        return "the 3x3 net was not measured"
+    for side, runs in sides.items():
+        learned = [found.number for run in runs if (found := trained(run))]
+        if learned and fmean(learned) < _LEARNED:
+            return f"{side} has learned {fmean(learned):.1f} % of its training images only"
+    return ""
 
 
 def _values(seeds: Seeds, measure: Measure) -> dict[int, Value]:

@@ -82,9 +82,13 @@ def claim_row(finding: ClaimFinding, compared: Compared) -> Row:
         )
     unit = "" if relation.measure.metric == "volatility" else " points"
     left, right = compared.sides
-    more = [f"{left} {compared.left:.2f}, {right} {compared.right:.2f}; by seed {_by_seed(compared)}"]
+    measures = relation.measure, relation.right_measure or relation.measure
+    if left == right:  # two metrics of the same runs
+        left, right = (f"{side}, {measure.metric}," for side, measure in zip(compared.sides, measures, strict=True))
+    on = f" On {', '.join(compared.data)}." if compared.data else ""
+    more = [f"{left} {compared.left:.2f}, {right} {compared.right:.2f}; by seed {_by_seed(compared)}.{on}"]
     more += [f"At this preset they differ in {', '.join(compared.differing)}."] if compared.differing else []
-    more += [*_tests(compared.paired, unit), *([compared.note] if compared.note else [])]
+    more += [*_sizes(compared), *_tests(compared.paired, unit), *([f"{compared.note}."] if compared.note else [])]
     return Row(
         relation.id,
         (relation.text, relation.claimed, compared.preset, _difference(compared, unit)),
@@ -93,6 +97,14 @@ def claim_row(finding: ClaimFinding, compared: Compared) -> Row:
         details=(*more, f"Claimed by: {relation.source}.", *relation.doubts, *([relation.how] if relation.how else [])),
         measured=True,
     )
+
+
+def _sizes(compared: Compared) -> Iterable[str]:
+    """Parameters and multiplications of both sides, where a preset's width may have changed which are alike."""
+    if len(set(compared.sides)) > 1 and compared.sizes:
+        sides = zip(compared.sides, compared.sizes, strict=True)
+        said_of = [f"{side} {size.trainable:,} and {size.macs / 1e6:.2f} million" for side, size in sides]
+        yield f"Trainable parameters and multiplications an image: {', '.join(said_of)}."
 
 
 def _by_seed(compared: Compared) -> str:
@@ -119,20 +131,21 @@ def _difference(compared: Compared, unit: str) -> str:
 
 
 def _claim_words(compared: Compared, *, is_number: bool) -> str:
-    if compared.weak is not None:
-        return f"no evidence: at this preset the 3x3 net itself has {compared.weak:.2f} %"
+    if compared.weak:
+        return f"no evidence: at this preset {compared.weak}"
     words: list[str] = [compared.paired.verdict if compared.verdict is None else compared.verdict]
     # An interval that holds a claimed number says the less, the wider it is.
     if (words[0] == "not distinguishable" or (words[0] == "agrees" and is_number)) and compared.paired.detectable:
         words.append(f"{compared.paired.detectable:.2f} would have been detected with 80 % power")
-    words += [said(compared.flags)] if compared.flags else []
+    words += [compared.flagged] if compared.flagged else []
     return "; ".join(words)
 
 
 def open_claim(finding: ClaimFinding) -> Row:
     relation, state = finding.relation, "not yet measured"
     if finding.removed:
-        state = f"not comparable at preset {', '.join(finding.removed)}, which gives both sides the same flags"
+        whys = {why: [p for p, other in finding.removed.items() if other == why] for why in finding.removed.values()}
+        state = "; ".join(f"not comparable at preset {', '.join(names)}, which {why}" for why, names in whys.items())
     elif not relation.left:
         state = f"Settled otherwise: {relation.how}."
     return Row(relation.id, (relation.text, relation.claimed, state), details=relation.doubts)
@@ -162,7 +175,7 @@ def figure_row(finding: FigureFinding, measured: Measured | None) -> Row:
         entry.id,
         (about, f"{published} ({entry.figure.kind})", measured.preset, _measured(measured)),
         verdict="; ".join(words),
-        details=(*_seeds(measured), *doubts),
+        details=(*_seeds(measured), *([f"Not comparable: {measured.unlike}."] if measured.unlike else []), *doubts),
         measured=True,
     )
 

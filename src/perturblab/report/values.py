@@ -1,0 +1,117 @@
+"""What one run says about what a figure measures."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from perturblab.catalogue import Measure
+from perturblab.points import ACTIVE, AT_INFERENCE, Point
+from perturblab.report.measured import Run
+from perturblab.report.volatility import spreads
+
+_CLOSE = 1e-6  # radii are typed as decimals here and as fractions there
+_FIRST_COUNTED = 11  # epoch index; the published code looks for the best one from there on
+_MODES = {"batchout-in-eval": ACTIVE, "inference-mean": f"{AT_INFERENCE}, beside 30 "}  # how a point's mode begins
+EVERY_EPOCH = "every epoch"
+AUDITED = {
+    "batch mean": "batch_mean",
+    "batch mean, truncated": "batch_mean_truncated",
+    "smoothed": "smoothed",
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """What one run says.
+
+    Args:
+        number: percent; of "volatility" the spread itself.
+        flags: signs of a masked gradient.
+        images: test images that it rests on; 0 where that is not said.
+    """
+
+    number: float
+    flags: tuple[str, ...] = ()
+    images: int = 0
+
+
+def value(run: Run, measure: Measure) -> Value | None:
+    """Read from a run what a figure is about.
+
+    Args:
+        run: a finished one.
+        measure: what is compared.
+
+    Returns:
+        The value, or None where the run was not measured that way.
+    """
+    if measure.metric == "attack" or measure.mode:
+        return _attacked(run.points, measure)
+    return READERS[measure.metric](run)
+
+
+def exact(run: Run) -> Value:
+    """Exact accuracy on test after the last epoch, in percent."""
+    last = run.record.counts.last
+    return Value(last.accuracy, images=last.total)
+
+
+def trained(run: Run) -> Value | None:
+    """Accuracy on the training images over the last epoch, in percent; None where it was not recorded."""
+    rows = [row for row in run.metrics if row.get("train_accuracy") is not None]
+    return Value(rows[-1]["train_accuracy"]) if rows else None
+
+
+def _best(key: str, first: int = 0) -> Callable[[Run], Value | None]:
+    """The best audited epoch on test, from epoch index `first` on where a run is longer than that."""
+
+    def read(run: Run) -> Value | None:
+        audited = [row for row in run.metrics if row.get(key) is not None]
+        ruled = [row for row in audited if row["epoch"] >= first] or audited
+        return Value(max(row[key] for row in ruled), images=run.record.counts.last.total) if ruled else None
+
+    return read
+
+
+def _volatility(run: Run) -> Value | None:
+    found = spreads(run.metrics)
+    return Value(found["training loss"]) if "training loss" in found else None
+
+
+def _nothing(run: Run) -> None:
+    """Nothing here measures it."""
+
+
+READERS: Mapping[str, Callable[[Run], Value | None]] = {
+    "exact": exact,
+    EVERY_EPOCH: exact,
+    "train": trained,
+    "best epoch": _best("exact"),
+    "volatility": _volatility,
+    "none": _nothing,
+    **{metric: _best(key, _FIRST_COUNTED) for metric, key in AUDITED.items()},
+}
+
+
+def _attacked(points: Iterable[Point], measure: Measure) -> Value | None:
+    """The point that measures it, on as many images as there are."""
+    fitting = [point for point in points if _fits(point, measure)]
+    if not fitting:
+        return None
+    exactly = [point for point in fitting if point.total == measure.subset]
+    chosen = max(exactly or fitting, key=lambda point: point.total)
+    return Value(chosen.percent, chosen.flags, chosen.total)
+
+
+def _fits(point: Point, measure: Measure) -> bool:
+    clean = measure.metric == "exact"  # of a published mode: the accuracy at radius 0 in that mode
+    if (not clean and (point.attack, point.norm) != (measure.attack, measure.norm)) or "frozen" in point.attack:
+        return False
+    mode, wanted = point.settings.get("mode", ""), _MODES.get(measure.mode, "")
+    if abs(point.eps - (0 if clean else measure.eps)) > _CLOSE or bool(mode) != bool(wanted):
+        return False
+    if not mode.startswith(wanted):
+        return False
+    step = point.settings.get("step_size")
+    if (measure.mode == "step eps/30") != (step is not None and abs(step - measure.eps / 30) < _CLOSE):
+        return False
+    return measure.mode != "inference-vote" and measure.steps in (0, point.settings.get("steps"))
