@@ -205,6 +205,31 @@ def test_spreads_are_compared_by_ratio_and_by_seed() -> None:
     assert columns(volatility.markdown([*plain, *mixed[:2]], CONTROL))[1]["training loss"].endswith("too few seeds)")
 
 
+@pytest.mark.parametrize(
+    ("value", "sign", "want"),
+    [
+        (0.15342, "", "0.1534"),
+        (12.3, "", "12.3000"),
+        (0.00003, "+", "+0.000030"),
+        (-0.0041, "+", "-0.0041"),
+        (0.0, "+", "+0.0000"),
+        (-1e-15, "+", "+0.000000000"),
+    ],
+)
+def test_a_spread_is_written_so_that_it_can_be_told_from_nothing(value: float, sign: str, want: str) -> None:
+    assert volatility.fine(value, sign) == want
+
+
+def test_the_flags_of_some_curves_are_told_by_seed() -> None:
+    one = Run(
+        PLAIN[0].record, (), (point("fgsm", 0.1, [1, 0], flags=("b", "a")), point("pgd", 0.1, [1, 0], flags=("c",)))
+    )
+    (group,) = attacks.attacked_groups([one, *PLAIN[1:]])
+    kinds = {attacks.kind_of(p) for p in one.points if p.attack == "fgsm"}
+    assert attacks.flagged_seeds(group, kinds) == {"b": (0,), "a": (0,)}
+    assert attacks.flagged_seeds(group, []) == {}
+
+
 def test_groups_on_other_images_are_not_compared() -> None:
     plain = [Run(make(seed), zigzag(1.0)) for seed in range(3)]
     other = [Run(make(seed, test="MNIST", defence="batchout"), zigzag(2.0)) for seed in range(3)]

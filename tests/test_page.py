@@ -3,9 +3,12 @@
 import json
 import random
 import re
+import shlex
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from markupsafe import escape
@@ -14,7 +17,7 @@ from browser import needs_chromium, shown
 from perturblab import cli
 from perturblab.catalogue import ENTRIES, RELATIONS
 from perturblab.presets import PRESETS, chosen
-from perturblab.records import Mask
+from perturblab.records import Mask, Record
 from perturblab.report import measured, page, rows
 from perturblab.report.measured import Failed, Run
 from test_attack_tables import BATCHOUT, PLAIN, point
@@ -132,8 +135,8 @@ def test_records_of_several_versions_of_the_code_are_told() -> None:
 
     for codes, count in ((("a", "a", "a"), 1), (("a", "b", "a"), 2)):
         text = page.page([of(seed, code) for seed, code in enumerate(codes, 1)])
-        cells = re.findall(r'<td class="number">([^<]*)</td>', text.split('aria-label="Compute spent"')[1])
-        assert cells == ["cpu", "3", "0.00", "0.00", str(count)]
+        cells = re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", text.split('aria-label="Compute spent"')[1])
+        assert cells[5:] == ["cpu", "3", "0.00", "0.00", str(count)]
 
 
 def test_no_records_are_told() -> None:
@@ -157,8 +160,178 @@ def test_hostile_strings_are_text() -> None:
     assert "x" not in seen.addresses
 
 
-def test_failed_runs_are_listed() -> None:
-    assert "K4 seed 2: out of memory" in page.page(SOME, [Failed("K4 seed 2", "out of memory")])
+def test_failed_runs_are_counted_and_listed() -> None:
+    text = page.page(SOME, [Failed("K4 seed 2", "out of memory"), Failed("K4 seed 3", "killed")])
+    assert "K4 seed 2: out of memory" in text
+    assert "<h3>2 runs failed</h3>" in text
+    assert '<th scope="row">failed, without a record</th><td class="number">2</td>' in text, (
+        "a line of the table of compute"
+    )
+    assert "failed, without a record" not in page.page(SOME)
+
+
+# --- the charts -------------------------------------------------------------------------------------------------------
+
+
+def captions(text: str) -> list[str]:
+    """What stands below the charts, as it is read."""
+    return [unescape(caption) for caption in re.findall(r"</svg>(?:</div>\s*)?<figcaption>([^<]*)</figcaption>", text)]
+
+
+def table_below(text: str, title: str) -> list[list[str]]:
+    """The cells of the table of a chart with this title, the header first."""
+    body = text.split(f"<caption>{escape(title)}</caption>")[1].split("</table>")[0]
+    return [re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", line) for line in body.split("<tr>")[1:]]
+
+
+def test_a_flag_is_said_of_its_own_net_alone() -> None:
+    text = page.page([*PLAIN, *BATCHOUT])
+    (caption,) = captions(text)
+    flagged = "resnet18, 64 filters, BatchOut (empirical upper bound, flags: zero gradients)"
+    assert caption.endswith(f"Drawn with hollow marks: {flagged}. The other curves have no flags.")
+    header, plain, mixed = table_below(text, "fgsm, 8 images: accuracy, % by radius, linf")
+    assert header == ["Curve", "0", "0.1", "Seeds", "Flags"]
+    assert (plain[0], plain[-1]) == ("resnet18, 64 filters", "none")
+    assert (mixed[0], mixed[-1]) == ("resnet18, 64 filters, BatchOut", "zero gradients")
+    assert "hollow marks: an upper bound, see below" in text
+    unflagged = page.page(PLAIN)
+    assert captions(unflagged)[0].endswith("No curve has a flag.")
+    assert "hollow marks" not in unflagged
+
+
+def test_a_flag_of_one_seed_or_of_one_panel_says_which() -> None:
+    more = [point("pgd", eps, [1, 0], subset="few", flags=("not converged",)) for eps in (0.1, 0.2)]
+    once = [Run(r.record, (), (*r.points, *(more if r.record.seed == 1 else ()))) for r in PLAIN]
+    (caption,) = captions(page.page(once))
+    assert caption.endswith("filters (empirical upper bound, flags: not converged in seed 1 (panel 1)).")
+    assert "but resnet18, 64 filters: n = 1, no interval (panel 1)" in caption, "the other attack has three seeds"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "want"),
+    [
+        ({"K4": 1}, "n = 1, no interval"),
+        ({"K4": 2}, "means over n = 2 seeds, too few for intervals"),
+        ({"K4": 3, "K1": 3}, "means over n = 3 seeds with 95 % t-intervals"),
+        ({"K4": 4, "K1": 1}, "means over n = 1 to 4 seeds with 95 % t-intervals; but K1: n = 1, no interval"),
+    ],
+)
+def test_an_interval_is_promised_only_where_there_is_one(seeds: dict[str, int], want: str) -> None:
+    of = [run(name, s, metrics=AUDITED) for name, last in seeds.items() for s in range(1, last + 1)]
+    learning, audit = captions(page.page(of))
+    assert learning.endswith(f"exact test accuracy by epoch, {want}")
+    assert "t-interval" not in audit
+
+
+def test_an_interval_is_missing_only_where_seeds_are() -> None:
+    more = Run(PLAIN[0].record, (), (*PLAIN[0].points, point("fgsm", 0.2, [1, 0, 0, 0, 0, 0, 0, 0])))
+    text = page.page([more, *PLAIN[1:]])
+    (caption,) = captions(text)
+    assert "but resnet18, 64 filters: n = 1 at some places, no interval there" in caption
+    (row,) = table_below(text, "fgsm, 8 images: accuracy, % by radius, linf")[1:]
+    assert row == ["resnet18, 64 filters", "100.00 [100.00, 100.00]", "12.50 [0.00, 43.55]", "12.50", "1 to 3"]
+
+
+def test_every_net_of_the_preset_has_its_learning_curve() -> None:
+    setups = PRESETS["cpu"].setups
+    text = page.page([run(name, s, metrics=AUDITED) for name in setups for s in (1, 2, 3)])
+    section = text.split('<section id="learning-curves">')[1].split("</section>")[0]
+    svgs = re.findall(r"<svg.*?</svg>", section, flags=re.DOTALL)
+    assert len(svgs) == 2, "one a recipe"
+    named = [re.findall(r"<text[^>]*>([KHA][^<]*)</text>", svg) for svg in svgs]
+    assert sorted(named[0] + named[1]) == sorted(setups)
+    assert all(name.startswith("A") for name in named[1])
+    for svg, names in zip(svgs, named, strict=True):
+        looks = re.findall(
+            r'style="fill: none; (?:stroke-dasharray: ([^;]*); [^"]*)?stroke: (#\w+)[^"]*stroke-width: 1.5', svg
+        )
+        assert len({colour for _, colour in looks}) == len(names), "a colour each"
+
+
+def test_a_chart_is_there_for_those_who_cannot_see_it() -> None:
+    text = page.page(SOME)
+    figures = re.findall(r"<figure>.*?</figure>", text.split("<h2>Noise masks")[0], flags=re.DOTALL)
+    assert len(figures) == 3
+    for figure in figures:
+        assert re.search(r'<svg class="chart" role="img" aria-label="[^"]+"', figure)
+        assert '<details class="beside"><summary>numbers of this chart' in figure
+    assert table_below(text, "H5: accuracy, % by epoch (the first is 0)")[1:] == [
+        ["exact", "40.00", "50.00", "55.00", "3"],
+        ["batch mean", *["49.00"] * 3, "3"],
+        ["smoothed", *["48.00"] * 3, "3"],
+    ]
+
+
+def test_every_table_says_what_it_is_and_every_header_what_it_is_of() -> None:
+    text = page.page(SOME, [Failed("K4 seed 2", "out of memory")])
+    tables = re.findall(r"<table.*?</table>", text, flags=re.DOTALL)
+    assert len(tables) > 8
+    for table in tables:
+        assert "aria-label=" in table.split(">")[0] or "<caption>" in table
+        body = table.split("<tbody")[1]
+        assert all('scope="col"' in cell for cell in re.findall(r"<th\b[^>]*>", table.split("<tbody")[0]))
+        assert all('scope="row"' in cell for cell in re.findall(r"<th\b[^>]*>", body))
+        assert body.count('scope="row"') == len(re.findall(r"<tr\b", body)), "one a row"
+
+
+def test_no_two_folds_are_called_the_same() -> None:
+    text = page.page([*SOME, run("K4", 1, preset="gpu", metrics=AUDITED), run("H5", 1, preset="gpu")])
+    names = [re.sub(r"<[^>]*>", "", name) for name in re.findall(r"<summary>(.*?)</summary>", text)]
+    assert len(names) > 500
+    assert len(names) == len(set(names))
+    assert {"source and doubts of K4 at preset cpu", "source and doubts of K4 at preset gpu"} <= set(names)
+
+
+def test_the_navigation_leads_to_every_section() -> None:
+    for runs in (SOME, [], SOME[1:4]):
+        text = page.page(runs)
+        led = re.findall(r'href="#([^"]+)"', text.split("<nav")[1].split("</nav>")[0])
+        assert led == re.findall(r'<section id="([^"]+)">', text)
+    assert {"masks", "others"} <= set(re.findall(r'<section id="([^"]+)">', page.page(SOME)))
+
+
+def test_a_small_spread_is_not_rounded_away() -> None:
+    def losses(step: float) -> tuple[dict[str, float], ...]:
+        return tuple({"epoch": i, "train_loss": 1 + (-1) ** i * step} for i in range(4))
+
+    steps = {"SEED-cifar3-batchout": 0.0601, "SEED-cifar3-none": 0.06}
+    of = [
+        run(name, s, metrics=losses(step + 0.001 * s), preset="robust") for name, step in steps.items() for s in (1, 2)
+    ]
+    row = page.page(of).split("BatchOut makes training more volatile.")[1].split("</tr>")[0]
+    assert "SEED-cifar3-batchout 0.1423, SEED-cifar3-none 0.1420; by seed 1: +0.00023, 2: +0.00023" in row
+    assert 'data-name="measured">+0.00023, n = 2<' in row
+
+
+# --- the commands of runs outside a study -----------------------------------------------------------------------------
+
+
+def flags_in(record: Record) -> dict[str, Any]:
+    """What a record says of its run beside where the images were found."""
+    return {name: value for name, value in record.config.items() if "data" not in name}
+
+
+def test_runs_of_no_study_are_repeated_by_the_flags_of_their_records() -> None:
+    runs = measured.load(RESULTS / "cifar10-jpeg")
+    text = page.page(runs).split("The commands that repeat them")[1].split("</details>")[0]
+    commands = [unescape(command) for command in re.findall(r"<code>(perturblab train [^<]*)</code>", text)]
+    assert len(commands) == 3, "one a group of seeds"
+    first = [run.record for run in runs if run.record.seed == 1]
+    for command in commands:
+        config = cli._training(cli._parser().parse_args(shlex.split(command)[1:]))
+        said = config.model_dump(mode="json")
+        assert config.dataset_train == "CIFAR10"
+        assert sum({k: said[k] for k in record.config if "data" not in k} == flags_in(record) for record in first) == 1
+        assert config.manual_seed == 1
+    assert text.count("seeds 1, 2, 3") == 3
+
+
+def test_a_config_that_cannot_be_typed_gets_no_command() -> None:
+    for config in ({"lr": 0.1}, {"net_type": "a\nb"}, {"dataset_train": "x"}):
+        record = make(1).model_copy(update={"config": config})
+        record = record.model_copy(update={"data": record.data.model_copy(update={"recognised": ""})})
+        text = page.page([Run(record)])
+        assert "a config that <code>perturblab train</code> cannot be given" in text
 
 
 def test_markdown_is_what_was_measured_and_nothing_else() -> None:
@@ -259,7 +432,9 @@ addEventListener("load", () => {
 @needs_chromium
 @pytest.mark.parametrize("width", [1280, 400], ids=["desktop", "phone"])
 def test_a_browser_shows_all_of_it(width: int, tmp_path: Path) -> None:
-    text = page.page([*SOME, *measured.load(RESULTS)])
+    real = measured.load(RESULTS)
+    studied = [one.record.study for one in real]
+    text = page.page([*real, *(one for one in SOME if one.record.study not in studied)])
     # The probe is this test's own, so the page's rule against scripts is taken out for it.
     asked = re.sub(r"<meta http-equiv=[^>]*>", "", text).replace("</body>", f"{PROBE}</body>")
     for name, content in (("page", text), ("asked", asked)):
@@ -272,3 +447,28 @@ def test_a_browser_shows_all_of_it(width: int, tmp_path: Path) -> None:
     assert found["bars"] > 20, "text of a picture stays text"
     plain = shown((tmp_path / "page.html").as_uri(), tmp_path, width=width)
     assert "CONSOLE" not in plain.stderr, "no message of the browser"
+
+
+# Asked of the page as it is on paper: what a closed fold still hides.
+FOLDS = """
+<script>
+addEventListener("load", () => {
+  const closed = "details:not([open]):not(.beside)";
+  const folded = [...document.querySelectorAll(`${closed} li, ${closed} td`)];
+  const seen = folded.filter((e) => e.checkVisibility({contentVisibilityAuto: true}));
+  document.title = JSON.stringify({folded: folded.length, seen: seen.length});
+});
+</script>
+"""
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_paper_hides_nothing(tmp_path: Path) -> None:
+    text = re.sub(r"<meta http-equiv=[^>]*>", "", page.page(SOME)).replace("</body>", f"{FOLDS}</body>")
+    for name, content in (("screen", text), ("paper", text.replace("@media print", "@media all"))):
+        (tmp_path / f"{name}.html").write_text(content)
+        seen = shown((tmp_path / f"{name}.html").as_uri(), tmp_path)
+        found = json.loads(next(iter(re.findall(r"<title>(.*?)</title>", seen.stdout))).replace("&quot;", '"'))
+        assert found["folded"] > 500
+        assert found["seen"] == (found["folded"] if name == "paper" else 0)

@@ -83,6 +83,25 @@ def kind_of(point: Point) -> Kind:
     return point.total, point.norm, f"{point.attack} ({', '.join(effort)})" if effort else point.attack
 
 
+def flagged_seeds(attacked: Attacked, kinds: Iterable[Kind]) -> dict[str, tuple[int, ...]]:
+    """Say which flags the points of a group have, and in which seeds.
+
+    Args:
+        attacked: a group.
+        kinds: what the points are of; all others are left out.
+
+    Returns:
+        Flag -> seeds, in the order in which the flags are first met.
+    """
+    wanted, found = {*kinds}, dict[str, dict[int, None]]()
+    for seed, points in attacked.points.items():
+        for point in points:
+            if point.flags and kind_of(point) in wanted:
+                for flag in point.flags:
+                    found.setdefault(flag, {})[seed] = None
+    return {flag: tuple(seeds) for flag, seeds in found.items()}
+
+
 def _block(data: str, kind: Kind, groups: Sequence[Attacked], control: str | None) -> str:
     total, norm, attack = kind
     chosen = {a.group.label: {s: _at(points, kind) for s, points in a.points.items()} for a in groups}

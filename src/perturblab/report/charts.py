@@ -1,21 +1,25 @@
 """The pictures of the page: SVG that lies in the page, follows its colours, and says in words what it shows."""
 
 import io
+import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from perturblab.errors import one_line
 from perturblab.figures import FIGURE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 # Told apart by colour-blind readers, on white and on black (Okabe and Ito); dashes and markers differ too.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c", "#a6761d")
-_DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+_DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (6, 1, 1, 1, 1, 1)))
 _MARKERS = "osD^vPX*"
 _GREY = "#808080"  # axes and grid, on white and on black
 # Text stays black here: it has no colour of its own in the SVG, and takes that of the page.
@@ -29,6 +33,7 @@ _LOOK: dict[Any, Any] = {
     "ytick.labelcolor": "#000000",
 }
 _COLUMNS = 3
+_HOLLOW = "hollow marks: an upper bound, see below"
 _DOTS_WIDTH, _DOTS_HEIGHT, _EDGE = 240, 34, 8
 
 
@@ -40,17 +45,19 @@ class Line:
         name: in the legend.
         x: positions.
         y: heights.
-        low: lower ends of the intervals, or empty.
-        high: upper ends.
+        ends: lower and upper end of every interval, None where there is none; or empty.
+        seeds: runs behind every height, or empty.
         bold: drawn wide and behind the others.
+        note: why its heights are upper bounds, which are drawn hollow; "" where they are not.
     """
 
     name: str
     x: tuple[float, ...]
     y: tuple[float, ...]
-    low: tuple[float, ...] = ()
-    high: tuple[float, ...] = ()
+    ends: tuple[tuple[float, float] | None, ...] = ()
+    seeds: tuple[int, ...] = ()
     bold: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,48 @@ class Panel:
     ticks: Mapping[float, str]
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """What a panel shows, as a table.
+
+    Args:
+        title: what the numbers are.
+        header: of the columns.
+        rows: a line each, the first cell is its name.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def numbers(panel: Panel) -> Numbers:
+    """Write down what a panel shows.
+
+    Args:
+        panel: with at least one curve.
+
+    Returns:
+        A row a curve and a column a position, then the seeds and, where a curve has one, the notes.
+    """
+    places = sorted({x for line in panel.lines for x in line.x})
+    has_seeds, has_notes = any(line.seeds for line in panel.lines), any(line.note for line in panel.lines)
+    header = ["Curve", *(panel.ticks.get(x, f"{x:g}") for x in places)]
+    rows = []
+    for line in panel.lines:
+        ends = line.ends or (None,) * len(line.y)
+        cells = dict(zip(line.x, map(_number, line.y, ends), strict=True))
+        few, many = min(line.seeds, default=0), max(line.seeds, default=0)
+        last = [str(many) if few == many else f"{few} to {many}"] if has_seeds else []
+        rows.append((line.name, *(cells.get(x, "-") for x in places), *last, *([line.note or "none"] * has_notes)))
+    header += ["Seeds"] * has_seeds + ["Flags"] * has_notes
+    return Numbers(one_line(f"{panel.title}: {panel.y} by {panel.x}"), tuple(header), tuple(rows))
+
+
+def _number(mean: float, ends: tuple[float, float] | None) -> str:
+    return f"{mean:.2f}" if ends is None else f"{mean:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]"
+
+
 def panels_svg(panels: Sequence[Panel], *, name: str, about: str) -> str:
     """Draw panels side by side, three a row.
 
@@ -91,20 +140,24 @@ def panels_svg(panels: Sequence[Panel], *, name: str, about: str) -> str:
         columns = min(_COLUMNS, len(panels))
         rows = -(-len(panels) // columns)
         names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
-        figure = _figure(4.2 * columns + 0.4, 3.2 * rows + 0.4 + 0.2 * len(names))
+        texts = [textwrap.fill(name, 44) for name in names]
+        legend = [*texts, *([_HOLLOW] if any(line.note for panel in panels for line in panel.lines) else [])]
+        lines = -(-len(legend) // columns) * max(text.count("\n") + 1 for text in legend)
+        # A picture of one panel is as wide as one of two: its curves lie the closer.
+        width, height = (7.6, 4.4) if len(panels) == 1 else (4.2 * columns, 3.2 * rows)
+        figure = _figure(width + 0.4, height + 0.4 + 0.2 * lines)
         grid = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axes, panel in zip(grid, panels, strict=False):
             _draw(axes, panel, names)
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
-        shown = {name: line for axes in grid for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
         figure.legend(
-            [shown[name] for name in names],
-            names,
+            [_handle(panels, names, name) for name in names] + [_hollow()] * (len(legend) - len(names)),
+            legend,
             loc="outside lower center",
-            ncols=min(columns, len(names)),
+            ncols=min(max(columns, 2), len(legend)),
             frameon=False,
-            handlelength=3,
+            handlelength=4,
         )
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -120,27 +173,51 @@ def _figure(width: float, height: float) -> "Figure":
     return figure
 
 
+def _look(line: Line, rank: int) -> dict[str, Any]:
+    """Colour, dashes and marks of a curve, hollow where its heights are upper bounds."""
+    return {
+        "color": _GREY if line.bold else _COLOURS[rank % len(_COLOURS)],
+        "linestyle": _DASHES[rank % len(_DASHES)],
+        "marker": _MARKERS[rank % len(_MARKERS)],
+        "markersize": 6 if line.note else 4,
+        "linewidth": 4 if line.bold else 1.5,
+        **({"markerfacecolor": "none"} if line.note else {}),
+    }
+
+
 def _draw(axes: "Axes", panel: Panel, names: Sequence[str]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for line in panel.lines:
-        rank = names.index(line.name)
-        look: dict[str, Any] = {
-            "color": _GREY if line.bold else _COLOURS[rank % len(_COLOURS)],
-            "linestyle": _DASHES[rank % len(_DASHES)],
-            "marker": _MARKERS[rank % len(_MARKERS)],
-            "markersize": 4,
-            "linewidth": 4 if line.bold else 1.5,
-        }
         ends = None
-        if line.low:
+        if any(line.ends):
+            known = [(math.nan, math.nan) if pair is None else pair for pair in line.ends]  # draws no cap either
             ends = [
-                [max(m - low, 0) for m, low in zip(line.y, line.low, strict=True)],
-                [max(high - m, 0) for m, high in zip(line.y, line.high, strict=True)],
+                [mean - min(low, mean) for mean, (low, _) in zip(line.y, known, strict=True)],
+                [max(high, mean) - mean for mean, (_, high) in zip(line.y, known, strict=True)],
             ]
-        axes.errorbar(line.x, line.y, yerr=ends, label=line.name, capsize=2, zorder=1 if line.bold else 2, **look)
+        look = _look(line, names.index(line.name))
+        axes.errorbar(line.x, line.y, yerr=ends, capsize=2, zorder=1 if line.bold else 2, **look)
     axes.set_title(panel.title, fontsize=10)
     axes.set(xlabel=panel.x, ylabel=panel.y)
     if panel.ticks:
         axes.set_xticks(list(panel.ticks), list(panel.ticks.values()))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # there is no half an epoch
+
+
+def _handle(panels: Sequence[Panel], names: Sequence[str], name: str) -> "Line2D":
+    """How a curve looks in the legend: hollow only where it is in every panel."""
+    from matplotlib.lines import Line2D
+
+    own = [line for panel in panels for line in panel.lines if line.name == name]
+    return Line2D([], [], **_look(min(own, key=lambda line: bool(line.note)), names.index(name)))
+
+
+def _hollow() -> "Line2D":
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=_GREY, linestyle="none", marker="o", markersize=6, markerfacecolor="none")
 
 
 def _inline(svg: str, name: str, about: str) -> str:

@@ -1,6 +1,7 @@
 """The curves of the page: under attack, over the epochs, and in the published metrics."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -10,19 +11,36 @@ from perturblab.errors import one_line
 from perturblab.points import is_capped, radius, said
 from perturblab.presets import DECIDING
 from perturblab.report import attacks, findings
-from perturblab.report.charts import Line, Panel, panels_svg
+from perturblab.report.charts import Line, Numbers, Panel, numbers, panels_svg
 from perturblab.report.measured import Run
 
 _METRICS = (("exact", "exact"), ("batch_mean", "batch mean"), ("smoothed", "smoothed"))
-_SHOWN = ("K1", "K3", "K4", "H5", "K5", "A1", "A1-level-0", "A1-cnn")  # whose curves are drawn, where they were run
+# Whose curves are drawn, where they were run: a picture a recipe, since ten curves in one cannot be told apart.
+_RECIPES = {
+    "the reproduction's recipe": ("K1", "K3", "K3-level-0", "K4", "H5", "K5", "K7"),
+    "the authors' recipe": ("A1", "A1-level-0", "A1-cnn"),
+}
+_EPOCHS = "epoch (the first is 0)"
+_LONGEST = 120  # characters of a name in a legend
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture with its caption; ``svg`` is made here and holds no text of a record that was not escaped."""
+    """A picture with its title, which its caption begins with, and what it shows in numbers.
 
+    ``svg`` is made here and holds no text of a record that was not escaped.
+    """
+
+    title: str
     caption: str
     svg: str
+    numbers: tuple[Numbers, ...]
+
+
+def _chart(title: str, more: str, panels: Sequence[Panel], name: str) -> Chart:
+    about = f"{title}; the numbers stand in tables below the picture"
+    svg = panels_svg(panels, name=name, about=about)
+    return Chart(title, f"{title}, {more}", svg, tuple(numbers(panel) for panel in panels))
 
 
 def attack_charts(runs: Sequence[Run]) -> list[Chart]:
@@ -33,16 +51,19 @@ def attack_charts(runs: Sequence[Run]) -> list[Chart]:
     charts = list[Chart]()
     for data, groups in sorted(by_data.items()):
         points = [p for group in groups for own in group.points.values() for p in own if "frozen" not in p.attack]
-        kinds = sorted({attacks.kind_of(p) for p in points})
-        panels = []
-        for kind in kinds:
+        drawn = []
+        for kind in sorted({attacks.kind_of(p) for p in points}):
             lines = [line for group in groups if (line := _attack_line(group, kind)).x]
             if max(len(line.x) for line in lines) > 1:
-                panels.append(_attack_panel(kind, lines))
-        note = said(sorted({flag for p in points for flag in p.flags})) or "no flags"
-        caption = f"{one_line(data)}: accuracy in percent, means over seeds with 95 % t-intervals ({note})"
+                drawn.append((kind, lines))
+        panels = [
+            _attack_panel(kind, lines, f"({number}) " if len(drawn) > 1 else "")
+            for number, (kind, lines) in enumerate(drawn, 1)
+        ]
         if panels:
-            charts.append(Chart(caption, panels_svg(panels, name=f"attack-{len(charts)}", about=caption)))
+            flags = _flags_said(groups, [kind for kind, _ in drawn])
+            more = f"{_seeds_said(panels)}. {flags}"
+            charts.append(_chart(f"{one_line(data)}: accuracy in percent", more, panels, f"attack-{len(charts)}"))
     return charts
 
 
@@ -52,44 +73,105 @@ def _attack_line(group: attacks.Attacked, kind: attacks.Kind) -> Line:
     }
     radii = sorted({eps for seen in at.values() for eps in seen})
     intervals = [stats.t_interval([seen[eps] for seen in at.values() if eps in seen]) for eps in radii]
-    return _line(group.group.label, radii, intervals)
+    flags = attacks.flagged_seeds(group, [kind])
+    note = ", ".join(_in_seeds(flag, seeds, [seed for seed in at if at[seed]]) for flag, seeds in flags.items())
+    return _line(group.group.label, radii, intervals, note)
 
 
-def _line(name: str, x: Sequence[float], intervals: Sequence[stats.Interval]) -> Line:
-    enough = bool(intervals) and all(i.n >= stats.MIN_SEEDS and i.low is not None for i in intervals)
-    return Line(
-        one_line(name)[:48],
-        tuple(x),
-        tuple(i.mean for i in intervals),
-        tuple(max(i.low or 0.0, 0.0) for i in intervals) if enough else (),
-        tuple(min(i.high or 0.0, 100.0) for i in intervals) if enough else (),
+def _in_seeds(flag: str, seeds: Sequence[int], among: Sequence[int]) -> str:
+    """A flag, and in which seeds where not in all."""
+    return one_line(flag) + (
+        "" if {*seeds} >= {*among} else f" in seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     )
 
 
-def _attack_panel(kind: attacks.Kind, lines: Sequence[Line]) -> Panel:
+def _flags_said(groups: Sequence[attacks.Attacked], kinds: Sequence[attacks.Kind]) -> str:
+    """Which nets have flags, in which seeds and panels: a flag of one net says nothing about the others."""
+    flagged, drawn = [], 0
+    for group in groups:
+        own = {kind for points in group.points.values() for kind in map(attacks.kind_of, points)} & {*kinds}
+        drawn += bool(own)
+        words = []
+        for flag, seeds in attacks.flagged_seeds(group, kinds).items():
+            where = [n for n, kind in enumerate(kinds, 1) if flag in attacks.flagged_seeds(group, [kind])]
+            panels = "" if len(where) == len(own) else f" ({_panels(where)})"
+            words.append(_in_seeds(flag, seeds, [*group.points]) + panels)
+        if words:
+            flagged.append(f"{_short(group.group.label)} ({said(words)})")
+    if not flagged:
+        return "No curve has a flag."
+    rest = "." if len(flagged) == drawn else ". The other curves have no flags."
+    return f"Drawn with hollow marks: {'; '.join(flagged)}{rest}"
+
+
+def _panels(numbers: Sequence[int]) -> str:
+    return f"panel{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
+def _seeds_said(panels: Sequence[Panel], *, intervals: bool = True) -> str:
+    """How many seeds stand behind the means, and which curves have too few of them for an interval."""
+    counts = {n for panel in panels for line in panel.lines for n in line.seeds}
+    few, many = min(counts), max(counts)
+    if many == 1:
+        return f"n = 1{', no interval' if intervals else ''}"
+    means = f"means over n = {few if few == many else f'{few} to {many}'} seeds"
+    if not intervals:
+        return means
+    if many < stats.MIN_SEEDS:
+        return f"{means}, too few for intervals"
+    short: dict[tuple[str, str], list[int]] = {}
+    panels_of = Counter(line.name for panel in panels for line in panel.lines)
+    for number, panel in enumerate(panels, 1):
+        for line in panel.lines:
+            if min(line.seeds) < stats.MIN_SEEDS:
+                where = " at some places, no interval there" if max(line.seeds) >= stats.MIN_SEEDS else ", no interval"
+                short.setdefault((line.name, f"n = {min(line.seeds)}{where}"), []).append(number)
+    without = [
+        f"{name}: {words}{'' if len(where) == panels_of[name] else f' ({_panels(where)})'}"
+        for (name, words), where in short.items()
+    ]
+    return f"{means} with 95 % t-intervals" + (f"; but {'; '.join(without)}" if without else "")
+
+
+def _short(name: str) -> str:
+    name = one_line(name)
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
+
+
+def _line(name: str, x: Sequence[float], intervals: Sequence[stats.Interval], note: str = "") -> Line:
+    ends = tuple(
+        None if i.low is None or i.high is None or i.n < stats.MIN_SEEDS else (max(i.low, 0.0), min(i.high, 100.0))
+        for i in intervals
+    )
+    return Line(
+        _short(name), tuple(x), tuple(i.mean for i in intervals), ends, tuple(i.n for i in intervals), note=note
+    )
+
+
+def _attack_panel(kind: attacks.Kind, lines: Sequence[Line], number: str) -> Panel:
     total, norm, name = kind
     radii = sorted({x for line in lines for x in line.x})
     axis = "iterations" if is_capped(name) else f"radius, {norm}"
     ticks = {eps: radius(eps).removesuffix("/255") for eps in radii}
     axis += ", /255" if any("/255" in radius(eps) for eps in radii) else ""
-    return Panel(
-        "\n".join(textwrap.wrap(f"{name}, {total:,} images", 44)[:2]), tuple(lines), axis, "accuracy, %", ticks
-    )
+    title = "\n".join(textwrap.wrap(f"{number}{name}, {total:,} images", 44)[:3])
+    return Panel(title, tuple(lines), axis, "accuracy, %", ticks)
 
 
 def learning_charts(places: findings.Places) -> list[Chart]:
-    """Test accuracy after every epoch, a panel a preset."""
+    """Test accuracy after every epoch, a picture a preset and recipe."""
     charts = list[Chart]()
     for preset in dict.fromkeys(preset for preset, _ in places):
-        lines = []
-        for setup in _SHOWN:
-            curves = _by_epoch(places.get((preset, setup), {}), "exact")
-            if len(curves) > 1:
-                lines.append(_line(setup, [*curves], [stats.t_interval(values) for values in curves.values()]))
-        if lines:
-            caption = f"Preset {preset}: exact test accuracy by epoch, means over seeds with 95 % t-intervals"
-            panel = Panel(preset, tuple(lines), "epoch (the first is 0)", "accuracy, %", {})
-            charts.append(Chart(caption, panels_svg([panel], name=f"learning-{len(charts)}", about=caption)))
+        for recipe, setups in _RECIPES.items():
+            lines = []
+            for setup in setups:
+                curves = _by_epoch(places.get((preset, setup), {}), "exact")
+                if len(curves) > 1:
+                    lines.append(_line(setup, [*curves], [stats.t_interval(values) for values in curves.values()]))
+            if lines:
+                title = f"Preset {one_line(preset)}, {recipe}: exact test accuracy by epoch"
+                panels = [Panel(f"{one_line(preset)}, {recipe}", tuple(lines), _EPOCHS, "accuracy, %", {})]
+                charts.append(_chart(title, _seeds_said(panels), panels, f"learning-{len(charts)}"))
     return charts
 
 
@@ -110,13 +192,19 @@ def audit_charts(places: findings.Places) -> list[Chart]:
         for setup in dict.fromkeys(("K1", *DECIDING)):
             curves = [(name, _by_epoch(places.get((preset, setup), {}), key)) for key, name in _METRICS]
             lines = [
-                Line(name, tuple(curve), tuple(fmean(values) for values in curve.values()), bold=name == "exact")
+                Line(
+                    name,
+                    tuple(curve),
+                    tuple(fmean(values) for values in curve.values()),
+                    seeds=tuple(map(len, curve.values())),
+                    bold=name == "exact",
+                )
                 for name, curve in curves
                 if len(curve) > 1
             ]
             if lines:
-                panels.append(Panel(setup, tuple(lines), "epoch (the first is 0)", "accuracy, %", {}))
+                panels.append(Panel(setup, tuple(lines), _EPOCHS, "accuracy, %", {}))
         if panels:
-            caption = f"Preset {preset}: what the published codes would have reported for the same answers"
-            charts.append(Chart(caption, panels_svg(panels, name=f"audit-{len(charts)}", about=caption)))
+            title = f"Preset {one_line(preset)}: what the published codes would have reported for the same answers"
+            charts.append(_chart(title, _seeds_said(panels, intervals=False), panels, f"audit-{len(charts)}"))
     return charts

@@ -1,11 +1,14 @@
 """One self-contained HTML page: a pure function of what the runs have left."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from perturblab.catalogue import SETUPS, Setup
 from perturblab.catalogue.entry import typed
+from perturblab.config import TrainConfig
+from perturblab.groups import Group, group
 from perturblab.presets import PRESETS, Preset, flags_of
 from perturblab.records import Record
 from perturblab.report import findings, tables
@@ -16,6 +19,21 @@ from perturblab.report.rows import claim_row, open_claim, sections
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _MASKS = 8
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """How runs of no study are made again.
+
+    Args:
+        label: of the group.
+        seeds: of its records, ascending.
+        command: of the first one; "" where its config is not one that can be typed.
+    """
+
+    label: str
+    seeds: tuple[int, ...]
+    command: str
 
 
 def page(runs: Sequence[Run], failed: Sequence[Failed] = ()) -> str:
@@ -51,6 +69,7 @@ def page(runs: Sequence[Run], failed: Sequence[Failed] = ()) -> str:
         masks=_masks(runs),
         presets=_presets(places),
         groups=_groups(runs),
+        repeats=_repeats(runs),
         compute=_compute(runs),
         failed=failed,
     )
@@ -120,6 +139,29 @@ def _groups(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     """The records that belong to no study, as lines of a table."""
     others = [run.record for run in runs if run.record.study is None]
     return tables.cells(others) if others else []
+
+
+def _repeats(runs: Sequence[Run]) -> list[Repeat]:
+    """The commands of the records that belong to no study."""
+    return [
+        Repeat(of.label, tuple(record.seed for record in of.records), _command(of))
+        for of in group([run.record for run in runs if run.record.study is None])
+    ]
+
+
+def _command(of: Group) -> str:
+    """What the first record's config says, with the images by the name under which they are found."""
+    record = of.records[0]
+    flags = {name: value for name, value in record.config.items() if value is not None and name != "label"}
+    names = {part: name for part in ("train", "test") if (name := f"dataset_{part}") in flags}
+    flags |= dict.fromkeys(names.values(), record.data.recognised)
+    if len(names) > 1 and record.data.train == record.data.test:
+        del flags["dataset_test"]
+    words = {name: tuple(map(str, value)) if isinstance(value, list) else value for name, value in flags.items()}
+    texts = [word for value in words.values() for word in (value if isinstance(value, tuple) else (str(value),))]
+    if not words.keys() <= TrainConfig.model_fields.keys() or not all(text and text.isprintable() for text in texts):
+        return ""
+    return typed({**words, "manual_seed": record.seed}) + " --out RUN"
 
 
 def _compute(runs: Iterable[Run]) -> list[tuple[str, int, str, str, int]]:

@@ -12,6 +12,7 @@ from perturblab.report import findings, tables
 from perturblab.report.charts import dots_svg
 from perturblab.report.findings import ClaimFinding, Compared, FigureFinding, Measured
 from perturblab.report.measured import Run
+from perturblab.report.volatility import fine
 
 SECTIONS = {
     "pnn": "Perturbative neural networks, the reproduction, the authors' reply",
@@ -69,6 +70,19 @@ def markdown(runs: Sequence[Run], tag: str | None = None) -> str:
     return "\n\n".join(blocks or [nothing]) + "\n"
 
 
+@dataclass(frozen=True)
+class _Unit:
+    """What a difference is in: points, or with no name the unit of a loss, whose spreads need more decimals."""
+
+    name: str
+
+    def plain(self, value: float) -> str:
+        return f"{value:.2f}{self.name}" if self.name else fine(value)
+
+    def signed(self, value: float) -> str:
+        return stats.signed(value) if self.name else fine(value, "+")
+
+
 def claim_row(finding: ClaimFinding, compared: Compared) -> Row:
     relation, interval = finding.relation, compared.paired.interval
     ends = None
@@ -80,19 +94,21 @@ def claim_row(finding: ClaimFinding, compared: Compared) -> Row:
             -math.inf if relation.low is None else relation.low,
             math.inf if relation.high is None else relation.high,
         )
-    unit = "" if relation.measure.metric == "volatility" else " points"
+    unit = _Unit("" if relation.measure.metric == "volatility" else " points")
+    means = [unit.plain(value).removesuffix(unit.name) for value in (compared.left, compared.right)]
+    by_seed = ", ".join(f"{seed}: {unit.signed(value)}" for seed, value in compared.differences.items())
     left, right = compared.sides
     measures = relation.measure, relation.right_measure or relation.measure
     if left == right:  # two metrics of the same runs
         left, right = (f"{side}, {measure.metric}," for side, measure in zip(compared.sides, measures, strict=True))
     on = f" On {', '.join(compared.data)}." if compared.data else ""
-    more = [f"{left} {compared.left:.2f}, {right} {compared.right:.2f}; by seed {_by_seed(compared)}.{on}"]
+    more = [f"{left} {means[0]}, {right} {means[1]}; by seed {by_seed}.{on}"]
     more += [f"At this preset they differ in {', '.join(compared.differing)}."] if compared.differing else []
     more += [*_sizes(compared), *_tests(compared.paired, unit), *([f"{compared.note}."] if compared.note else [])]
     return Row(
         relation.id,
         (relation.text, relation.claimed, compared.preset, _difference(compared, unit)),
-        verdict=_claim_words(compared, is_number=relation.low is not None and relation.low == relation.high),
+        verdict=_claim_words(compared, unit, is_number=relation.low is not None and relation.low == relation.high),
         picture=dots_svg(list(compared.differences.values()), ends, claimed),
         details=(*more, f"Claimed by: {relation.source}.", *relation.doubts, *([relation.how] if relation.how else [])),
         measured=True,
@@ -107,11 +123,7 @@ def _sizes(compared: Compared) -> Iterable[str]:
         yield f"Trainable parameters and multiplications an image: {', '.join(said_of)}."
 
 
-def _by_seed(compared: Compared) -> str:
-    return ", ".join(f"{seed}: {stats.signed(value)}" for seed, value in compared.differences.items())
-
-
-def _tests(paired: stats.Paired, unit: str) -> Iterable[str]:
+def _tests(paired: stats.Paired, unit: _Unit) -> Iterable[str]:
     """What the verdict rests on beside the interval, and what these seeds could have told at all."""
     if paired.n < stats.MIN_SEEDS or paired.t_p is None or paired.detectable is None:
         return
@@ -119,24 +131,26 @@ def _tests(paired: stats.Paired, unit: str) -> Iterable[str]:
     if paired.sign_flip_p is not None:
         least = f"the smallest that {paired.n} seeds can give is {paired.sign_flip_smallest:.3g}"
         yield f"Sign-flip p = {paired.sign_flip_p:.3g}; {least}."
-    yield f"{paired.detectable:.2f}{unit} would have been detected with 80 % power."
+    yield f"{unit.plain(paired.detectable)} would have been detected with 80 % power."
 
 
-def _difference(compared: Compared, unit: str) -> str:
+def _difference(compared: Compared, unit: _Unit) -> str:
     interval = compared.paired.interval
-    text = f"{stats.signed(interval.mean)}{unit}"
+    text = f"{unit.signed(interval.mean)}{unit.name}"
     if interval.low is not None and interval.high is not None and interval.n >= stats.MIN_SEEDS:
-        text += f" [{stats.signed(interval.low)}, {stats.signed(interval.high)}]"
+        text += f" [{unit.signed(interval.low)}, {unit.signed(interval.high)}]"
     return f"{text}, n = {interval.n}"
 
 
-def _claim_words(compared: Compared, *, is_number: bool) -> str:
+def _claim_words(compared: Compared, unit: _Unit, *, is_number: bool) -> str:
     if compared.weak:
         return f"no evidence: at this preset {compared.weak}"
     words: list[str] = [compared.paired.verdict if compared.verdict is None else compared.verdict]
     # An interval that holds a claimed number says the less, the wider it is.
     if (words[0] == "not distinguishable" or (words[0] == "agrees" and is_number)) and compared.paired.detectable:
-        words.append(f"{compared.paired.detectable:.2f} would have been detected with 80 % power")
+        words.append(
+            f"{unit.plain(compared.paired.detectable).removesuffix(unit.name)} would have been detected with 80 % power"
+        )
     words += [compared.flagged] if compared.flagged else []
     return "; ".join(words)
 

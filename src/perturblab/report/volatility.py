@@ -11,6 +11,7 @@ from perturblab.groups import cell_text, group
 from perturblab.records import Record
 from perturblab.report.measured import Run
 
+_MOST_DECIMALS = 9  # what is smaller is the noise of floats
 Spreads = Mapping[str, float]  # which loss -> standard deviation of its change
 
 
@@ -30,6 +31,21 @@ def spreads(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if len(test) == len(rows):
         losses["test loss"] = test
     return {name: stdev(b - a for a, b in pairwise(of)) for name, of in losses.items() if len(of) > 2}
+
+
+def fine(value: float, sign: str = "") -> str:
+    """Write a spread, or a difference of two: with four decimals, or as many as show two digits of it.
+
+    Args:
+        value: in units of the loss.
+        sign: "+" to write the sign of a positive value too.
+
+    Returns:
+        Text such as "0.1534" or "+0.000030", never "-0.0000".
+    """
+    decimals = max(4, 1 - math.floor(math.log10(abs(value)))) if value else 4
+    decimals = min(decimals, _MOST_DECIMALS)
+    return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"
 
 
 def markdown(runs: Sequence[Run], control: str | None = None) -> str:
