@@ -16,7 +16,6 @@ from snippets import blocks, commands, executed, promised
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-CONTROL = "perturb_resnet18, 16 filters, 1x1 only"
 
 
 def calls() -> list[str]:
@@ -36,7 +35,7 @@ def test_example_runs_and_prints_what_its_comments_say() -> None:
 
 
 TABLES = {
-    "README.md": "results/cifar10-jpeg --groups --markdown --control '" + CONTROL + "'",
+    "README.md": "results --markdown --tag dispute",
     "docs/results.md": "results --markdown",
     "docs/robustness.md": "results/robust --attacks",
 }

@@ -140,7 +140,7 @@ def test_records_are_frozen():
     ("change", "text"),
     [
         (("version", 2), "version is 2, expected 1; read it with a matching perturblab"),
-        (("version", ...), None),  # absent: the default, and load_all does not take the file for a record
+        (("version", ...), None),  # absent: the default
         (
             ("version", True),
             "version: got True, expected: Input should be a valid integer; repair the file or run again",
@@ -287,6 +287,26 @@ def test_load_all_takes_records_only_sorted_by_path(tmp_path):
     (tmp_path / "folder.json").mkdir()
     assert [record.seed for record in records.load_all(tmp_path)] == [2, 3, 1]
     assert records.load_all(tmp_path / "b" / "attacks") == []
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("{}", "run-1/record.json: config: Field required; repair the file or run again"),
+        ('{"version": 1}', "run-1/record.json: config: Field required; repair"),
+        ("[]", "run-1/record.json: record: got [], expected: "),
+        ("null", "run-1/record.json: record: got None, expected: "),
+        ('"K4"', "run-1/record.json: record: got 'K4', expected: "),
+    ],
+)
+def test_what_is_called_a_record_and_is_none_is_told(tmp_path, content, text):
+    """In the folder of a study it would be missed by nobody."""
+    records.save(Record.model_validate(FULL), tmp_path / "run-0" / "record.json")
+    written(tmp_path, content)
+    with pytest.raises(UserError) as caught:
+        records.load_all(tmp_path)
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_load_all_leaves_nothing_out_in_silence(tmp_path):

@@ -1,11 +1,15 @@
-"""What `perturblab show` says of committed records."""
+"""What `perturblab show` says: of committed records, and how something is run."""
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS
+from perturblab.cli_catalogue import _found, _how_to_run
+from perturblab.presets import PRESETS, chosen
 from test_study import tell
 
 
@@ -17,3 +21,51 @@ def test_show_says_what_a_figure_is_about_and_not_the_clean_accuracy(capsys: pyt
     assert first["percent"] < 1, "under attack; the clean accuracy is 95 %"
     out = tell(f"show R-batchout-clean --results {folder}", capsys)[1]
     assert re.search(r"^  at robust, seed 1: -\d\.\d\d; over its seeds: lower$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("name", "run", "measured"),
+    [
+        ("K7", "run: perturblab run K7 --preset cpu --dataroot DATA", "not yet"),
+        ("K4", "run: perturblab run K4 --preset quick", "not yet"),
+        ("A1-shift", "run: perturblab run A1-shift --preset cpu-all --dataroot DATA", "not yet"),
+        ("R-noise", "run: perturblab run R-noise --preset quick", "not yet"),
+        ("BO5a-k0.5-fgsm-0.4", "run: perturblab run BO5a-k0.5-fgsm-0.4 --preset robust --dataroot DATA", "not yet"),
+        ("R1-middle-0.2", "run: perturblab run R1-middle-0.2 --preset full --dataroot DATA", "not yet"),
+        (
+            "R1-standard-fgsm-1",
+            "run: perturblab run R1-standard-fgsm-1 --preset full --dataroot DATA  (trains it; no preset attacks it)",
+            "not yet",
+        ),
+        (
+            "R1-mnist-all-0.2",
+            "run: perturblab run R1-mnist-all-0.2 --preset full --dataroot DATA",
+            "cannot be, nothing here measures this figure",
+        ),
+        ("P1", "run: cannot be, no run stands behind it", "cannot be, there is no run of it"),
+        ("H3", f"run: cannot be, {SETUPS['H3'].missing}", "cannot be, there is no run of it"),
+        (
+            "R-other-class",
+            f"run: cannot be, no run stands behind it; it is settled by {RELATIONS['R-other-class'].how}",
+            "cannot be, there is no run of it",
+        ),
+    ],
+)
+def test_show_says_how_it_is_run_and_why_it_is_not(
+    name: str, run: str, measured: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = tell(f"show {name} --results {tmp_path}", capsys)[1].splitlines()
+    assert lines[-2:] == [run, f"measured: {measured}"]
+    said = json.loads(tell(f"show {name} --json --results {tmp_path}", capsys)[1])
+    assert (said["measured"], "unmeasurable" in said) == ([], measured != "not yet")
+    assert said["run"].get("command", said["run"].get("cannot")) in run
+
+
+def test_every_command_that_is_shown_can_be_given() -> None:
+    for name in (*ENTRIES, *RELATIONS, *SETUPS):
+        entry, setup, relation = _found(name)
+        run = _how_to_run(name, entry, setup, relation)
+        if "command" in run:
+            words = shlex.split(run["command"])
+            assert chosen([name], PRESETS[words[words.index("--preset") + 1]])
+            assert words[:3] == ["perturblab", "run", name]

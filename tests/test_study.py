@@ -1,5 +1,6 @@
 """Studies: what is missing is run, once; a stop, a crash and a second study lose nothing."""
 
+import copy
 import itertools
 import json
 import os
@@ -15,13 +16,17 @@ from typing import Any
 
 import pytest
 
-from perturblab import cli, presets, records, study
-from perturblab.catalogue import RELATIONS, SETUPS, Setup
+from perturblab import cli, matching, presets, records, study, targets
+from perturblab.attacks import ATTACKS
+from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Setup
 from perturblab.config import TrainConfig, validated
 from perturblab.errors import UserError
 from perturblab.files import locked
+from perturblab.points import ACTIVE, AT_INFERENCE, BLIND, Point, file_of, load_points, save_points
 from perturblab.presets import PRESETS, Preset, chosen, flags_of, is_comparable
 from perturblab.progress import Show
+from perturblab.report import measured
+from test_records import FULL
 
 QUIET = Show(quiet=True)
 TINY = Preset(
@@ -117,6 +122,41 @@ def test_a_plan_goes_seed_by_seed_and_runs_what_is_the_same_once(tmp_path: Path)
     ]
 
 
+def test_presets_of_one_size_share_their_records(tmp_path: Path) -> None:
+    small, large = PRESETS["cpu"], PRESETS["cpu-all"]
+    assert (small.folder, large.folder) == ("cpu", "cpu")
+    for setup in chosen((), large):
+        assert flags_of(setup, large, 1) == flags_of(setup, small, 1)
+    at = {name: tmp_path / name for name in ("results", "work")}
+    jobs = {
+        job.name: job
+        for job in study.plan(chosen((), large), large, None, results=at["results"], work=at["work"])
+        if "K4" in job.setups
+    }
+    for job in study.plan([SETUPS["K4"]], small, (1, 2, 3), results=at["results"], work=at["work"]):
+        assert job.results[0] in jobs[job.name].results
+        assert job.flags == jobs[job.name].flags
+    for preset in PRESETS.values():
+        assert preset.folder in PRESETS
+
+
+def test_what_one_of_several_same_set_ups_has_is_given_to_the_others(tmp_path: Path) -> None:
+    twin = replace(SETUPS["K4"], id="K4-twin")
+    places = {"results": tmp_path / "results", "work": tmp_path / "runs"}
+    (alone,) = study.plan([SETUPS["K4"]], TINY, [1], **places)
+    record = records.Record.model_validate(FULL | {"study": {"setup": "K4", "preset": "tiny"}})
+    alone.results[0].mkdir(parents=True)
+    records.save(record, alone.results[0] / "record.json")
+    (alone.results[0] / "metrics.jsonl").write_text('{"epoch": 0}\n')
+    both = study.plan([SETUPS["K4"], twin], TINY, [1, 2], **places)
+    left = study.share(both)
+    assert [job.name for job in left] == [both[1].name], "seed 2 is to be run"
+    given = records.load(both[0].results[1] / "record.json")
+    assert given == record.model_copy(update={"study": records.Study(setup="K4-twin", preset="tiny")})
+    assert (both[0].results[1] / "metrics.jsonl").read_text() == '{"epoch": 0}\n'
+    assert records.load(alone.results[0] / "record.json") == record
+
+
 def test_the_command_line_of_a_job_says_its_flags(tmp_path: Path) -> None:
     (job,) = planned(tmp_path, "K7", dataroot="somewhere", classes=("1", "0"))
     line = study.argv(job, 1)[3:]
@@ -196,20 +236,261 @@ def test_two_attacks_on_one_run_wait_for_each_other(tmp_path: Path, capsys: pyte
     assert [(point["total"], point["eps"]) for point in points] == [(20, 0), (20, 0.1), (30, 0), (30, 0.1)]
 
 
+def test_a_failed_attack_stays_listed_until_it_succeeds_itself(tmp_path: Path) -> None:
+    setups, folders = [SETUPS["K4"]], {"results": tmp_path / "results", "work": tmp_path / "runs"}
+    fine = {"attacks": "fgsm", "eps": "0,0.1", "subset": 20, "checks": False}
+    both = replace(ATTACKED, seeds=1, attacks={"K4": ({**fine, "norm": "l2", "attacks": "fgsm-normalised"}, fine)})
+    train, bad, good = study.plan(setups, both, None, **folders)
+    (failure,) = run([train, bad, good])
+    assert failure.name == "K4 seed 1: fgsm-normalised"
+    assert [study.is_done(job) for job in (train, bad, good)] == [True, False, True]
+    listed = [measured.Failed(failure.name, failure.reason)]
+    assert measured.load_failed(folders["results"]) == listed
+    study.forget_failure(train)
+    assert measured.load_failed(folders["results"]) == listed, "nor does the training of the run remove it"
+    assert measured.load(folders["results"])[0].points
+    mended = replace(bad, attack={**fine, "subset": 30})
+    study.failure_file(bad).parent.rename(study.failure_file(mended).parent)
+    assert run([mended]) == []
+    assert measured.load_failed(folders["results"]) == []
+    assert not list(folders["results"].rglob("failed*"))
+
+
+def test_a_failure_that_an_earlier_version_wrote_goes_with_its_own_job_only(tmp_path: Path) -> None:
+    setups, folders = [SETUPS["K4"]], {"results": tmp_path / "results", "work": tmp_path / "runs"}
+    train, one, other = study.plan(setups, replace(ATTACKED, seeds=1), None, **folders)
+    assert len({study.failure_file(job) for job in (train, one, other)}) == 3
+    shared = train.results[0] / study.FAILED
+    shared.parent.mkdir(parents=True)
+    shared.write_text(json.dumps({"name": one.name, "reason": "out of memory", "code": 1}))
+    for job in (train, other):
+        study.forget_failure(job)
+        assert shared.is_file()
+    study.forget_failure(one)
+    assert not shared.exists()
+
+
+FGSM = {"attacks": "fgsm", "eps": "0,0.1", "subset": 100, "checks": False}
+SETTINGS: dict[str, Any] = {"draws": 1, "seed": 1}
+ACTIVELY = {"draws": 1, "verdicts": 3, "mode": f"{ACTIVE}, a published mistake", "seed": 1}
+IN_EVAL = {**FGSM, "draws": 1, "verdicts": 3, "batchout_in_eval": True}
+PGD = {"draws": 1, "early_stop": True, "restarts": 5, "steps": 50, "seed": 1}
+
+
+def points(folder: Path, attack: str, settings: dict[str, Any], *, total: int = 100, weights: str = "a") -> None:
+    """Put the points of a curve into a folder, beside what is there."""
+    more = {"correct": 1, "wilson": (0, 1), "answers": "1", "subset": "s", "norm": "linf"}
+    file = file_of(folder, attack, "linf")
+    new = [Point(attack=attack, eps=eps, total=total, weights=weights, settings=settings, **more) for eps in (0.0, 0.1)]
+    save_points(file, [*load_points(file), *new])
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "is_done"),
+    [
+        (FGSM, [("fgsm", SETTINGS, {})], True),
+        (FGSM, [("fgsm", SETTINGS, {"total": 99})], False),
+        ({**FGSM, "subset": 30_000}, [("fgsm", SETTINGS, {"total": 10_000})], True),  # more than there are
+        ({**FGSM, "subset": None}, [("fgsm", SETTINGS, {})], False),  # a part of the images for all of them
+        ({**FGSM, "subset": None}, [("fgsm", SETTINGS, {"total": 10_000})], True),
+        (FGSM, [("fgsm", {**SETTINGS, "seed": 2}, {})], False),
+        (FGSM, [("fgsm", ACTIVELY, {}), ("fgsm frozen", ACTIVELY, {})], False),
+        (IN_EVAL, [("fgsm", SETTINGS, {})], False),  # plain FGSM is not FGSM with BatchOut in evaluation
+        (IN_EVAL, [("fgsm", ACTIVELY, {})], False),  # its frozen twin is not there yet
+        (IN_EVAL, [("fgsm", ACTIVELY, {}), ("fgsm frozen", {**ACTIVELY, "verdicts": ...}, {})], True),
+        (
+            IN_EVAL,
+            [("fgsm", {**ACTIVELY, "verdicts": 4}, {}), ("fgsm frozen", {**ACTIVELY, "verdicts": ...}, {})],
+            False,
+        ),
+        (IN_EVAL, [("fgsm", {**ACTIVELY, "draws": 20}, {}), ("fgsm frozen", {**ACTIVELY, "verdicts": ...}, {})], False),
+        ({**IN_EVAL, "attacks": "square"}, [("square frozen", {**ACTIVELY, "verdicts": ...}, {})], True),
+        ({**IN_EVAL, "attacks": "uniform"}, [("uniform", ACTIVELY, {})], True),
+        (
+            {**FGSM, "attacks": "uniform", "inference_batchout": 30, "verdicts": 3},
+            [("uniform", {**ACTIVELY, "draws": ..., "mode": f"{AT_INFERENCE}, beside 31 training images"}, {})],
+            False,
+        ),
+        (
+            {**FGSM, "attacks": "uniform", "inference_batchout": 30, "verdicts": 3},
+            [("uniform", {**ACTIVELY, "draws": ..., "mode": f"{AT_INFERENCE}, beside 30 training images"}, {})],
+            True,
+        ),
+        ({**FGSM, "attacks": "pgd"}, [("pgd", PGD, {})], True),
+        ({**FGSM, "attacks": "pgd", "steps": 40}, [("pgd", PGD, {})], False),
+        ({**FGSM, "attacks": "pgd", "restarts": 1}, [("pgd", PGD, {})], False),
+        ({**FGSM, "attacks": "pgd", "step_size": 0.01}, [("pgd", PGD, {})], False),
+        ({**FGSM, "attacks": "pgd"}, [("pgd", {**PGD, "step_size": 0.01}, {})], False),
+        ({**FGSM, "attacks": "square", "queries": 9}, [("square", {"queries": 5000, "seed": 1}, {})], False),
+        (
+            {**FGSM, "attacks": "transfer-fgsm", "source": "runs/seed-2"},
+            [("transfer-fgsm", {**SETTINGS, "source": "seed-2", "source_weights": "b"}, {})],
+            True,
+        ),
+        (
+            {**FGSM, "attacks": "transfer-fgsm", "source": "runs/seed-3"},
+            [("transfer-fgsm", {**SETTINGS, "source": "seed-2", "source_weights": "b"}, {})],
+            False,
+        ),
+        ({**FGSM, "attacks": "fgsm,pgd"}, [("fgsm", SETTINGS, {}), ("pgd", PGD, {"weights": "b"})], False),
+        ({**FGSM, "eps": "0,0.1,0.2"}, [("fgsm", SETTINGS, {})], False),
+        ({**FGSM, "eps": None}, [], False),
+        ({**FGSM, "checks": True}, [("fgsm", SETTINGS, {})], False),  # the masking checks are still to come
+    ],
+)
+def test_an_attack_counts_as_done_when_it_was_made_as_asked_for(
+    asked: dict[str, Any], found: list[tuple[str, dict[str, Any], dict[str, Any]]], is_done: bool, tmp_path: Path
+) -> None:
+    (train,) = planned(tmp_path, "K4")
+    kept(train)
+    for attack, settings, more in found:
+        points(train.results[0], attack, {k: v for k, v in settings.items() if v is not ...}, **more)
+    assert study.is_done(replace(train, attack=asked)) == is_done
+
+
+def test_the_checks_of_an_attack_are_those_asked_for(tmp_path: Path) -> None:
+    (train,) = planned(tmp_path, "K4")
+    kept(train)
+    points(train.results[0], "pgd", PGD)
+    job = replace(train, attack={**FGSM, "attacks": "pgd", "checks": True, "check_subset": 50})
+    effort = {"steps": 50, "step_size": None, "restarts": 5, "queries": 5000, "draws": 1, "early_stop": True}
+    findings = {"images": 50, "classes": 10, "eps": 0.1, "zero": 0, "bad": 0, "softmax": False, "saturated": 0}
+    findings |= {"random": False, "large": 0, "fgsm": 9, "pgd": 9, "doubled": 9, "margin": 0, "black_box": {}}
+    key = ["s", 50, "a", "linf", 0.1, effort, "", "", 1]
+    for place, other in (
+        (0, "t"),
+        (1, 20),
+        (2, "b"),
+        (3, "l2"),
+        (5, {**effort, "steps": 9}),
+        (7, "c"),
+        (8, 2),
+        (4, 0.2),
+    ):
+        changed = [other if n == place else value for n, value in enumerate(key)]
+        content = [{"key": changed, "flags": [], "findings": findings}]
+        (train.results[0] / "attacks" / "checks.json").write_text(json.dumps(content))
+        assert study.is_done(job) == (place == 4), "the radius is chosen by what was measured"
+
+
+def test_points_of_other_weights_do_not_count(tmp_path: Path) -> None:
+    """Where the weights lie here, and are those of the record that is kept."""
+    (train,) = planned(tmp_path, "K4")
+    record, job = kept(train), replace(train, attack=FGSM)
+    points(train.results[0], "fgsm", SETTINGS, weights="a")
+    train.work.mkdir(parents=True)
+    (train.work / "weights.safetensors").write_bytes(b"other ones")
+    assert study.is_done(job), "nothing says whose weights these are"
+    (train.work / "record.json").write_bytes(record.read_bytes().replace(b'"seconds": 12.5', b'"seconds": 13.5'))
+    assert study.is_done(job), "they are of another run than the record"
+    here = json.loads(record.read_text())
+    here["study"] = None
+    (train.work / "record.json").write_text(json.dumps(here))
+    assert not study.is_done(job)
+    points(train.results[0], "fgsm", SETTINGS, weights=targets._hash_of_weights(train.work))
+    assert study.is_done(job)
+
+
+def test_the_attacks_that_need_one_answer_for_one_image_are_known_without_torch() -> None:
+    assert set(matching._ALONE) == {name for name, attack in ATTACKS.items() if attack.fixed}
+    assert set(BLIND) == {name for name, attack in ATTACKS.items() if not attack.looks}
+
+
 def test_seeds_of_the_preset_are_those_of_each_set_up(tmp_path: Path) -> None:
     more = replace(TINY, seeds=1, more_seeds={"H5": 3})
     jobs = study.plan([SETUPS["K4"], SETUPS["H5"]], more, None, results=tmp_path, work=tmp_path)
     assert [job.name for job in jobs] == ["K4 seed 1", "H5 seed 1", "H5 seed 2", "H5 seed 3"]
 
 
-def test_a_record_of_other_flags_is_never_overwritten(tmp_path: Path) -> None:
-    jobs = planned(tmp_path, "K4")
-    assert run(jobs) == []
-    other = replace(TINY, flags={**TINY.flags, "nepochs": 1})
-    with pytest.raises(
-        UserError, match=r"record\.json was measured with nepochs 2, and 1 is asked for; choose another"
-    ):
-        study.is_done(planned(tmp_path, "K4", preset=other)[0])
+def kept(job: study.Job, **config: Any) -> Path:
+    """A record as the study would keep it, with the config changed; nothing is trained."""
+    record = copy.deepcopy(FULL) | {"seed": job.flags["manual_seed"]}
+    record["config"] = json.loads(json.dumps({**job.flags, "dataset_train": "shown otherwise", **config}))
+    path = job.results[0] / "record.json"
+    records.save(records.Record.model_validate(record), path)
+    return path
+
+
+def test_a_record_of_other_settings_is_neither_done_nor_run(tmp_path: Path) -> None:
+    setups, folders = [SETUPS["K4"]], {"results": tmp_path / "results", "work": tmp_path / "runs"}
+    train, *attacks = study.plan(setups, replace(ATTACKED, seeds=1), [1], **folders)
+    kept(train)
+    assert study.is_done(train)
+    path = kept(train, learning_rate=0.25, nepochs=3)
+    standing = study.standing([train, *attacks])
+    assert (standing.done, standing.missing) == ([], []), "what attacks such a run is no better"
+    assert [job for job, _ in standing.other] == [train, *attacks]
+    assert standing.other[0][1] == (
+        f"its record is of other settings (nepochs 3, now 2; learning_rate 0.25, now {train.flags['learning_rate']}); "
+        f"move {path.parent} away to run it anew"
+    )
+    path.unlink()
+    assert study.standing([train]).missing == [train]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "is_same"),
+    [
+        ({"batchout_eta": "0.1"}, {"batchout_eta": "0.1;0.1;0.1"}, True),  # a record has one a place
+        ({"batchout_eta": "0.1"}, {"batchout_eta": "0.1;0.2;0.1"}, False),
+        ({"batchout_eta": "0.1;0.2"}, {"batchout_eta": "0.1;0.2"}, True),
+        ({"batchout_at": "all"}, {"batchout_at": "a.0,b"}, True),  # a record has what was meant
+        ({"batchout_at": "a.0"}, {"batchout_at": "a.0,b"}, False),
+        ({"batchout_k": "0.50"}, {"batchout_k": 0.5}, True),
+        ({"learning_rate": "1e-2"}, {"learning_rate": 0.01}, True),
+        ({"classes": "1,0"}, {"classes": ["1", "0"]}, True),
+        ({"classes": "1,0"}, {"classes": ["0", "1"]}, False),
+        ({"level": 0}, {"level": 0.1}, False),
+        ({"dataset_train": "digits"}, {"dataset_train": "digits, 2 classes"}, True),
+        ({"act": "relu"}, {}, True),  # a setting that the record does not name
+    ],
+)
+def test_settings_are_compared_by_what_they_mean(
+    asked: dict[str, Any], found: dict[str, Any], is_same: bool, tmp_path: Path
+) -> None:
+    (job,) = planned(tmp_path, "K4")
+    (plain,) = planned(tmp_path, "K4")
+    for name in asked:
+        plain.flags.pop(name, None)  # type: ignore[attr-defined]
+    kept(plain, **found)
+    assert study.is_done(replace(job, flags={**job.flags, **asked})) == is_same
+
+
+def test_what_was_begun_with_other_settings_is_not_kept_as_what_is_asked_for(tmp_path: Path) -> None:
+    """A run goes on with the settings that it was begun with: those of a preset as it was."""
+    (before,) = planned(tmp_path, "K4")
+    assert run([before]) == []
+    record = before.results[0] / "record.json"
+    record.unlink()
+    (job,) = planned(tmp_path, "K4", preset=replace(TINY, flags={**TINY.flags, "nepochs": 1}))
+    ((_, why),) = study.standing([job]).other
+    assert why == f"its record is of other settings (nepochs 2, now 1); move {job.work} away to run it anew"
+    (failure,) = run([job])
+    assert failure.reason == why
+    assert not record.exists()
+
+
+def test_records_of_several_versions_are_told_apart(tmp_path: Path) -> None:
+    jobs = planned(tmp_path, "K4", "H5", seeds=3)
+    for job in jobs:
+        kept(job)
+    assert study.standing(jobs).notes == []
+    for job, code in zip(jobs, ("abcdef123456", "abcdef123456", "", "", "", ""), strict=True):
+        path = job.results[0] / "record.json"
+        content = json.loads(path.read_text())
+        content["environment"]["code"] = code
+        content["data"]["hashes"]["train"] = "feedbeef" if job is jobs[5] else "0123456789"
+        path.write_text(json.dumps(content))
+    name = FULL["data"]["train"]
+    assert study.standing(jobs).notes == [
+        "note: the records come from 2 versions of the code: 2 of abcdef, 4 of unknown",
+        "note: the records come from 2 versions of digits: "
+        f"5 of {name} test cd train 012345, 1 of {name} test cd train feedbe",
+    ]
+    other = replace(jobs[5], flags={**jobs[5].flags, "classes": ("0", "1")})
+    path = jobs[5].results[0] / "record.json"
+    path.write_text(path.read_text().replace('"config": {', '"config": {"classes": ["0", "1"], ', 1))
+    assert len(study.standing([*jobs[:5], other]).notes) == 1, "other data were asked for"
 
 
 def test_a_run_that_fails_is_listed_and_tried_again(tmp_path: Path) -> None:
@@ -366,10 +647,45 @@ def test_list_show_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     code, out, _ = tell(line, capsys)
     assert (code, out) == (0, f"1 runs done, 0 failed; records: {tmp_path}/results/quick\n")
     assert tell(line, capsys)[1] == "nothing is missing\n"
-    (measured,) = json.loads(tell(f"show K4 --json {results}", capsys)[1])["measured"]
-    assert (measured["setup"], measured["preset"], measured["seed"], measured["total"]) == ("K4", "quick", 1, 597)
+    (last,) = json.loads(tell(f"show K4 --json {results}", capsys)[1])["measured"]
+    assert (last["setup"], last["preset"], last["seed"], last["total"]) == ("K4", "quick", 1, 597)
     out = tell(f"show K4 {results}", capsys)[1]
-    assert f"  at quick, seed 1: {measured['correct']}/597 clean images = " in out
+    assert f"  at quick, seed 1: {last['correct']}/597 clean images = " in out
+
+
+def test_what_is_of_other_settings_or_versions_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(presets.PRESETS, "quick", replace(TINY, name="quick", setups=("K4", "H5"), seeds=2))
+    jobs = planned(tmp_path, "K4", "H5", seeds=2, preset=presets.PRESETS["quick"])
+    line = f"run --results {tmp_path}/results --work {tmp_path}/runs --dry-run"
+    for number, job in enumerate(jobs):
+        path = kept(job, learning_rate=0.25) if job.name == "H5 seed 2" else kept(job)
+        path.write_text(path.read_text().replace("0123456789ab", f"{number % 2}23456789abc"))
+    code, out, err = tell(line, capsys)
+    assert (code, out) == (0, "nothing else is missing\n")
+    assert err.splitlines() == [
+        "quick: 4 runs, 3 done, 0 missing, 1 of other settings",
+        "note: the records come from 2 versions of the code: 2 of 023456, 1 of 123456",
+        f"H5 seed 2: its record is of other settings (learning_rate 0.25, now {jobs[3].flags['learning_rate']}); "
+        f"move {jobs[3].results[0]} away to run it anew",
+    ]
+    before = path.read_bytes()
+    assert tell(line.replace(" --dry-run", ""), capsys)[0] == 0
+    assert path.read_bytes() == before, "nor is it overwritten"
+
+
+def test_list_has_the_set_ups_that_nobody_published_too(capsys: pytest.CaptureFixture[str]) -> None:
+    out = tell("list", capsys)[1]
+    assert re.search(r"^A1-shift +- +set-up  ", out, re.MULTILINE)
+    assert re.search(r"^H5-level-1 +- +set-up  ", out, re.MULTILINE)
+    ids = [line.split()[0] for line in out.splitlines()]
+    assert len(ids) == len(set(ids))
+    assert set(ids) >= {*ENTRIES, *RELATIONS, *(s for s in SETUPS if s not in {e.setup for e in ENTRIES.values()})}
+    listed = json.loads(tell("list --json", capsys)[1])
+    assert [item["id"] for item in listed] == ids
+    assert {item["id"] for item in listed if item.get("kind") == "set-up"} == {*ids} - {*ENTRIES} - {*RELATIONS}
+    assert "A1-shift" not in tell("list --tag pnn", capsys)[1].split(), "set-ups have no tags"
 
 
 # --- one command a run, for an array of jobs ------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from perturblab.errors import UserError
 from perturblab.files import locked
 from perturblab.presets import Preset
 from perturblab.progress import Show
+from perturblab.report import measured
 
 TINY = Preset(
     "tiny",
@@ -52,6 +53,26 @@ def test_a_run_that_fails_there_is_a_failure_here(tmp_path: Path) -> None:
     (failure,) = brought.failures
     assert "--depth given, but perturb_resnet18 does not read it" in failure.reason
     assert [sorted(files) for files in brought.folders] == [["failed.json"], []]
+
+
+def test_only_what_has_succeeded_is_no_longer_listed_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a run that was interrupted nor another job of the same folder takes a failure from the list."""
+    job = planned(tmp_path)
+    attack = replace(job, attack={"attacks": "fgsm"}, results=job.results[:1])
+    errors = {name: type(name, (Exception,), {}) for name in ("RayError", "TaskCancelledError")}
+    answers = [
+        study_ray.Brought(({"failed.json": b'{"name": "K4 seed 1", "reason": "no", "code": 1}'}, {}), ()),
+        study_ray.Brought(({"record.json": b"{}"}, {"record.json": b"{}"}), ()),
+    ]
+    ray = SimpleNamespace(get=lambda number: answers[number], exceptions=SimpleNamespace(**errors))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    study.failed(attack, "out of memory", 1, Show(quiet=True))
+    (failure,) = study_ray._home(job, 0, Show(quiet=True))
+    assert failure.reason == "it was interrupted where it ran; the same command goes on"
+    listed = [measured.Failed(attack.name, "out of memory"), measured.Failed(failure.name, failure.reason)]
+    assert measured.load_failed(tmp_path) == listed
+    assert study_ray._home(job, 1, Show(quiet=True)) == []
+    assert measured.load_failed(tmp_path) == listed[:1]
 
 
 def test_a_run_that_is_called_off_while_it_is_started_is_not_left_behind(

@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,12 @@ from perturblab.machine import asked_to_stop
 
 if TYPE_CHECKING:
     from perturblab.catalogue import Entry, Relation, Setup
-    from perturblab.study import Failure, Job
+    from perturblab.presets import Preset
+    from perturblab.progress import Show
+    from perturblab.study import Failure, Job, Standing
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
+_SETUP = "set-up"  # kind of what is listed without a figure or a claim
 Add = Callable[[str, Callable[[argparse.Namespace], int], str], Parser]
 
 
@@ -31,8 +34,9 @@ def add_commands(add: Add) -> None:
     Args:
         add: from name, function and text to the command's parser.
     """
-    listed = add("list", _list, "List the published figures and claims.")
-    listed.add_argument("--tag", metavar="T", help="only those with this tag, such as pnn, or with all of a,b")
+    listed = add("list", _list, "List the published figures and claims, and the set-ups that nobody published.")
+    tag = "only figures and claims with this tag, such as pnn, or with all of a,b"
+    listed.add_argument("--tag", metavar="T", help=tag)
     listed.add_argument("--json", action="store_true", help="as JSON")
     shown = add("show", _show, "Show all about one figure, set-up or relation, and what has been measured.")
     shown.add_argument("id", metavar="ID", help="of a figure, set-up or relation")
@@ -61,23 +65,39 @@ def add_commands(add: Add) -> None:
 def _list(args: argparse.Namespace) -> int:
     from perturblab import catalogue
 
-    items: list[Entry | Relation] = [*catalogue.ENTRIES.values(), *catalogue.RELATIONS.values()]
+    items: list[Entry | Relation | Setup] = [
+        *catalogue.ENTRIES.values(),
+        *catalogue.RELATIONS.values(),
+        *_unpublished(),
+    ]
     if args.tag is not None:
         try:
-            items = catalogue.find(args.tag)
+            items = [*catalogue.find(args.tag)]
         except ValueError as error:
             raise UserError(f"--tag got {args.tag!r}: {error}") from error
     if args.json:
-        print(json.dumps([asdict(item) for item in items], indent=1, default=dict))
+        kinds = ({"kind": _SETUP} if isinstance(item, catalogue.Setup) else {} for item in items)
+        said = [{**asdict(item), **kind} for item, kind in zip(items, kinds, strict=True)]
+        print(json.dumps(said, indent=1, default=dict))
         return DONE
     width = max(len(item.id) for item in items)
     for item in items:
         if isinstance(item, catalogue.Entry):
             figure, kind, about = item.figure.said, item.figure.kind, item.about
+        elif isinstance(item, catalogue.Setup):
+            figure, kind, about = "-", _SETUP, item.about
         else:
             figure, kind, about = item.claimed, "claim", item.text
         print(f"{item.id:{width}}  {figure:>9}  {kind:21}  {about}")
     return DONE
+
+
+def _unpublished() -> "list[Setup]":
+    """Controls and other set-ups that no published figure rests on."""
+    from perturblab.catalogue import ENTRIES, SETUPS
+
+    published = {entry.setup for entry in ENTRIES.values()}
+    return [setup for setup in SETUPS.values() if setup.id not in published and setup.id not in ENTRIES]
 
 
 def _found(name: str) -> "tuple[Entry | None, Setup | None, Relation | None]":
@@ -96,9 +116,65 @@ def _show(args: argparse.Namespace) -> int:
     entry, setup, relation = _found(args.id)
     named = {"figure": entry, "setup": setup, "relation": relation}
     said: dict[str, Any] = {kind: asdict(of) for kind, of in named.items() if of is not None}
+    said["run"] = _how_to_run(args.id, entry, setup, relation)
+    if why := _unmeasurable(entry, said["run"]):
+        said["unmeasurable"] = why
     said["measured"] = _measured(entry, setup, relation, Path(args.results))
     print(json.dumps(said, indent=1, default=dict) if args.json else "\n".join(_lines(said)))
     return DONE
+
+
+def _how_to_run(name: str, entry: "Entry | None", setup: "Setup | None", relation: "Relation | None") -> dict[str, str]:
+    """The command, and what it leaves out; or why there is none."""
+    from perturblab.catalogue import SETUPS
+    from perturblab.presets import flags_of
+
+    sides: tuple[str, ...] = () if setup is None else (setup.id,)
+    measure = None if entry is None else entry.measure
+    if relation is not None:
+        sides, measure = tuple(filter(None, (relation.left, relation.right, *relation.rivals))), relation.measure
+    if why := next((SETUPS[side].missing for side in sides if SETUPS[side].missing), ""):
+        return {"cannot": why}
+    if not sides:
+        settled = relation.how if relation is not None else ""
+        return {"cannot": f"no run stands behind it{settled and '; it is settled by ' + settled}"}
+    is_attacked = measure is not None and bool(measure.attack)
+    preset = _preset_for(sides, attacked=is_attacked)
+    reads = {str(flags_of(SETUPS[side], preset, 1).get("dataset_train")) for side in sides} - {"digits"}
+    said = {"command": f"perturblab run {name} --preset {preset.name}{' --dataroot DATA' if reads else ''}"}
+    if is_attacked and not all(map(preset.attacks_on, sides)):
+        said["note"] = "trains it; no preset attacks it"
+    return said
+
+
+def _preset_for(sides: Sequence[str], *, attacked: bool) -> "Preset":
+    """The smallest preset that has all sides among its own set-ups, or else is made for them; the full one for others.
+
+    One that would leave nothing of a difference, or would not attack what is asked about under attack, comes last.
+    """
+    from perturblab.catalogue import SETUPS
+    from perturblab.presets import PRESETS, differing
+
+    def suits(preset: "Preset") -> tuple[bool, ...]:
+        starts = (*preset.special, *preset.attacks)
+        made = preset.only or [side for side in sides if side.startswith(starts)]
+        first, *others = (SETUPS[side] for side in sides)
+        return (
+            set(sides) <= {*preset.setups, *made} or preset.name == "full",
+            not others or first in others or any(differing(first, other, preset) for other in others),
+            not attacked or all(map(preset.attacks_on, sides)),
+            set(sides) <= set(preset.setups),
+        )
+
+    return max(PRESETS.values(), key=suits)  # of those that suit alike the first, which is the smallest
+
+
+def _unmeasurable(entry: "Entry | None", run: dict[str, str]) -> str:
+    if "cannot" in run:
+        return "there is no run of it"
+    if entry is not None and (entry.measure.metric == "none" or entry.measure.mode == "inference-vote"):
+        return "nothing here measures this figure"
+    return ""
 
 
 def _measured(
@@ -136,7 +212,12 @@ def _lines(said: dict[str, Any]) -> list[str]:
     lines = []
     for kind, of in said.items():
         if kind == "measured":
-            lines += ["measured:", *map(_line, of)] if of else ["measured: not yet"]
+            why = f"cannot be, {said['unmeasurable']}" if "unmeasurable" in said else "not yet"
+            lines += ["measured:", *map(_line, of)] if of else [f"measured: {why}"]
+        elif kind == "run":
+            note = f"  ({of['note']})" if "note" in of else ""
+            lines.append(f"run: cannot be, {of['cannot']}" if "cannot" in of else f"run: {of['command']}{note}")
+        if not isinstance(of, dict) or "id" not in of:
             continue
         lines.append(f"{kind} {of['id']}")
         for key, value in of.items():
@@ -168,18 +249,22 @@ def _plain(value: Any) -> str:
 def _run(args: argparse.Namespace) -> int:
     from perturblab import study
     from perturblab.files import locked
+    from perturblab.presets import PRESETS
     from perturblab.progress import Show
 
     show, jobs = Show(quiet=args.quiet), _jobs(args)
     place = _placed(args)
-    missing = [job for job in jobs if not study.is_done(job)]
-    if args.on is not None and (left := sum(bool(job.attack) for job in missing)):
+    standing = study.standing(jobs)
+    if args.on is not None and (left := sum(bool(job.attack) for job in standing.missing)):
         # Nothing can be attacked on a machine that does not have the weights.
         show.warn(f"{left} attacks are left out: the weights stay where a run is trained; attack without --on there")
-        jobs, missing = ([job for job in some if not job.attack] for some in (jobs, missing))
-    show.say(f"{args.preset}: {len(jobs)} runs, {len(jobs) - len(missing)} done, {len(missing)} missing")
+        jobs = [job for job in jobs if not job.attack]
+        standing = study.standing(jobs)
+    missing = standing.missing
+    _say_standing(args.preset, len(jobs), standing, show)
     if args.dry_run or not missing:
-        print("\n".join(job.name for job in missing) if missing else "nothing is missing")
+        nothing = "nothing else is missing" if standing.other else "nothing is missing"
+        print("\n".join(job.name for job in missing) or nothing)
         return DONE
     if args.print_commands:
         print("\n".join(dict.fromkeys(shlex.join(_command(job, args)) for job in missing)))
@@ -193,16 +278,27 @@ def _run(args: argparse.Namespace) -> int:
             busy = f"another study is at work in {folder}; wait for it, or choose another {flag}"
             shared = args.seed is not None and folder not in own
             stack.enter_context(locked(folder, busy, shared=shared))
+        missing = study.share(missing)
         run_jobs = stack.enter_context(place)
         stop = stack.enter_context(asked_to_stop())
         failures = run_jobs(missing, show=show, stop=stop)
     if stop():
         show.warn("stopped; the same command goes on")
         return INTERRUPTED
-    print(f"{len(missing) - len(failures)} runs done, {len(failures)} failed; records: {args.results}/{args.preset}")
+    records = f"{args.results}/{PRESETS[args.preset].folder}"
+    print(f"{len(missing) - len(failures)} runs done, {len(failures)} failed; records: {records}")
     for failure in failures:
         print(f"failed: {failure.name}: {failure.reason}")
     return FAILED if failures else DONE
+
+
+def _say_standing(preset: str, jobs: int, standing: "Standing", show: "Show") -> None:
+    other = f", {len(standing.other)} of other settings" if standing.other else ""
+    show.say(f"{preset}: {jobs} runs, {len(standing.done)} done, {len(standing.missing)} missing{other}")
+    for note in standing.notes:
+        show.say(note)
+    for line in dict.fromkeys(f"{replace(job, attack={}).name}: {why}" for job, why in standing.other):
+        show.warn(line)
 
 
 def _jobs(args: argparse.Namespace) -> "list[Job]":

@@ -29,6 +29,7 @@ class Preset:
         attacks: beginning of a set-up's id -> settings of `perturblab attack`, one a command, once they are trained;
             "source" there is a set-up, whose run of another seed is meant.
         only: the set-ups that it is made for; empty for all.
+        size: the preset of the very same size, with which it shares its records; its own name by default.
     """
 
     name: str
@@ -43,6 +44,12 @@ class Preset:
     special: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     attacks: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
     only: tuple[str, ...] = ()
+    size: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Under which name its records lie."""
+        return self.size or self.name
 
     def seeds_of(self, setup: str) -> range:
         """The seeds of a set-up, by its id."""
@@ -166,6 +173,7 @@ PRESETS = {
             about="every perturbative set-up at the size of cpu",
             setups=tuple(name for name in _PERTURBATIVE if SETUPS[name].flags["dataset_train"] != "SVHN"),
             more_seeds={},
+            size="cpu",
         ),
         _ROBUST,
         _GPU,

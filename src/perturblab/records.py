@@ -245,7 +245,7 @@ def load(path: Path) -> Record:
 
 
 def load_all(folder: Path) -> list[Record]:
-    """Read every record below a folder: each ``*.json`` file that has the top-level keys "version" and "counts".
+    """Read every record below a folder: each ``record.json``, and each ``*.json`` with the keys "version" and "counts".
 
     Args:
         folder: a results folder or a run folder.
@@ -277,7 +277,7 @@ def found(folder: Path) -> list[tuple[Path, Record]]:
     return [
         (path, _record(value, path))
         for path, value in files
-        if isinstance(value, dict) and {"version", "counts"} <= set(value)
+        if path.name == "record.json" or (isinstance(value, dict) and {"version", "counts"} <= set(value))
     ]
 
 

@@ -1,26 +1,29 @@
-"""Many runs: which are missing, done in several processes, never twice, and a kill loses no more than a minute."""
+"""Many runs: which are missing, done in several processes, never twice.
+
+A kill loses at most 60 s of training, and of an attack at most the point (attack, radius) that was being measured,
+which with AutoAttack can be the better part of an hour.
+"""
 
 import ctypes
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from perturblab import records
+from perturblab import matching, records
 from perturblab.catalogue import Setup
 from perturblab.config import AttackConfig, TrainConfig, validated
-from perturblab.errors import UserError
 from perturblab.files import CHECKPOINT, PREVIOUS, sweep, write_atomically
 from perturblab.machine import STOPS
-from perturblab.points import file_of, is_capped, load_points
 from perturblab.presets import Preset, flags_of
 from perturblab.progress import Show
 
@@ -28,7 +31,6 @@ FAILED = "failed.json"
 _LOOK_EVERY = 0.5  # seconds between two looks at the processes
 _INTERRUPTED = 130
 _UNMET = "it needs a run that is not trained; say the same once it is"
-_NAMES = ("dataset_train", "dataset_test", "dataroot")  # a record calls the images by their display name
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,23 @@ class Failure:
     reason: str
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How far a study is.
+
+    Args:
+        done: jobs whose results are there.
+        missing: jobs that are to be run.
+        other: jobs that are neither, since what lies in their place is of other settings; with what to do.
+        notes: that the records of what is done come from several versions of the code or of the data, a line each.
+    """
+
+    done: list[Job]
+    missing: list[Job]
+    other: list[tuple[Job, str]]
+    notes: list[str]
+
+
 def plan(
     setups: Sequence[Setup],
     preset: Preset,
@@ -103,8 +122,8 @@ def plan(
         for setup in (setup for setup in setups if seed in asked[setup.id]):
             flags = {**flags_of(setup, preset, seed), **(given or {})}
             key = json.dumps(flags, sort_keys=True)
-            place = Path(preset.name, setup.id, f"seed-{seed}")
-            same = jobs.get(key, Job((), preset.name, flags, work / place, ()))
+            place = Path(preset.folder, setup.id, f"seed-{seed}")
+            same = jobs.get(key, Job((), preset.folder, flags, work / place, ()))
             jobs[key] = replace(same, setups=(*same.setups, setup.id), results=(*same.results, results / place))
     # The first attack on every run before the second on any: presets list them from the cheapest on.
     attacks = zip_longest(*(_attacks(job, preset, work, given or {}) for job in jobs.values()))
@@ -120,9 +139,54 @@ def _attacks(job: Job, preset: Preset, work: Path, given: Mapping[str, Any]) -> 
             other = (
                 own[(own.index(job.flags["manual_seed"]) + 1) % len(own)] if job.flags["manual_seed"] in own else own[0]
             )
-            settings["source"] = str(work / preset.name / str(attack["source"]) / f"seed-{other}")
+            settings["source"] = str(work / preset.folder / str(attack["source"]) / f"seed-{other}")
             needs.append(Path(settings["source"], "record.json"))
         yield replace(job, setups=job.setups[:1], results=job.results[:1], attack=settings, needs=tuple(needs))
+
+
+def standing(jobs: Iterable[Job]) -> Standing:
+    """Sort the jobs of a study by what is there of them.
+
+    Args:
+        jobs: of one study.
+
+    Raises:
+        UserError: a record or a file of points is broken.
+    """
+    done, missing, other = list[Job](), list[Job](), list[tuple[Job, str]]()
+    for job in jobs:
+        if is_done(job):
+            done.append(job)
+        elif why := _other_settings(job):
+            other.append((job, why))
+        else:
+            missing.append(job)
+    kept = ((matching.record_in(folder), job.config) for job in done if not job.attack for folder in job.results)
+    return Standing(done, missing, other, matching.versions((record, asked) for record, asked in kept if record))
+
+
+def share(jobs: Iterable[Job]) -> list[Job]:
+    """Give what one of several set-ups of the same flags has to the others, as a run is made for all of them once.
+
+    Args:
+        jobs: missing ones of a study; their results are written to.
+
+    Returns:
+        Those that are still missing.
+
+    Raises:
+        UserError: a record is broken.
+    """
+    left = []
+    for job in jobs:
+        there = [folder for folder in job.results if (folder / "record.json").is_file()]
+        if job.attack or not there:
+            left.append(job)
+            continue
+        for setup, folder in zip(job.setups, job.results, strict=True):
+            if folder not in there:
+                _keep(replace(job, work=there[0]), setup, folder)
+    return left
 
 
 def is_done(job: Job) -> bool:
@@ -132,37 +196,29 @@ def is_done(job: Job) -> bool:
         job: one of a study.
 
     Raises:
-        UserError: the record is broken, or of other flags: it is never overwritten.
+        UserError: a record or a file of points is broken.
     """
-    if job.attack:
-        return _was_attacked(job)
-    return all(_is_there(job, folder / "record.json") for folder in job.results)
-
-
-def _was_attacked(job: Job) -> bool:
-    config = validated(AttackConfig, dict(job.attack))
-    for name in config.attacks:
-        axis = config.iterations if is_capped(name) else config.eps or ()
-        points = load_points(file_of(job.results[0], name, "l2" if is_capped(name) else config.norm))
-        there = {p.eps for p in points if not config.subset or p.total == config.subset}
-        if not {float(eps) for eps in axis} <= there:
-            return False
-    return True
-
-
-def _is_there(job: Job, path: Path) -> bool:
-    if not path.is_file():
+    if any(_differing(job, folder) for folder in job.results):
         return False
-    record = records.load(path)
-    found = {**record.config, "manual_seed": record.seed}
-    asked = json.loads(json.dumps({name: value for name, value in job.flags.items() if name not in _NAMES}))
-    other = sorted(name for name, value in asked.items() if name in found and found[name] != value)
-    if other:
-        raise UserError(
-            f"{path} was measured with {other[0]} {found[other[0]]!r}, and {asked[other[0]]!r} is asked for; "
-            "choose another --results, or move the record away"
-        )
-    return True
+    if not job.attack:
+        return all(matching.record_in(folder) for folder in job.results)
+    folder, config = job.results[0], validated(AttackConfig, dict(job.attack))
+    record = matching.record_in(folder) or matching.record_in(job.work)
+    images = None if record is None else record.counts.last.total
+    return matching.is_measured(config, folder, images=images, weights=matching.weights_of(job.work, folder))
+
+
+def _differing(job: Job, folder: Path) -> str:
+    record = matching.record_in(folder)
+    return "" if record is None else matching.differing(record, job.config, job.flags)
+
+
+def _other_settings(job: Job) -> str:
+    """Why a job must not be run: it would overwrite, go on with or attack a run of other settings; else ""."""
+    places = {folder: said for folder in (*job.results, job.work) if (said := _differing(job, folder))}
+    there = " and ".join(map(str, places))
+    said = next(iter(places.values()), "")
+    return said and f"its record is of other settings ({said}); move {there} away to run it anew"
 
 
 def argv(job: Job, threads: int) -> list[str]:
@@ -215,7 +271,7 @@ def run_jobs(
     """
     waiting, failures, attacks = list(jobs), list[Failure](), 0
     running: list[tuple[Job, subprocess.Popen[bytes]]] = []
-    for folder in {folder for job in jobs for folder in job.results}:
+    for folder in {folder for job in jobs for folder in (*job.results, failure_file(job).parent)}:
         sweep(folder)
     with show.bar(sum(job.nepochs for job in jobs), _epochs(jobs)):
         try:
@@ -284,16 +340,60 @@ def _interrupt(running: Sequence[tuple[Job, "subprocess.Popen[bytes]"]]) -> None
 def _ended(job: Job, process: "subprocess.Popen[bytes]", show: Show) -> list[Failure]:
     if process.returncode == _INTERRUPTED:
         return []
-    if process.returncode == 0:
-        for setup, folder in zip(job.setups, job.results, strict=True):
-            _keep_attacks(job, folder) if job.attack else _keep(job, setup, folder)
-        show.say(f"{job.name}: done")
-        return []
-    reason = _reason(job, process.returncode)
-    content = {"name": job.name, "reason": reason, "code": process.returncode}
-    write_atomically(job.results[0] / FAILED, (json.dumps(content, indent=1) + "\n").encode())
+    # What was begun with other settings has gone on with those; it is not what is asked for now.
+    other = _other_settings(job) if process.returncode == 0 else ""
+    if other or process.returncode != 0:
+        return [failed(job, other or _reason(job, process.returncode), process.returncode or 1, show)]
+    for setup, folder in zip(job.setups, job.results, strict=True):
+        _keep_attacks(job, folder) if job.attack else _keep(job, setup, folder)
+    forget_failure(job)
+    show.say(f"{job.name}: done")
+    return []
+
+
+def failed(job: Job, reason: str, code: int, show: Show) -> Failure:
+    """Tell that a job has failed, and write it down until that very job succeeds.
+
+    Args:
+        job: one of a study.
+        reason: one line.
+        code: that its process ended with.
+        show: where progress goes.
+    """
+    content = {"name": job.name, "reason": reason, "code": code}
+    write_atomically(failure_file(job), (json.dumps(content, indent=1) + "\n").encode())
     show.warn(f"{job.name}: failed: {reason}")
-    return [Failure(job.name, reason)]
+    return Failure(job.name, reason)
+
+
+def failure_file(job: Job) -> Path:
+    """Where it is written down that a job has failed: each has a file of its own, as a run may meet several attacks.
+
+    Args:
+        job: one of a study.
+    """
+    if not job.attack:
+        return job.results[0] / FAILED
+    settings = {name: value for name, value in job.attack.items() if name not in ("dataroot", "source")}
+    settings["source"] = Path(str(job.attack.get("source", ""))).parts[-2:]  # wherever the runs lie
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return job.results[0] / f"failed-{str(job.attack['attacks']).replace(',', '-')}-{digest}" / FAILED
+
+
+def forget_failure(job: Job) -> None:
+    """Take a job that has succeeded from what is written down as failed.
+
+    Args:
+        job: one of a study.
+    """
+    own, shared = failure_file(job), job.results[0] / FAILED
+    if own != shared:
+        own.unlink(missing_ok=True)
+    with suppress(OSError, ValueError, KeyError, TypeError):  # in earlier versions all jobs of a run had this one
+        if json.loads(shared.read_text(encoding="utf-8"))["name"] == job.name:
+            shared.unlink()
+    with suppress(OSError):  # what holds anything stays
+        own.parent.rmdir()
 
 
 def _reason(job: Job, code: int) -> str:
@@ -309,14 +409,12 @@ def _keep(job: Job, setup: str, folder: Path) -> None:
     study = records.Study(setup=setup, preset=job.preset)
     write_atomically(folder / "metrics.jsonl", (job.work / "metrics.jsonl").read_bytes())
     records.save(record.model_copy(update={"study": study}), folder / "record.json")
-    (folder / FAILED).unlink(missing_ok=True)
 
 
 def _keep_attacks(job: Job, folder: Path) -> None:
     """Put the points where results are kept, beside the record."""
     for file in sorted((job.work / "attacks").glob("*.json")):
         write_atomically(folder / "attacks" / file.name, file.read_bytes())
-    (folder / FAILED).unlink(missing_ok=True)
 
 
 def _epochs(jobs: Sequence[Job]) -> int:

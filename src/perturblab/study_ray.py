@@ -1,6 +1,5 @@
 """The runs of a study on a Ray cluster: placed there, tried again when a machine is lost, brought home once."""
 
-import json
 import logging
 import os
 import signal
@@ -19,7 +18,7 @@ from perturblab.errors import UserError
 from perturblab.files import locked, write_atomically
 from perturblab.machine import asked_to_stop
 from perturblab.progress import Show
-from perturblab.study import FAILED, Failure, Job
+from perturblab.study import Failure, Job, failed, forget_failure
 
 _LOOK_EVERY = 0.5  # seconds between two looks at the runs
 _TRIES_AGAIN = 5  # times that a run is begun anew because its machine was lost
@@ -198,25 +197,18 @@ def _home(job: Job, run: Any, show: Show) -> list[Failure]:
     except ray.exceptions.TaskCancelledError:
         return []
     except ray.exceptions.RayError as error:
-        return [_failed(job, str(error).strip().splitlines()[-1], show)]
+        return [failed(job, str(error).strip().splitlines()[-1], _CODE, show)]
     for folder, files in zip(job.results, brought.folders, strict=True):
-        (folder / FAILED).unlink(missing_ok=True)
         for name, content in files.items():
             write_atomically(folder / name, content)
     if not brought.failures and not all("record.json" in files for files in brought.folders):
-        return [_failed(job, "it was interrupted where it ran; the same command goes on", show)]
+        return [failed(job, "it was interrupted where it ran; the same command goes on", _CODE, show)]
     for failure in brought.failures:
         show.warn(f"{failure.name}: failed: {failure.reason}")
     if not brought.failures:
+        forget_failure(job)
         show.say(f"{job.name}: done")
     return list(brought.failures)
-
-
-def _failed(job: Job, reason: str, show: Show) -> Failure:
-    content = {"name": job.name, "reason": reason, "code": _CODE}
-    write_atomically(job.results[0] / FAILED, (json.dumps(content, indent=1) + "\n").encode())
-    show.warn(f"{job.name}: failed: {reason}")
-    return Failure(job.name, reason)
 
 
 def _stopped(running: dict[Any, Job], show: Show) -> list[Failure]:

@@ -139,6 +139,8 @@ def _difference(compared: Compared, unit: _Unit) -> str:
     text = f"{unit.signed(interval.mean)}{unit.name}"
     if interval.low is not None and interval.high is not None and interval.n >= stats.MIN_SEEDS:
         text += f" [{unit.signed(interval.low)}, {unit.signed(interval.high)}]"
+    if unit.name:
+        text += f", {compared.left:.2f} against {compared.right:.2f}"
     return f"{text}, n = {interval.n}"
 
 

@@ -1,0 +1,188 @@
+"""Whether what lies in a folder is what is asked for: a record of these settings, points of this attack on this net."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from perturblab import records
+from perturblab.config import AttackConfig, TrainConfig
+from perturblab.points import (
+    ACTIVE,
+    AT_INFERENCE,
+    BLIND,
+    FROZEN,
+    TRANSFER,
+    Point,
+    file_of,
+    is_capped,
+    load_checks,
+    load_points,
+)
+from perturblab.records import Record
+
+_NAMES = {"dataset_train", "dataset_test", "dataroot"}  # a record calls the images by their display name
+_RULE = re.compile(r"all|last|alternate|all-after:.*|.*[*?[].*")  # places of BatchOut; a record has what they meant
+_EFFORT = ("steps", "step_size", "restarts", "queries")  # of an attack, as given
+_ALONE = ("deepfool", "deepfool-unclipped", "autoattack", "square")  # of a random net only its frozen twin meets them
+
+
+def record_in(folder: Path) -> Record | None:
+    """Read the record of a run.
+
+    Args:
+        folder: of the run, or of its results.
+
+    Returns:
+        The record; None where there is none.
+
+    Raises:
+        UserError: it is broken.
+    """
+    path = folder / "record.json"
+    return records.load(path) if path.is_file() else None
+
+
+def differing(record: Record, config: TrainConfig, given: Collection[str]) -> str:
+    """Say in which settings a record is not what is asked for.
+
+    Args:
+        record: of a run.
+        config: what is asked for.
+        given: names of the settings that are asked for; the others, and those that a record does not have, may differ.
+
+    Returns:
+        Such as "learning_rate 0.001, now 0.01; nepochs 2, now 1"; "" where nothing differs.
+    """
+    found = {**record.config, "manual_seed": record.seed}
+    asked = config.model_dump(mode="json", include=set(given) - _NAMES)
+    if _RULE.fullmatch(str(asked.get("batchout_at"))):
+        del asked["batchout_at"]
+    if ";" not in (etas := str(asked.get("batchout_eta", ";"))):  # a record has one a place
+        asked["batchout_eta"] = ";".join([etas] * (str(found.get("batchout_eta")).count(";") + 1))
+    other = [name for name, value in asked.items() if name in found and found[name] != value]
+    return "; ".join(f"{name} {found[name]}, now {asked[name]}" for name in other)
+
+
+def versions(found: Iterable[tuple[Record, TrainConfig]]) -> list[str]:
+    """Say whether records come from the same code and, where the same data were asked for, from the same data.
+
+    Args:
+        found: records, each with what was asked for.
+
+    Returns:
+        A line for the code and for each of the data that there are several versions of.
+    """
+    counted = {("the code", ""): Counter[str]()}
+    for record, asked in found:
+        counted["the code", ""][record.environment.code[:6] or "unknown"] += 1
+        test = "" if asked.dataset_test == asked.dataset_train else asked.dataset_test or ""
+        parts = ", ".join((*filter(None, [test]), *(asked.classes or ())))
+        version = " ".join(
+            [record.data.train, *(f"{part} {digits[:6]}" for part, digits in record.data.hashes.items())]
+        )
+        counted.setdefault((asked.dataset_train, parts), Counter())[version] += 1
+    return [
+        f"note: the records come from {len(of)} versions of {what}{parts and f' ({parts})'}: "
+        + ", ".join(f"{of[version]} of {version}" for version in sorted(of))
+        for (what, parts), of in counted.items()
+        if len(of) > 1
+    ]
+
+
+def weights_of(work: Path, results: Path) -> str:
+    """Give the hash of a run's weights, as its points have it.
+
+    Args:
+        work: folder of the run.
+        results: folder of its results.
+
+    Returns:
+        The hash; "" where the weights are not there, or are those of another run than the record of the results.
+    """
+    here, kept = record_in(work), record_in(results)
+    if here is None or (kept is not None and kept.model_copy(update={"study": None}) != here):
+        return ""
+    return _hash_of_weights(work)
+
+
+def _hash_of_weights(folder: Path) -> str:
+    file = folder / "weights.safetensors"
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else ""
+
+
+def is_measured(config: AttackConfig, folder: Path, *, images: int | None, weights: str) -> bool:
+    """Say whether a folder holds all points and checks that an attack asks for, of one state of the weights.
+
+    Args:
+        config: what is asked for; its source is read only where the weights are known.
+        folder: of the results.
+        images: in the test set; None where that is not known.
+        weights: hash of those that are attacked; "" where it is not known.
+
+    Raises:
+        UserError: a file of points or checks is broken.
+    """
+    source = _hash_of_weights(Path(config.source)) if weights and config.source else ""
+    total = config.subset if images is None else min(config.subset or images, images)
+    twins = [(twin, name) for name in dict.fromkeys(config.attacks) for twin in (name, name + FROZEN)]
+    files = [file_of(folder, twin, "l2" if is_capped(name) else config.norm) for twin, name in twins]
+    found = [p for file in files for p in load_points(file) if p.total == (total or p.total)]
+    found = [p for p in found if _is_as_hard(p, config) and source in ("", p.settings.get("source_weights", source))]
+    for of in [weights] if weights else dict.fromkeys(p.weights for p in found):
+        same = [p for p in found if p.weights == of]
+        if _covers(same, config) and (not config.checks or _is_checked(folder, same[0], config, source)):
+            return True
+    return False
+
+
+def _is_as_hard(point: Point, config: AttackConfig) -> bool:
+    """Whether a point was measured with the effort and in the mode asked for, as far as it says."""
+    said = point.settings
+    is_random = "verdicts" in said or point.attack.endswith(FROZEN)
+    asked: dict[str, Any] = {name: getattr(config, name) for name in (*_EFFORT, "verdicts")}
+    asked |= {"seed": config.manual_seed, "draws": config.draws if is_random else 1}
+    asked |= {"source": Path(config.source or "").name}
+    if "steps" in said:
+        said = {"step_size": None, **said}  # what follows from the radius is not written down
+    return _is_in_mode(point.net[1], config) and all(said[name] == asked[name] for name in said.keys() & asked)
+
+
+def _is_in_mode(mode: str, config: AttackConfig) -> bool:
+    if config.batchout_in_eval:
+        return mode.startswith(ACTIVE)
+    at_inference = f"{AT_INFERENCE}, beside {config.inference_batchout} training images"
+    return mode == (at_inference if config.inference_batchout else "")
+
+
+def _covers(points: Sequence[Point], config: AttackConfig) -> bool:
+    """Whether every attack met the net at every radius: a random net, where the attack follows it, also its twin."""
+
+    def is_there(attack: str, *, axis: Iterable[float], drawn: bool = False) -> bool:
+        radii = {p.eps for p in points if p.attack == attack and p.is_random == drawn}
+        return bool(radii) and radii >= set(map(float, axis))
+
+    for name in config.attacks:
+        axis = config.iterations if is_capped(name) else config.eps or ()
+        if is_there(name, axis=axis):
+            continue
+        is_blind = name.removeprefix(TRANSFER) in BLIND and name not in _ALONE
+        if not (name in _ALONE or is_there(name, axis=axis, drawn=True)):
+            return False
+        if not (is_blind or is_there(name + FROZEN, axis=axis)):
+            return False
+    return True
+
+
+def _is_checked(folder: Path, point: Point, config: AttackConfig, source: str) -> bool:
+    """Whether the masking checks asked for have seen the net and the images of a point."""
+    effort = [getattr(config, name) for name in _EFFORT]
+    asked = [point.subset, min(config.check_subset, point.total), point.weights, config.norm, effort, point.net[1]]
+    asked += [bool(config.source), config.manual_seed]
+    for images, count, weights, norm, _, tried, mode, of, seed in (check["key"] for check in load_checks(folder)):
+        found = [images, count, weights, norm, [tried[name] for name in _EFFORT], mode, bool(of), seed]
+        if found == asked and source in ("", of):
+            return True
+    return False
