@@ -249,8 +249,9 @@ def test_no_claim_is_judged_by_one_run_against_itself(preset: str) -> None:
             continue
         sides = [presets.flags_of(SETUPS[side], PRESETS[preset], 1) for side in (relation.left, relation.right)]
         is_same = sides[0] == sides[1]
-        is_smoothed = relation.measure.metric == "smoothed"
-        assert is_smoothed or finding.removed == ({preset: "gives both sides the same flags"} if is_same else {})
+        assert relation.measure.metric in ("smoothed", "best epoch") or finding.removed == (
+            {preset: "gives both sides the same flags"} if is_same else {}
+        )
         assert not (is_same and finding.measured)
         for compared in finding.measured:
             assert compared.differing
@@ -436,6 +437,14 @@ def test_two_metrics_of_the_same_runs_are_compared() -> None:
     scaled = findings.by_place([run("K2", seed, metrics=found, preset="cpu") for seed in (1, 2, 3)])
     row = rows.open_claim(claim(findings.claims(scaled), "R-smoothed"))
     assert row.cells[2].startswith("not comparable at preset cpu, which has test batches of another size")
+
+
+def test_the_best_epoch_flatters_only_where_the_rate_is_the_published_one() -> None:
+    for preset, state in (("full", ""), ("cpu", "anneals the rate over few epochs, so that the last one is the best")):
+        of = [run("K4", seed, 5100, preset=preset, metrics=epochs([52.0, 51.0])) for seed in (1, 2, 3)]
+        finding = claim(findings.claims(findings.by_place(of)), "R-best-epoch")
+        assert finding.removed == ({preset: state} if state else {})
+        assert [compared.verdict for compared in finding.measured] == ([] if state else ["agrees"])
 
 
 def test_every_relation_between_runs_reads_a_metric_that_there_is() -> None:

@@ -181,7 +181,6 @@ _DISPUTE = (
         None,
         measure=Measure("best epoch"),
         right_measure=_CLEAN,
-        doubts=("Under a rate that is annealed over few epochs the last one is mostly the best.",),
         how="best and last epoch of the same audited runs",
     ),
 )

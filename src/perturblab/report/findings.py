@@ -255,6 +255,8 @@ def _is_removed(relation: Relation, preset: str) -> str:
         return ""
     if relation.measure.metric == "smoothed" and not _is_published(relation.left, preset, "batch_size"):
         return "has test batches of another size, and the metric looks back over so many of them"
+    if relation.measure.metric == "best epoch" and not _is_published(relation.left, preset, "optimizer_schedule"):
+        return "anneals the rate over few epochs, so that the last one is the best"
     is_of_one_run = relation.left == relation.right  # two measures of it
     if not is_of_one_run and not _differing(relation, preset):
         return _SAME_FLAGS
