@@ -17,7 +17,7 @@ import torch
 from faults.child import Child
 from faults.runs import TINY, World
 from faults.studies import TINY as PRESET
-from perturblab import study
+from perturblab import planning, study
 from perturblab.catalogue import SETUPS
 from perturblab.presets import Preset
 from perturblab.progress import Show
@@ -85,8 +85,8 @@ def large_study(world: World, runs: int, folder: Path) -> list[Sample]:
 
     def run(argv: Sequence[str]) -> int:
         seeds = range(1, runs + 1)
-        jobs = study.plan([SETUPS["H5"]], tiny, seeds, results=folder / "results", work=folder / "work")
-        missing = [job for job in jobs if not study.is_done(job)]
+        jobs = planning.plan([SETUPS["H5"]], tiny, seeds, results=folder / "results", work=folder / "work")
+        missing = [job for job in jobs if not planning.is_done(job)]
         return len(study.run_jobs(missing, processes=2, threads=1, show=Show(quiet=True)))
 
     return watched(world.start([], run=run), Counter(folder / "results"), 5.0)

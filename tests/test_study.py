@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from perturblab import cli, matching, presets, records, study, targets
+from perturblab import cli, matching, planning, presets, records, study, targets
 from perturblab.attacks import ATTACKS
 from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Setup
 from perturblab.config import TrainConfig, validated
 from perturblab.errors import UserError
 from perturblab.files import locked
-from perturblab.points import ACTIVE, AT_INFERENCE, BLIND, Point, file_of, load_points, save_points
+from perturblab.points import ACTIVE, AT_INFERENCE, BLIND, WORST, Point, file_of, load_points, save_points
 from perturblab.presets import PRESETS, Preset, chosen, flags_of, is_comparable
 from perturblab.progress import Show
 from perturblab.report import measured
@@ -38,14 +39,14 @@ TINY = Preset(
 )
 
 
-def planned(folder: Path, *names: str, seeds: int = 1, preset: Preset = TINY, **given: Any) -> list[study.Job]:
+def planned(folder: Path, *names: str, seeds: int = 1, preset: Preset = TINY, **given: Any) -> list[planning.Job]:
     setups = [SETUPS[name] for name in names]
-    return study.plan(
+    return planning.plan(
         setups, preset, range(1, seeds + 1), results=folder / "results", work=folder / "runs", given=given
     )
 
 
-def run(jobs: list[study.Job], **given: Any) -> list[study.Failure]:
+def run(jobs: list[planning.Job], **given: Any) -> list[study.Failure]:
     return study.run_jobs(jobs, processes=2, threads=1, show=QUIET, **given)
 
 
@@ -115,7 +116,7 @@ def test_a_plan_goes_seed_by_seed_and_runs_what_is_the_same_once(tmp_path: Path)
     jobs = planned(tmp_path, "K4", "H5", seeds=2)
     assert [job.name for job in jobs] == ["K4 seed 1", "H5 seed 1", "K4 seed 2", "H5 seed 2"]
     twin = replace(SETUPS["K4"], id="K4-twin")
-    (job,) = study.plan([SETUPS["K4"], twin], TINY, [1], results=tmp_path / "results", work=tmp_path / "runs")
+    (job,) = planning.plan([SETUPS["K4"], twin], TINY, [1], results=tmp_path / "results", work=tmp_path / "runs")
     assert job.setups == ("K4", "K4-twin")
     assert [str(path.relative_to(tmp_path)) for path in job.results] == [
         *("results/tiny/K4/seed-1", "results/tiny/K4-twin/seed-1")
@@ -130,10 +131,10 @@ def test_presets_of_one_size_share_their_records(tmp_path: Path) -> None:
     at = {name: tmp_path / name for name in ("results", "work")}
     jobs = {
         job.name: job
-        for job in study.plan(chosen((), large), large, None, results=at["results"], work=at["work"])
+        for job in planning.plan(chosen((), large), large, None, results=at["results"], work=at["work"])
         if "K4" in job.setups
     }
-    for job in study.plan([SETUPS["K4"]], small, (1, 2, 3), results=at["results"], work=at["work"]):
+    for job in planning.plan([SETUPS["K4"]], small, (1, 2, 3), results=at["results"], work=at["work"]):
         assert job.results[0] in jobs[job.name].results
         assert job.flags == jobs[job.name].flags
     for preset in PRESETS.values():
@@ -143,12 +144,12 @@ def test_presets_of_one_size_share_their_records(tmp_path: Path) -> None:
 def test_what_one_of_several_same_set_ups_has_is_given_to_the_others(tmp_path: Path) -> None:
     twin = replace(SETUPS["K4"], id="K4-twin")
     places = {"results": tmp_path / "results", "work": tmp_path / "runs"}
-    (alone,) = study.plan([SETUPS["K4"]], TINY, [1], **places)
+    (alone,) = planning.plan([SETUPS["K4"]], TINY, [1], **places)
     record = records.Record.model_validate(FULL | {"study": {"setup": "K4", "preset": "tiny"}})
     alone.results[0].mkdir(parents=True)
     records.save(record, alone.results[0] / "record.json")
     (alone.results[0] / "metrics.jsonl").write_text('{"epoch": 0}\n')
-    both = study.plan([SETUPS["K4"], twin], TINY, [1, 2], **places)
+    both = planning.plan([SETUPS["K4"], twin], TINY, [1, 2], **places)
     left = study.share(both)
     assert [job.name for job in left] == [both[1].name], "seed 2 is to be run"
     given = records.load(both[0].results[1] / "record.json")
@@ -172,9 +173,9 @@ def test_the_command_line_of_a_job_says_its_flags(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_run_and_nothing_twice(tmp_path: Path) -> None:
     jobs = planned(tmp_path, "K4", "H5")
-    assert not any(study.is_done(job) for job in jobs)
+    assert not any(planning.is_done(job) for job in jobs)
     assert run(jobs) == []
-    assert all(study.is_done(job) for job in jobs)
+    assert all(planning.is_done(job) for job in jobs)
     for name in ("K4", "H5"):
         record = records.load(tmp_path / f"results/tiny/{name}/seed-1/record.json")
         assert record.study == records.Study(setup=name, preset="tiny")
@@ -197,7 +198,7 @@ ATTACKED = replace(
 
 def test_what_is_trained_is_attacked_as_the_preset_says(tmp_path: Path) -> None:
     setups, folders = [SETUPS["K4"]], {"results": tmp_path / "results", "work": tmp_path / "runs"}
-    jobs = study.plan(setups, ATTACKED, None, **folders)
+    jobs = planning.plan(setups, ATTACKED, None, **folders)
     assert [job.name for job in jobs] == [
         *("K4 seed 1", "K4 seed 2"),
         *(f"K4 seed {seed}: {names}" for names in ("fgsm,deepfool", "transfer-fgsm") for seed in (1, 2)),
@@ -208,21 +209,60 @@ def test_what_is_trained_is_attacked_as_the_preset_says(tmp_path: Path) -> None:
     assert {failure.reason for failure in failures} == {"it needs a run that is not trained; say the same once it is"}
     assert not list((tmp_path / "results").rglob("*.json")), "nothing is written for what could not begin"
     assert run(trained) == []
-    assert not any(study.is_done(job) for job in attacks)
+    assert not any(planning.is_done(job) for job in attacks)
     assert run(jobs[2:]) == []
-    assert all(study.is_done(job) for job in jobs)
+    assert all(planning.is_done(job) for job in jobs)
     kept = tmp_path / "results" / "tiny" / "K4" / "seed-1" / "attacks"
     assert {path.name for path in kept.glob("*.json")} >= {"fgsm.json", "deepfool.json", "transfer-fgsm.json"}
     wider = replace(ATTACKED, attacks={"K4": ({**ATTACKED.attacks["K4"][0], "eps": "0,0.1,0.2"},)})
-    more = study.plan(setups, wider, None, **folders)
-    assert [study.is_done(job) for job in more] == [True, True, False, False], "a radius more is not yet measured"
+    more = planning.plan(setups, wider, None, **folders)
+    assert [planning.is_done(job) for job in more] == [True, True, False, False], "a radius more is not yet measured"
+
+
+def test_a_run_whose_weights_are_gone_is_trained_anew_for_its_next_attack(tmp_path: Path) -> None:
+    setups, folders = [SETUPS["K4"]], {"results": tmp_path / "results", "work": tmp_path / "runs"}
+    first, second = ({"attacks": name, "eps": "0,0.1", "subset": 20, "checks": False} for name in ("fgsm", "uniform"))
+    assert run(planning.plan(setups, replace(ATTACKED, seeds=1, attacks={"K4": (first,)}), None, **folders)) == []
+    shutil.rmtree(tmp_path / "runs")
+    jobs = planning.plan(setups, replace(ATTACKED, seeds=1, attacks={"K4": (first, second)}), None, **folders)
+    standing = planning.standing(jobs)
+    assert standing.missing == [jobs[0], jobs[2]]
+    assert standing.done == [jobs[1]]
+    assert standing.notes == ["note: the weights of 1 runs are not here; to be attacked, they are trained anew"]
+    assert study.share(standing.missing) == standing.missing
+    assert run(standing.missing) == []
+    assert all(planning.is_done(job) for job in jobs)
+    attacks = tmp_path / "results/tiny/K4/seed-1/attacks"
+    found = [point for name in ("fgsm", "uniform") for point in load_points(file_of(attacks.parent, name, "linf"))]
+    assert len(found) == 4
+    assert len({point.weights for point in found}) == 1, "the same seed makes the same weights"
+    worst = load_points(file_of(attacks.parent, WORST, "linf"))
+    assert worst
+    assert all(point.settings == {"attacks": ["fgsm", "uniform"]} for point in worst), "over the earlier attack too"
+
+
+def test_points_of_other_weights_are_kept_and_told(tmp_path: Path) -> None:
+    (train,) = planned(tmp_path, "K4")
+    kept(train)
+    points(train.results[0], "fgsm", SETTINGS, weights="another")
+    before = {path: path.read_bytes() for path in train.results[0].rglob("*.json")}
+    attack = replace(train, attack=FGSM | {"eps": "0.2"}, needs=(train.work / "record.json",))
+    failures = run([train, attack])
+    assert [failure.name for failure in failures] == ["K4 seed 1", "K4 seed 1: fgsm"]
+    for failure in failures:
+        assert re.fullmatch(
+            rf"its points are of other weights \(another, now \w{{16}}\); move {train.results[0]} away .*",
+            failure.reason,
+        )
+    assert {path: path.read_bytes() for path in before} == before
+    assert [job for job, _ in planning.standing([train, attack]).other] == [attack]
 
 
 def test_two_attacks_on_one_run_wait_for_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each would write what the other does not know."""
     one = replace(ATTACKED, seeds=1)
     both = ({"attacks": "fgsm", "eps": "0,0.1", "subset": n, "checks": False} for n in (20, 30))
-    jobs = study.plan(
+    jobs = planning.plan(
         [SETUPS["K4"]],
         replace(one, attacks={"K4": tuple(both)}),
         None,
@@ -240,10 +280,10 @@ def test_a_failed_attack_stays_listed_until_it_succeeds_itself(tmp_path: Path) -
     setups, folders = [SETUPS["K4"]], {"results": tmp_path / "results", "work": tmp_path / "runs"}
     fine = {"attacks": "fgsm", "eps": "0,0.1", "subset": 20, "checks": False}
     both = replace(ATTACKED, seeds=1, attacks={"K4": ({**fine, "norm": "l2", "attacks": "fgsm-normalised"}, fine)})
-    train, bad, good = study.plan(setups, both, None, **folders)
+    train, bad, good = planning.plan(setups, both, None, **folders)
     (failure,) = run([train, bad, good])
     assert failure.name == "K4 seed 1: fgsm-normalised"
-    assert [study.is_done(job) for job in (train, bad, good)] == [True, False, True]
+    assert [planning.is_done(job) for job in (train, bad, good)] == [True, False, True]
     listed = [measured.Failed(failure.name, failure.reason)]
     assert measured.load_failed(folders["results"]) == listed
     study.forget_failure(train)
@@ -258,7 +298,7 @@ def test_a_failed_attack_stays_listed_until_it_succeeds_itself(tmp_path: Path) -
 
 def test_a_failure_that_an_earlier_version_wrote_goes_with_its_own_job_only(tmp_path: Path) -> None:
     setups, folders = [SETUPS["K4"]], {"results": tmp_path / "results", "work": tmp_path / "runs"}
-    train, one, other = study.plan(setups, replace(ATTACKED, seeds=1), None, **folders)
+    train, one, other = planning.plan(setups, replace(ATTACKED, seeds=1), None, **folders)
     assert len({study.failure_file(job) for job in (train, one, other)}) == 3
     shared = train.results[0] / study.FAILED
     shared.parent.mkdir(parents=True)
@@ -345,7 +385,7 @@ def test_an_attack_counts_as_done_when_it_was_made_as_asked_for(
     kept(train)
     for attack, settings, more in found:
         points(train.results[0], attack, {k: v for k, v in settings.items() if v is not ...}, **more)
-    assert study.is_done(replace(train, attack=asked)) == is_done
+    assert planning.is_done(replace(train, attack=asked)) == is_done
 
 
 def test_the_checks_of_an_attack_are_those_asked_for(tmp_path: Path) -> None:
@@ -370,7 +410,7 @@ def test_the_checks_of_an_attack_are_those_asked_for(tmp_path: Path) -> None:
         changed = [other if n == place else value for n, value in enumerate(key)]
         content = [{"key": changed, "flags": [], "findings": findings}]
         (train.results[0] / "attacks" / "checks.json").write_text(json.dumps(content))
-        assert study.is_done(job) == (place == 4), "the radius is chosen by what was measured"
+        assert planning.is_done(job) == (place == 4), "the radius is chosen by what was measured"
 
 
 def test_points_of_other_weights_do_not_count(tmp_path: Path) -> None:
@@ -380,15 +420,15 @@ def test_points_of_other_weights_do_not_count(tmp_path: Path) -> None:
     points(train.results[0], "fgsm", SETTINGS, weights="a")
     train.work.mkdir(parents=True)
     (train.work / "weights.safetensors").write_bytes(b"other ones")
-    assert study.is_done(job), "nothing says whose weights these are"
+    assert planning.is_done(job), "nothing says whose weights these are"
     (train.work / "record.json").write_bytes(record.read_bytes().replace(b'"seconds": 12.5', b'"seconds": 13.5'))
-    assert study.is_done(job), "they are of another run than the record"
+    assert planning.is_done(job), "they are of another run than the record"
     here = json.loads(record.read_text())
     here["study"] = None
     (train.work / "record.json").write_text(json.dumps(here))
-    assert not study.is_done(job)
+    assert not planning.is_done(job)
     points(train.results[0], "fgsm", SETTINGS, weights=targets._hash_of_weights(train.work))
-    assert study.is_done(job)
+    assert planning.is_done(job)
 
 
 def test_the_attacks_that_need_one_answer_for_one_image_are_known_without_torch() -> None:
@@ -398,11 +438,11 @@ def test_the_attacks_that_need_one_answer_for_one_image_are_known_without_torch(
 
 def test_seeds_of_the_preset_are_those_of_each_set_up(tmp_path: Path) -> None:
     more = replace(TINY, seeds=1, more_seeds={"H5": 3})
-    jobs = study.plan([SETUPS["K4"], SETUPS["H5"]], more, None, results=tmp_path, work=tmp_path)
+    jobs = planning.plan([SETUPS["K4"], SETUPS["H5"]], more, None, results=tmp_path, work=tmp_path)
     assert [job.name for job in jobs] == ["K4 seed 1", "H5 seed 1", "H5 seed 2", "H5 seed 3"]
 
 
-def kept(job: study.Job, **config: Any) -> Path:
+def kept(job: planning.Job, **config: Any) -> Path:
     """A record as the study would keep it, with the config changed; nothing is trained."""
     record = copy.deepcopy(FULL) | {"seed": job.flags["manual_seed"]}
     record["config"] = json.loads(json.dumps({**job.flags, "dataset_train": "shown otherwise", **config}))
@@ -413,11 +453,11 @@ def kept(job: study.Job, **config: Any) -> Path:
 
 def test_a_record_of_other_settings_is_neither_done_nor_run(tmp_path: Path) -> None:
     setups, folders = [SETUPS["K4"]], {"results": tmp_path / "results", "work": tmp_path / "runs"}
-    train, *attacks = study.plan(setups, replace(ATTACKED, seeds=1), [1], **folders)
+    train, *attacks = planning.plan(setups, replace(ATTACKED, seeds=1), [1], **folders)
     kept(train)
-    assert study.is_done(train)
+    assert planning.is_done(train)
     path = kept(train, learning_rate=0.25, nepochs=3)
-    standing = study.standing([train, *attacks])
+    standing = planning.standing([train, *attacks])
     assert (standing.done, standing.missing) == ([], []), "what attacks such a run is no better"
     assert [job for job, _ in standing.other] == [train, *attacks]
     assert standing.other[0][1] == (
@@ -425,7 +465,7 @@ def test_a_record_of_other_settings_is_neither_done_nor_run(tmp_path: Path) -> N
         f"move {path.parent} away to run it anew"
     )
     path.unlink()
-    assert study.standing([train]).missing == [train]
+    assert planning.standing([train]).missing == [train]
 
 
 @pytest.mark.parametrize(
@@ -453,7 +493,7 @@ def test_settings_are_compared_by_what_they_mean(
     for name in asked:
         plain.flags.pop(name, None)  # type: ignore[attr-defined]
     kept(plain, **found)
-    assert study.is_done(replace(job, flags={**job.flags, **asked})) == is_same
+    assert planning.is_done(replace(job, flags={**job.flags, **asked})) == is_same
 
 
 def test_what_was_begun_with_other_settings_is_not_kept_as_what_is_asked_for(tmp_path: Path) -> None:
@@ -463,7 +503,7 @@ def test_what_was_begun_with_other_settings_is_not_kept_as_what_is_asked_for(tmp
     record = before.results[0] / "record.json"
     record.unlink()
     (job,) = planned(tmp_path, "K4", preset=replace(TINY, flags={**TINY.flags, "nepochs": 1}))
-    ((_, why),) = study.standing([job]).other
+    ((_, why),) = planning.standing([job]).other
     assert why == f"its record is of other settings (nepochs 2, now 1); move {job.work} away to run it anew"
     (failure,) = run([job])
     assert failure.reason == why
@@ -474,7 +514,7 @@ def test_records_of_several_versions_are_told_apart(tmp_path: Path) -> None:
     jobs = planned(tmp_path, "K4", "H5", seeds=3)
     for job in jobs:
         kept(job)
-    assert study.standing(jobs).notes == []
+    assert planning.standing(jobs).notes == []
     for job, code in zip(jobs, ("abcdef123456", "abcdef123456", "", "", "", ""), strict=True):
         path = job.results[0] / "record.json"
         content = json.loads(path.read_text())
@@ -482,7 +522,7 @@ def test_records_of_several_versions_are_told_apart(tmp_path: Path) -> None:
         content["data"]["hashes"]["train"] = "feedbeef" if job is jobs[5] else "0123456789"
         path.write_text(json.dumps(content))
     name = FULL["data"]["train"]
-    assert study.standing(jobs).notes == [
+    assert planning.standing(jobs).notes == [
         "note: the records come from 2 versions of the code: 2 of abcdef, 4 of unknown",
         "note: the records come from 2 versions of digits: "
         f"5 of {name} test cd train 012345, 1 of {name} test cd train feedbe",
@@ -490,18 +530,18 @@ def test_records_of_several_versions_are_told_apart(tmp_path: Path) -> None:
     other = replace(jobs[5], flags={**jobs[5].flags, "classes": ("0", "1")})
     path = jobs[5].results[0] / "record.json"
     path.write_text(path.read_text().replace('"config": {', '"config": {"classes": ["0", "1"], ', 1))
-    assert len(study.standing([*jobs[:5], other]).notes) == 1, "other data were asked for"
+    assert len(planning.standing([*jobs[:5], other]).notes) == 1, "other data were asked for"
 
 
 def test_a_run_that_fails_is_listed_and_tried_again(tmp_path: Path) -> None:
     bad = replace(SETUPS["K4"], id="bad", flags={**SETUPS["K4"].flags, "depth": 3})
-    jobs = study.plan([bad, SETUPS["H5"]], TINY, [1], results=tmp_path / "results", work=tmp_path / "runs")
+    jobs = planning.plan([bad, SETUPS["H5"]], TINY, [1], results=tmp_path / "results", work=tmp_path / "runs")
     (failure,) = run(jobs)
     assert failure.name == "bad seed 1"
     assert "--depth given, but perturb_resnet18 does not read it" in failure.reason
     written = json.loads((tmp_path / "results/tiny/bad/seed-1/failed.json").read_text())
     assert written["reason"] == failure.reason
-    assert [study.is_done(job) for job in jobs] == [False, True], "the other run went on"
+    assert [planning.is_done(job) for job in jobs] == [False, True], "the other run went on"
     good = [replace(jobs[0], flags={k: v for k, v in jobs[0].flags.items() if k != "depth"})]
     assert run(good) == []
     assert not (tmp_path / "results/tiny/bad/seed-1/failed.json").exists()
@@ -547,7 +587,7 @@ def test_a_stop_ends_cleanly_and_the_next_call_goes_on(tmp_path: Path) -> None:
         return jobs[0].work.is_dir()
 
     assert run(jobs, stop=stop) == []
-    assert not study.is_done(jobs[0])
+    assert not planning.is_done(jobs[0])
     assert checkpoint.is_file()
     assert "--resume" in study.argv(jobs[0], 1)
 
@@ -561,7 +601,7 @@ def test_a_run_that_is_only_just_starting_hears_the_stop(ignored: bool, tmp_path
         assert run([job], stop=job.work.with_name("seed-1.log").is_file) == []
     finally:
         signal.signal(signal.SIGINT, before)
-    assert not study.is_done(job), "it went on to its end"
+    assert not planning.is_done(job), "it went on to its end"
     assert not list(tmp_path.rglob(study.FAILED)), "it did not fail: the same command does it"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from perturblab import cli, records, study, study_ray
+from perturblab import cli, planning, records, study, study_ray
 from perturblab.catalogue import SETUPS
 from perturblab.errors import UserError
 from perturblab.files import locked
@@ -29,10 +29,10 @@ TINY = Preset(
 )
 
 
-def planned(folder: Path, flags: dict[str, Any] | None = None) -> study.Job:
+def planned(folder: Path, flags: dict[str, Any] | None = None) -> planning.Job:
     setups = [SETUPS["K4"], replace(SETUPS["K4"], id="K4-twin")]
     preset = replace(TINY, flags={**TINY.flags, **(flags or {})})
-    (job,) = study.plan(setups, preset, [1], results=folder / "results", work=folder / "runs")
+    (job,) = planning.plan(setups, preset, [1], results=folder / "results", work=folder / "runs")
     return job
 
 
@@ -82,7 +82,7 @@ def test_a_run_that_is_called_off_while_it_is_started_is_not_left_behind(
     processes = []
     start = study._started
 
-    def called_off(job: study.Job, threads: int) -> "subprocess.Popen[bytes]":
+    def called_off(job: planning.Job, threads: int) -> "subprocess.Popen[bytes]":
         processes.append(start(job, threads))
         signal.raise_signal(signal.SIGINT)
         return processes[0]

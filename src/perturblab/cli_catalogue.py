@@ -19,9 +19,10 @@ from perturblab.machine import asked_to_stop
 
 if TYPE_CHECKING:
     from perturblab.catalogue import Entry, Relation, Setup
+    from perturblab.planning import Job, Standing
     from perturblab.presets import Preset
     from perturblab.progress import Show
-    from perturblab.study import Failure, Job, Standing
+    from perturblab.study import Failure
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 _SETUP = "set-up"  # kind of what is listed without a figure or a claim
@@ -247,19 +248,19 @@ def _plain(value: Any) -> str:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from perturblab import study
+    from perturblab import planning, study
     from perturblab.files import locked
     from perturblab.presets import PRESETS
     from perturblab.progress import Show
 
     show, jobs = Show(quiet=args.quiet), _jobs(args)
     place = _placed(args)
-    standing = study.standing(jobs)
+    standing = planning.standing(jobs)
     if args.on is not None and (left := sum(bool(job.attack) for job in standing.missing)):
         # Nothing can be attacked on a machine that does not have the weights.
         show.warn(f"{left} attacks are left out: the weights stay where a run is trained; attack without --on there")
         jobs = [job for job in jobs if not job.attack]
-        standing = study.standing(jobs)
+        standing = planning.standing(jobs)
     missing = standing.missing
     _say_standing(args.preset, len(jobs), standing, show)
     if args.dry_run or not missing:
@@ -302,8 +303,8 @@ def _say_standing(preset: str, jobs: int, standing: "Standing", show: "Show") ->
 
 
 def _jobs(args: argparse.Namespace) -> "list[Job]":
+    from perturblab.planning import plan
     from perturblab.presets import PRESETS, chosen
-    from perturblab.study import plan
 
     if args.preset not in PRESETS:
         raise UserError(f"--preset got {args.preset!r}; choose one of {', '.join(PRESETS)}")

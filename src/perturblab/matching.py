@@ -20,6 +20,7 @@ from perturblab.points import (
     is_capped,
     load_checks,
     load_points,
+    point_files,
 )
 from perturblab.records import Record
 
@@ -106,6 +107,24 @@ def weights_of(work: Path, results: Path) -> str:
     if here is None or (kept is not None and kept.model_copy(update={"study": None}) != here):
         return ""
     return _hash_of_weights(work)
+
+
+def other_weights(work: Path, results: Path) -> str:
+    """Say whether the points in a folder were made on other weights than those of a run.
+
+    Args:
+        work: folder of the run.
+        results: folder of its results.
+
+    Returns:
+        Such as "e48c4ae5bc3bf788, now 1c34161c25c9e374"; "" where there are none of either, or one of the points fits.
+
+    Raises:
+        UserError: a record or a file of points is broken.
+    """
+    now = _hash_of_weights(work) if record_in(work) is not None else ""
+    found = {point.weights for path in point_files(results) for point in load_points(path)}
+    return f"{', '.join(sorted(found))}, now {now}" if now and found and now not in found else ""
 
 
 def _hash_of_weights(folder: Path) -> str:

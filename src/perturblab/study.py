@@ -14,17 +14,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from perturblab import matching, records
-from perturblab.catalogue import Setup
-from perturblab.config import AttackConfig, TrainConfig, validated
+from perturblab import records
 from perturblab.files import CHECKPOINT, PREVIOUS, sweep, write_atomically
 from perturblab.machine import STOPS
-from perturblab.presets import Preset, flags_of
+from perturblab.planning import Job, unlike
 from perturblab.progress import Show
 
 FAILED = "failed.json"
@@ -34,135 +31,11 @@ _UNMET = "it needs a run that is not trained; say the same once it is"
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run of a study.
-
-    Args:
-        setups: of the catalogue that this run stands for: more than one where they are the same at this preset.
-        preset: name of the size.
-        flags: of `perturblab train`, with the seed; `TrainConfig` checks them.
-        work: folder of the run, with weights and checkpoint.
-        results: folder of the record, one a set-up.
-        attack: settings of `perturblab attack`, for a job that attacks the trained run; empty for one that trains it.
-        needs: files that other jobs of the study leave, without which it cannot begin.
-    """
-
-    setups: tuple[str, ...]
-    preset: str
-    flags: Mapping[str, Any]
-    work: Path
-    results: tuple[Path, ...]
-    attack: Mapping[str, Any] = field(default_factory=dict)
-    needs: tuple[Path, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """Set-up and seed, and how it is attacked, such as "K4 seed 1"."""
-        name = f"{self.setups[0]} seed {self.flags['manual_seed']}"
-        return f"{name}: {self.attack['attacks']}" if self.attack else name
-
-    @property
-    def config(self) -> TrainConfig:
-        """The flags, checked."""
-        return validated(TrainConfig, dict(self.flags))
-
-    @property
-    def nepochs(self) -> int:
-        """Epochs of the whole run; an attack counts as one."""
-        return 1 if self.attack else int(self.flags["nepochs"])
-
-
-@dataclass(frozen=True)
 class Failure:
     """A run that ended without a record, and why."""
 
     name: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How far a study is.
-
-    Args:
-        done: jobs whose results are there.
-        missing: jobs that are to be run.
-        other: jobs that are neither, since what lies in their place is of other settings; with what to do.
-        notes: that the records of what is done come from several versions of the code or of the data, a line each.
-    """
-
-    done: list[Job]
-    missing: list[Job]
-    other: list[tuple[Job, str]]
-    notes: list[str]
-
-
-def plan(
-    setups: Sequence[Setup],
-    preset: Preset,
-    seeds: Sequence[int] | None,
-    *,
-    results: Path,
-    work: Path,
-    given: Mapping[str, Any] | None = None,
-) -> list[Job]:
-    """Say which runs a study has, seed by seed, so that it can be judged as early as possible; then its attacks.
-
-    Args:
-        setups: of the catalogue; those that are the same at this preset are run once.
-        preset: the size.
-        seeds: of each; those of the preset for None.
-        results: where the records go: ``results/PRESET/SETUP/seed-K``.
-        work: where the runs lie, with their weights.
-        given: flags for every run that say where and how, such as ``dataroot``.
-    """
-    jobs: dict[str, Job] = {}
-    asked = {setup.id: seeds or preset.seeds_of(setup.id) for setup in setups}
-    for seed in sorted({seed for own in asked.values() for seed in own}):
-        for setup in (setup for setup in setups if seed in asked[setup.id]):
-            flags = {**flags_of(setup, preset, seed), **(given or {})}
-            key = json.dumps(flags, sort_keys=True)
-            place = Path(preset.folder, setup.id, f"seed-{seed}")
-            same = jobs.get(key, Job((), preset.folder, flags, work / place, ()))
-            jobs[key] = replace(same, setups=(*same.setups, setup.id), results=(*same.results, results / place))
-    # The first attack on every run before the second on any: presets list them from the cheapest on.
-    attacks = zip_longest(*(_attacks(job, preset, work, given or {}) for job in jobs.values()))
-    return [*jobs.values(), *(attack for nth in attacks for attack in nth if attack is not None)]
-
-
-def _attacks(job: Job, preset: Preset, work: Path, given: Mapping[str, Any]) -> Iterator[Job]:
-    """One job a command; images are transferred from the run of the next seed."""
-    for attack in preset.attacks_on(job.setups[0]):
-        settings, needs = {**attack, **given}, [job.work / "record.json"]
-        if "source" in attack:
-            own = preset.seeds_of(str(attack["source"]))
-            other = (
-                own[(own.index(job.flags["manual_seed"]) + 1) % len(own)] if job.flags["manual_seed"] in own else own[0]
-            )
-            settings["source"] = str(work / preset.folder / str(attack["source"]) / f"seed-{other}")
-            needs.append(Path(settings["source"], "record.json"))
-        yield replace(job, setups=job.setups[:1], results=job.results[:1], attack=settings, needs=tuple(needs))
-
-
-def standing(jobs: Iterable[Job]) -> Standing:
-    """Sort the jobs of a study by what is there of them.
-
-    Args:
-        jobs: of one study.
-
-    Raises:
-        UserError: a record or a file of points is broken.
-    """
-    done, missing, other = list[Job](), list[Job](), list[tuple[Job, str]]()
-    for job in jobs:
-        if is_done(job):
-            done.append(job)
-        elif why := _other_settings(job):
-            other.append((job, why))
-        else:
-            missing.append(job)
-    kept = ((matching.record_in(folder), job.config) for job in done if not job.attack for folder in job.results)
-    return Standing(done, missing, other, matching.versions((record, asked) for record, asked in kept if record))
 
 
 def share(jobs: Iterable[Job]) -> list[Job]:
@@ -180,45 +53,13 @@ def share(jobs: Iterable[Job]) -> list[Job]:
     left = []
     for job in jobs:
         there = [folder for folder in job.results if (folder / "record.json").is_file()]
-        if job.attack or not there:
+        if job.attack or len(there) in (0, len(job.results)):
             left.append(job)
             continue
         for setup, folder in zip(job.setups, job.results, strict=True):
             if folder not in there:
                 _keep(replace(job, work=there[0]), setup, folder)
     return left
-
-
-def is_done(job: Job) -> bool:
-    """Say whether what a job leaves is there: its records, of these very flags, or the points of its attacks.
-
-    Args:
-        job: one of a study.
-
-    Raises:
-        UserError: a record or a file of points is broken.
-    """
-    if any(_differing(job, folder) for folder in job.results):
-        return False
-    if not job.attack:
-        return all(matching.record_in(folder) for folder in job.results)
-    folder, config = job.results[0], validated(AttackConfig, dict(job.attack))
-    record = matching.record_in(folder) or matching.record_in(job.work)
-    images = None if record is None else record.counts.last.total
-    return matching.is_measured(config, folder, images=images, weights=matching.weights_of(job.work, folder))
-
-
-def _differing(job: Job, folder: Path) -> str:
-    record = matching.record_in(folder)
-    return "" if record is None else matching.differing(record, job.config, job.flags)
-
-
-def _other_settings(job: Job) -> str:
-    """Why a job must not be run: it would overwrite, go on with or attack a run of other settings; else ""."""
-    places = {folder: said for folder in (*job.results, job.work) if (said := _differing(job, folder))}
-    there = " and ".join(map(str, places))
-    said = next(iter(places.values()), "")
-    return said and f"its record is of other settings ({said}); move {there} away to run it anew"
 
 
 def argv(job: Job, threads: int) -> list[str]:
@@ -278,6 +119,9 @@ def run_jobs(
             while (waiting and not stop()) or running:
                 while len(running) < processes and not stop() and (job := _ready(waiting, running)):
                     waiting.remove(job)
+                    if why := unlike(job):
+                        failures.append(failed(job, why, 1, show))
+                        continue
                     running.append((job, _started(job, threads)))
                     show.say(f"{job.name}: begun")
                 if waiting and not running and not stop():
@@ -303,6 +147,8 @@ def _ready(waiting: Sequence[Job], running: Sequence[tuple[Job, Any]]) -> Job | 
 
 def _started(job: Job, threads: int) -> "subprocess.Popen[bytes]":
     job.work.parent.mkdir(parents=True, exist_ok=True)
+    if job.attack:
+        _bring_attacks(job)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with _log(job).open("ab") as log:
         return subprocess.Popen(
@@ -341,7 +187,7 @@ def _ended(job: Job, process: "subprocess.Popen[bytes]", show: Show) -> list[Fai
     if process.returncode == _INTERRUPTED:
         return []
     # What was begun with other settings has gone on with those; it is not what is asked for now.
-    other = _other_settings(job) if process.returncode == 0 else ""
+    other = unlike(job) if process.returncode == 0 else ""
     if other or process.returncode != 0:
         return [failed(job, other or _reason(job, process.returncode), process.returncode or 1, show)]
     for setup, folder in zip(job.setups, job.results, strict=True):
@@ -413,8 +259,18 @@ def _keep(job: Job, setup: str, folder: Path) -> None:
 
 def _keep_attacks(job: Job, folder: Path) -> None:
     """Put the points where results are kept, beside the record."""
-    for file in sorted((job.work / "attacks").glob("*.json")):
-        write_atomically(folder / "attacks" / file.name, file.read_bytes())
+    _copy(job.work, folder, overwrite=True)
+
+
+def _bring_attacks(job: Job) -> None:
+    """Put the points of earlier attacks beside weights that were trained anew: the next one adds to their files."""
+    _copy(job.results[0], job.work, overwrite=False)
+
+
+def _copy(source: Path, to: Path, *, overwrite: bool) -> None:
+    for file in sorted((source / "attacks").glob("*.json")):
+        if overwrite or not (to / "attacks" / file.name).exists():
+            write_atomically(to / "attacks" / file.name, file.read_bytes())
 
 
 def _epochs(jobs: Sequence[Job]) -> int:

@@ -13,12 +13,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from perturblab import study
+from perturblab import planning, study
 from perturblab.errors import UserError
 from perturblab.files import locked, write_atomically
 from perturblab.machine import asked_to_stop
+from perturblab.planning import Job
 from perturblab.progress import Show
-from perturblab.study import Failure, Job, failed, forget_failure
+from perturblab.study import Failure, failed, forget_failure
 
 _LOOK_EVERY = 0.5  # seconds between two looks at the runs
 _TRIES_AGAIN = 5  # times that a run is begun anew because its machine was lost
@@ -168,7 +169,7 @@ def _run(job: Job, threads: int) -> Brought:
     with TemporaryDirectory() as folder, asked_to_stop(signals=(signal.SIGINT,)) as stop:
         own = replace(job, results=tuple(Path(folder, str(number)) for number in range(len(job.results))))
         failures = study.run_jobs([own], processes=1, threads=threads, show=Show(quiet=True), stop=stop)
-        if stop() and not failures and not study.is_done(own):
+        if stop() and not failures and not planning.is_done(own):
             raise KeyboardInterrupt
         return Brought(tuple(_files(path) for path in own.results), tuple(failures))
 
