@@ -16,6 +16,7 @@ import torch
 
 from perturblab import arguments, catalogue, cli
 from perturblab.catalogue import ENTRIES, KINDS, METRICS, MODES, RELATIONS, SETUPS, Entry, Measure, Setup
+from perturblab.catalogue.entry import Figure
 from perturblab.config import ATTACK_NAMES, TrainConfig, validated
 from perturblab.configured import (
     build_net,
@@ -341,6 +342,11 @@ def test_spots(name: str, setup: str, value: float | None, what: str, eps: float
     measure = entry.measure
     assert (entry.setup, entry.figure.value, measure.attack or measure.metric) == (setup, value, what)
     assert measure.eps == pytest.approx(eps)
+
+
+def test_an_error_stands_beside_accuracies_as_one() -> None:
+    assert ENTRIES["R2-all-clean"].figure.said == "3.18 % error, 96.82 % right"
+    assert Figure(None, "no figure", "error not said").said == "error not said"
 
 
 def test_published_mistakes_are_said() -> None:

@@ -50,7 +50,9 @@ class Figure:
 
     @property
     def said(self) -> str:
-        """As it was published, else the number; "" where there is none."""
+        """As it was published, an error also as an accuracy, else the number; "" where there is none."""
+        if "error" in self.text and self.value is not None:
+            return f"{self.text}, {self.value:g} % right"
         return self.text or ("" if self.value is None else f"{self.value:g}")
 
 
