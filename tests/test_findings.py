@@ -482,6 +482,14 @@ def test_the_answers_come_from_the_deciding_claims() -> None:
     assert noise.word.endswith(f"; under the authors' own recipe {yes}")
 
 
+def test_an_answer_says_what_was_corrected_for() -> None:
+    of = [*runs("K1", [6000, 6100, 6200]), *runs("A1", [5300, 5410, 5505])]
+    of += [*runs("A1-constant", [5000, 5100, 5200]), *runs("A1-untied", [5200, 5310, 5400])]
+    noise, _ = answers.answers(findings.claims(findings.by_place(of)))
+    for sentence in noise.sentences[:2]:
+        assert re.search(r"; Holm p = \S+ over 2 comparisons with A1\.$", sentence)
+
+
 def attacked(data: str, attack: str, eps: float, more: int, flags: tuple[str, ...] = ()) -> list[Run]:
     """Three seeds each with and without BatchOut: so many more of 100 images right with it."""
     more_said = {"settings": {"seed": 1, "steps": 50}} if attack == "pgd" else {}

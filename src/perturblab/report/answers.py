@@ -12,6 +12,10 @@ from perturblab.report.findings import ClaimFinding, Compared
 _NOISE = {
     "R-noise": "Against the same net of 1x1 convolutions without noise",
     "R-noise-A1": "Under the authors' own recipe, against its twin at noise level 0",
+    "R-A1-constant": "The same net against one whose masks are one random threshold a channel, which know no place",
+    "R-A1-untied": "Against one with its masks outside the ReLU, a fixed bias of every place",
+    "R-A1-redraw-train": "Against one whose masks are drawn anew at every training step",
+    "R-A1-1x1": "In the reproduction's nets under the authors' recipe, against 1x1 convolutions without noise",
     "R-noise-K3": "In the authors' net under the reproduction's recipe, against its twin at noise level 0",
     "R-gap-H5": "The 3x3 net against the reproduction's noise net",
     "R-gap": "The 3x3 net against the authors' noise net",
@@ -134,6 +138,6 @@ def _word(compared: Compared, words: Mapping[str, str]) -> str:
 def _sentence(lead: str, compared: Compared) -> str:
     if compared.weak:
         return f"{lead}: no evidence, since {compared.weak}."
-    flags = f"; {compared.flagged}" if compared.flagged else ""
+    more = "".join(f"; {text}" for text in (compared.flagged, compared.note) if text)
     sides = f"{compared.left:.2f} % against {compared.right:.2f} %"
-    return f"{lead}: {sides}, {stats.sentence(compared.paired)}{flags}."
+    return f"{lead}: {sides}, {stats.sentence(compared.paired)}{more}."
