@@ -59,8 +59,8 @@ class Standing:
     Args:
         done: jobs whose results are there.
         missing: jobs that are to be run.
-        other: jobs that are neither, since what lies in their place is of other settings; with what to do.
-        notes: that the records of what is done come from several versions of the code or of the data, a line each.
+        other: jobs that are neither, since what lies in their place is of other settings or weights; with what to do.
+        notes: such as that records come from several versions of the code or of the data; a line each.
     """
 
     done: list[Job]
