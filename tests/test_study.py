@@ -228,7 +228,7 @@ def test_a_run_whose_weights_are_gone_is_trained_anew_for_its_next_attack(tmp_pa
     standing = planning.standing(jobs)
     assert standing.missing == [jobs[0], jobs[2]]
     assert standing.done == [jobs[1]]
-    assert standing.notes == ["note: the weights of 1 runs are not here; to be attacked, they are trained anew"]
+    assert standing.notes == ["note: runs trained anew to be attacked, since their weights are not here: 1"]
     assert study.share(standing.missing) == standing.missing
     assert run(standing.missing) == []
     assert all(planning.is_done(job) for job in jobs)
@@ -255,6 +255,7 @@ def test_points_of_other_weights_are_kept_and_told(tmp_path: Path) -> None:
             failure.reason,
         )
     assert {path: path.read_bytes() for path in before} == before
+    assert not file_of(train.work, "fgsm", "linf").exists(), "an attack that could not count is not begun"
     assert [job for job, _ in planning.standing([train, attack]).other] == [attack]
 
 

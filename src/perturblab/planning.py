@@ -139,7 +139,7 @@ def standing(jobs: Iterable[Job]) -> Standing:
     needed = {path.parent for job in missing for path in job.needs if not path.is_file()}
     anew = [job for job in done if not job.attack and job.work in needed]
     if anew:
-        notes.append(f"note: the weights of {len(anew)} runs are not here; to be attacked, they are trained anew")
+        notes.append(f"note: runs trained anew to be attacked, since their weights are not here: {len(anew)}")
     return Standing([job for job in done if job not in anew], [*anew, *missing], other, notes)
 
 
