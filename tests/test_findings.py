@@ -68,7 +68,7 @@ def test_the_last_epoch_is_the_headline_and_the_published_metrics_are_of_the_bes
 def test_a_point_is_found_by_attack_radius_norm_steps_and_mode() -> None:
     points = [
         point("fgsm", 0.1, [1, 1, 0, 0]),
-        point("fgsm", 0.1, [1, 0], subset="few"),
+        point("fgsm", 0.1, [1, 1], subset="few"),
         point("fgsm", 0.1, [1, 1, 1, 0], settings={"mode": "BatchOut active in evaluation"}),
         point("fgsm", 0.0, [1, 1, 1, 1], settings={"mode": "BatchOut active in evaluation, a published mistake"}),
         point("fgsm", 0.1, [0, 0, 0, 1], settings={"mode": "BatchOut at inference, beside 3 training images"}),
@@ -86,7 +86,7 @@ def test_a_point_is_found_by_attack_radius_norm_steps_and_mode() -> None:
         return None if read is None else read.number
 
     assert percent("attack", "fgsm", 0.1) == 50.0, "as many images as there are"
-    assert percent("attack", "fgsm", 0.1, subset=2) == 50.0
+    assert percent("attack", "fgsm", 0.1, subset=2) == 100.0
     assert percent("attack", "fgsm", 0.1, mode="batchout-in-eval") == 75.0
     assert percent("exact", mode="batchout-in-eval") == 100.0
     assert percent("attack", "fgsm", 0.1, "l2") == 25.0
@@ -98,6 +98,24 @@ def test_a_point_is_found_by_attack_radius_norm_steps_and_mode() -> None:
     assert percent("attack", "fgsm", 0.1, mode="inference-vote") is None
     assert percent("attack", "fgsm", 0.2) is None
     assert values.value(found, Measure("attack", "deepfool", 3.0, "l2")) == values.Value(50.0, ("zero gradients",), 4)
+
+
+def test_seeds_and_sides_are_of_the_same_images_where_they_can_be() -> None:
+    few, many, others = (point("fgsm", 5 / 255, right) for right in ([1, 0], [1, 1, 1, 0], [1, 1, 0]))
+    both, one = run("BO-cifar-batchout", 1, points=[few, many]), run("BO-cifar-batchout", 2, points=[few])
+    measure = Measure("attack", "fgsm", 5 / 255)
+    assert values.images_of_all(([both], measure)) == 4, "the most"
+    assert values.images_of_all(([both], replace(measure, subset=2))) == 2, "what the measure names"
+    assert values.images_of_all(([both, one, run("BO-cifar-batchout", 3)], measure)) == 2, "what all have that have any"
+    assert values.images_of_all(([both], measure), ([one], measure)) == 2, "of both sides"
+    assert values.images_of_all(([both], measure), ([one], Measure("exact"))) == 4, "clean accuracy has no such number"
+    assert values.images_of_all(([one, run("BO-cifar-batchout", 3, points=[others])], measure)) == 0
+    rivals = [run("BO-cifar-none", seed, preset="robust", points=[few]) for seed in (1, 2, 3)]
+    left = [run("BO-cifar-batchout", seed, preset="robust", points=[few, many]) for seed in (1, 2, 3)]
+    found = claim(findings.claims(findings.by_place([*left, *rivals])), "R-batchout-plain")
+    assert [set(compared.differences.values()) for compared in found.measured] == [{0.0}], (
+        "of the two, not 75 % of four"
+    )
 
 
 def test_only_finished_runs_of_studies_are_placed() -> None:
@@ -302,7 +320,7 @@ def learned(percent: float) -> list[Mapping[str, Any]]:
     [
         ([5000, 5100, 5200], 50.0, "the 3x3 net itself has 51.00 %"),
         ([6000, 6100, 6200], 50.0, ""),
-        ([6000, 6100, 6200], 39.0, "K4 has learned 39.0 % of its training images only"),
+        ([6000, 6100, 6200], 39.0, "K4 has learned 39.0 % of its training images only, less than 40 %"),
         ([], 50.0, "the 3x3 net was not measured"),
     ],
 )
@@ -319,7 +337,7 @@ def test_a_study_that_learns_too_little_is_no_evidence(baseline: list[int], trai
         assert verdict == f"no evidence: at this preset {weak}"
         assert weak in noise.sentences[0]
     else:
-        assert noise.word == "Under the reproduction's recipe yes, by 3.0 points (44.1 % against 41.0 %)"
+        assert noise.word == "With the reproduction's net and SGD yes, by 3.0 points (44.1 % against 41.0 %)"
         assert verdict[:6] == "higher"
     on_digits = [run("K1", 1, 5000, preset="quick"), run("H5", 1, 4300, preset="quick")]
     digits = findings.by_place([*on_digits, run("K4", 1, 4000, preset="quick", metrics=learned(20.0))])
@@ -379,7 +397,7 @@ def test_a_rival_that_a_preset_makes_the_base_or_that_was_not_trained_is_left_ou
     assert [name for name in RIVALS if name in beside] == ["K5-masks", "K5-first-20"]
     assert left_out == [
         "K5-schedule (at this preset the same as K5)",
-        "K5-lr-1e-4 (K5-lr-1e-4 has learned 21.0 % of its training images only)",
+        "K5-lr-1e-4 (K5-lr-1e-4 has learned 21.0 % of its training images only, less than 40 %)",
     ]
 
 
@@ -464,22 +482,22 @@ def test_the_answers_come_from_the_deciding_claims() -> None:
     of = [*runs("H5", [5300, 5410, 5505]), *runs("K4", [5000, 5100, 5200])]
     noise, _ = answers.answers(findings.claims(findings.by_place([*of, *k1])))
     yes = "yes, by 3.0 points (54.1 % against 51.0 %)"
-    assert noise.word == f"Under the reproduction's recipe {yes}"
+    assert noise.word == f"With the reproduction's net and SGD {yes}"
     assert "54.05 % against 51.00 %, better (difference +3.05 points, 95 % t-interval [" in noise.sentences[0]
     assert noise.sentences[-1].startswith("Measured at cpu: ")
     noise, _ = answers.answers(findings.claims(findings.by_place(of[:2] + of[3:5] + k1)))
-    assert noise.word == "Under the reproduction's recipe too few seeds to say"
+    assert noise.word == "With the reproduction's net and SGD too few seeds to say"
     mixed = [*runs("H5", [5000, 5300, 5100]), *runs("K4", [5050, 5100, 5200])]
     noise, _ = answers.answers(findings.claims(findings.by_place([*mixed, *k1])))
-    assert noise.word.startswith("Under the reproduction's recipe not so that these seeds could tell (")
+    assert noise.word.startswith("With the reproduction's net and SGD not so that these seeds could tell (")
     assert noise.word.endswith(" points would have shown)")
     both = [*of, *runs("A1", [5300, 5410, 5505]), *runs("A1-level-0", [5000, 5100, 5200])]
     noise, _ = answers.answers(findings.claims(findings.by_place([*both, *k1])))
     assert noise.word == yes.capitalize()
     other = [*mixed, *both[6:]]
     noise, _ = answers.answers(findings.claims(findings.by_place([*other, *k1])))
-    assert noise.word.startswith("Under the reproduction's recipe not so")
-    assert noise.word.endswith(f"; under the authors' own recipe {yes}")
+    assert noise.word.startswith("With the reproduction's net and SGD not so")
+    assert noise.word.endswith(f"; with the authors' net, Adam and level 0.1 {yes}")
 
 
 def test_an_answer_says_what_was_corrected_for() -> None:
@@ -513,13 +531,15 @@ def test_robustness_is_decided_by_the_strongest_attack_and_never_by_fgsm() -> No
 
     fgsm = attacked("mnist", "fgsm", 0.3, 40)
     assert word(fgsm) == "Not yet measured by what decides it"
-    assert word(fgsm, attacked("mnist", "pgd", 0.1, 20)) == ("On MNIST more so, by 20.3 points (46.3 % against 26.0 %)")
+    assert word(fgsm, attacked("mnist", "pgd", 0.1, 20)) == (
+        "On MNIST more robust than without it, by 20.3 points (46.3 % against 26.0 %)"
+    )
     assert word(fgsm, attacked("mnist", "pgd", 0.1, 20), attacked("mnist", "autoattack", 0.1, -20)) == (
-        "On MNIST less so, by 20.0 points (6.0 % against 26.0 %)"
+        "On MNIST less robust than without it, by 20.0 points (6.0 % against 26.0 %)"
     )
     flagged = attacked("cifar", "pgd", 5 / 255, 20, ("saturated logits",))
     assert word(attacked("mnist", "autoattack", 0.1, -20), flagged) == (
-        "On MNIST less so, by 20.0 points (6.0 % against 26.0 %); "
+        "On MNIST less robust than without it, by 20.0 points (6.0 % against 26.0 %); "
         "on CIFAR-10 not shown, since the gradients are flagged"
     )
 
@@ -540,7 +560,7 @@ def test_a_flag_bounds_the_side_that_carries_it() -> None:
         ]
         found = findings.claims(findings.by_place(of))
         _, batchout = answers.answers(found)
-        assert ("more so" in batchout.word) == is_shown, (attack, arm, flag)
+        assert ("more robust" in batchout.word) == is_shown, (attack, arm, flag)
         (compared,) = claim(found, f"R-batchout-{attack}-cifar").measured
         assert compared.flagged == f"BO-cifar-{arm}: empirical upper bound, flags: {flag}"
         assert compared.flagged in batchout.sentences[0]

@@ -344,7 +344,10 @@ def test_markdown_is_what_was_measured_and_nothing_else() -> None:
     assert rows.markdown(SOME, "lbcnn") == "Nothing that carries the tag lbcnn was measured yet.\n"
     assert rows.markdown([], "lbcnn") == "There are no records yet.\n"
     shown = next(line for line in rows.markdown(SOME, "pnn").splitlines() if line.startswith("| K4: "))
-    assert "48.50 [48.50, 48.50], n = 3; selected on the test set, as published; after the last epoch 50." in shown
+    assert (
+        "48.50 [48.50, 48.50], n = 3; selected on the test set, as published; exact, after the last epoch, 50." in shown
+    )
+    assert "], and +4.80 at the best one on test |" in shown, "55 there, 50.2 after the last"
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

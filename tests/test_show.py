@@ -10,6 +10,7 @@ import pytest
 from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS
 from perturblab.cli_catalogue import _found, _how_to_run
 from perturblab.presets import PRESETS, chosen
+from perturblab.report import measured, rows
 from test_study import tell
 
 
@@ -23,6 +24,28 @@ def test_show_says_what_a_figure_is_about_and_not_the_clean_accuracy(capsys: pyt
     assert re.search(r"^  at robust, seed 1: -\d\.\d\d; over its seeds: lower$", out, re.MULTILINE)
 
 
+def test_show_says_the_verdict_that_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(__file__).parents[1] / "results"
+    page = rows.markdown(measured.load(folder))
+    for name in ("R-noise-K3", "R-batchout-fgsm-training", "R-A1-cnn", "R-noise"):
+        said = json.loads(tell(f"show {name} --json --results {folder}", capsys)[1])["measured"]
+        (verdict,) = {of["verdict"] for of in said if of.get("claim")}
+        (line,) = (line for line in page.splitlines() if line.startswith(f"| {RELATIONS[name].text} |"))
+        assert line.endswith(f"| {verdict} |")
+
+
+def test_show_refuses_a_folder_that_is_not_there_unless_it_is_the_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tell("show K4", capsys)[1].endswith("measured: not yet\n")
+    code, _, err = tell("show K4 --results nowhere", capsys)
+    assert (code, err) == (
+        2,
+        "perturblab: error: nowhere is no folder, expected one with records; give the folder of the results\n",
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "run", "measured"),
     [
@@ -30,6 +53,7 @@ def test_show_says_what_a_figure_is_about_and_not_the_clean_accuracy(capsys: pyt
         ("K4", "run: perturblab run K4 --preset quick", "not yet"),
         ("A1-shift", "run: perturblab run A1-shift --preset cpu-all --dataroot DATA", "not yet"),
         ("R-noise", "run: perturblab run R-noise --preset quick", "not yet"),
+        ("R-smoothed", "run: perturblab run R-smoothed --preset full --dataroot DATA", "not yet"),
         ("BO5a-k0.5-fgsm-0.4", "run: perturblab run BO5a-k0.5-fgsm-0.4 --preset robust --dataroot DATA", "not yet"),
         ("R1-middle-0.2", "run: perturblab run R1-middle-0.2 --preset full --dataroot DATA", "not yet"),
         (

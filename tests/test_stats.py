@@ -275,7 +275,13 @@ def test_mcnemar_in_closed_form():
         stats.mcnemar(-1, 3)
 
 
-@pytest.mark.parametrize(("points", "text"), [(0.214, "+0.21"), (-0.4, "-0.40"), (-0.001, "+0.00"), (0.0, "+0.00")])
+@pytest.mark.parametrize(
+    ("points", "text"),
+    [
+        *((0.214, "+0.21"), (-0.4, "-0.40"), (-0.001, "+0.00"), (0.0, "+0.00")),
+        *((sum([0.01] * 59) / 2 - 0.59, "-0.30"), (0.285, "+0.28"), (math.inf, "+inf")),
+    ],
+)
 def test_signed(points, text):
     assert stats.signed(points) == text
 

@@ -672,6 +672,7 @@ def test_a_cluster_leaves_attacks_out_and_says_so(tmp_path: Path, capsys: pytest
 def test_list_show_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(presets.PRESETS, "quick", replace(TINY, name="quick", setups=("K4",)))
     results = f"--results {tmp_path}/results"
+    (tmp_path / "results").mkdir()
     code, out, _ = tell("list --tag pnn --json", capsys)
     assert code == 0
     assert {"K4", "K5", "R-noise"} <= {entry["id"] for entry in json.loads(out)}
@@ -811,6 +812,8 @@ def test_an_array_of_jobs(tmp_path: Path) -> None:
         ("run --preset huge", "--preset got 'huge'; choose one of quick, cpu, cpu-all, robust, gpu, full"),
         ("run K4 --seeds 0", "--seeds got '0'"),
         ("run nothing", "nothing in the catalogue is called 'nothing'"),
+        (f"run --dry-run --results {__file__}", ", which is a file; give a folder, which is made "),
+        ("list --tag ''", "--tag got '': expected a tag, such as pnn"),
     ],
 )
 def test_mistakes_are_told_in_one_line(line: str, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:

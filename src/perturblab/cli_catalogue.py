@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from perturblab.study import Failure
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
+RESULTS = "results"  # where records lie unless --results says otherwise
 _SETUP = "set-up"  # kind of what is listed without a figure or a claim
 Add = Callable[[str, Callable[[argparse.Namespace], int], str], Parser]
 
@@ -41,7 +42,7 @@ def add_commands(add: Add) -> None:
     listed.add_argument("--json", action="store_true", help="as JSON")
     shown = add("show", _show, "Show all about one figure, set-up or relation, and what has been measured.")
     shown.add_argument("id", metavar="ID", help="of a figure, set-up or relation")
-    shown.add_argument("--results", metavar="DIR", default="results", help="where the records lie [results]")
+    shown.add_argument("--results", metavar="DIR", default=RESULTS, help="where the records lie [results]")
     shown.add_argument("--json", action="store_true", help="as JSON")
     run = add("run", _run, "Run what is missing of a study: set-ups at a preset, several seeds each.")
     run.add_argument("ids", metavar="ID", nargs="*", help="set-ups, figures or relations; the preset's own by default")
@@ -53,7 +54,7 @@ def add_commands(add: Add) -> None:
     run.add_argument("--on", metavar="CLUSTER", help="a Ray cluster: ray, or ray://HOST:PORT [this machine]")
     run.add_argument("--cpus", metavar="C", help="with --on: cores of each run [1]")
     run.add_argument("--gpus", metavar="G", help="with --on: GPUs of each run, such as 1 or 0.5 [0]")
-    run.add_argument("--results", metavar="DIR", default="results", help="where the records go [results]")
+    run.add_argument("--results", metavar="DIR", default=RESULTS, help="where the records go [results]")
     run.add_argument("--work", metavar="DIR", default="runs", help="where the runs lie, with their weights [runs]")
     run.add_argument("--dataroot", metavar="DIR", help="where a data set is looked for first")
     run.add_argument(
@@ -140,7 +141,7 @@ def _how_to_run(name: str, entry: "Entry | None", setup: "Setup | None", relatio
         settled = relation.how if relation is not None else ""
         return {"cannot": f"no run stands behind it{settled and '; it is settled by ' + settled}"}
     is_attacked = measure is not None and bool(measure.attack)
-    preset = _preset_for(sides, attacked=is_attacked)
+    preset = _preset_for(sides, relation, attacked=is_attacked)
     reads = {str(flags_of(SETUPS[side], preset, 1).get("dataset_train")) for side in sides} - {"digits"}
     said = {"command": f"perturblab run {name} --preset {preset.name}{' --dataroot DATA' if reads else ''}"}
     if is_attacked and not all(map(preset.attacks_on, sides)):
@@ -148,13 +149,14 @@ def _how_to_run(name: str, entry: "Entry | None", setup: "Setup | None", relatio
     return said
 
 
-def _preset_for(sides: Sequence[str], *, attacked: bool) -> "Preset":
+def _preset_for(sides: Sequence[str], relation: "Relation | None", *, attacked: bool) -> "Preset":
     """The smallest preset that has all sides among its own set-ups, or else is made for them; the full one for others.
 
     One that would leave nothing of a difference, or would not attack what is asked about under attack, comes last.
     """
     from perturblab.catalogue import SETUPS
     from perturblab.presets import PRESETS, differing
+    from perturblab.report.findings import is_removed
 
     def suits(preset: "Preset") -> tuple[bool, ...]:
         starts = (*preset.special, *preset.attacks)
@@ -162,6 +164,7 @@ def _preset_for(sides: Sequence[str], *, attacked: bool) -> "Preset":
         first, *others = (SETUPS[side] for side in sides)
         return (
             set(sides) <= {*preset.setups, *made} or preset.name == "full",
+            relation is None or bool(relation.rivals) or not is_removed(relation, preset.name),
             not others or first in others or any(differing(first, other, preset) for other in others),
             not attacked or all(map(preset.attacks_on, sides)),
             set(sides) <= set(preset.setups),
@@ -182,16 +185,17 @@ def _measured(
     entry: "Entry | None", setup: "Setup | None", relation: "Relation | None", folder: Path
 ) -> list[dict[str, Any]]:
     """What the runs below a folder say: what the figure or the claim is about, and of a set-up the last epochs."""
-    from perturblab.report import findings, measured
+    from perturblab.report import findings, measured, rows
 
-    if not folder.exists():
+    if folder == Path(RESULTS) and not folder.exists():  # nothing was run here yet
         return []
     places, said = findings.by_place(measured.load(folder)), list[dict[str, Any]]()
     if relation is not None:
         of_claim = next(finding for finding in findings.claims(places) if finding.relation == relation)
         said += [
-            {"claim": relation.id, "preset": c.preset, "seed": seed, "difference": value, "verdict": c.verdict}
+            {"claim": relation.id, "preset": c.preset, "seed": seed, "difference": value, "verdict": words}
             for c in of_claim.measured
+            for words in (rows.claim_words(relation, c),)
             for seed, value in c.differences.items()
         ]
     if entry is not None:
@@ -232,7 +236,7 @@ def _lines(said: dict[str, Any]) -> list[str]:
 def _line(of: dict[str, Any]) -> str:
     start = f"  at {of['preset']}, seed {of['seed']}: "
     if "claim" in of:
-        return f"{start}{of['difference']:+.2f}; over its seeds: {of['verdict'] or 'no number was claimed'}"
+        return f"{start}{of['difference']:+.2f}; over its seeds: {of['verdict']}"
     if "figure" in of:
         return f"{start}{of['percent']:.2f}{'; flags: ' + ', '.join(of['flags']) if of['flags'] else ''}"
     percent = 100 * of["correct"] / of["total"]
@@ -316,6 +320,9 @@ def _jobs(args: argparse.Namespace) -> "list[Job]":
         seeds = integers(args.seed, "--seed")
     given = {} if args.dataroot is None else {"dataroot": str(Path(args.dataroot).absolute())}
     folders = {"results": Path(args.results), "work": Path(args.work)}
+    for name, folder in folders.items():
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--{name} got {folder}, which is a file; give a folder, which is made where it is missing")
     return plan(chosen(args.ids, preset), preset, seeds, given=given, **folders)
 
 

@@ -272,7 +272,7 @@ def found(folder: Path) -> list[tuple[Path, Record]]:
         UserError: as for `load_all`.
     """
     if not folder.is_dir():
-        raise UserError(f"{_name(folder)} is no folder, expected one with records; give the folder of the results")
+        raise UserError(f"{folder} is no folder, expected one with records; give the folder of the results")
     files = [(path, _json(path)) for path in sorted(folder.rglob("*.json")) if path.is_file()]
     return [
         (path, _record(value, path))

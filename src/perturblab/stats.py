@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -226,7 +227,7 @@ def sentence(comparison: Paired) -> str:
 
 
 def signed(points: float) -> str:
-    """Write a difference with its sign and two decimals, never as "-0.00".
+    """Write a difference with its sign and two decimals, a tie to the even one, never as "-0.00".
 
     Args:
         points: a difference in points.
@@ -234,7 +235,10 @@ def signed(points: float) -> str:
     Returns:
         Text such as "+0.21".
     """
-    return f"{round(points, 2) + 0.0:+.2f}"
+    if not math.isfinite(points):
+        return f"{points:+.2f}"
+    # Of integer counts a tie is common (-2.95 points over ten seeds), and as a binary number no tie any more.
+    return f"{round(Decimal(repr(round(points, 9))), 2) + 0:+.2f}"
 
 
 def sign_flip(differences: Sequence[float]) -> float:

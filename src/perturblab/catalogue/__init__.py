@@ -96,9 +96,11 @@ def find(text: str) -> list[Entry | Relation]:
         Entries, then relations, in the order of the catalogue.
 
     Raises:
-        ValueError: nothing carries one of the tags, or all of them.
+        ValueError: no tag is given, or nothing carries one of them, or all of them.
     """
     wanted = [part.strip().lower() for part in text.split(",") if part.strip()]
+    if not wanted:
+        raise ValueError("expected a tag, such as pnn")
     everything: list[Entry | Relation] = [*ENTRIES.values(), *RELATIONS.values()]
     known = {tag for item in everything for tag in item.tags}
     for tag in wanted:

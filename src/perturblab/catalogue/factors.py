@@ -222,7 +222,7 @@ _CONTROLLED = (
     Relation("R-H5-trained", "What training gives to one mask a channel.", _NOBODY, "H5-trained", "H5"),
     Relation(
         "R-A1-cnn",
-        "PNNs do about as well as CNNs: the reply's net against 3x3 convolutions of as many parameters and its recipe.",
+        "PNNs do about as well as CNNs: the reply's net against 3x3 filters of about as many weights, by its recipe.",
         PAPER.format("abstract"),
         "A1",
         "A1-cnn",

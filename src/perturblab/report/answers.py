@@ -11,15 +11,15 @@ from perturblab.report.findings import ClaimFinding, Compared
 # What is said of each claim.
 _NOISE = {
     "R-noise": "Against the same net of 1x1 convolutions without noise",
-    "R-noise-A1": "Under the authors' own recipe, against its twin at noise level 0",
+    "R-noise-A1": "With the authors' net, Adam and level 0.1, against its twin at noise level 0",
     "R-A1-constant": "The same net against one whose masks are one random threshold a channel, which know no place",
     "R-A1-untied": "Against one with its masks outside the ReLU, a fixed bias of every place",
     "R-A1-redraw-train": "Against one whose masks are drawn anew at every training step",
-    "R-A1-1x1": "In the reproduction's nets under the authors' recipe, against 1x1 convolutions without noise",
-    "R-noise-K3": "In the authors' net under the reproduction's recipe, against its twin at noise level 0",
+    "R-A1-1x1": "In the reproduction's net with Adam and level 0.1, against 1x1 convolutions without noise",
+    "R-noise-K3": "In the authors' net with SGD, as in the reproduction, against its twin at noise level 0",
     "R-gap-H5": "The 3x3 net against the reproduction's noise net",
     "R-gap": "The 3x3 net against the authors' noise net",
-    "R-cnn-recipe": "The 3x3 net under the authors' recipe against itself under the reproduction's",
+    "R-cnn-recipe": "The 3x3 net with Adam, as the authors, against itself with SGD, as the reproduction",
 }
 _BATCHOUT = {
     "R-batchout-plain-mnist": "On MNIST under FGSM at 0.3, against the same net without it",
@@ -33,8 +33,8 @@ _BATCHOUT = {
 # Where the question is decided, and the claim that decides it there: the first one that was measured. FGSM never does.
 _Deciding = Mapping[str, tuple[str, ...]]
 _NOISE_DECIDED: _Deciding = {
-    "under the reproduction's recipe": ("R-noise",),
-    "under the authors' own recipe": ("R-noise-A1",),
+    "with the reproduction's net and SGD": ("R-noise",),
+    "with the authors' net, Adam and level 0.1": ("R-noise-A1",),
 }
 _BATCHOUT_DECIDED: _Deciding = {
     "on MNIST": ("R-batchout-autoattack-mnist", "R-batchout-pgd-mnist"),
@@ -46,7 +46,10 @@ _NOISE_WORDS = {
     "not distinguishable": "not so that these seeds could tell",
     "too few seeds": "too few seeds to say",
 }
-_BATCHOUT_WORDS = _NOISE_WORDS | {"better": "more so, by {} points", "worse": "less so, by {} points"}
+_BATCHOUT_WORDS = _NOISE_WORDS | {
+    "better": "more robust than without it, by {} points",
+    "worse": "less robust than without it, by {} points",
+}
 # Attacks that hold what saturated logits ask for: a loss without the softmax, and one without gradients.
 _BEYOND_LOGITS = ("autoattack",)
 

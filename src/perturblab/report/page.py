@@ -57,6 +57,8 @@ def page(runs: Sequence[Run], failed: Sequence[Failed] = ()) -> str:
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         runs=len(runs),
+        evidence=f"{findings.EVIDENCE:.0f}",
+        learned=f"{findings.LEARNED:.0f}",
         answers=answers(claims),
         claims=[claim_row(finding, compared) for finding in claims for compared in finding.measured],
         open_claims=[open_claim(finding) for finding in claims if not finding.measured],

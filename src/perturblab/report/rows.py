@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from perturblab import stats
-from perturblab.catalogue import SETUPS, find
+from perturblab.catalogue import SETUPS, Relation, find
 from perturblab.errors import UserError
 from perturblab.points import said
 from perturblab.report import findings, tables
@@ -83,6 +83,10 @@ class _Unit:
         return stats.signed(value) if self.name else fine(value, "+")
 
 
+def _unit(relation: Relation) -> _Unit:
+    return _Unit("" if relation.measure.metric == "volatility" else " points")
+
+
 def claim_row(finding: ClaimFinding, compared: Compared) -> Row:
     relation, interval = finding.relation, compared.paired.interval
     ends = None
@@ -94,7 +98,7 @@ def claim_row(finding: ClaimFinding, compared: Compared) -> Row:
             -math.inf if relation.low is None else relation.low,
             math.inf if relation.high is None else relation.high,
         )
-    unit = _Unit("" if relation.measure.metric == "volatility" else " points")
+    unit = _unit(relation)
     means = [unit.plain(value).removesuffix(unit.name) for value in (compared.left, compared.right)]
     by_seed = ", ".join(f"{seed}: {unit.signed(value)}" for seed, value in compared.differences.items())
     left, right = compared.sides
@@ -108,7 +112,7 @@ def claim_row(finding: ClaimFinding, compared: Compared) -> Row:
     return Row(
         relation.id,
         (relation.text, relation.claimed, compared.preset, _difference(compared, unit)),
-        verdict=_claim_words(compared, unit, is_number=relation.low is not None and relation.low == relation.high),
+        verdict=claim_words(relation, compared),
         picture=dots_svg(list(compared.differences.values()), ends, claimed),
         details=(*more, f"Claimed by: {relation.source}.", *relation.doubts, *([relation.how] if relation.how else [])),
         measured=True,
@@ -144,7 +148,14 @@ def _difference(compared: Compared, unit: _Unit) -> str:
     return f"{text}, n = {interval.n}"
 
 
-def _claim_words(compared: Compared, unit: _Unit, *, is_number: bool) -> str:
+def claim_words(relation: Relation, compared: Compared) -> str:
+    """Say the verdict on a claim, with what bounds it: no evidence, what could have been seen, flags.
+
+    Args:
+        relation: the claim.
+        compared: what was measured of it at a preset.
+    """
+    unit, is_number = _unit(relation), relation.low is not None and relation.low == relation.high
     if compared.weak:
         return f"no evidence: at this preset {compared.weak}"
     words: list[str] = [compared.paired.verdict if compared.verdict is None else compared.verdict]
@@ -199,7 +210,9 @@ def figure_row(finding: FigureFinding, measured: Measured | None) -> Row:
 def _measured(measured: Measured) -> str:
     text = f"{_percent(measured.interval)}, n = {measured.interval.n}"
     if measured.last is not None:
-        text += f"; selected on the test set, as published; after the last epoch {_percent(measured.last)}"
+        text += f"; selected on the test set, as published; exact, after the last epoch, {_percent(measured.last)}"
+    if measured.optimism is not None:
+        text += f", and {stats.signed(measured.optimism)} at the best one on test"
     return text
 
 

@@ -12,6 +12,7 @@ _CLOSE = 1e-6  # radii are typed as decimals here and as fractions there
 _FIRST_COUNTED = 11  # epoch index; the published code looks for the best one from there on
 _MODES = {"batchout-in-eval": ACTIVE, "inference-mean": f"{AT_INFERENCE}, beside 30 "}  # how a point's mode begins
 EVERY_EPOCH = "every epoch"
+BEST_EPOCH = Measure("best epoch")
 AUDITED = {
     "batch mean": "batch_mean",
     "batch mean, truncated": "batch_mean_truncated",
@@ -34,18 +35,20 @@ class Value:
     images: int = 0
 
 
-def value(run: Run, measure: Measure) -> Value | None:
+def value(run: Run, measure: Measure, images: int = 0) -> Value | None:
     """Read from a run what a figure is about.
 
     Args:
         run: a finished one.
         measure: what is compared.
+        images: on how many test images an attack is looked for first, from `images_of_all`; 0 for as many as the
+            measure names, or else the most there are.
 
     Returns:
         The value, or None where the run was not measured that way.
     """
-    if measure.metric == "attack" or measure.mode:
-        return _attacked(run.points, measure)
+    if _is_of_points(measure):
+        return _attacked(run.points, measure, images)
     return READERS[measure.metric](run)
 
 
@@ -85,20 +88,42 @@ READERS: Mapping[str, Callable[[Run], Value | None]] = {
     "exact": exact,
     EVERY_EPOCH: exact,
     "train": trained,
-    "best epoch": _best("exact"),
+    BEST_EPOCH.metric: _best("exact"),
     "volatility": _volatility,
     "none": _nothing,
     **{metric: _best(key, _FIRST_COUNTED) for metric, key in AUDITED.items()},
 }
 
 
-def _attacked(points: Iterable[Point], measure: Measure) -> Value | None:
-    """The point that measures it, on as many images as there are."""
+def images_of_all(*sides: tuple[Iterable[Run], Measure]) -> int:
+    """Say on how many test images an attack was made in every run, so that seeds and sides are of the same ones.
+
+    Args:
+        sides: runs and what is read from them; those that were not measured that way do not count.
+
+    Returns:
+        The number that the measure names where all have it, else the largest that all have; 0 where there is none.
+    """
+    totals, named = list[set[int]](), set[int]()
+    for runs, measure in sides:
+        if _is_of_points(measure):
+            found = ({point.total for point in run.points if _fits(point, measure)} for run in runs)
+            totals += [counts for counts in found if counts]
+            named.add(measure.subset)
+    common = set.intersection(*totals) if totals else set()
+    return max(common & named or common, default=0)
+
+
+def _is_of_points(measure: Measure) -> bool:
+    return measure.metric == "attack" or bool(measure.mode)
+
+
+def _attacked(points: Iterable[Point], measure: Measure, images: int) -> Value | None:
     fitting = [point for point in points if _fits(point, measure)]
     if not fitting:
         return None
-    exactly = [point for point in fitting if point.total == measure.subset]
-    chosen = max(exactly or fitting, key=lambda point: point.total)
+    wanted = images or measure.subset
+    chosen = max(fitting, key=lambda point: (point.total == wanted, point.total))
     return Value(chosen.percent, chosen.flags, chosen.total)
 
 
