@@ -808,6 +808,7 @@ def test_an_array_of_jobs(tmp_path: Path) -> None:
     ("line", "wrong"),
     [
         ("show K44", r"nothing in the catalogue is called 'K44'; did you mean K4\?"),
+        ("show r-NOISE", r"nothing in the catalogue is called 'r-NOISE'; did you mean R-noise\?"),
         ("list --tag nothing", "--tag got 'nothing': nothing in the catalogue is tagged 'nothing'; "),
         ("run --preset huge", "--preset got 'huge'; choose one of quick, cpu, cpu-all, robust, gpu, full"),
         ("run K4 --seeds 0", "--seeds got '0'"),

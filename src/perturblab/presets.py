@@ -279,6 +279,7 @@ def _setups_of(name: str) -> tuple[str, ...]:
 
 def not_found(name: str) -> UserError:
     """The error for a name that the catalogue does not have, with the nearest one that it has."""
-    near = difflib.get_close_matches(name, [*SETUPS, *ENTRIES, *RELATIONS], 1)
-    hint = f"did you mean {near[0]}?" if near else "see perturblab list"
+    known = {known.lower(): known for known in (*SETUPS, *ENTRIES, *RELATIONS)}
+    near = difflib.get_close_matches(name.lower(), known, 1)
+    hint = f"did you mean {known[near[0]]}?" if near else "see perturblab list"
     return UserError(f"nothing in the catalogue is called {name!r}; {hint}")
