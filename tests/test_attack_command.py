@@ -211,8 +211,8 @@ def test_the_worst_case_is_the_and_of_the_honest_attacks_image_by_image(wide: tu
     for worst in (p for p in told.points if p["attack"] == WORST):
         right = [True] * 30
         for name in honest:
-            (point,) = [p for p in kept(folder, name) if p["eps"] == worst["eps"]]
-            right = [a and b for a, b in zip(right, decoded(point), strict=True)]
+            for point in (p for p in kept(folder, name) if p["eps"] <= worst["eps"]):
+                right = [a and b for a, b in zip(right, decoded(point), strict=True)]
         (clean,) = [p for p in kept(folder, "fgsm") if p["eps"] == 0]
         right = [a and b for a, b in zip(right, decoded(clean), strict=True)]
         assert worst["correct"] == sum(right)
@@ -575,7 +575,7 @@ def test_another_source_of_the_same_name_is_measured_anew(here: Path, tell: Tell
     flags = "--attacks transfer-fgsm --eps 0.2 --no-checks"
     first = attack(tell, "plain", f"{flags} --source other")[0]
     (here / "elsewhere").mkdir()
-    shutil.copytree(here / "plain", here / "elsewhere" / "other")
+    shutil.copytree(here / "mixed", here / "elsewhere" / "other")
     with counted() as made:
         second = attack(tell, "plain", f"{flags} --source elsewhere/other")[0]
     assert measured(made) == [("fgsm", 0.2)]
@@ -645,6 +645,7 @@ def test_a_random_source_is_frozen_so_that_every_attack_can_be_made_on_it(here: 
             "mixed --inference-batchout 2 --batchout-in-eval",
             r"--batchout-in-eval and --inference-batchout given, two ways to use BatchOut; drop one",
         ),
+        ("plain --source plain", r"--source plain has the weights of plain itself; choose another run"),
         ("plain --source three", r"--source three was trained on other images than plain; choose another"),
         ("plain --source nowhere", r".*nowhere.*"),
         ("nowhere", r".*nowhere.*"),

@@ -331,6 +331,30 @@ def test_what_pyautoattack_runs_on_silently_is_refused(
             attack(model, *few, threat_, generator=seeded())
 
 
+def test_logits_that_are_no_number_are_found_wherever_they_are(net: PixelModel, few: tuple[Tensor, Tensor]) -> None:
+    class BadAbove(nn.Module):
+        """No number for images that are brighter than all the others."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return net(x).masked_fill(x.flatten(1).mean(1, keepdim=True) > 0.99, torch.nan)
+
+    x, y = few[0][:1].repeat(70, 1, 1, 1), few[1][:1].repeat(70)
+    x[-1] = 1
+    with pytest.raises(NonFiniteError, match=r"^logits are not finite; nothing is attacked$"):
+        autoattack(BadAbove().eval(), x, y, Threat("linf", 0.1), generator=seeded())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_autoattack_runs_where_the_net_computes_in_half_precision(
+    norm: str, net: PixelModel, few: tuple[Tensor, Tensor]
+) -> None:
+    threat = Threat(norm, 0.1 if norm == "linf" else 1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = autoattack(net, *few, threat, queries=20, generator=seeded())
+    assert found.dtype == torch.float32
+    assert still_right(net, found, few[1]).sum() < still_right(net, *few).sum()
+
+
 def test_without_pyautoattack_the_error_names_the_extra(
     net: nn.Module, few: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

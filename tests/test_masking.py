@@ -349,7 +349,7 @@ def test_every_flag_has_words_of_its_own_and_all_can_be_raised_at_once() -> None
         "bad": 1000,
         "softmax": True,
         "saturated": 1000,
-        "random": True,
+        "random": False,
         "large": 1000,
         "fgsm": 0,
         "pgd": 1000,
@@ -358,6 +358,10 @@ def test_every_flag_has_words_of_its_own_and_all_can_be_raised_at_once() -> None
         "black_box": {"square": 1000},
     }
     flags = Findings(**CLEAN | worst).flags()
+    of_draws = {masking.PGD_WEAKER, masking.NOT_CONVERGED, masking.BLACK_BOX}
+    random = Findings(**CLEAN | worst | {"random": True}).flags()
+    assert set(random) == {*flags, masking.RANDOM} - of_draws, "of a random net these compare draws of their own"
+    flags.append(masking.RANDOM)
     assert len(flags) == len(set(flags)) == 9
     assert (*flags, points.NOT_MONOTONE) == points._ORDER, "not monotone is told by the curve"
     assert {getattr(masking, name) for name in masking.__all__ if name.isupper()} == set(flags)

@@ -90,8 +90,9 @@ def test_the_worst_case_is_the_and_of_a_plain_loop_over_images() -> None:
         for image in range(TOTAL):
             right = clean[image]
             for name in "abc":
-                if worst.eps and not answers[name, worst.eps][image]:
-                    right = False
+                for eps in EPS[1:]:  # every ball holds the smaller ones
+                    if eps <= worst.eps and not answers[name, eps][image]:
+                        right = False
             want.append(right)
         decoded = [bit == "1" for bit in f"{int(worst.answers, 16):0{TOTAL}b}"]
         assert decoded == want
@@ -101,6 +102,18 @@ def test_the_worst_case_is_the_and_of_a_plain_loop_over_images() -> None:
         assert worst.settings["attacks"] == ["a", "b", "c"]
         lowest = min(sum(answers[name, worst.eps]) if worst.eps else TOTAL for name in "abc")
         assert worst.correct <= lowest, "never better than the best attack"
+
+
+def test_a_worst_case_never_rises_with_the_radius_and_names_what_it_has_met() -> None:
+    """As where AutoAttack was made at one radius only, and a weaker attack at larger ones."""
+    points = [point("autoattack", 0.0, [True] * 4), point("autoattack", 0.2, [True, False, False, False])]
+    points += [point("pgd", eps, [eps < 0.3, True, True, True]) for eps in (0.1, 0.2, 0.3)]
+    assert [(p.eps, p.correct, p.settings["attacks"]) for p in worst_cases(points, "f")] == [
+        (0.0, 4, ["autoattack"]),
+        (0.1, 4, ["pgd"]),
+        (0.2, 1, ["autoattack", "pgd"]),
+        (0.3, 0, ["autoattack", "pgd"]),
+    ]
 
 
 def test_an_image_that_was_wrong_without_an_attack_does_not_count_where_an_attack_sets_it_right() -> None:

@@ -90,6 +90,8 @@ def test_records_that_differ_in_seed_and_output_only_are_one_group():
     (group,) = groups.group(records)
     assert [r.seed for r in group.records] == [0, 1, 2]
     assert group.label == "resnet18, 64 filters"
+    assert len(groups.group([make(0), make(1, train_only=None)])) == 1, "of before and after there was such a flag"
+    assert len(groups.group([make(0), make(1, train_only="norms")])) == 2
 
 
 def test_labels_say_what_differs_and_numbers_sort_by_value():

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from perturblab.catalogue import ENTRIES
-from perturblab.points import Point
+from perturblab.points import UPPER_BOUND, Point, said
 from perturblab.report.measured import load
 from perturblab.stats import Interval, t_interval
 
@@ -38,15 +38,16 @@ def draw(dataroot: str, attacks: tuple[str, ...]) -> Figure:
         print("|---|" + "---:|" * (len(radii) + 1) + "---|")
         for arm, (text, colour, marker) in _ARMS.items():
             means = {eps: interval.mean for eps, interval in own[arm].items()}
-            axes.plot([*means], [*means.values()], marker=marker, color=colour, label=text)
             runs = min(interval.n for interval in own[arm].values())
-            flags = sorted({flag for p in found[arm] if p.attack == attack for flag in p.flags})
+            flags = said(sorted({flag for p in found[arm] if p.attack == attack for flag in p.flags}))
+            bound = f", {UPPER_BOUND}" if flags else ""
+            axes.plot([*means], [*means.values()], marker=marker, color=colour, label=f"{text}{bound}")
             cells = [f"{means[eps]:.2f}" if eps in means else "" for eps in radii]
-            print(f"| {text} | {' | '.join(cells)} | {runs} | {', '.join(flags) or 'none'} |")
+            print(f"| {text} | {' | '.join(cells)} | {runs} | {flags or 'none'} |")
             if attack == "fgsm":
-                said = _published(arm)
+                figures = _published(arm)
                 axes.plot(
-                    [*said], [*said.values()], ":", marker=marker, color=colour, alpha=0.5, label=f"{text}, paper"
+                    [*figures], [*figures.values()], ":", marker=marker, color=colour, alpha=0.5, label=f"{text}, paper"
                 )
         print()
         axes.set(title=attack, xlabel="radius, of pixels in [0, 1]", ylim=(-2, 102))

@@ -111,6 +111,7 @@ LINES = (
     "attack run --attacks transfer-bogus --source mixed",
     "attack run --attacks transfer-fgsm --source colour --eps 0.1 --subset 4 --no-checks --quiet",
     "attack run --attacks transfer-fgsm --source nowhere",
+    "attack run --attacks transfer-fgsm --source run --eps 0.1 --subset 4 --no-checks --quiet",
     "attack run --attacks square --norm l2 --eps 1 --subset 4 --no-checks --quiet",
     "attack run --attacks fgsm-unclipped --norm l2 --eps 1 --subset 4 --quiet",
     "attack run --attacks universal --norm l2 --eps 1 --subset 4 --no-checks --quiet",

@@ -65,7 +65,9 @@ def group(records: Sequence[Record]) -> list[Group]:
 def _settings(record: Record) -> dict[str, Any]:
     """Everything that makes two records the same experiment."""
     hashes = hashlib.sha256(_canonical(record.data.hashes).encode()).hexdigest()[:8]
-    config = {key: value for key, value in record.config.items() if key not in UNCOMPARED or key == "label"}
+    # What is not given is the same as what an earlier version could not be given.
+    given = {key: value for key, value in record.config.items() if value is not None}
+    config = {key: value for key, value in given.items() if key not in UNCOMPARED or key == "label"}
     data = {"train data": record.data.train, "test data": record.data.test, "data hashes": hashes}
     return config | data | {"trainable": record.parameters.trainable}
 

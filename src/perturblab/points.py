@@ -149,17 +149,19 @@ def worst_cases(points: Iterable[Point], clean: str) -> list[Point]:
         clean: answers without an attack, as in `Point`.
 
     Returns:
-        One point a radius: an image counts as right when every attack at that radius left it right, and it was right
-        to begin with.
+        One point a radius: an image counts as right when every attack left it right at that radius and at every
+        smaller one, whose balls lie inside, and when it was right to begin with.
     """
     groups: dict[tuple[Any, ...], list[Point]] = {}
     for point in points:
         groups.setdefault((point.eps, point.norm, point.subset, point.weights), []).append(point)
-    found = []
+    found, inside = list[Point](), dict[tuple[str, ...], tuple[int, set[str]]]()
     for (eps, norm, subset, weights), members in sorted(groups.items(), key=lambda item: item[0]):
-        bits = int(clean, 16)
+        bits, attacks = inside.get((norm, subset, weights), (int(clean, 16), set[str]()))
         for point in members:
             bits &= int(point.answers, 16)
+        met = attacks | {p.attack for p in members}
+        inside[norm, subset, weights] = bits, met if eps else attacks  # without a radius nothing was attacked
         first = members[0]
         correct = bits.bit_count()
         found.append(
@@ -173,7 +175,7 @@ def worst_cases(points: Iterable[Point], clean: str) -> list[Point]:
                 answers=f"{bits:0{len(first.answers)}x}",
                 subset=subset,
                 weights=weights,
-                settings={"attacks": sorted({p.attack for p in members})},
+                settings={"attacks": sorted(met)},
             )
         )
     return found
@@ -214,11 +216,13 @@ def meaning(found: Mapping[str, Any]) -> list[str]:
         found: as in `perturblab.masking.Findings`, by name.
     """
     few, point = _SHARE * found["images"], _POINTS * found["images"] / 100
+    # Of a random net each of these counts is of draws of its own, and tells nothing beside another.
+    one_draw = not found["random"]
     raised = {
         ABOVE_CHANCE: found["large"] > found["images"] / found["classes"],
-        PGD_WEAKER: found["pgd"] > found["fgsm"] + few,
-        NOT_CONVERGED: max(found["pgd"] - found["doubled"], found["margin"]) >= max(point, _AT_LEAST),
-        BLACK_BOX: any(count > few for count in found["black_box"].values()),
+        PGD_WEAKER: one_draw and found["pgd"] > found["fgsm"] + few,
+        NOT_CONVERGED: one_draw and max(found["pgd"] - found["doubled"], found["margin"]) >= max(point, _AT_LEAST),
+        BLACK_BOX: one_draw and any(count > few for count in found["black_box"].values()),
         ZERO: found["zero"] > _ZERO_SHARE * found["images"],
         NAN: found["bad"] > 0,
         SOFTMAX: found["softmax"],

@@ -155,6 +155,8 @@ def _source(run: runs.Run, config: AttackConfig, x: Tensor, show: Show) -> nn.Mo
     other, _ = runs.trained_run(Path(str(config.source)), show, changes(config))
     if other.images.hashes["test"] != run.images.hashes["test"]:
         raise UserError(f"--source {config.source} was trained on other images than {run.folder}; choose another")
+    if _hash_of_weights(other.folder) == _hash_of_weights(run.folder):
+        raise UserError(f"--source {config.source} has the weights of {run.folder} itself; choose another run")
     source = other.in_pixels.eval()
     return Frozen(source) if masking.is_random(source, x[:_LOOKED_AT]) else source
 

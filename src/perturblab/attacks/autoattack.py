@@ -86,7 +86,7 @@ def autoattack(
     _check(threat, generator, attacks or STANDARD, *x.shape[-2:])
     if not len(x) or threat.eps == 0:
         return x.clone()
-    classes = _check_model(model, x[:_LOOKED_AT])
+    classes = _check_model(model, x)
     result = x.clone()
     for attack in attacks or standard(classes):
         left = still_right(model, result, y).nonzero().flatten()
@@ -147,11 +147,12 @@ def _check_model(model: nn.Module, x: Tensor) -> int:
     """What the package does not check; the number of classes."""
     if any(module.training for module in model.modules()):
         raise ValueError("the model is in training mode; call model.eval() before attacking it")
+    few = x[:_LOOKED_AT]
     with untouched(model):
-        logits, again = model(x), model(x)
+        logits, one, again = model(x), model(few), model(few)
     if not torch.isfinite(logits).all():
         raise NonFiniteError("logits are not finite; nothing is attacked")
-    if not torch.equal(logits, again):
+    if not torch.equal(one, again):
         raise ValueError("two forward passes differ; AutoAttack means nothing for a random net, use pgd with draws=20")
     return int(logits.shape[1])
 
@@ -199,7 +200,7 @@ class _Contiguous(nn.Module):
         """Images (N, C, H, W) to logits (N, classes)."""
         rows = x.flatten(1).view(x.shape)  # on the way back the gradient becomes rows too, and so contiguous
         logits: Tensor = self.net(rows.contiguous(memory_format=self.memory_format))
-        return logits
+        return logits.float()  # under autocast the package would put them into tensors of the images' type
 
 
 @contextmanager

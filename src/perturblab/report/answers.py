@@ -132,7 +132,8 @@ def _word(compared: Compared, words: Mapping[str, str]) -> str:
         return "not shown, since the gradients are flagged"
     word = words[paired.verdict].format(f"{abs(paired.difference):.1f}")
     if paired.verdict in ("better", "worse"):
-        return f"{word} ({compared.left:.1f} % against {compared.right:.1f} %)"
+        bound = f"; {compared.flagged}" if compared.flagged else ""
+        return f"{word} ({compared.left:.1f} % against {compared.right:.1f} %{bound})"
     if paired.verdict != "not distinguishable" or paired.detectable is None:
         return word
     return f"{word} ({paired.detectable:.1f} points would have shown)"
