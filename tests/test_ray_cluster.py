@@ -271,7 +271,8 @@ def test_a_run_gets_the_cores_and_the_gpu_that_it_asks_for(cluster: Cluster, tmp
 
 @pytest.mark.slow
 def test_what_fails_on_a_machine_is_told_and_written_down(cluster: Cluster, tmp_path: Path) -> None:
-    (tmp_path / "runs").touch()  # where a folder must be
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/quick").touch()  # where a folder must be
     with begun("K4 --seeds 1 --on ray", cluster, tmp_path) as process:
         out, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
