@@ -154,18 +154,15 @@ def _preset_for(sides: Sequence[str], relation: "Relation | None", *, attacked: 
 
     One that would leave nothing of a difference, or would not attack what is asked about under attack, comes last.
     """
-    from perturblab.catalogue import SETUPS
-    from perturblab.presets import PRESETS, differing
-    from perturblab.report.findings import is_removed
+    from perturblab.presets import PRESETS
+    from perturblab.report.findings import is_removed, pairs
 
     def suits(preset: "Preset") -> tuple[bool, ...]:
         starts = (*preset.special, *preset.attacks)
         made = preset.only or [side for side in sides if side.startswith(starts)]
-        first, *others = (SETUPS[side] for side in sides)
         return (
             set(sides) <= {*preset.setups, *made} or preset.name == "full",
-            relation is None or bool(relation.rivals) or not is_removed(relation, preset.name),
-            not others or first in others or any(differing(first, other, preset) for other in others),
+            relation is None or not all(is_removed(pair, preset.name) for pair in pairs(relation)),
             not attacked or all(map(preset.attacks_on, sides)),
             set(sides) <= set(preset.setups),
         )

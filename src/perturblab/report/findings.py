@@ -17,9 +17,7 @@ from perturblab.report.values import AUDITED, BEST_EPOCH, EVERY_EPOCH, Value, ex
 Seeds = Mapping[int, Run]
 Places = Mapping[tuple[str, str], Seeds]  # (preset, set-up) -> seed -> run
 _BASELINE, EVIDENCE = "K1", 55.0  # the 3x3 net, and the percent on CIFAR-10 below which a study is none
-# Percent of the training images of CIFAR-10 below which a net has hardly been trained. Chosen after the first K3 at the
-# preset cpu (31 %), not in advance: the difference is shown all the same.
-LEARNED = 40.0
+LEARNED = 40.0  # percent of the training images below which a net is not trained; chosen after the first K3 (31 %)
 _SAME_FLAGS = "gives both sides the same flags"
 
 
@@ -169,7 +167,7 @@ def claims(places: Places) -> list[ClaimFinding]:
     """
     found = []
     for relation in RELATIONS.values():
-        sides = [replace(relation, right=rival, rivals=()) for rival in relation.rivals] or [relation]
+        sides = pairs(relation)
         setups = {relation.left, *(side.right for side in sides)}
         ran = [preset for preset in _presets(places) if {(preset, setup) for setup in setups} <= places.keys()]
         whys = {preset: [is_removed(side, preset) for side in sides] for preset in ran}
@@ -247,6 +245,11 @@ def _above_all(sides: Sequence[Relation], places: Places, preset: str) -> Compar
     note = f"Shown is the closest; of all, with Holm's correction: {beside}"
     note += "".join(f"; left out: {name} ({why})" for name, why in idle.items() if name not in found)
     return replace(closest, verdict=verdict, note=note)
+
+
+def pairs(relation: Relation) -> list[Relation]:
+    """Split a claim about several factors into one a rival; another one is itself."""
+    return [replace(relation, right=rival, rivals=()) for rival in relation.rivals] or [relation]
 
 
 def is_removed(relation: Relation, preset: str) -> str:
