@@ -49,8 +49,9 @@ ALLOWED: dict[str, set[str]] = {
     "targets": {"attacks", "config", "defences", "layers", "masking", "points", "progress", "runs"},
     "attacked": {
         *("attacks", "config", "evaluate", "masking", "points", "progress", "robustness_figures", "runs", "stats"),
-        "targets",
+        *("targets", "unfinished"),
     },
+    "unfinished": set(),
     "configured": {"attacks", "config", "data", "defences", "layers", "models", "train"},
     "recording": {"config", "configured", "evaluate", "kernels", "layers", "models", "records"},
     "machine": set(),

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from perturblab import attacked, cli, masking, robustness_figures, runs
+from perturblab import attacked, cli, masking, robustness_figures, runs, unfinished
 from perturblab.attacks import ATTACKS, PixelModel, Threat, autoattack, deepfool, fgsm, pgd, still_right, to_pixels
 from perturblab.points import WORST
 from perturblab.progress import Show
@@ -364,6 +364,70 @@ def test_a_call_that_was_interrupted_keeps_every_point_and_goes_on(here: Path, t
         points = attack(tell, "plain", flags)
     assert measured(made) == [("pgd", 0.2)]
     assert by_key(points) == straight
+
+
+@pytest.mark.parametrize("name", ["autoattack", "pgd", "transfer-square"])
+def test_a_point_that_was_interrupted_goes_on_behind_its_last_batch(
+    here: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    flags = f"--attacks {name} --eps 0.1 --subset 16 --batch-size 3 --no-checks --source other"
+    straight = by_key(attack(tell, "plain", flags))
+    shutil.rmtree(here / "plain" / "attacks")
+    plain = name.removeprefix("transfer-")
+    known = ATTACKS[plain].run if plain != "autoattack" else autoattack
+    sizes: list[int] = []
+
+    def spied(model: nn.Module, x: Tensor, *rest: Any, **given: Any) -> Tensor:
+        sizes.append(len(x))
+        if len(sizes) == 5:
+            raise KeyboardInterrupt
+        return known(model, x, *rest, **given)
+
+    monkeypatch.setitem(ATTACKS, plain, replace(ATTACKS[plain], run=spied))
+    monkeypatch.setattr(attacked, "autoattack", spied)
+    monkeypatch.setattr(unfinished, "SAVE_EVERY", -1.0)  # written after every batch
+    assert tell(f"attack plain {LITTLE} {flags}").code == 130
+    file = here / "plain" / "attacks" / f"{name}.unfinished"
+    assert file.is_file()
+    assert not file.with_suffix(".json").exists(), "no point before it is measured"
+    sizes[:] = [0] * 10
+    assert by_key(attack(tell, "plain", flags)) == straight
+    assert sizes[10:12] == [3, 1], "12 of 16 images were done"
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("left", ["broken", "other batches", "missing parts", "another seed"])
+def test_what_was_left_of_another_point_is_not_taken_over(
+    here: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    flags = "--attacks square --eps 0.1 --subset 16 --no-checks --batch-size 4"
+    straight = by_key(attack(tell, "plain", flags))
+    shutil.rmtree(here / "plain" / "attacks")
+    monkeypatch.setattr(unfinished, "SAVE_EVERY", -1.0)
+    monkeypatch.setattr(unfinished.Unfinished, "remove", lambda self: None)
+    changed = {"other batches": "--batch-size 8", "another seed": "--manual-seed 2"}.get(left, "")
+    attack(tell, "plain", f"{flags} {changed}")
+    file = here / "plain" / "attacks" / "square.unfinished"
+    file.with_suffix(".json").unlink()
+    if left == "broken":
+        file.write_bytes(file.read_bytes()[:-100])
+    if left == "missing parts":
+        with safetensors.safe_open(file, "pt") as opened_file:
+            key = opened_file.metadata()["key"]
+        file.write_bytes(safetensors.torch.save(safetensors.torch.load_file(file), {"key": key}))
+    with counted() as made:
+        assert by_key(attack(tell, "plain", flags)) == straight
+    assert measured(made) == [("square", 0.1)] * 4, "all four batches"
+
+
+def test_a_random_net_leaves_no_batches_since_its_draws_cannot_go_on(
+    here: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unfinished, "SAVE_EVERY", -1.0)
+    monkeypatch.setattr(unfinished.Unfinished, "remove", lambda self: None)
+    for run, files in (("random", 0), ("plain", 1)):
+        attack(tell, run, "--attacks pgd --eps 0.1 --subset 8 --no-checks")
+        assert len(list((here / run / "attacks").glob("*.unfinished"))) == files
 
 
 def test_other_weights_are_measured_anew_and_never_mixed(here: Path, tell: Tell) -> None:

@@ -1,7 +1,5 @@
 """A run under attack: every attack at every radius once, kept in the run's folder, checked and drawn."""
 
-import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -43,6 +41,7 @@ from perturblab.progress import Show
 from perturblab.seeding import stream
 from perturblab.stats import wilson
 from perturblab.targets import Target, changes, make_target
+from perturblab.unfinished import UNFINISHED, Unfinished
 
 _GREY = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 _COLOUR = tuple(n / 255 for n in range(9))
@@ -172,13 +171,15 @@ def _measured(target: Target, name: str, eps: float, moved: Callable[[int], None
     )
     if same := [point for point in load_points(path) if point.key == blank.key]:
         return same[0], False
-    began = time.monotonic()
+    # An attack on a random net also draws from the global random state, which is not kept.
+    kept = None if target.random else path.with_suffix(UNFINISHED)
+    batches = Unfinished(kept, [*blank.key, target.config.batch_size])
     with untouched(target.model, seed=target.config.manual_seed):  # in one, so that no verdict repeats a draw
-        parts = Counter[str]()
-        x_adv = make_images(target, name, eps, moved, parts)
-        point = _judged(target, name, blank, attack, x_adv, time.monotonic() - began)
-    point = point.model_copy(update={"parts": tuple(parts.items())})
+        x_adv = make_images(target, name, eps, moved, batches)
+        point = _judged(target, name, blank, attack, x_adv, batches.seconds)
+    point = point.model_copy(update={"parts": tuple(batches.parts.items())})
     _keep(path, point)
+    batches.remove()
     return point, True
 
 
@@ -187,7 +188,7 @@ def make_images(
     name: str,
     eps: float,
     moved: Callable[[int], None] = lambda done: None,
-    parts: Counter[str] | None = None,
+    batches: Unfinished | None = None,
 ) -> Tensor:
     """Adversarial images of one attack at one radius.
 
@@ -196,7 +197,7 @@ def make_images(
         name: of the attack.
         eps: radius in pixels, or DeepFool's cap.
         moved: told how many images are done.
-        parts: gets, of AutoAttack, how many images each of its parts left right.
+        batches: those that are made already; gets the others, and how many images each part of AutoAttack left right.
 
     Returns:
         (N, C, H, W).
@@ -211,18 +212,20 @@ def make_images(
     if attack.by_iterations:
         return _capped(target, model, name, int(eps), moved)
     generator = stream(target.config.manual_seed, f"{name} {eps!r}")
-    made: list[Tensor] = []
+    batches = batches or Unfinished()
     effort = _effort(target, name)
     size = len(target.y) if plain == "universal" else target.config.batch_size
-    for x, y in zip(target.x.split(size), target.y.split(size), strict=True):
-        if name.removesuffix(FROZEN) == "autoattack" and parts is not None:  # a transfer's parts speak of the source
-            left: dict[str, int] = {}
-            made.append(autoattack(model, x, y, threat, queries=effort.queries, table=left, generator=generator))
-            parts.update(left)  # adds; a part that a batch no longer needed left nothing right
+    done = batches.resume(target.x, generator)
+    for start in range(done, len(target.y), size):
+        moved(start)
+        x, y, left = target.x[start : start + size], target.y[start : start + size], dict[str, int]()
+        if name.removesuffix(FROZEN) == "autoattack":  # a transfer's parts would speak of the source
+            made = autoattack(model, x, y, threat, queries=effort.queries, table=left, generator=generator)
         else:
-            made.append(attack.run(model, x, y, threat, effort, generator))
-        moved(sum(map(len, made)))
-    return torch.cat(made)
+            made = attack.run(model, x, y, threat, effort, generator)
+        batches.add(made, left, generator)
+    moved(len(target.y))
+    return torch.cat(batches.made)
 
 
 def _capped(target: Target, model: nn.Module, name: str, cap: int, moved: Callable[[int], None]) -> Tensor:

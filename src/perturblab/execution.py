@@ -14,7 +14,7 @@ import torch
 from perturblab import checkpoint, evaluate, figures, files, logs, records, stats, train
 from perturblab.config import TrainConfig
 from perturblab.errors import UserError
-from perturblab.files import CHECKPOINT, MASKS, locked, write_atomically
+from perturblab.files import CHECKPOINT, MASKS, SAVE_EVERY, locked, write_atomically
 from perturblab.machine import out_of_memory
 from perturblab.progress import Show
 from perturblab.ranks import ALONE, Ranks
@@ -22,7 +22,6 @@ from perturblab.recording import circumstances, make_record
 from perturblab.runs import Run, check_ranks, trained_run
 
 SHOW_EVERY = 0.1  # seconds between two looks at the numbers, which wait for the device
-SAVE_EVERY = 60.0  # seconds of training between two checkpoints
 
 
 def execute(run: Run, show: Show, stop: Callable[[], bool] = lambda: False) -> records.Record | None:

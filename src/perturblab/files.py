@@ -11,6 +11,7 @@ from perturblab.errors import UserError
 
 # Of a run's folder.
 CHECKPOINT, PREVIOUS, MASKS = "checkpoint.pt", "checkpoint.previous.pt", "masks.safetensors"
+SAVE_EVERY = 60.0  # seconds of work between two writings of what a stop would lose
 _PARTS = ".*.part"  # what a killed process leaves of a file that it was about to write
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

@@ -1,7 +1,7 @@
 """Many runs: which are missing, done in several processes, never twice.
 
-A kill loses at most 60 s of training, and of an attack at most the point (attack, radius) that was being measured,
-which with AutoAttack can be the better part of an hour.
+A kill loses at most 60 s of training; of an attack, the batch that was at work besides, and of one on a random net, the
+radius that was being measured.
 """
 
 import ctypes
