@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from perturblab import checkpoint, cli, execution, train
+from perturblab import checkpoint, cli, execution, files, train
 
 PHASES = ("none", "start", "training step", "evaluation", "checkpoint write", "metrics and picture", "finish", "end")
 NONE, START, STEP, EVALUATION, WRITE, SAVE, FINISH, END = range(len(PHASES))
@@ -194,7 +194,7 @@ def _be_the_child(
 def _watch(board: Board, every: float | None) -> None:
     """Wrap what the command calls, so that the board says what it is doing."""
     if every is not None:
-        execution.SAVE_EVERY = every
+        files.SAVE_EVERY = every
     _around(cli, "validated", board, START, stay=True)
     _around(execution, "_execute", board, STEP)
     _around(execution, "_row", board, EVALUATION)

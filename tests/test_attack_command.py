@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from perturblab import attacked, cli, masking, robustness_figures, runs, unfinished
+from perturblab import attacked, cli, files, masking, robustness_figures, runs, unfinished
 from perturblab.attacks import ATTACKS, PixelModel, Threat, autoattack, deepfool, fgsm, pgd, still_right, to_pixels
 from perturblab.points import WORST
 from perturblab.progress import Show
@@ -385,7 +385,7 @@ def test_a_point_that_was_interrupted_goes_on_behind_its_last_batch(
 
     monkeypatch.setitem(ATTACKS, plain, replace(ATTACKS[plain], run=spied))
     monkeypatch.setattr(attacked, "autoattack", spied)
-    monkeypatch.setattr(unfinished, "SAVE_EVERY", -1.0)  # written after every batch
+    monkeypatch.setattr(files, "SAVE_EVERY", -1.0)  # written after every batch
     assert tell(f"attack plain {LITTLE} {flags}").code == 130
     file = here / "plain" / "attacks" / f"{name}.unfinished"
     assert file.is_file()
@@ -403,7 +403,7 @@ def test_what_was_left_of_another_point_is_not_taken_over(
     flags = "--attacks square --eps 0.1 --subset 16 --no-checks --batch-size 4"
     straight = by_key(attack(tell, "plain", flags))
     shutil.rmtree(here / "plain" / "attacks")
-    monkeypatch.setattr(unfinished, "SAVE_EVERY", -1.0)
+    monkeypatch.setattr(files, "SAVE_EVERY", -1.0)
     monkeypatch.setattr(unfinished.Unfinished, "remove", lambda self: None)
     changed = {"other batches": "--batch-size 8", "another seed": "--manual-seed 2"}.get(left, "")
     attack(tell, "plain", f"{flags} {changed}")
@@ -423,11 +423,11 @@ def test_what_was_left_of_another_point_is_not_taken_over(
 def test_a_random_net_leaves_no_batches_since_its_draws_cannot_go_on(
     here: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unfinished, "SAVE_EVERY", -1.0)
+    monkeypatch.setattr(files, "SAVE_EVERY", -1.0)
     monkeypatch.setattr(unfinished.Unfinished, "remove", lambda self: None)
-    for run, files in (("random", 0), ("plain", 1)):
+    for run, count in (("random", 0), ("plain", 1)):
         attack(tell, run, "--attacks pgd --eps 0.1 --subset 8 --no-checks")
-        assert len(list((here / run / "attacks").glob("*.unfinished"))) == files
+        assert len(list((here / run / "attacks").glob("*.unfinished"))) == count
 
 
 def test_other_weights_are_measured_anew_and_never_mixed(here: Path, tell: Tell) -> None:

@@ -145,7 +145,7 @@ def config(**given: Any) -> TrainConfig:
 
 
 def test_a_run_goes_on_from_the_one_before_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "SAVE_EVERY", -1.0)  # a checkpoint after every step
+    monkeypatch.setattr(files, "SAVE_EVERY", -1.0)  # a checkpoint after every step
     assert execution.execute(runs.open_run(config(), tmp_path / "whole", QUIET), QUIET) is not None
     steps = iter(range(100))
     begun = runs.open_run(config(), tmp_path / "torn", QUIET)

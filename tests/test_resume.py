@@ -251,7 +251,7 @@ def test_metrics_and_picture_are_written_when_an_epoch_has_ended(
 ) -> None:
     drawn: list[int] = []
     monkeypatch.setattr(figures, "progress_svg", lambda rows, path, title: drawn.append(len(rows)))
-    monkeypatch.setattr(execution, "SAVE_EVERY", -1.0)  # a checkpoint after every step
+    monkeypatch.setattr(files, "SAVE_EVERY", -1.0)  # a checkpoint after every step
     assert execution.execute(runs.resume_run(stopped, {}, QUIET), QUIET) is not None
     assert drawn == [1, 2]
     assert len((stopped / "metrics.jsonl").read_text().splitlines()) == 2

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from perturblab import checkpoint, data, evaluate, execution, records, runs
+from perturblab import checkpoint, data, evaluate, execution, files, records, runs
 from perturblab.config import TrainConfig
 from perturblab.errors import NonFiniteError, UserError
 from perturblab.layers import Masks
@@ -588,7 +588,7 @@ def test_stopped_at_every_step(straight: Callable[[str], Path], tmp_path: Path) 
 def test_a_crash_loses_only_what_came_after_the_last_checkpoint(
     steps: int, straight: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "SAVE_EVERY", -1.0)  # a checkpoint after every step
+    monkeypatch.setattr(files, "SAVE_EVERY", -1.0)  # a checkpoint after every step
     kind, asked = next(iter(KINDS)), after(steps)
 
     def crash() -> bool:

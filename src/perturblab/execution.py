@@ -14,7 +14,7 @@ import torch
 from perturblab import checkpoint, evaluate, figures, files, logs, records, stats, train
 from perturblab.config import TrainConfig
 from perturblab.errors import UserError
-from perturblab.files import CHECKPOINT, MASKS, SAVE_EVERY, locked, write_atomically
+from perturblab.files import CHECKPOINT, MASKS, locked, write_atomically
 from perturblab.machine import out_of_memory
 from perturblab.progress import Show
 from perturblab.ranks import ALONE, Ranks
@@ -97,7 +97,7 @@ def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> records.Record |
             state.read()
             show.move(state.epoch * run.steps + state.step, _step_text(state, run.recipe))
             shown = now
-        if now - saved > SAVE_EVERY:
+        if now - saved > files.SAVE_EVERY:
             save(run)
             saved = now
         return not run.ranks.any(stop())

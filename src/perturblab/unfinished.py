@@ -12,16 +12,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from perturblab.files import SAVE_EVERY, write_atomically
+from perturblab import files
 
 UNFINISHED = ".unfinished"  # in place of the .json of the points
 _FORMAT = "1"
 
 
 class Unfinished:
-    """The batches that one attack at one radius has made, on the disk every `SAVE_EVERY` seconds until it is measured.
+    """The batches that one attack at one radius has made, on the disk until it is measured.
 
-    What is found there is taken over where it is of the very same point, and left alone otherwise.
+    They are written every `files.SAVE_EVERY` seconds. What is found there is taken over where it is of the very same
+    point, and left alone otherwise.
 
     Args:
         path: the file; without one nothing is kept.
@@ -80,11 +81,11 @@ class Unfinished:
         """
         self.made.append(batch)
         self.parts.update(parts)  # adds
-        if self.path is None or time.monotonic() - self._saved < SAVE_EVERY:
+        if self.path is None or time.monotonic() - self._saved < files.SAVE_EVERY:
             return
         tensors = {"images": torch.cat(self.made).cpu().contiguous(), "generator": generator.get_state()}
         said = {"key": self.key, "parts": json.dumps(self.parts), "seconds": str(self.seconds)}
-        write_atomically(self.path, safetensors.torch.save(tensors, said))
+        files.write_atomically(self.path, safetensors.torch.save(tensors, said))
         self._saved = time.monotonic()
 
     def remove(self) -> None:
