@@ -78,7 +78,8 @@ ALLOWED: dict[str, set[str]] = {
     "study_ray": {"machine", "planning", "progress", "study"},
     "cli_report": {"arguments", "report"},
     "cli_catalogue": {
-        *("arguments", "catalogue", "machine", "planning", "presets", "progress", "report", "study", "study_ray"),
+        *("arguments", "catalogue", "machine", "planning", "presets", "progress", "report", "stats"),
+        *("study", "study_ray"),
     },
     "cli_export": {"arguments", "onnx_export", "pretrained", "progress"},
     "cli": {

@@ -231,9 +231,11 @@ def _lines(said: dict[str, Any]) -> list[str]:
 
 
 def _line(of: dict[str, Any]) -> str:
+    from perturblab.stats import signed
+
     start = f"  at {of['preset']}, seed {of['seed']}: "
     if "claim" in of:
-        return f"{start}{of['difference']:+.2f}; over its seeds: {of['verdict']}"
+        return f"{start}{signed(of['difference'])}; over its seeds: {of['verdict']}"
     if "figure" in of:
         return f"{start}{of['percent']:.2f}{'; flags: ' + ', '.join(of['flags']) if of['flags'] else ''}"
     percent = 100 * of["correct"] / of["total"]
