@@ -21,7 +21,7 @@ from perturblab.records import Mask, Record
 from perturblab.report import measured, page, rows
 from perturblab.report.measured import Failed, Run
 from test_attack_tables import BATCHOUT, PLAIN, point
-from test_findings import epochs, run
+from test_claims import epochs, run
 from test_tables import make
 
 RESULTS = Path(__file__).parents[1] / "results"

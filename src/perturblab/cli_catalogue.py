@@ -155,7 +155,7 @@ def _preset_for(sides: Sequence[str], relation: "Relation | None", *, attacked: 
     One that would leave nothing of a difference, or would not attack what is asked about under attack, comes last.
     """
     from perturblab.presets import PRESETS
-    from perturblab.report.findings import is_removed, pairs
+    from perturblab.report.claims import is_removed, pairs
 
     def suits(preset: "Preset") -> tuple[bool, ...]:
         starts = (*preset.special, *preset.attacks)
@@ -182,13 +182,16 @@ def _measured(
     entry: "Entry | None", setup: "Setup | None", relation: "Relation | None", folder: Path
 ) -> list[dict[str, Any]]:
     """What the runs below a folder say: what the figure or the claim is about, and of a set-up the last epochs."""
-    from perturblab.report import findings, measured, rows
+    from perturblab.report import measured, rows
+    from perturblab.report.claims import claim_findings
+    from perturblab.report.places import by_place
+    from perturblab.report.published import figure_findings
 
     if folder == Path(RESULTS) and not folder.exists():  # nothing was run here yet
         return []
-    places, said = findings.by_place(measured.load(folder)), list[dict[str, Any]]()
+    places, said = by_place(measured.load(folder)), list[dict[str, Any]]()
     if relation is not None:
-        of_claim = next(finding for finding in findings.claims(places) if finding.relation == relation)
+        of_claim = next(finding for finding in claim_findings(places) if finding.relation == relation)
         said += [
             {"claim": relation.id, "preset": c.preset, "seed": seed, "difference": value, "verdict": words}
             for c in of_claim.measured
@@ -196,7 +199,7 @@ def _measured(
             for seed, value in c.differences.items()
         ]
     if entry is not None:
-        of_figure = next(finding for finding in findings.figures(places) if finding.entry == entry)
+        of_figure = next(finding for finding in figure_findings(places) if finding.entry == entry)
         said += [
             {"figure": entry.id, "preset": m.preset, "seed": seed, "percent": value, "flags": m.flags}
             for m in of_figure.measured

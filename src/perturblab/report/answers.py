@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from perturblab import stats
 from perturblab.points import SATURATED
 from perturblab.presets import PRESETS
-from perturblab.report.findings import ClaimFinding, Compared
+from perturblab.report.claims import ClaimFinding, Compared
 
 # What is said of each claim.
 _NOISE = {
@@ -73,7 +73,7 @@ def answers(claims: Sequence[ClaimFinding]) -> tuple[Answer, Answer]:
     """Answer whether noise helps a perturbative network, and whether BatchOut makes a net robust.
 
     Args:
-        claims: from `perturblab.report.findings.claims`.
+        claims: from `perturblab.report.claims.claim_findings`.
 
     Returns:
         The two answers, from the largest preset at which each claim was measured with evidence.

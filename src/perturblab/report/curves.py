@@ -10,9 +10,10 @@ from perturblab import stats
 from perturblab.errors import one_line
 from perturblab.points import is_capped, radius, said
 from perturblab.presets import DECIDING
-from perturblab.report import attacks, findings
+from perturblab.report import attacks
 from perturblab.report.charts import Line, Numbers, Panel, numbers, panels_svg
 from perturblab.report.measured import Run
+from perturblab.report.places import Places, Seeds
 
 _METRICS = (("exact", "exact"), ("batch_mean", "batch mean"), ("smoothed", "smoothed"))
 # Whose curves are drawn, where they were run: a picture a recipe, since ten curves in one cannot be told apart.
@@ -158,7 +159,7 @@ def _attack_panel(kind: attacks.Kind, lines: Sequence[Line], number: str) -> Pan
     return Panel(title, tuple(lines), axis, "accuracy, %", ticks)
 
 
-def learning_charts(places: findings.Places) -> list[Chart]:
+def learning_charts(places: Places) -> list[Chart]:
     """Test accuracy after every epoch, a picture a preset and recipe."""
     charts = list[Chart]()
     for preset in dict.fromkeys(preset for preset, _ in places):
@@ -175,7 +176,7 @@ def learning_charts(places: findings.Places) -> list[Chart]:
     return charts
 
 
-def _by_epoch(seeds: findings.Seeds, key: str) -> dict[float, list[float]]:
+def _by_epoch(seeds: Seeds, key: str) -> dict[float, list[float]]:
     found: dict[float, list[float]] = {}
     for run in seeds.values():
         for row in run.metrics:
@@ -184,7 +185,7 @@ def _by_epoch(seeds: findings.Seeds, key: str) -> dict[float, list[float]]:
     return {epoch: values for epoch, values in sorted(found.items()) if len(values) == len(seeds)}
 
 
-def audit_charts(places: findings.Places) -> list[Chart]:
+def audit_charts(places: Places) -> list[Chart]:
     """The published metrics beside the exact count, for the deciding set-ups of every preset."""
     charts = list[Chart]()
     for preset in dict.fromkeys(preset for preset, _ in places):

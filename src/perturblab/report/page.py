@@ -11,10 +11,13 @@ from perturblab.config import TrainConfig
 from perturblab.groups import Group, group
 from perturblab.presets import PRESETS, Preset, flags_of
 from perturblab.records import Record
-from perturblab.report import findings, tables
+from perturblab.report import tables
 from perturblab.report.answers import Answer, answers
+from perturblab.report.claims import EVIDENCE, LEARNED, claim_findings
 from perturblab.report.curves import attack_charts, audit_charts, learning_charts
 from perturblab.report.measured import Failed, Run
+from perturblab.report.places import Places, by_place
+from perturblab.report.published import figure_findings
 from perturblab.report.rows import claim_row, open_claim, sections
 
 _TEMPLATE = Path(__file__).with_name("page.html")
@@ -49,16 +52,16 @@ def page(runs: Sequence[Run], failed: Sequence[Failed] = ()) -> str:
     import jinja2
 
     runs = sorted(runs, key=lambda run: (run.record.model_dump_json(), len(run.points)))
-    places = findings.by_place(runs)
-    claims, figures = findings.claims(places), findings.figures(places)
+    places = by_place(runs)
+    claims, figures = claim_findings(places), figure_findings(places)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         runs=len(runs),
-        evidence=f"{findings.EVIDENCE:.0f}",
-        learned=f"{findings.LEARNED:.0f}",
+        evidence=f"{EVIDENCE:.0f}",
+        learned=f"{LEARNED:.0f}",
         answers=answers(claims),
         claims=[claim_row(finding, compared) for finding in claims for compared in finding.measured],
         open_claims=[open_claim(finding) for finding in claims if not finding.measured],
@@ -83,7 +86,7 @@ def answered(runs: Sequence[Run]) -> tuple[Answer, Answer]:
     Args:
         runs: in any order.
     """
-    return answers(findings.claims(findings.by_place(runs)))
+    return answers(claim_findings(by_place(runs)))
 
 
 def _masks(runs: Iterable[Run]) -> list[dict[str, str]]:
@@ -97,7 +100,7 @@ def _masks(runs: Iterable[Run]) -> list[dict[str, str]]:
     ]
 
 
-def _presets(places: findings.Places) -> list[dict[str, Any]]:
+def _presets(places: Places) -> list[dict[str, Any]]:
     found = []
     for name in dict.fromkeys(preset for preset, _ in places):
         if name not in PRESETS:

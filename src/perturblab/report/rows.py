@@ -8,10 +8,12 @@ from perturblab import stats
 from perturblab.catalogue import SETUPS, Relation, find
 from perturblab.errors import UserError
 from perturblab.points import said
-from perturblab.report import findings, tables
+from perturblab.report import tables
 from perturblab.report.charts import dots_svg
-from perturblab.report.findings import ClaimFinding, Compared, FigureFinding, Measured
+from perturblab.report.claims import ClaimFinding, Compared, claim_findings
 from perturblab.report.measured import Run
+from perturblab.report.places import by_place
+from perturblab.report.published import FigureFinding, Measured, figure_findings
 from perturblab.report.volatility import fine
 
 SECTIONS = {
@@ -51,9 +53,9 @@ def markdown(runs: Sequence[Run], tag: str | None = None) -> str:
             find(tag)
         except ValueError as error:
             raise UserError(f"--tag got {tag!r}: {error}") from error
-    places = findings.by_place(runs)
-    claims = [f for f in findings.claims(places) if tag is None or tag in f.relation.tags]
-    figures = [f for f in findings.figures(places) if tag is None or tag in f.entry.tags]
+    places = by_place(runs)
+    claims = [f for f in claim_findings(places) if tag is None or tag in f.relation.tags]
+    figures = [f for f in figure_findings(places) if tag is None or tag in f.entry.tags]
     blocks = []
     for header, rows in (
         (("Claim", "Claimed", "Preset", "Measured", "Verdict"), [claim_row(f, c) for f in claims for c in f.measured]),

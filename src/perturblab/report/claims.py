@@ -1,59 +1,22 @@
-"""Published figures and claims beside what was measured: pure functions of runs and of the catalogue."""
+"""Claims about differences beside what was measured: pure functions of runs and of the catalogue."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from perturblab import stats
-from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Entry, Measure, Relation
-from perturblab.errors import UserError
+from perturblab.catalogue import RELATIONS, SETUPS, Relation
 from perturblab.points import said
-from perturblab.presets import PRESETS, differing, flags_of, is_comparable
+from perturblab.presets import PRESETS, differing, flags_of
 from perturblab.records import Parameters
 from perturblab.report.measured import Run
-from perturblab.report.values import AUDITED, BEST_EPOCH, EVERY_EPOCH, Value, exact, images_of_all, trained, value
+from perturblab.report.places import Places, Seeds, flags_in, presets_run, values_of
+from perturblab.report.values import EVERY_EPOCH, exact, images_of_all, trained
 
-Seeds = Mapping[int, Run]
-Places = Mapping[tuple[str, str], Seeds]  # (preset, set-up) -> seed -> run
 _BASELINE, EVIDENCE = "K1", 55.0  # the 3x3 net, and the percent on CIFAR-10 below which a study is none
 LEARNED = 40.0  # percent of the training images below which a net is not trained; chosen after the first K3 (31 %)
 _SAME_FLAGS = "gives both sides the same flags"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A figure at one preset.
-
-    Args:
-        preset: its name.
-        values: seed -> percent.
-        interval: mean over seeds and its 95 % t-interval.
-        against: the difference to the published figure and the verdict; None without a published number.
-        flags: of all seeds.
-        images: fewest test images that a seed rests on.
-        last: the exact accuracy after the last epoch, where the figure is that of the best epoch on the test set.
-        optimism: how much higher the exact accuracy of that best epoch is, in points; None where `last` is.
-        unlike: why it says nothing about the published number; "" where the protocol is the published one.
-    """
-
-    preset: str
-    values: Mapping[int, float]
-    interval: stats.Interval
-    against: stats.Published | None
-    flags: tuple[str, ...]
-    images: int
-    last: stats.Interval | None = None
-    optimism: float | None = None
-    unlike: str = ""
-
-
-@dataclass(frozen=True)
-class FigureFinding:
-    """A published figure, with what was measured at every preset, the largest preset first."""
-
-    entry: Entry
-    measured: tuple[Measured, ...]
 
 
 @dataclass(frozen=True)
@@ -117,46 +80,7 @@ class ClaimFinding:
     removed: Mapping[str, str] = field(default_factory=dict)
 
 
-def by_place(runs: Iterable[Run]) -> dict[tuple[str, str], dict[int, Run]]:
-    """Sort finished runs into the catalogue.
-
-    Args:
-        runs: those that no study of the catalogue has made are left out.
-
-    Returns:
-        (preset, set-up) -> seed -> run, seeds ascending.
-
-    Raises:
-        UserError: two different records of the same run.
-    """
-    found: dict[tuple[str, str], dict[int, Run]] = {}
-    for run in sorted(runs, key=lambda run: run.record.seed):
-        study, seed = run.record.study, run.record.seed
-        if study is not None and run.record.status == "finished" and study.setup in SETUPS:
-            same = found.setdefault((study.preset, study.setup), {}).setdefault(seed, run)
-            if same != run:
-                raise UserError(
-                    f"two records of {study.setup} at {study.preset}, seed {seed}, differ; report the folder of one"
-                )
-    return found
-
-
-def figures(places: Places) -> list[FigureFinding]:
-    """Put every published figure beside what was measured.
-
-    Args:
-        places: from `by_place`.
-
-    Returns:
-        One finding an entry of the catalogue, in its order.
-    """
-    return [
-        FigureFinding(entry, tuple(m for preset in _presets(places) if (m := _figure(entry, places, preset))))
-        for entry in ENTRIES.values()
-    ]
-
-
-def claims(places: Places) -> list[ClaimFinding]:
+def claim_findings(places: Places) -> list[ClaimFinding]:
     """Put every claim about a difference beside what was measured, paired by seed.
 
     Args:
@@ -169,7 +93,7 @@ def claims(places: Places) -> list[ClaimFinding]:
     for relation in RELATIONS.values():
         sides = pairs(relation)
         setups = {relation.left, *(side.right for side in sides)}
-        ran = [preset for preset in _presets(places) if {(preset, setup) for setup in setups} <= places.keys()]
+        ran = [preset for preset in presets_run(places) if {(preset, setup) for setup in setups} <= places.keys()]
         whys = {preset: [is_removed(side, preset) for side in sides] for preset in ran}
         removed = {preset: why[0] for preset, why in whys.items() if all(why)}
         compared = (_above_all(sides, places, preset) for preset in ran if preset not in removed)
@@ -290,63 +214,13 @@ def _differing(relation: Relation, preset: str) -> tuple[str, ...]:
     return differing(SETUPS[relation.left], SETUPS[relation.right], PRESETS[preset])
 
 
-def _presets(places: Places) -> list[str]:
-    """Those that were run, the one nearest to what was published first; unknown ones last."""
-    order = list(PRESETS)[::-1]
-    known = {preset for preset, _ in places}
-    return sorted(known, key=lambda name: (order.index(name) if name in order else len(order), name))
-
-
-def _figure(entry: Entry, places: Places, preset: str) -> Measured | None:
-    runs = places.get((preset, entry.setup), {})
-    found = _values(runs, entry.measure, images_of_all((runs.values(), entry.measure)))
-    if not found:
-        return None
-    values = {seed: v.number for seed, v in found.items()}
-    published, against, unlike = entry.figure.value, None, ""
-    if published is not None:
-        unlike = _unlike(entry, runs.values(), preset)
-        against = stats.against_published(
-            list(values.values()), published, within=entry.figure.within, comparable=not unlike
-        )
-    last = best = None
-    if entry.measure.metric in AUDITED:
-        last = stats.t_interval([exact(runs[seed]).number for seed in found])
-        best = _values({seed: runs[seed] for seed in found}, BEST_EPOCH).values()
-    return Measured(
-        preset,
-        values,
-        stats.t_interval(list(values.values())),
-        against,
-        _flags(found.values()),
-        min(v.images for v in found.values()),
-        last,
-        fmean(v.number for v in best) - last.mean if best and last else None,
-        unlike,
-    )
-
-
-def _unlike(entry: Entry, runs: Iterable[Run], preset: str) -> str:
-    """Why runs say nothing about a published number; "" where they followed the published protocol."""
-    setup = SETUPS[entry.setup]
-    whys = []
-    if not (entry.recipe_stated and setup.recipe_stated):
-        whys.append("its recipe was not published in full, and a choice was made here")
-    if preset not in PRESETS or not is_comparable(setup, PRESETS[preset]):
-        whys.append("the preset changes the published protocol")
-    copies = {name for run in runs for name in (run.record.data.train, run.record.data.test) if "copy" in name}
-    if copies:
-        whys.append(f"the images are those of {', '.join(sorted(copies))}")
-    return "; ".join(whys)
-
-
 def _claim(relation: Relation, places: Places, preset: str) -> Compared | None:
     sides = (
         (places.get((preset, relation.left), {}), relation.measure),
         (places.get((preset, relation.right), {}), relation.right_measure or relation.measure),
     )
     images = images_of_all(*((seeds.values(), measure) for seeds, measure in sides))
-    left, right = (_values(seeds, measure, images) for seeds, measure in sides)
+    left, right = (values_of(seeds, measure, images) for seeds, measure in sides)
     both = [seed for seed in left if seed in right]
     ran = {seed: [places[preset, side][seed].record for side in (relation.left, relation.right)] for seed in both}
     common = [seed for seed, (one, other) in ran.items() if one.data.hashes == other.data.hashes]
@@ -370,7 +244,7 @@ def _claim(relation: Relation, places: Places, preset: str) -> Compared | None:
         fmean(b),
         compared,
         verdict,
-        (_flags(left.values()), _flags(right.values())),
+        (flags_in(left.values()), flags_in(right.values())),
         _differing(relation, preset),
         "; ".join(notes),
         _weak(relation, places, preset),
@@ -401,10 +275,6 @@ def _weak(relation: Relation, places: Places, preset: str) -> str:
     return ""
 
 
-def _values(seeds: Seeds, measure: Measure, images: int = 0) -> dict[int, Value]:
-    return {seed: v for seed, run in seeds.items() if (v := value(run, measure, images))}
-
-
 def _throughout(
     relation: Relation, left: Seeds, right: Seeds, common: Sequence[int]
 ) -> tuple[stats.ClaimVerdict | None, str]:
@@ -423,7 +293,3 @@ def _throughout(
 
 def _audited(run: Run) -> list[Mapping[str, float]]:
     return [row for row in run.metrics if row.get("exact") is not None]
-
-
-def _flags(values: Iterable[Value]) -> tuple[str, ...]:
-    return tuple(sorted({flag for v in values for flag in v.flags}))

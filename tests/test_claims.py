@@ -13,8 +13,11 @@ from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Measure
 from perturblab.errors import UserError
 from perturblab.presets import PRESETS
 from perturblab.records import Study
-from perturblab.report import answers, findings, rows, values
+from perturblab.report import answers, rows, values
+from perturblab.report.claims import ClaimFinding, claim_findings
 from perturblab.report.measured import Run
+from perturblab.report.places import by_place
+from perturblab.report.published import figure_findings
 from test_attack_tables import point
 from test_tables import make
 
@@ -30,7 +33,7 @@ def runs(setup: str, counts: Sequence[int], **given: Any) -> list[Run]:
     return [run(setup, seed, correct, **given) for seed, correct in enumerate(counts, 1)]
 
 
-def claim(found: Sequence[findings.ClaimFinding], name: str) -> findings.ClaimFinding:
+def claim(found: Sequence[ClaimFinding], name: str) -> ClaimFinding:
     """The finding of one relation."""
     return next(finding for finding in found if finding.relation.id == name)
 
@@ -112,7 +115,7 @@ def test_seeds_and_sides_are_of_the_same_images_where_they_can_be() -> None:
     assert values.images_of_all(([one, run("BO-cifar-batchout", 3, points=[others])], measure)) == 0
     rivals = [run("BO-cifar-none", seed, preset="robust", points=[few]) for seed in (1, 2, 3)]
     left = [run("BO-cifar-batchout", seed, preset="robust", points=[few, many]) for seed in (1, 2, 3)]
-    found = claim(findings.claims(findings.by_place([*left, *rivals])), "R-batchout-plain")
+    found = claim(claim_findings(by_place([*left, *rivals])), "R-batchout-plain")
     assert [set(compared.differences.values()) for compared in found.measured] == [{0.0}], (
         "of the two, not 75 % of four"
     )
@@ -121,7 +124,7 @@ def test_seeds_and_sides_are_of_the_same_images_where_they_can_be() -> None:
 def test_only_finished_runs_of_studies_are_placed() -> None:
     unfinished = run("K4", 2)
     unfinished = Run(unfinished.record.model_copy(update={"status": "interrupted"}))
-    placed = findings.by_place([run("K4", 3), run("K4", 1), unfinished, Run(make(5)), run("nowhere", 1)])
+    placed = by_place([run("K4", 3), run("K4", 1), unfinished, Run(make(5)), run("nowhere", 1)])
     assert {place: list(seeds) for place, seeds in placed.items()} == {("cpu", "K4"): [1, 3]}
 
 
@@ -133,7 +136,7 @@ def test_a_figure_is_only_judged_under_the_published_protocol() -> None:
     for preset, verdict in (("cpu", "not comparable at this preset"), ("full", "agrees")):
         metrics = [[{"epoch": 11, "train_loss": 1.0, "total": 10_000, "batch_mean_truncated": c / 100}] for c in counts]
         of = [run("K4", s, c, preset=preset, metrics=m) for s, (c, m) in enumerate(zip(counts, metrics, strict=True))]
-        (measured,) = next(f.measured for f in findings.figures(findings.by_place(of)) if f.entry.id == "K4")
+        (measured,) = next(f.measured for f in figure_findings(by_place(of)) if f.entry.id == "K4")
         assert measured.preset == preset
         assert measured.against is not None
         assert measured.against.verdict == verdict
@@ -147,7 +150,7 @@ def test_a_figure_is_only_judged_on_the_published_images() -> None:
         of = [run("K4", seed, preset="full", metrics=[row]) for seed in (1, 2, 3)]
         new = {"data": of[0].record.data.model_copy(update={part: name})}
         of[0] = replace(of[0], record=of[0].record.model_copy(update=new))
-        finding = next(f for f in findings.figures(findings.by_place(of)) if f.entry.id == "K4")
+        finding = next(f for f in figure_findings(by_place(of)) if f.entry.id == "K4")
         (measured,) = finding.measured
         assert measured.unlike == ("the images are those of CIFAR-10 (JPEG copy)" if "copy" in name else "")
         assert ("not comparable" in rows.figure_row(finding, measured).verdict) == ("copy" in name)
@@ -155,7 +158,7 @@ def test_a_figure_is_only_judged_on_the_published_images() -> None:
 
 def test_a_figure_without_a_published_recipe_is_never_judged() -> None:
     of = [run("BO-mnist-none", seed, preset="robust") for seed in (1, 2, 3)]
-    judged = {f.entry.id: f.measured[0].against for f in findings.figures(findings.by_place(of)) if f.measured}
+    judged = {f.entry.id: f.measured[0].against for f in figure_findings(by_place(of)) if f.measured}
     assert {name: found.verdict for name, found in judged.items() if found and name.startswith("BO")} == {
         "BO-text-mnist-none": "not comparable at this preset"
     }
@@ -172,7 +175,7 @@ def test_a_set_up_whose_recipe_is_a_choice_says_so_and_no_other() -> None:
         doubtful = [doubt for doubt in setup.doubts if admits.search(doubt)]
         assert setup.recipe_stated == (not doubtful and setup.id != "U3"), setup.id
     unknown = [run("SEED-cifar10-none", seed, preset="full") for seed in (1, 2, 3)]
-    judged = [f.measured[0].against for f in findings.figures(findings.by_place(unknown)) if f.measured]
+    judged = [f.measured[0].against for f in figure_findings(by_place(unknown)) if f.measured]
     assert judged
     assert all(against and against.verdict == "not comparable at this preset" for against in judged)
 
@@ -188,15 +191,15 @@ def test_a_published_range_agrees_with_all_that_touches_it(values: list[float], 
     )
     assert ENTRIES["R2-comment"].figure.within == 1.5
     comment = [run("BO-mnist-batchout", seed, round(100 * v), preset="robust") for seed, v in enumerate(values, 1)]
-    found = next(f for f in findings.figures(findings.by_place(comment)) if f.entry.id == "R2-comment")
+    found = next(f for f in figure_findings(by_place(comment)) if f.entry.id == "R2-comment")
     assert found.measured[0].against is not None
     assert found.measured[0].against.verdict == verdict
 
 
 def test_every_entry_and_relation_has_its_finding_even_without_a_run() -> None:
-    assert [f.entry.id for f in findings.figures({})] == list(ENTRIES)
-    assert [f.relation.id for f in findings.claims({})] == list(RELATIONS)
-    assert not any(f.measured for f in findings.figures({}))
+    assert [f.entry.id for f in figure_findings({})] == list(ENTRIES)
+    assert [f.relation.id for f in claim_findings({})] == list(RELATIONS)
+    assert not any(f.measured for f in figure_findings({}))
 
 
 def test_the_preset_nearest_to_the_published_protocol_comes_first() -> None:
@@ -206,7 +209,7 @@ def test_the_preset_nearest_to_the_published_protocol_comes_first() -> None:
         for seed in (1, 2)
         for preset in ("quick", "full", "cpu")
     ]
-    found = claim(findings.claims(findings.by_place(of)), "R-noise")
+    found = claim(claim_findings(by_place(of)), "R-noise")
     assert [compared.preset for compared in found.measured] == ["full", "cpu", "quick"]
 
 
@@ -223,7 +226,7 @@ def test_comparable_means_that_no_flag_differs(preset: presets.Preset) -> None:
 
 def test_a_claim_is_judged_on_differences_paired_by_seed() -> None:
     of = [*runs("H5", [5100, 5250, 5310, 5400]), *runs("K4", [5000, 5200, 5290])]
-    (compared,) = claim(findings.claims(findings.by_place(of)), "R-noise").measured
+    (compared,) = claim(claim_findings(by_place(of)), "R-noise").measured
     assert compared.differences == pytest.approx({1: 1.0, 2: 0.5, 3: 0.2})
     assert (compared.left, compared.right) == pytest.approx((52.2, 51.633333))
     assert compared.paired == stats.paired([51.0, 52.5, 53.1], [50.0, 52.0, 52.9])
@@ -261,7 +264,7 @@ def test_no_claim_is_judged_by_one_run_against_itself(preset: str) -> None:
     """A preset that replaces the schedule leaves nothing of a claim about schedules."""
     real = [name for name, setup in SETUPS.items() if not setup.missing]
     of = [run(setup, s, 7000 + s, preset=preset, metrics=epochs([70.0])) for setup in real for s in (1, 2, 3)]
-    for finding in findings.claims(findings.by_place(of)):
+    for finding in claim_findings(by_place(of)):
         relation = finding.relation
         if not relation.right or relation.left == relation.right:
             continue
@@ -275,7 +278,7 @@ def test_no_claim_is_judged_by_one_run_against_itself(preset: str) -> None:
             assert compared.differing
             assert all(sides[0].get(name) != sides[1].get(name) for name in compared.differing)
     if preset == "cpu":
-        row = rows.open_claim(claim(findings.claims(findings.by_place(of)), "R-K3-schedule"))
+        row = rows.open_claim(claim(claim_findings(by_place(of)), "R-K3-schedule"))
         assert row.cells[2] == "not comparable at preset cpu, which gives both sides the same flags"
 
 
@@ -285,7 +288,7 @@ def test_runs_are_compared_on_the_same_images(part: str) -> None:
     data = other.record.data.model_copy(update={"hashes": {**other.record.data.hashes, part: "another"}})
     other = replace(other, record=other.record.model_copy(update={"data": data}))
     of = [run("H5", 1, 5100), other, run("H5", 3, 5200), *runs("K4", [5000, 5000, 5000])]
-    (compared,) = claim(findings.claims(findings.by_place(of)), "R-noise").measured
+    (compared,) = claim(claim_findings(by_place(of)), "R-noise").measured
     assert compared.differences == pytest.approx({1: 1.0, 3: 2.0})
     assert compared.note == "1 seeds left out: their images differ"
 
@@ -298,16 +301,16 @@ def test_runs_of_other_code_are_told_apart() -> None:
 
     own = make(1).environment.code
     for code, note in ((own, ""), ("another", "made by 2 versions of the code")):
-        placed = findings.by_place([*of(code), *runs("K4", [5000, 5000, 5000])])
-        finding = claim(findings.claims(placed), "R-noise")
+        placed = by_place([*of(code), *runs("K4", [5000, 5000, 5000])])
+        finding = claim(claim_findings(placed), "R-noise")
         assert finding.measured[0].note == note
         assert any(note in line for line in rows.claim_row(finding, finding.measured[0]).details)
 
 
 def test_two_records_of_one_run_that_differ_are_a_mistake() -> None:
-    assert len(findings.by_place([run("K4", 1, 5000), run("K4", 1, 5000)])["cpu", "K4"]) == 1
+    assert len(by_place([run("K4", 1, 5000), run("K4", 1, 5000)])["cpu", "K4"]) == 1
     with pytest.raises(UserError, match="two records of K4 at cpu, seed 1, differ"):
-        findings.by_place([run("K4", 1, 5000), run("K4", 1, 5001)])
+        by_place([run("K4", 1, 5000), run("K4", 1, 5001)])
 
 
 def learned(percent: float) -> list[Mapping[str, Any]]:
@@ -327,7 +330,7 @@ def learned(percent: float) -> list[Mapping[str, Any]]:
 def test_a_study_that_learns_too_little_is_no_evidence(baseline: list[int], trained: float, weak: str) -> None:
     of = [*runs("K1", baseline), *runs("H5", [4300, 4410, 4505]), *runs("K4", [4000, 4100, 4200])]
     of = [replace(one, metrics=learned(trained)) if "K4" in str(one.record.study) else one for one in of]
-    found = findings.claims(findings.by_place(of))
+    found = claim_findings(by_place(of))
     (compared,) = claim(found, "R-noise").measured
     assert compared.weak == weak
     noise, _ = answers.answers(found)
@@ -340,20 +343,20 @@ def test_a_study_that_learns_too_little_is_no_evidence(baseline: list[int], trai
         assert noise.word == "With the reproduction's net and SGD yes, by 3.0 points (44.1 % against 41.0 %)"
         assert verdict[:6] == "higher"
     on_digits = [run("K1", 1, 5000, preset="quick"), run("H5", 1, 4300, preset="quick")]
-    digits = findings.by_place([*on_digits, run("K4", 1, 4000, preset="quick", metrics=learned(20.0))])
-    assert all(not c.weak for f in findings.claims(digits) for c in f.measured)
+    digits = by_place([*on_digits, run("K4", 1, 4000, preset="quick", metrics=learned(20.0))])
+    assert all(not c.weak for f in claim_findings(digits) for c in f.measured)
 
 
 def test_without_a_3x3_net_the_better_side_must_be_as_good_as_one() -> None:
     for correct, weak in ((5400, "the 3x3 net was not measured"), (5600, "")):
-        found = findings.claims(findings.by_place([run("H5", 1, correct), run("K4", 1, 5000)]))
+        found = claim_findings(by_place([run("H5", 1, correct), run("K4", 1, 5000)]))
         assert claim(found, "R-noise").measured[0].weak == weak
 
 
 def test_an_answer_comes_from_a_preset_with_evidence() -> None:
     good = [*runs("K1", [6000] * 3), *runs("H5", [5300, 5410, 5505]), *runs("K4", [5000, 5100, 5200])]
     poor = [*runs("H5", [1000, 1100, 1200], preset="gpu"), *runs("K4", [1000, 1100, 1250], preset="gpu")]
-    noise, _ = answers.answers(findings.claims(findings.by_place([*good, *poor])))
+    noise, _ = answers.answers(claim_findings(by_place([*good, *poor])))
     assert noise.sentences[-1].startswith("Measured at cpu: ")
 
 
@@ -375,14 +378,14 @@ def test_what_is_said_to_hurt_most_must_be_above_every_other_factor(best: list[i
         *runs("K5-masks", best, preset="full"),
         *(one for name in RIVALS[1:] for one in runs(name, [7900, 7912, 7921], preset="full")),
     ]
-    (compared,) = claim(findings.claims(findings.by_place(of)), "R-hurt-most-adam").measured
+    (compared,) = claim(claim_findings(by_place(of)), "R-hurt-most-adam").measured
     assert compared.verdict == verdict
     assert compared.sides == ("K5-adam", "K5-masks"), "the closest"
     ps = [
         stats.paired([85.0, 85.09, 85.2], [v / 100 for v in other]).t_p for other in (best, *[[7900, 7912, 7921]] * 3)
     ]
     assert all(f"(p {p:.3g})" in compared.note for p in stats.holm([p for p in ps if p is not None]))
-    assert not claim(findings.claims(findings.by_place(of[:-3])), "R-hurt-most-adam").measured, "one is missing"
+    assert not claim(claim_findings(by_place(of[:-3])), "R-hurt-most-adam").measured, "one is missing"
 
 
 def test_a_rival_that_a_preset_makes_the_base_or_that_was_not_trained_is_left_out() -> None:
@@ -392,7 +395,7 @@ def test_a_rival_that_a_preset_makes_the_base_or_that_was_not_trained_is_left_ou
         *(one for name in RIVALS if name != "K5-lr-1e-4" for one in runs(name, [7900, 7912, 7921])),
         *runs("K5-lr-1e-4", [2000, 2010, 2022], metrics=learned(21.0)),
     ]
-    (compared,) = claim(findings.claims(findings.by_place(of)), "R-hurt-most-adam").measured
+    (compared,) = claim(claim_findings(by_place(of)), "R-hurt-most-adam").measured
     beside, *left_out = compared.note.split("; left out: ")
     assert [name for name in RIVALS if name in beside] == ["K5-masks", "K5-first-20"]
     assert left_out == [
@@ -408,17 +411,17 @@ def test_differences_without_a_claim_are_corrected_for_all_with_the_same_net() -
     assert p is not None
     assert stats.ALPHA / 2 < p < stats.ALPHA
     alone = [*runs("K1", [8900] * 3), *runs("A1", a1), *runs("A1-level-1", level)]
-    (compared,) = claim(findings.claims(findings.by_place(alone)), "R-A1-level-1").measured
+    (compared,) = claim(claim_findings(by_place(alone)), "R-A1-level-1").measured
     assert (compared.verdict, compared.paired.verdict, compared.note) == (None, "better", "")
     two = [*alone, *runs("A1-level-2", [8001, 8120, 8150])]
-    found = findings.claims(findings.by_place(two))
+    found = claim_findings(by_place(two))
     (compared,) = claim(found, "R-A1-level-1").measured
     assert compared.verdict == "not distinguishable"
     assert compared.note == f"Holm p = {2 * p:.3g} over 2 comparisons with A1"
     row = rows.claim_row(claim(found, "R-A1-level-1"), compared)
     assert row.verdict.startswith("not distinguishable; ")
     strong = [*alone[:-3], *runs("A1-level-1", [8900, 9001, 9099]), *two[-3:]]
-    (compared,) = claim(findings.claims(findings.by_place(strong)), "R-A1-level-1").measured
+    (compared,) = claim(claim_findings(by_place(strong)), "R-A1-level-1").measured
     assert compared.verdict is None, "better after the correction too"
 
 
@@ -431,7 +434,7 @@ def test_throughout_training_means_every_epoch() -> None:
         (5.0, "agrees", "agrees in 3 of 3 epochs"),
         (9.0, "higher", "agrees in 2 of 3 epochs, higher in 1 of 3 epochs"),
     ):
-        (compared,) = claim(findings.claims(findings.by_place(of(last))), "R-gap-throughout").measured
+        (compared,) = claim(claim_findings(by_place(of(last))), "R-gap-throughout").measured
         assert (compared.verdict, compared.note) == (verdict, note)
 
 
@@ -440,27 +443,27 @@ def test_volatility_compares_the_spread_of_the_training_loss() -> None:
         return [{"epoch": i, "train_loss": scale * loss} for i, loss in enumerate([3.0, 2.0, 2.5])]
 
     of = [run(f"SEED-cifar3-{arm}", 1, metrics=losses(s)) for arm, s in (("none", 1.0), ("batchout", 2.0))]
-    (compared,) = claim(findings.claims(findings.by_place(of)), "R-batchout-volatile").measured
+    (compared,) = claim(claim_findings(by_place(of)), "R-batchout-volatile").measured
     assert compared.differences[1] == pytest.approx(math.sqrt(2 * 0.75**2))
 
 
 def test_two_metrics_of_the_same_runs_are_compared() -> None:
     found = [{"epoch": 11, "train_loss": 1.0, "total": 10, "smoothed": 90.5, "batch_mean": 86.0}]
     of = [run("K2", seed, metrics=found, preset="full") for seed in (1, 2, 3)]
-    finding = claim(findings.claims(findings.by_place(of)), "R-smoothed")
+    finding = claim(claim_findings(by_place(of)), "R-smoothed")
     (compared,) = finding.measured
     assert set(compared.differences.values()) == {4.5}
     assert compared.verdict == "lower", "4.62 were claimed, and every seed says 4.5"
     assert rows.claim_row(finding, compared).details[0].startswith("K2, smoothed, 90.50, K2, batch mean, 86.00; by")
-    scaled = findings.by_place([run("K2", seed, metrics=found, preset="cpu") for seed in (1, 2, 3)])
-    row = rows.open_claim(claim(findings.claims(scaled), "R-smoothed"))
+    scaled = by_place([run("K2", seed, metrics=found, preset="cpu") for seed in (1, 2, 3)])
+    row = rows.open_claim(claim(claim_findings(scaled), "R-smoothed"))
     assert row.cells[2].startswith("not comparable at preset cpu, which has test batches of another size")
 
 
 def test_the_best_epoch_flatters_only_where_the_rate_is_the_published_one() -> None:
     for preset, state in (("full", ""), ("cpu", "anneals the rate over few epochs, so that the last one is the best")):
         of = [run("K4", seed, 5100, preset=preset, metrics=epochs([52.0, 51.0])) for seed in (1, 2, 3)]
-        finding = claim(findings.claims(findings.by_place(of)), "R-best-epoch")
+        finding = claim(claim_findings(by_place(of)), "R-best-epoch")
         assert finding.removed == ({preset: state} if state else {})
         assert [compared.verdict for compared in finding.measured] == ([] if state else ["agrees"])
 
@@ -476,26 +479,26 @@ def test_every_relation_between_runs_reads_a_metric_that_there_is() -> None:
 
 
 def test_the_answers_come_from_the_deciding_claims() -> None:
-    noise, batchout = answers.answers(findings.claims({}))
+    noise, batchout = answers.answers(claim_findings({}))
     assert (noise.word, batchout.word, noise.sentences) == ("Not yet measured", "Not yet measured", ())
     k1 = runs("K1", [6000, 6100, 6200])
     of = [*runs("H5", [5300, 5410, 5505]), *runs("K4", [5000, 5100, 5200])]
-    noise, _ = answers.answers(findings.claims(findings.by_place([*of, *k1])))
+    noise, _ = answers.answers(claim_findings(by_place([*of, *k1])))
     yes = "yes, by 3.0 points (54.1 % against 51.0 %)"
     assert noise.word == f"With the reproduction's net and SGD {yes}"
     assert "54.05 % against 51.00 %, better (difference +3.05 points, 95 % t-interval [" in noise.sentences[0]
     assert noise.sentences[-1].startswith("Measured at cpu: ")
-    noise, _ = answers.answers(findings.claims(findings.by_place(of[:2] + of[3:5] + k1)))
+    noise, _ = answers.answers(claim_findings(by_place(of[:2] + of[3:5] + k1)))
     assert noise.word == "With the reproduction's net and SGD too few seeds to say"
     mixed = [*runs("H5", [5000, 5300, 5100]), *runs("K4", [5050, 5100, 5200])]
-    noise, _ = answers.answers(findings.claims(findings.by_place([*mixed, *k1])))
+    noise, _ = answers.answers(claim_findings(by_place([*mixed, *k1])))
     assert noise.word.startswith("With the reproduction's net and SGD not so that these seeds could tell (")
     assert noise.word.endswith(" points would have shown)")
     both = [*of, *runs("A1", [5300, 5410, 5505]), *runs("A1-level-0", [5000, 5100, 5200])]
-    noise, _ = answers.answers(findings.claims(findings.by_place([*both, *k1])))
+    noise, _ = answers.answers(claim_findings(by_place([*both, *k1])))
     assert noise.word == yes.capitalize()
     other = [*mixed, *both[6:]]
-    noise, _ = answers.answers(findings.claims(findings.by_place([*other, *k1])))
+    noise, _ = answers.answers(claim_findings(by_place([*other, *k1])))
     assert noise.word.startswith("With the reproduction's net and SGD not so")
     assert noise.word.endswith(f"; with the authors' net, Adam and level 0.1 {yes}")
 
@@ -503,7 +506,7 @@ def test_the_answers_come_from_the_deciding_claims() -> None:
 def test_an_answer_says_what_was_corrected_for() -> None:
     of = [*runs("K1", [6000, 6100, 6200]), *runs("A1", [5300, 5410, 5505])]
     of += [*runs("A1-constant", [5000, 5100, 5200]), *runs("A1-untied", [5200, 5310, 5400])]
-    noise, _ = answers.answers(findings.claims(findings.by_place(of)))
+    noise, _ = answers.answers(claim_findings(by_place(of)))
     for sentence in noise.sentences[:2]:
         assert re.search(r"; Holm p = \S+ over 2 comparisons with A1\.$", sentence)
 
@@ -526,7 +529,7 @@ def test_robustness_is_decided_by_the_strongest_attack_and_never_by_fgsm() -> No
             assert one.record.study
             key = one.record.study.setup, one.record.seed
             merged[key] = replace(one, points=(*(merged[key].points if key in merged else ()), *one.points))
-        _, batchout = answers.answers(findings.claims(findings.by_place(merged.values())))
+        _, batchout = answers.answers(claim_findings(by_place(merged.values())))
         return batchout.word
 
     fgsm = attacked("mnist", "fgsm", 0.3, 40)
@@ -558,7 +561,7 @@ def test_a_flag_bounds_the_side_that_carries_it() -> None:
             else one
             for one in attacked("cifar", attack, 5 / 255, 20)
         ]
-        found = findings.claims(findings.by_place(of))
+        found = claim_findings(by_place(of))
         _, batchout = answers.answers(found)
         assert ("more robust" in batchout.word) == is_shown, (attack, arm, flag)
         (compared,) = claim(found, f"R-batchout-{attack}-cifar").measured
@@ -572,5 +575,5 @@ def test_flags_are_said_with_the_number() -> None:
         for arm, flags in (("batchout", ("not monotone",)), ("none", ()))
         for s, right in enumerate([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]])
     ]
-    _, batchout = answers.answers(findings.claims(findings.by_place(of)))
+    _, batchout = answers.answers(claim_findings(by_place(of)))
     assert "empirical upper bound, flags: not monotone" in batchout.sentences[0]

@@ -1,0 +1,51 @@
+"""Runs sorted into the catalogue: by preset, set-up and seed."""
+
+from collections.abc import Iterable, Mapping
+
+from perturblab.catalogue import SETUPS, Measure
+from perturblab.errors import UserError
+from perturblab.presets import PRESETS
+from perturblab.report.measured import Run
+from perturblab.report.values import Value, value
+
+Seeds = Mapping[int, Run]
+Places = Mapping[tuple[str, str], Seeds]  # (preset, set-up) -> seed -> run
+
+
+def by_place(runs: Iterable[Run]) -> dict[tuple[str, str], dict[int, Run]]:
+    """Sort finished runs into the catalogue.
+
+    Args:
+        runs: those that no study of the catalogue has made are left out.
+
+    Returns:
+        (preset, set-up) -> seed -> run, seeds ascending.
+
+    Raises:
+        UserError: two different records of the same run.
+    """
+    found: dict[tuple[str, str], dict[int, Run]] = {}
+    for run in sorted(runs, key=lambda run: run.record.seed):
+        study, seed = run.record.study, run.record.seed
+        if study is not None and run.record.status == "finished" and study.setup in SETUPS:
+            same = found.setdefault((study.preset, study.setup), {}).setdefault(seed, run)
+            if same != run:
+                raise UserError(
+                    f"two records of {study.setup} at {study.preset}, seed {seed}, differ; report the folder of one"
+                )
+    return found
+
+
+def presets_run(places: Places) -> list[str]:
+    """Those that were run, the one nearest to what was published first; unknown ones last."""
+    order = list(PRESETS)[::-1]
+    known = {preset for preset, _ in places}
+    return sorted(known, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def values_of(seeds: Seeds, measure: Measure, images: int = 0) -> dict[int, Value]:
+    return {seed: v for seed, run in seeds.items() if (v := value(run, measure, images))}
+
+
+def flags_in(values: Iterable[Value]) -> tuple[str, ...]:
+    return tuple(sorted({flag for v in values for flag in v.flags}))
