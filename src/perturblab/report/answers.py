@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from perturblab import stats
-from perturblab.points import SATURATED
 from perturblab.presets import PRESETS
 from perturblab.report.claims import ClaimFinding, Compared
 
@@ -50,8 +49,6 @@ _BATCHOUT_WORDS = _NOISE_WORDS | {
     "better": "more robust than without it, by {} points",
     "worse": "less robust than without it, by {} points",
 }
-# Attacks that hold what saturated logits ask for: a loss without the softmax, and one without gradients.
-_BEYOND_LOGITS = ("autoattack",)
 
 
 @dataclass(frozen=True)
@@ -86,8 +83,8 @@ def answers(claims: Sequence[ClaimFinding]) -> tuple[Answer, Answer]:
 
 
 def _best_known(finding: ClaimFinding) -> Compared:
-    """The largest preset; one without evidence only where there is no other."""
-    return next((compared for compared in finding.measured if not compared.weak), finding.measured[0])
+    """The largest preset that was measured with evidence and by enough seeds, as far as there is one."""
+    return min(finding.measured, key=lambda compared: (bool(compared.weak), compared.paired.n < stats.MIN_SEEDS))
 
 
 def _answer(
@@ -125,23 +122,22 @@ def _verdict(decided: _Deciding, words: Mapping[str, str], found: Mapping[str, C
 def _word(compared: Compared, words: Mapping[str, str]) -> str:
     if compared.weak:
         return f"no evidence, since {compared.weak}"
-    paired, (left, right) = compared.paired, compared.flags
-    # A flagged accuracy is an upper bound: it cannot make its own side better.
-    bounded = {"better": left, "worse": right}.get(paired.verdict, ())
-    if bounded and not (compared.attack in _BEYOND_LOGITS and set(bounded) <= {SATURATED}):
+    if compared.is_hollow:
         return "not shown, since the gradients are flagged"
+    paired, part = compared.comparison, f" of {compared.part}" if compared.part else ""
     word = words[paired.verdict].format(f"{abs(paired.difference):.1f}")
     if paired.verdict in ("better", "worse"):
         bound = f"; {compared.flagged}" if compared.flagged else ""
-        return f"{word} ({compared.left:.1f} % against {compared.right:.1f} %{bound})"
+        return f"{word} ({compared.left:.1f} % against {compared.right:.1f} %{part}{bound})"
     if paired.verdict != "not distinguishable" or paired.detectable is None:
         return word
-    return f"{word} ({paired.detectable:.1f} points would have shown)"
+    return f"{word} ({paired.detectable:.1f} points would have been detected with 80 % power)"
 
 
 def _sentence(lead: str, compared: Compared) -> str:
     if compared.weak:
         return f"{lead}: no evidence, since {compared.weak}."
-    more = "".join(f"; {text}" for text in (compared.flagged, compared.note) if text)
-    sides = f"{compared.left:.2f} % against {compared.right:.2f} %"
-    return f"{lead}: {sides}, {stats.sentence(compared.paired)}{more}."
+    hollow = "not shown, since an upper bound is better" if compared.is_hollow else ""
+    more = "".join(f"; {text}" for text in (hollow, compared.flagged, compared.note) if text)
+    sides = f"{compared.left:.2f} % against {compared.right:.2f} %{f' of {compared.part}' if compared.part else ''}"
+    return f"{lead}: {sides}, {stats.sentence(compared.comparison)}{more}."

@@ -7,16 +7,19 @@ from statistics import fmean
 
 from perturblab import stats
 from perturblab.catalogue import RELATIONS, SETUPS, Relation
-from perturblab.points import said
+from perturblab.points import BLACK_BOX, NOT_CONVERGED, PGD_WEAKER, SATURATED, said
 from perturblab.presets import PRESETS, differing, flags_of
 from perturblab.records import Parameters
 from perturblab.report.measured import Run
-from perturblab.report.places import Places, Seeds, flags_in, presets_run, values_of
+from perturblab.report.places import Places, Seeds, flags_in, mixture, presets_run, values_of
 from perturblab.report.values import EVERY_EPOCH, exact, images_of_all, trained
 
 _BASELINE, EVIDENCE = "K1", 55.0  # the 3x3 net, and the percent on CIFAR-10 below which a study is none
 LEARNED = 40.0  # percent of the training images below which a net is not trained; chosen after the first K3 (31 %)
 _SAME_FLAGS = "gives both sides the same flags"
+# What the checks find wanting in PGD, and AutoAttack is made for: it has losses without the softmax, steps that adapt,
+# and a search without gradients.
+_ANSWERED = {"autoattack": {SATURATED, PGD_WEAKER, NOT_CONVERGED, BLACK_BOX}}
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class Compared:
         data: names of the test images.
         sizes: parameters, masks and multiplications of both sides.
         attack: that both sides were under; "" for clean images.
+        images: test images that both sides rest on; 0 where that is not said.
+        of: images of the whole test set.
+        holm_p: p corrected for all comparisons with the same net; None where there is one only, or a claimed range.
     """
 
     preset: str
@@ -54,6 +60,32 @@ class Compared:
     data: tuple[str, ...] = ()
     sizes: tuple[Parameters, ...] = ()
     attack: str = ""
+    images: int = 0
+    of: int = 0
+    holm_p: float | None = None
+
+    @property
+    def comparison(self) -> stats.Paired:
+        """The comparison by seed, with the verdict after Holm's correction."""
+        is_lost = self.holm_p is not None and self.holm_p >= stats.ALPHA
+        return replace(self.paired, verdict="not distinguishable") if is_lost else self.paired
+
+    @property
+    def bounds(self) -> tuple[bool, bool]:
+        """Whether the accuracies of the left and of the right are no more than upper bounds."""
+        left, right = (bool({*flags} - _ANSWERED.get(self.attack, set())) for flags in self.flags)
+        return left, right
+
+    @property
+    def is_hollow(self) -> bool:
+        """Whether the better side is so by an upper bound only, which shows nothing."""
+        left, right = self.bounds
+        return {"better": left, "worse": right}.get(self.comparison.verdict, False)
+
+    @property
+    def part(self) -> str:
+        """Which part of the test set was counted, such as "1,000 of 10,000 test images"; "" for all of it."""
+        return f"{self.images:,} of {self.of:,} test images" if 0 < self.images < self.of else ""
 
     @property
     def flagged(self) -> str:
@@ -138,8 +170,7 @@ def _corrected(found: Sequence[ClaimFinding]) -> list[ClaimFinding]:
 
 def _judged(compared: Compared, p: float, control: str, count: int) -> Compared:
     note = "; ".join(filter(None, (compared.note, f"Holm p = {p:.3g} over {count} comparisons with {control}")))
-    is_lost = compared.paired.verdict in ("better", "worse") and p >= stats.ALPHA
-    return replace(compared, note=note, verdict="not distinguishable" if is_lost else None)
+    return replace(compared, note=note, holm_p=p)
 
 
 def _above_all(sides: Sequence[Relation], places: Places, preset: str) -> Compared | None:
@@ -230,8 +261,7 @@ def _claim(relation: Relation, places: Places, preset: str) -> Compared | None:
     compared = stats.paired(a, b)
     interval = compared.interval
     notes = [] if common == both else [f"{len(both) - len(common)} seeds left out: their images differ"]
-    codes = {record.environment.code for seed in common for record in ran[seed]}
-    notes += [f"made by {len(codes)} versions of the code"] if len(codes) > 1 else []
+    notes += mixture(record for seed in common for record in ran[seed])
     verdict = stats.against_claim(interval, relation.low, relation.high)
     if relation.measure.metric == EVERY_EPOCH:
         verdict, counted = _throughout(relation, places[preset, relation.left], places[preset, relation.right], common)
@@ -251,6 +281,8 @@ def _claim(relation: Relation, places: Places, preset: str) -> Compared | None:
         tuple(sorted({record.data.test for seed in common for record in ran[seed]})),
         tuple(record.parameters for record in ran[common[0]]),
         relation.measure.attack,
+        min(v.images for side in (left, right) for v in side.values()),
+        ran[common[0]][0].counts.last.total,
     )
 
 

@@ -1,10 +1,12 @@
 """Runs sorted into the catalogue: by preset, set-up and seed."""
 
+import json
 from collections.abc import Iterable, Mapping
 
 from perturblab.catalogue import SETUPS, Measure
 from perturblab.errors import UserError
 from perturblab.presets import PRESETS
+from perturblab.records import Record
 from perturblab.report.measured import Run
 from perturblab.report.values import Value, value
 
@@ -49,3 +51,13 @@ def values_of(seeds: Seeds, measure: Measure, images: int = 0) -> dict[int, Valu
 
 def flags_in(values: Iterable[Value]) -> tuple[str, ...]:
     return tuple(sorted({flag for v in values for flag in v.flags}))
+
+
+def mixture(records: Iterable[Record]) -> list[str]:
+    """Say what records have not in common that are taken together: the code, or the images, which decide a number."""
+    codes, images = set[str](), set[str]()
+    for record in records:
+        codes.add(record.environment.code)
+        images.add(json.dumps(record.data.hashes, sort_keys=True))
+    counted = ((len(codes), "versions of the code"), (len(images), "versions of the images"))
+    return [f"made by {count} {what}" for count, what in counted if count > 1]

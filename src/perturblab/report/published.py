@@ -1,6 +1,6 @@
 """Published figures beside what was measured: pure functions of runs and of the catalogue."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -8,7 +8,7 @@ from perturblab import stats
 from perturblab.catalogue import ENTRIES, SETUPS, Entry
 from perturblab.presets import PRESETS, is_comparable
 from perturblab.report.measured import Run
-from perturblab.report.places import Places, flags_in, presets_run, values_of
+from perturblab.report.places import Places, flags_in, mixture, presets_run, values_of
 from perturblab.report.values import AUDITED, BEST_EPOCH, exact, images_of_all
 
 
@@ -26,6 +26,7 @@ class Measured:
         last: the exact accuracy after the last epoch, where the figure is that of the best epoch on the test set.
         optimism: how much higher the exact accuracy of that best epoch is, in points; None where `last` is.
         unlike: why it says nothing about the published number; "" where the protocol is the published one.
+        note: what else is to be said.
     """
 
     preset: str
@@ -37,6 +38,7 @@ class Measured:
     last: stats.Interval | None = None
     optimism: float | None = None
     unlike: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def _figure(entry: Entry, places: Places, preset: str) -> Measured | None:
     values = {seed: v.number for seed, v in found.items()}
     published, against, unlike = entry.figure.value, None, ""
     if published is not None:
-        unlike = _unlike(entry, runs.values(), preset)
+        unlike = _unlike(entry, list(runs.values()), preset, min(v.images for v in found.values()))
         against = stats.against_published(
             list(values.values()), published, within=entry.figure.within, comparable=not unlike
         )
@@ -88,10 +90,11 @@ def _figure(entry: Entry, places: Places, preset: str) -> Measured | None:
         last,
         fmean(v.number for v in best) - last.mean if best and last else None,
         unlike,
+        "; ".join(mixture(runs[seed].record for seed in found)),
     )
 
 
-def _unlike(entry: Entry, runs: Iterable[Run], preset: str) -> str:
+def _unlike(entry: Entry, runs: Sequence[Run], preset: str, images: int) -> str:
     """Why runs say nothing about a published number; "" where they followed the published protocol."""
     setup = SETUPS[entry.setup]
     whys = []
@@ -99,6 +102,8 @@ def _unlike(entry: Entry, runs: Iterable[Run], preset: str) -> str:
         whys.append("its recipe was not published in full, and a choice was made here")
     if preset not in PRESETS or not is_comparable(setup, PRESETS[preset]):
         whys.append("the preset changes the published protocol")
+    if 0 < images < min(run.record.counts.last.total for run in runs) and images != entry.measure.subset:
+        whys.append(f"it was counted on {images:,} of the test images only")
     copies = {name for run in runs for name in (run.record.data.train, run.record.data.test) if "copy" in name}
     if copies:
         whys.append(f"the images are those of {', '.join(sorted(copies))}")

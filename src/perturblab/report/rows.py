@@ -107,7 +107,7 @@ def claim_row(finding: ClaimFinding, compared: Compared) -> Row:
     measures = relation.measure, relation.right_measure or relation.measure
     if left == right:  # two metrics of the same runs
         left, right = (f"{side}, {measure.metric}," for side, measure in zip(compared.sides, measures, strict=True))
-    on = f" On {', '.join(compared.data)}." if compared.data else ""
+    on = f" On {', '.join(filter(None, (compared.part, *compared.data)))}." if compared.data else ""
     more = [f"{left} {means[0]}, {right} {means[1]}; by seed {by_seed}.{on}"]
     more += [f"At this preset they differ in {', '.join(compared.differing)}."] if compared.differing else []
     more += [*_sizes(compared), *_tests(compared.paired, unit), *([f"{compared.note}."] if compared.note else [])]
@@ -160,14 +160,23 @@ def claim_words(relation: Relation, compared: Compared) -> str:
     unit, is_number = _unit(relation), relation.low is not None and relation.low == relation.high
     if compared.weak:
         return f"no evidence: at this preset {compared.weak}"
-    words: list[str] = [compared.paired.verdict if compared.verdict is None else compared.verdict]
+    words: list[str] = [compared.verdict or compared.comparison.verdict]
+    if not _is_shown(words[0], relation, compared):
+        words = ["not shown by an upper bound"]
     # An interval that holds a claimed number says the less, the wider it is.
-    if (words[0] == "not distinguishable" or (words[0] == "agrees" and is_number)) and compared.paired.detectable:
-        words.append(
-            f"{unit.plain(compared.paired.detectable).removesuffix(unit.name)} would have been detected with 80 % power"
-        )
+    detectable = compared.paired.detectable
+    if (words[0] == "not distinguishable" or (words[0] == "agrees" and is_number)) and detectable is not None:
+        words.append(f"{unit.plain(detectable).removesuffix(unit.name)} would have been detected with 80 % power")
     words += [compared.flagged] if compared.flagged else []
     return "; ".join(words)
+
+
+def _is_shown(word: str, relation: Relation, compared: Compared) -> bool:
+    """Whether a verdict for a side stands: an accuracy that is an upper bound cannot be what makes it better."""
+    left, right = compared.bounds
+    needs_left = word == "better" or (word == "agrees" and relation.low is not None)
+    needs_right = word == "worse" or (word == "agrees" and relation.high is not None)
+    return not ((left and needs_left) or (right and needs_right))
 
 
 def open_claim(finding: ClaimFinding) -> Row:
@@ -204,7 +213,12 @@ def figure_row(finding: FigureFinding, measured: Measured | None) -> Row:
         entry.id,
         (about, f"{published} ({entry.figure.kind})", measured.preset, _measured(measured)),
         verdict="; ".join(words),
-        details=(*_seeds(measured), *([f"Not comparable: {measured.unlike}."] if measured.unlike else []), *doubts),
+        details=(
+            *_seeds(measured),
+            *([f"Not comparable: {measured.unlike}."] if measured.unlike else []),
+            *([f"{measured.note[0].upper()}{measured.note[1:]}."] if measured.note else []),
+            *doubts,
+        ),
         measured=True,
     )
 
