@@ -14,8 +14,9 @@ import pytest
 from markupsafe import escape
 
 from browser import needs_chromium, shown
-from perturblab import cli
+from perturblab import cli, records
 from perturblab.catalogue import ENTRIES, RELATIONS
+from perturblab.errors import UserError
 from perturblab.presets import PRESETS, chosen
 from perturblab.records import Mask, Record
 from perturblab.report import measured, page, rows
@@ -158,6 +159,35 @@ def test_hostile_strings_are_text() -> None:
     assert "script" not in seen.tags
     assert "&lt;script&gt;" in text
     assert "x" not in seen.addresses
+
+
+def test_control_characters_are_shown_as_such() -> None:
+    text = page.page([], [Failed("K4\x00 seed\x1b[31m 2", "a\tb")])
+    assert "K4\N{REPLACEMENT CHARACTER} seed\N{REPLACEMENT CHARACTER}[31m 2: a\tb" in text
+    assert not re.search(r"[\x00-\x08\x0b-\x1f]", text)
+
+
+@pytest.mark.parametrize("where", ["record.json", "failed.json", "metrics.jsonl", "attacks/fgsm.json"])
+def test_half_a_character_is_one_sentence(where: str, tmp_path: Path) -> None:
+    records.save(make(1), tmp_path / "record.json")
+    file = tmp_path / where
+    broken = {"record.json": file.read_text() if file.is_file() else "", "failed.json": '{"name": "N", "reason": ""}'}
+    broken |= {"metrics.jsonl": '{"epoch": 0, "train_loss": 1, "N": 1}', "attacks/fgsm.json": '{"version": 1, "N": 0}'}
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(broken[where].replace("N", "a\\ud800b").replace('"seed"', '"\\ud800": 0, "seed"', 1))
+    with pytest.raises(UserError, match="encode character"):
+        page.page(measured.load(tmp_path), measured.load_failed(tmp_path))
+
+
+def test_a_record_that_the_catalogue_has_no_place_for_is_not_dropped() -> None:
+    placed = run("K4", 1)
+    stopped = replace(placed, record=placed.record.model_copy(update={"status": "interrupted"}))
+    for one in (run("K4-of-old", 1), stopped):
+        text = page.page([one, *(run("H5", seed) for seed in (1, 2))])
+        _, *lines = page._groups([one])
+        assert len(lines) == 1
+        assert f'<th scope="row">{lines[0][0]}</th>' in text.split("Records of no study</h2>")[1]
+    assert "Records of no study</h2>" not in page.page([run("K4", 1)])
 
 
 def test_failed_runs_are_counted_and_listed() -> None:

@@ -85,6 +85,10 @@ def test_only_the_published_protocol_is_comparable() -> None:
         ("A1", "gpu", {"nfilters": 128, "nepochs": 30, "batch_size": 512, "precision": "bf16"}),
         ("A1", "full", {"nfilters": 128, "nepochs": 450, "batch_size": 10, "learning_rate": 1e-4}),
         ("K4", "full", {"nfilters": 128, "nepochs": 150, "batch_size": 16, "learning_rate": 1e-3}),
+        ("L3", "cpu-all", {"nfilters": 8, "nweights": 16, "nepochs": 5, "batch_size": 256, "learning_rate": 1e-2}),
+        ("L3", "gpu", {"nfilters": 8, "nepochs": 30, "batch_size": 256, "learning_rate": 1e-2}),
+        ("U3", "cpu-all", {"nepochs": 5, "batch_size": 64, "learning_rate": 1e-3}),
+        ("L1-cifar", "cpu-all", {"nfilters": 16, "depth": 4, "batch_size": 64, "learning_rate": 1e-3}),
     ],
 )
 def test_sizes_are_those_of_the_preset(setup: str, preset: str, want: dict[str, Any]) -> None:

@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import fcntl
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from perturblab.errors import UserError
 
@@ -31,6 +33,13 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def from_json(text: str, **given: Any) -> Any:
+    """Parse JSON as `json.loads`; half a character, which no file or page can hold again, is a ValueError."""
+    value = json.loads(text, **given)
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def write_atomically(

@@ -12,6 +12,10 @@ from perturblab.catalogue import Setup
 from perturblab.config import AttackConfig, TrainConfig, validated
 from perturblab.presets import Preset, flags_of
 
+# Of a study's attacks, to tell the time left: passes through the net an image; images of a test and of a training set.
+_PASSES = {"pgd": 250, "autoattack": 5000, "deepfool": 50, "deepfool-unclipped": 50}
+_IMAGES = 10_000, 50_000
+
 
 @dataclass(frozen=True)
 class Job:
@@ -48,8 +52,12 @@ class Job:
 
     @property
     def nepochs(self) -> int:
-        """Epochs of the whole run; an attack counts as one."""
-        return 1 if self.attack else int(self.flags["nepochs"])
+        """Epochs of the whole run; an attack counts as those with about as many passes through the net."""
+        if not self.attack:
+            return int(self.flags["nepochs"])
+        radii = sum(eps != "0" for eps in str(self.attack["eps"]).split(","))
+        passes = sum(_PASSES.get(name, 1) for name in str(self.attack["attacks"]).split(","))
+        return max(1, round(radii * passes * int(self.attack.get("subset", _IMAGES[0])) / _IMAGES[1]))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
 from perturblab.errors import UserError, one_line
-from perturblab.files import write_atomically
+from perturblab.files import from_json, write_atomically
 from perturblab.stats import MIN_SEEDS, t_interval, wilson
 
 VERSION = 1
@@ -365,7 +365,7 @@ def load_points(path: Path) -> list[Point]:
     if not path.is_file():
         return []
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = from_json(path.read_text(encoding="utf-8"))
         if content["version"] != VERSION:
             raise ValueError(f"version {content['version']!r}, expected {VERSION}")
         return [Point(**point) for point in content["points"]]
@@ -385,7 +385,7 @@ def load_checks(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / "attacks" / CHECKS
     try:
-        kept: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        kept: list[dict[str, Any]] = from_json(path.read_text(encoding="utf-8")) if path.is_file() else []
         list(map(raised_by, kept))
     except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as masking checks ({error}); delete it to check again") from error

@@ -1,5 +1,6 @@
 """Progress of long work: a bar with time left on a terminal, plain lines off it."""
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +41,9 @@ class Show:
             yield
             return
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn(compact=True))
-        with Progress(*columns, console=self.console, transient=True) as self._progress:
+        # Over all that was seen: an epoch, or a batch of AutoAttack, takes longer than the half minute that is usual.
+        whole = math.inf
+        with Progress(*columns, console=self.console, transient=True, speed_estimate_period=whole) as self._progress:
             self._task = self._progress.add_task("", total=total, completed=done)
             yield
         self._progress = None

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, FiniteFloat, JsonValue, ValidationError, field_validator, model_validator
 
 from perturblab.errors import UserError, one_line
-from perturblab.files import write_atomically
+from perturblab.files import from_json, write_atomically
 
 VERSION = 1
 PACKAGES = ("torch", "numpy", "scipy", "pillow", "datasets", "safetensors", "pydantic")
@@ -360,7 +360,7 @@ def _record(value: Any, path: Path) -> Record:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        return from_json(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(

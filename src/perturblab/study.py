@@ -130,7 +130,7 @@ def run_jobs(
                 ended = [(job, process) for job, process in running if process.poll() is not None]
                 running = [pair for pair in running if pair not in ended]
                 failures += [failure for job, process in ended for failure in _ended(job, process, show)]
-                attacks += sum(bool(job.attack) for job, _ in ended)
+                attacks += sum(job.nepochs for job, _ in ended if job.attack)
                 show.move(_epochs(jobs) + attacks, f"{len(waiting)} waiting, {len(running)} at work")
                 if stop():
                     _interrupt(running)

@@ -1,6 +1,5 @@
 """What a run has left: its record, the metrics of its epochs, the points of its curves under attack."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from perturblab import records
 from perturblab.errors import UserError
+from perturblab.files import from_json
 from perturblab.points import WORST, Point, load_run_points
 from perturblab.records import Record
 
@@ -72,7 +72,7 @@ def load_failed(folder: Path) -> list[Failed]:
     found = []
     for path in sorted(folder.rglob(FAILED)):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = from_json(path.read_text(encoding="utf-8"))
             found.append(Failed(str(content["name"]), str(content["reason"])))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
@@ -92,7 +92,7 @@ def _metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
     if not path.is_file():
         return ()
     try:
-        rows = tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        rows = tuple(from_json(line) for line in path.read_text(encoding="utf-8").splitlines())
         for row in rows:
             _check(row)
     except (ValueError, AttributeError, OverflowError, RecursionError) as error:

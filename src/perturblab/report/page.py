@@ -1,5 +1,6 @@
 """One self-contained HTML page: a pure function of what the runs have left."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from perturblab.report.published import figure_findings
 from perturblab.report.rows import claim_row, open_claim, sections
 
 _TEMPLATE = Path(__file__).with_name("page.html")
+_NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # control characters that no HTML may hold
 _MASKS = 8
 
 
@@ -58,7 +60,7 @@ def page(runs: Sequence[Run], failed: Sequence[Failed] = ()) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+    html = template.render(
         runs=len(runs),
         evidence=f"{EVIDENCE:.0f}",
         learned=f"{LEARNED:.0f}",
@@ -78,6 +80,7 @@ def page(runs: Sequence[Run], failed: Sequence[Failed] = ()) -> str:
         compute=_compute(runs),
         failed=failed,
     )
+    return _NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", html)
 
 
 def answered(runs: Sequence[Run]) -> tuple[Answer, Answer]:
@@ -141,17 +144,20 @@ def _runs(setup: Setup, preset: Preset) -> Iterable[str]:
 
 
 def _groups(runs: Sequence[Run]) -> list[tuple[str, ...]]:
-    """The records that belong to no study, as lines of a table."""
-    others = [run.record for run in runs if run.record.study is None]
+    """The records that belong to no study of this catalogue, as lines of a table."""
+    others = _others(runs)
     return tables.cells(others) if others else []
 
 
 def _repeats(runs: Sequence[Run]) -> list[Repeat]:
     """The commands of the records that belong to no study."""
-    return [
-        Repeat(of.label, tuple(record.seed for record in of.records), _command(of))
-        for of in group([run.record for run in runs if run.record.study is None])
-    ]
+    return [Repeat(of.label, tuple(record.seed for record in of.records), _command(of)) for of in group(_others(runs))]
+
+
+def _others(runs: Sequence[Run]) -> list[Record]:
+    """Records that stand nowhere else on the page: of no study, of a set-up that is not known here, or not finished."""
+    placed = {id(run) for seeds in by_place(runs).values() for run in seeds.values()}
+    return [run.record for run in runs if run.record.study is None or id(run) not in placed]
 
 
 def _command(of: Group) -> str:
