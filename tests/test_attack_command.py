@@ -1065,6 +1065,49 @@ def test_a_curve_that_rises_is_flagged_in_what_is_kept_too(here: Path, tell: Tel
     assert [p["flags"] for p in kept(here / "plain", "fgsm")] == [[], ["not monotone"], ["not monotone"]]
 
 
+def test_noise_that_breaks_less_at_a_larger_radius_does_not_flag_the_worst_case(here: Path, tell: Tell) -> None:
+    known = ATTACKS["uniform"]
+
+    def run(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *rest: Any) -> Tensor:
+        return x.clone() if threat.eps == 0.4 else ATTACKS["fgsm"].run(model, x, y, threat, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ATTACKS, "uniform", replace(known, run=run))
+        points = attack(tell, "plain", "--attacks fgsm,uniform --eps 0,0.2,0.4 --no-checks")
+    flags = {(p["attack"], p["eps"]): p["flags"] for p in points}
+    assert flags["uniform", 0.4] == ["not monotone"]
+    assert flags["worst case", 0.2] == flags["worst case", 0.4] == flags["fgsm", 0.4] == []
+
+
+def test_a_net_that_was_not_checked_is_told_as_such(here: Path, tell: Tell) -> None:
+    few = f"attack plain {LITTLE} --eps 0,0.1"
+    said = "not checked for masked gradients: flags come from the curves alone"
+    assert said in tell(f"{few} --attacks fgsm --no-checks").out
+    assert said not in tell(f"{few} --attacks pgd").out
+    assert said not in tell(f"{few} --attacks fgsm --no-checks").out, "it was checked before"
+
+
+def test_radii_are_those_of_the_norm(here: Path, tell: Tell) -> None:
+    points = attack(tell, "plain", "--attacks pgd --norm l2 --no-checks")
+    assert [p["eps"] for p in points] == [0, 0.5, 1, 1.5, 2, 3]
+    assert points[-1]["correct"] == 0 < points[0]["correct"], "far enough for the net to fall"
+
+
+@pytest.mark.parametrize(
+    ("attacks", "title", "images"),
+    [("square,uniform", "pgd", 3), ("fgsm,square", "fgsm", 3), ("deepfool", "", 0), ("fgsm-unclipped", "", 0)],
+)
+def test_the_picture_of_images_is_there_whatever_the_attacks_by_radius(
+    attacks: str, title: str, images: int, here: Path, draw: Tell
+) -> None:
+    told = draw(f"attack plain {LITTLE} --attacks {attacks} --eps 0,0.2 --no-checks")
+    path = here / "plain" / "attacks" / "examples.svg"
+    assert path.exists() == ("examples.svg" in told.out) == bool(images)
+    if images:
+        assert path.read_text().count("<image") == 5 * images
+        assert f": {title}<" in path.read_text()
+
+
 def test_the_checks_of_a_plain_run_raise_nothing(here: Path, tell: Tell) -> None:
     little = "--subset 200 --queries 100 --check-subset 200 --nthreads 1"
     points = attack(tell, "plain", "--attacks fgsm --eps 0,0.05,0.3 --source other", little=little)

@@ -1,6 +1,7 @@
 """Points of robustness curves: the worst case of every image, flags, tables, files, and the pictures of them."""
 
 import json
+import warnings
 import xml.etree.ElementTree as ET
 from itertools import pairwise
 from pathlib import Path
@@ -640,6 +641,35 @@ def test_the_same_points_give_the_same_bytes_whatever_the_reader_has_set(tmp_pat
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     draw([*curve("fgsm", 900, 500, 101), *curve("pgd", 900, 400, 50)], tmp_path / "c.svg")
     assert (tmp_path / "a.svg").read_bytes() != (tmp_path / "c.svg").read_bytes()
+
+
+@pytest.mark.parametrize("names", [3, 9, 24])
+@pytest.mark.parametrize(
+    "way", ["", " (BatchOut at inference, draws 20, verdicts 10, source another-run-of-long-name)"]
+)
+def test_every_name_of_a_curve_lies_in_the_picture(
+    names: int, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = [p for n in range(names) for kind in ("fgsm", "deepfool") for p in curve(f"{kind}-{n}{way}", 900, 500)]
+    figures = []
+    monkeypatch.setattr(robustness_figures, "_write", lambda figure, path: figures.append(figure))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        robustness_figures.curves_svg(points, tmp_path / "a.svg", title="a net", chance=10)
+        (figure,) = figures
+        figure.draw_without_rendering()
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        assert len(legend.texts) == names
+        place = legend.get_window_extent()
+        assert place.x0 >= 0, "within the picture"
+        assert place.x1 <= figure.bbox.x1
+        assert place.y0 >= 0
+        assert place.y1 <= axes.get_window_extent().y0, "below the panel"
+        assert axes.get_window_extent().height > 200
+    left, right = (axes.get_legend().get_window_extent() for axes in figure.axes)
+    assert left.x1 <= right.x0, "beside each other"
 
 
 def test_a_hostile_title_is_text_only(tmp_path: Path) -> None:

@@ -31,10 +31,12 @@ from perturblab.points import (
     Point,
     file_of,
     is_capped,
+    load_checks,
     load_points,
     load_run_points,
     point_files,
     radius,
+    raised_by,
     save_points,
 )
 from perturblab.progress import Show
@@ -43,8 +45,9 @@ from perturblab.stats import wilson
 from perturblab.targets import Target, changes, make_target
 from perturblab.unfinished import UNFINISHED, Unfinished
 
-_GREY = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-_COLOUR = tuple(n / 255 for n in range(9))
+# By default, of digits and clothes in grey, and of all else; up to where little should be left right.
+_GREY = {"linf": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), "l2": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)}
+_COLOUR = {"linf": tuple(n / 255 for n in range(9)), "l2": (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)}
 
 
 def attack_run(folder: Path, config: AttackConfig, show: Show) -> list[Point]:
@@ -87,6 +90,17 @@ def attack_run(folder: Path, config: AttackConfig, show: Show) -> list[Point]:
     return points
 
 
+def was_checked(folder: Path, points: Sequence[Point]) -> bool:
+    """Say whether the masking checks have seen the nets of these points.
+
+    Args:
+        folder: of the run.
+        points: of it.
+    """
+    seen = {raised_by(check).net for check in load_checks(folder)}
+    return {point.net for point in points if point.attack != WORST} <= seen
+
+
 def _checked_names(config: AttackConfig) -> list[str]:
     for name in config.attacks:
         plain = name.removeprefix(TRANSFER)
@@ -101,7 +115,8 @@ def _checked_names(config: AttackConfig) -> list[str]:
 
 def _plan(names: Sequence[str], target: Target, dataset: str) -> list[tuple[str, float]]:
     """Every (attack, radius): a random net also as its frozen twin, which alone meets the attacks that need one."""
-    grid = target.config.eps or (_GREY if dataset in ("MNIST", "FashionMNIST", "digits") else _COLOUR)
+    usual = _GREY if dataset in ("MNIST", "FashionMNIST", "digits") else _COLOUR
+    grid = target.config.eps or usual[target.config.norm]
     plan = []
     for name in names:
         attack = ATTACKS[name.removeprefix(TRANSFER)]
@@ -338,10 +353,9 @@ def _findings(target: Target, count: int, eps: float) -> masking.Findings:
 
 def _draw_examples(target: Target, points: Sequence[Point], title: str, classes: Sequence[str]) -> None:
     """Clean, perturbation and adversarial images at each radius."""
-    shown = robustness_figures.example_attack(points)
-    if shown is None:
+    shown, radii = robustness_figures.examples_of(points)
+    if not radii:
         return
-    radii = sorted({p.eps for p in points if p.attack == shown and p.eps})
     whole = replace(target.effort, early_stop=False)  # what the radius allows is what is shown
     few = replace(target, x=target.x[:5], y=target.y[:5], effort=whole, paths={})
     with torch.no_grad(), untouched(target.model, seed=target.config.manual_seed):

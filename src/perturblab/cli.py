@@ -336,10 +336,10 @@ def _attack(args: argparse.Namespace) -> int:
     config = validated(AttackConfig, given(args, AttackConfig))
     import torch
 
-    from perturblab.attacked import attack_run
+    from perturblab.attacked import attack_run, was_checked
     from perturblab.machine import hear_stops, keep_freed_memory
     from perturblab.progress import Show
-    from perturblab.robustness_figures import example_attack, table
+    from perturblab.robustness_figures import examples_of, table
 
     hear_stops()
     keep_freed_memory()
@@ -350,7 +350,9 @@ def _attack(args: argparse.Namespace) -> int:
         _print_json([point.summary() for point in points])
     else:
         print(table(points, terminal=sys.stdout.isatty() and os.environ.get("TERM") != "dumb"))
-        pictures = ["curves.svg", *(["examples.svg"] if example_attack(points) else [])]
+        if not was_checked(Path(args.folder), points):
+            print("not checked for masked gradients: flags come from the curves alone; leave --no-checks out")
+        pictures = ["curves.svg", *(["examples.svg"] if examples_of(points)[1] else [])]
         print(f"pictures: {Path(args.folder, 'attacks')}/{', '.join(pictures)}")
     return DONE
 

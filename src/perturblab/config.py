@@ -257,7 +257,7 @@ class AttackConfig(BaseModel):
         ("fgsm", "pgd"), description=f"names a,b among {', '.join(ATTACK_NAMES)}; transfer-NAME is made on --source"
     )
     eps: tuple[float, ...] | None = Field(
-        None, description="radii a,b in pixels, such as 0,1/255,8/255; by default 0 to 0.5 for MNIST, 0 to 8/255 else"
+        None, description="radii a,b in pixels, such as 0,1/255,8/255; by default 0 to 0.5 in grey, to 8/255 in colour"
     )
     norm: Literal["linf", "l2"] = Field("linf", description="norm of the radii")
     iterations: tuple[int, ...] = Field((1, 2, 3, 4, 5), description="caps of DeepFool a,b, which has no radius")

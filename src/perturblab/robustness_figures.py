@@ -1,9 +1,10 @@
 """A net under attack, to be looked at: accuracy against the radius as a table and as curves, and the images."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,8 @@ Images = npt.NDArray[np.float32]
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b", "#bcbd22")
 _MARKERS = "osD^vPX*<>"  # one more than colours, so that the pairs repeat late
 _COLUMNS = 5
+_WIDTH = 84  # letters below a panel
+_BELOW = 4.2  # lines from a panel to its legend: ticks and the axis's name stand between
 
 
 def curves_svg(points: Sequence[Point], path: Path, *, title: str, chance: float) -> None:
@@ -39,19 +42,41 @@ def curves_svg(points: Sequence[Point], path: Path, *, title: str, chance: float
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(FIGURE)
-        kinds = sorted({is_capped(p.attack) for p in points})
-        figure = _figure(len(kinds), title, points)
-        panels = figure.subplots(1, len(kinds), squeeze=False)[0]
-        for axes, capped in zip(panels, kinds, strict=True):
-            _panel(axes, [p for p in points if is_capped(p.attack) == capped], capped=capped, chance=chance)
+        kinds = {capped: [p for p in points if is_capped(p.attack) == capped] for capped in (False, True)}
+        shown = {capped: of for capped, of in kinds.items() if of}
+        legends = [_Legend.of(_labels(of)) for of in shown.values()]
+        figure = _figure(len(shown), title, points, max(legend.lines for legend in legends))
+        panels = figure.subplots(1, len(shown), squeeze=False)[0]
+        for axes, (capped, of), legend in zip(panels, shown.items(), legends, strict=True):
+            _panel(axes, of, capped=capped, chance=chance, legend=legend)
         _write(figure, path)
 
 
-def _figure(panels: int, title: str, points: Sequence[Point]) -> "Figure":
+class _Legend(NamedTuple):
+    """What fits below a panel: so many columns, that take so many lines."""
+
+    columns: int
+    lines: int
+
+    @classmethod
+    def of(cls, labels: Sequence[str]) -> "_Legend":
+        """For the curves with these names, wrapped as `_wrapped`."""
+        names = [_wrapped(name) for name in sorted(set(labels))]
+        longest = max(len(line) for name in names for line in name.split("\n"))
+        columns = max(1, min(3, _WIDTH // (longest + 9)))  # beside a name its star, its line and a gap
+        rows = -(-len(names) // columns)
+        return cls(columns, rows * max(name.count("\n") + 1 for name in names))
+
+
+def _wrapped(name: str) -> str:
+    return textwrap.fill(name, _WIDTH - 12)
+
+
+def _figure(panels: int, title: str, points: Sequence[Point], lines: int) -> "Figure":
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.5 + 5.5 * panels, 5.5), layout="constrained")
+    figure = Figure(figsize=(1.5 + 5.5 * panels, 5.3 + 0.22 * lines), layout="constrained")
     FigureCanvasSVG(figure)
     figure.suptitle(one_line(title))
     notes = _notes(points)
@@ -80,7 +105,7 @@ def _labels(points: Sequence[Point]) -> list[str]:
     return labels
 
 
-def _panel(axes: "Axes", points: Sequence[Point], *, capped: bool, chance: float) -> None:
+def _panel(axes: "Axes", points: Sequence[Point], *, capped: bool, chance: float, legend: _Legend) -> None:
     named = list(zip(_labels(points), points, strict=True))
     for rank, name in enumerate(sorted({name for name, _ in named}, key=lambda name: (name == WORST, name))):
         curve = sorted((p for label, p in named if label == name), key=lambda p: p.eps)
@@ -93,7 +118,7 @@ def _panel(axes: "Axes", points: Sequence[Point], *, capped: bool, chance: float
             look = {"color": "#000000", "marker": "x", "linewidth": 3.2, "markeredgewidth": 2, "zorder": 1}
         middle = [p.percent for p in curve]
         ends = [[m - p.wilson[0] for m, p in zip(middle, curve, strict=True)], [p.wilson[1] - p.percent for p in curve]]
-        label = name + (" *" if any(p.flags for p in curve) else "")
+        label = _wrapped(name) + (" *" if any(p.flags for p in curve) else "")
         axes.errorbar([p.eps for p in curve], middle, yerr=np.maximum(ends, 0), label=label, capsize=2, **look)
     axes.axhline(chance, color="#888888", linestyle=":", linewidth=1)
     axes.annotate("chance", (1, chance), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="#888888")
@@ -103,7 +128,14 @@ def _panel(axes: "Axes", points: Sequence[Point], *, capped: bool, chance: float
         axes.set_xticks(sorted({p.eps for p in points}))
     else:
         _radius_axis(axes, points)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False, handlelength=3)
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        borderaxespad=_BELOW,
+        ncols=legend.columns,
+        frameon=False,
+        handlelength=3,
+    )
 
 
 def _radius_axis(axes: "Axes", points: Sequence[Point]) -> None:
@@ -157,16 +189,21 @@ def _block(points: Sequence[Point], head: str, *, terminal: bool) -> list[str]:
     return [f"\x1b[1m{line}\x1b[0m" if is_bold else line for line, is_bold in zip(lines, bold, strict=True)]
 
 
-def example_attack(points: Sequence[Point]) -> str | None:
-    """Name the attack whose images are drawn: the strongest of those here that follow gradients.
+def examples_of(points: Sequence[Point]) -> tuple[str, list[float]]:
+    """Choose whose images are drawn: FGSM's where the call had it and not PGD, else PGD's, which takes least time.
 
     Args:
         points: of one call.
 
     Returns:
-        Its name; None where there is none, and no picture of images.
+        Name of the attack, and its radii but 0, ascending; with no radius there is no picture of images.
     """
-    return next((name for name in ("pgd", "fgsm") if any(p.attack == name and p.eps for p in points)), None)
+    radii: dict[str, set[float]] = {}
+    for point in points:
+        if point.eps and point.attack != WORST and not is_capped(point.attack) and "mistake" not in point.settings:
+            radii.setdefault(point.attack, set()).add(point.eps)
+    shown = "fgsm" if "fgsm" in radii and "pgd" not in radii else "pgd"
+    return shown, sorted(radii.get(shown) or set().union(*radii.values()))
 
 
 def examples_svg(

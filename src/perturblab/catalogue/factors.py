@@ -12,6 +12,7 @@ _BLAMED_TOO = ("masks", "first-20", "lr-1e-4", "schedule")
 _MOST = "Named as one of the two that hurt most."
 _NO_DIRECTION = "No direction was claimed: each optimiser is said to take a path of its own."
 # Set-up, what it changes, lowest claimed gain, doubts.
+_UNNAMED = "The reply does not name it."
 _STEPS_FROM_K3: tuple[tuple[str, str, float | None, tuple[str, ...]], ...] = (
     ("adam", "Adam instead of SGD", 0.0, (_MOST,)),
     ("rmsprop", "RMSprop instead of SGD", None, (_NO_DIRECTION,)),
@@ -24,22 +25,22 @@ _STEPS_FROM_K3: tuple[tuple[str, str, float | None, tuple[str, ...]], ...] = (
     ),
     ("schedule", "the reply's schedule", 0.0, ()),
     ("order", "the reproduction's order of convolution, batch norm and ReLU", None, ("The reply blames this order.",)),
-    ("epochs", "450 epochs instead of 150", None, ("The reply does not name it.",)),
-    ("frozen", "a first convolution frozen at random", None, ("The reply does not name it.",)),
+    ("epochs", "450 epochs instead of 150", None, (_UNNAMED,)),
+    ("frozen", "a first convolution frozen at random", None, (_UNNAMED,)),
 )
 _STEPS_FROM_K5: tuple[tuple[str, str, float | None, tuple[str, ...]], ...] = (
     ("masks", "five times nfilters masks a colour channel", 0.0, ()),
     ("first-20", "20 times the level in the first layer", 0.0, ("From 0.5 that is 10; the reply has 2.",)),
-    ("sigmoid", "batch norm and sigmoid around the first layer", None, ("The reply does not name it.",)),
-    ("extra-1x1", "a second 1x1 convolution after the first layer", None, ("The reply does not name it.",)),
+    ("sigmoid", "batch norm and sigmoid around the first layer", None, (_UNNAMED,)),
+    ("extra-1x1", "a second 1x1 convolution after the first layer", None, (_UNNAMED,)),
     ("reply-first", "the reply's whole first layer", 0.0, ()),
-    ("nf256", "twice the width", None, ("The reply does not name it.",)),
+    ("nf256", "twice the width", None, (_UNNAMED,)),
     ("adam", "Adam instead of SGD", 0.0, (_MOST,)),
     ("level-0.1", "a noise level of 0.1 instead of 0.5", 0.0, (_MOST,)),
     ("lr-1e-4", "a learning rate of 1e-4 instead of 1e-3", 0.0, ()),
     ("schedule", "the reply's schedule", 0.0, ()),
-    ("epochs", "450 epochs instead of 150", None, ("The reply does not name it.",)),
-    ("batch-20", "batches of 20 instead of 16", None, ("The reply does not name it.",)),
+    ("epochs", "450 epochs instead of 150", None, (_UNNAMED,)),
+    ("batch-20", "batches of 20 instead of 16", None, (_UNNAMED,)),
     ("recipe", "optimiser, level, rate, schedule, epochs and batch together", 0.0, ()),
 )
 # The same path with every step on top of the last one; the differences add up to R-recipe and R-first-layer.
@@ -64,7 +65,7 @@ _STEPS_FROM_A1 = (
     ("level-0.5", "a noise level of 0.5 instead of 0.1", (_MOST,)),
     ("lr-1e-3", "a learning rate of 1e-3 instead of 1e-4", ()),
     ("schedule", "the reproduction's schedule", ()),
-    ("epochs", "150 epochs instead of 450", ()),
+    ("epochs", "150 epochs instead of 450", (_UNNAMED,)),
     ("order", "the reproduction's order of layers, and a learned first convolution", ()),
 )
 _LADDERS = (
@@ -103,7 +104,7 @@ _LADDERS = (
             f"A1-{step}",
             "A1",
             None,
-            None if _NO_DIRECTION in doubts else 0.0,
+            None if {_NO_DIRECTION, _UNNAMED} & {*doubts} else 0.0,
             doubts=doubts,
         )
         for step, what, doubts in _STEPS_FROM_A1

@@ -140,7 +140,9 @@ def _cell(
     if not common:
         return text
     compared = stats.paired([values[s] for s in common], [against[s][eps].percent for s in common])
-    return f"{text} {compared.verdict}"
+    if compared.verdict != "not distinguishable" or compared.detectable is None:
+        return f"{text} {compared.verdict}"
+    return f"{text} {compared.verdict} ({compared.detectable:.2f} with 80 % power)"
 
 
 def _flags(curves: Iterable[Mapping[float, Point]]) -> str:
