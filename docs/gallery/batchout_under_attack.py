@@ -1,6 +1,6 @@
 """BatchOut under attack.
 
-The paper's figure 2 shows a net for MNIST that keeps 95 % of its accuracy under FGSM at a radius of 0.3, where the
+The paper's figure 2 shows a net for MNIST that keeps an accuracy of 95.98 % under FGSM at a radius of 0.3, where the
 same net without BatchOut keeps 19 %. Here are both of them, and half-batch FGSM training, trained alike, under FGSM
 and under an attack with many steps and restarts: a defence that only hides the gradient passes the first and falls to
 the second. BatchOut falls to both. Its gradients are not masked, as the checks say: it does not defend.
