@@ -58,7 +58,7 @@ def test_show_refuses_a_folder_that_is_not_there_unless_it_is_the_default(
         ("R1-middle-0.2", "run: perturblab run R1-middle-0.2 --preset full --dataroot DATA", "not yet"),
         (
             "R1-standard-fgsm-1",
-            "run: perturblab run R1-standard-fgsm-1 --preset full --dataroot DATA  (trains it; no preset attacks it)",
+            "run: perturblab run R1-standard-fgsm-1 --preset full --dataroot DATA",
             "not yet",
         ),
         (

@@ -20,13 +20,16 @@ import pytest
 from perturblab import cli, matching, planning, presets, records, study, targets
 from perturblab.attacks import ATTACKS
 from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Setup
-from perturblab.config import TrainConfig, validated
+from perturblab.config import AttackConfig, TrainConfig, validated
 from perturblab.errors import UserError
 from perturblab.files import locked
 from perturblab.points import ACTIVE, AT_INFERENCE, BLIND, WORST, Point, file_of, load_points, save_points
 from perturblab.presets import PRESETS, Preset, chosen, flags_of, is_comparable
 from perturblab.progress import Show
 from perturblab.report import measured
+from perturblab.report.values import value
+from test_attack_tables import point
+from test_claims import run as finished
 from test_records import FULL
 
 QUIET = Show(quiet=True)
@@ -62,6 +65,39 @@ def test_every_run_of_every_preset_can_be_configured(preset: Preset) -> None:
         config = validated(TrainConfig, flags)
         assert config.manual_seed == 3
         assert config.nepochs == flags["nepochs"]
+
+
+def test_every_attack_behind_a_figure_or_claim_is_made_at_the_full_preset() -> None:
+    full, seen = PRESETS["full"], 0
+    of = [(entry.setup, entry.measure, entry.id) for entry in ENTRIES.values()]
+    of += [(side, r.measure, r.id) for r in RELATIONS.values() for side in (r.left, r.right)]
+    for setup, measure, name in of:
+        if (measure.metric != "attack" and not measure.mode) or not setup or measure.mode == "inference-vote":
+            continue
+        made = list[Point]()
+        for given in full.attacks_on(setup):
+            config = validated(AttackConfig, dict(given))
+            modes = {"batchout_in_eval": ACTIVE, "inference_batchout": f"{AT_INFERENCE}, beside 30 training images"}
+            settings = {"steps": config.steps, "step_size": config.step_size}
+            settings |= next(({"mode": said} for flag, said in modes.items() if getattr(config, flag)), {})
+            assert config.eps is not None
+            made += [
+                point(attack, eps, [1] * (config.subset or 4), norm=norm, settings=settings)
+                for attack in config.attacks
+                for caps in (attack.startswith("deepfool"),)
+                for eps in (config.iterations if caps else config.eps)
+                for norm in ("l2" if caps else config.norm,)
+            ]
+        assert value(finished(setup, 1, points=made), measure) is not None, name
+        seen += 1
+    assert seen > 300
+
+
+def test_an_attack_as_published_is_made_at_its_own_radii_only() -> None:
+    made = [given for given in PRESETS["full"].attacks_on("BO-mnist-batchout") if "autoattack" in given["attacks"]]
+    assert made == [{"attacks": "autoattack", "eps": "0,0.1"}]
+    assert PRESETS["full"].attacks_on("K4") == ()
+    assert {"attacks": "fgsm,fgsm-normalised", "eps": "0,5/255"} in PRESETS["full"].attacks_on("SEED-cifar10-none")
 
 
 def test_only_the_published_protocol_is_comparable() -> None:

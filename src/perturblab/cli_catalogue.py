@@ -127,7 +127,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _how_to_run(name: str, entry: "Entry | None", setup: "Setup | None", relation: "Relation | None") -> dict[str, str]:
-    """The command, and what it leaves out; or why there is none."""
+    """The command, or why there is none."""
     from perturblab.catalogue import SETUPS
     from perturblab.presets import flags_of
 
@@ -143,10 +143,7 @@ def _how_to_run(name: str, entry: "Entry | None", setup: "Setup | None", relatio
     is_attacked = measure is not None and bool(measure.attack)
     preset = _preset_for(sides, relation, attacked=is_attacked)
     reads = {str(flags_of(SETUPS[side], preset, 1).get("dataset_train")) for side in sides} - {"digits"}
-    said = {"command": f"perturblab run {name} --preset {preset.name}{' --dataroot DATA' if reads else ''}"}
-    if is_attacked and not all(map(preset.attacks_on, sides)):
-        said["note"] = "trains it; no preset attacks it"
-    return said
+    return {"command": f"perturblab run {name} --preset {preset.name}{' --dataroot DATA' if reads else ''}"}
 
 
 def _preset_for(sides: Sequence[str], relation: "Relation | None", *, attacked: bool) -> "Preset":
@@ -220,8 +217,7 @@ def _lines(said: dict[str, Any]) -> list[str]:
             why = f"cannot be, {said['unmeasurable']}" if "unmeasurable" in said else "not yet"
             lines += ["measured:", *map(_line, of)] if of else [f"measured: {why}"]
         elif kind == "run":
-            note = f"  ({of['note']})" if "note" in of else ""
-            lines.append(f"run: cannot be, {of['cannot']}" if "cannot" in of else f"run: {of['command']}{note}")
+            lines.append(f"run: cannot be, {of['cannot']}" if "cannot" in of else f"run: {of['command']}")
         if not isinstance(of, dict) or "id" not in of:
             continue
         lines.append(f"{kind} {of['id']}")

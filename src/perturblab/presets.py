@@ -1,12 +1,14 @@
 """Presets: the same set-ups at another size, and what that changes against the published protocol."""
 
 import difflib
+import functools
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Setup
+from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Measure, Setup
 from perturblab.config import PUBLISHED
 from perturblab.errors import UserError
 
@@ -30,6 +32,7 @@ class Preset:
             "source" there is a set-up, whose run of another seed is meant.
         only: the set-ups that it is made for; empty for all.
         size: the preset of the very same size, with which it shares its records; its own name by default.
+        as_published: meet every attack under which a figure or a claim of a set-up was published, too.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Preset:
     attacks: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
     only: tuple[str, ...] = ()
     size: str = ""
+    as_published: bool = False
 
     @property
     def folder(self) -> str:
@@ -57,7 +61,8 @@ class Preset:
 
     def attacks_on(self, setup: str) -> tuple[Mapping[str, Any], ...]:
         """Settings of the attacks on a set-up, by its id; none for most."""
-        return tuple(attack for start, attacks in self.attacks.items() if setup.startswith(start) for attack in attacks)
+        own = (attack for start, attacks in self.attacks.items() if setup.startswith(start) for attack in attacks)
+        return *own, *(_published_attacks().get(setup, ()) if self.as_published else ())
 
 
 DECIDING = ("K4", "H5", "A1", "A1-level-0")
@@ -188,9 +193,66 @@ PRESETS = {
         ),
         _ROBUST,
         _GPU,
-        Preset("full", "as published, epoch for epoch", setups=DECIDING, flags={"audit": True}),
+        Preset(
+            "full",
+            "as published, epoch for epoch, and attacked as published",
+            setups=DECIDING,
+            flags={"audit": True},
+            as_published=True,
+        ),
     )
 }
+
+
+_MODES: dict[str, dict[str, Any]] = {
+    "batchout-in-eval": _IN_EVAL,
+    "inference-mean": {"checks": False, "draws": 1, "inference_batchout": 30},
+}
+
+
+_COSTLY = ("pgd", "autoattack")  # not at more radii than their own
+
+
+@functools.cache
+def _published_attacks() -> dict[str, tuple[Mapping[str, Any], ...]]:
+    """Settings of the attacks behind all figures and claims, by set-up: one a norm, effort, mode and set of images."""
+    read = [(entry.setup, entry.measure) for entry in ENTRIES.values()]
+    for relation in RELATIONS.values():
+        read += [(side, relation.measure) for side in (relation.left, *(relation.rivals or (relation.right,)))]
+    found: dict[str, dict[tuple[str, str], tuple[set[str], set[float]]]] = {}
+    for setup, measure in read:
+        settings = _settings_of(measure)
+        if setup and settings is not None:
+            name = measure.attack or "fgsm"
+            key = json.dumps(settings), name if name in _COSTLY else ""
+            names, radii = found.setdefault(setup, {}).setdefault(key, (set(), {0.0}))
+            names.add(name)
+            radii |= set() if name.startswith("deepfool") else {measure.eps}  # a cap is no radius
+    return {
+        setup: tuple(
+            {"attacks": ",".join(sorted(names)), "eps": ",".join(map(_typed, sorted(radii))), **json.loads(settings)}
+            for (settings, _), (names, radii) in sorted(of.items())
+        )
+        for setup, of in found.items()
+    }
+
+
+def _settings_of(measure: Measure) -> dict[str, Any] | None:
+    """How `perturblab attack` measures what a figure is about, without name and radius; None where it cannot."""
+    if (measure.metric != "attack" and not measure.mode) or measure.mode == "inference-vote":
+        return None
+    found: dict[str, Any] = dict(_MODES.get(measure.mode, {}))
+    if measure.norm != "linf" and not measure.attack.startswith("deepfool"):
+        found["norm"] = measure.norm
+    found |= {name: value for name, value in (("steps", measure.steps), ("subset", measure.subset)) if value}
+    if measure.mode == "step eps/30":
+        found |= {"step_size": measure.eps / 30, "restarts": 1}
+    return found
+
+
+def _typed(eps: float) -> str:
+    of_255 = round(255 * eps)
+    return f"{of_255}/255" if 0 < of_255 < 25 and abs(255 * eps - of_255) < 1e-9 else f"{eps:g}"
 
 
 def flags_of(setup: Setup, preset: Preset, seed: int) -> dict[str, Any]:
