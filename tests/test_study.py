@@ -190,7 +190,10 @@ def test_what_one_of_several_same_set_ups_has_is_given_to_the_others(tmp_path: P
     records.save(record, alone.results[0] / "record.json")
     (alone.results[0] / "metrics.jsonl").write_text('{"epoch": 0}\n')
     both = planning.plan([SETUPS["K4"], twin], TINY, [1, 2], **places)
+    assert study.to_share(both[0]) == {"K4-twin": both[0].results[1]}
+    assert study.to_share(both[1]) == {}
     left = study.share(both)
+    assert study.to_share(both[0]) == {}
     assert [job.name for job in left] == [both[1].name], "seed 2 is to be run"
     given = records.load(both[0].results[1] / "record.json")
     assert given == record.model_copy(update={"study": records.Study(setup="K4-twin", preset="tiny")})

@@ -267,7 +267,9 @@ def _run(args: argparse.Namespace) -> int:
     _say_standing(args.preset, len(jobs), standing, show)
     if args.dry_run or not missing:
         nothing = "nothing else is missing" if standing.other else "nothing is missing"
-        print("\n".join(job.name for job in missing) or nothing)
+        given = ((job.name, ", ".join(study.to_share(job))) for job in missing)
+        names = (f"{name}: trained already, kept for {more} too" if more else name for name, more in given)
+        print("\n".join(names) or nothing)
         return DONE
     if args.print_commands:
         print("\n".join(dict.fromkeys(shlex.join(_command(job, args)) for job in missing)))

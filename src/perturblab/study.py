@@ -52,14 +52,23 @@ def share(jobs: Iterable[Job]) -> list[Job]:
     """
     left = []
     for job in jobs:
-        there = [folder for folder in job.results if (folder / "record.json").is_file()]
-        if job.attack or len(there) in (0, len(job.results)):
+        if not (lacking := to_share(job)):
             left.append(job)
-            continue
-        for setup, folder in zip(job.setups, job.results, strict=True):
-            if folder not in there:
-                _keep(replace(job, work=there[0]), setup, folder)
+        whole = [folder for folder in job.results if folder not in lacking.values()]
+        for setup, folder in lacking.items():
+            _keep(replace(job, work=whole[0]), setup, folder)
     return left
+
+
+def to_share(job: Job) -> dict[str, Path]:
+    """Set-ups of a job that lack its record, with their folders, where another one has it.
+
+    Args:
+        job: one of a study.
+    """
+    pairs = zip(job.setups, job.results, strict=True)
+    lacking = {setup: folder for setup, folder in pairs if not (folder / "record.json").is_file()}
+    return {} if job.attack or len(lacking) == len(job.results) else lacking
 
 
 def argv(job: Job, threads: int) -> list[str]:
