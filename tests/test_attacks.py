@@ -479,6 +479,17 @@ def test_every_white_box_attack_finds_the_planted_error(row: AttackCase, norm: s
     assert not violations(found, x, Threat(norm, 0.1)).any()
 
 
+def test_square_finds_a_planted_error_of_its_kind_and_noise_does_not() -> None:
+    """Towards all pixels brighter, which squares of one colour add up to; in l2 its windows never do."""
+    x, y = 0.3 + 0.4 * torch.rand(12, 1, 8, 8, generator=seeded(2)), torch.zeros(12, dtype=torch.long)
+    step, threat = torch.full((1, 1, 8, 8), 0.099), Threat("linf", 0.1)
+    model = Planted(x + step, 0.95 * float(step.norm())).eval()
+    assert still_right(model, x, y).all()
+    assert count(model, square(model, x, y, threat, queries=1000, generator=seeded()), y) == 0
+    for noise in (uniform_noise, gaussian_noise):
+        assert all(count(model, noise(model, x, y, threat, generator=seeded(s)), y) == 12 for s in range(20))
+
+
 @pytest.mark.parametrize("noise", [uniform_noise, gaussian_noise])
 @pytest.mark.parametrize("norm", NORMS)
 def test_noise_does_not_find_the_planted_error(noise: Callable[..., Tensor], norm: str) -> None:
