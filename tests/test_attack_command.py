@@ -417,7 +417,7 @@ def test_what_was_left_of_another_point_is_not_taken_over(
         file.write_bytes(safetensors.torch.save(safetensors.torch.load_file(file), {"key": key}))
     with counted() as made:
         assert by_key(attack(tell, "plain", flags)) == straight
-    assert measured(made) == [("square", 0.1)] * 4, "all four batches"
+    assert measured(made).count(("square", 0.1)) == 4, "all four batches"
 
 
 def test_a_random_net_leaves_no_batches_since_its_draws_cannot_go_on(
@@ -913,7 +913,7 @@ def test_a_random_net_has_no_worst_case_and_says_so(here: Path, tell: Tell) -> N
     (here / "random" / "attacks").mkdir()
     (here / "random" / "attacks" / "worst-case.json").write_text(json.dumps(stale))
     told = tell(f"attack random {LITTLE} {flags}")
-    assert told.out.splitlines()[-2].startswith("no worst case of a random net: ")
+    assert re.search("(?m)^no worst case of a random net: ", told.out)
     assert WORST not in {p["attack"] for p in attack(tell, "random", flags)}
     assert kept(here / "random", "worst-case") == []
     assert "no worst case" not in tell(f"attack plain {LITTLE} {flags}").out
