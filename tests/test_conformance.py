@@ -205,7 +205,9 @@ def test_gradcheck(case: Case) -> None:
 @over(CASES)
 def test_every_parameter_gets_a_gradient(case: Case) -> None:
     module, x = shaken(case.new()), case.inputs(4)
-    out = module(*x)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # now and then dropout leaves nothing of so few inputs
+        out = module(*x)
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(3))
     if any(parameter.requires_grad for parameter in module.parameters()):
         (out * weights).sum().backward()
