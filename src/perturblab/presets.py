@@ -202,14 +202,10 @@ PRESETS = {
         ),
     )
 }
-
-
 _MODES: dict[str, dict[str, Any]] = {
     "batchout-in-eval": _IN_EVAL,
     "inference-mean": {"checks": False, "draws": 1, "inference_batchout": 30},
 }
-
-
 _COSTLY = ("pgd", "autoattack")  # not at more radii than their own
 
 
@@ -218,7 +214,8 @@ def _published_attacks() -> dict[str, tuple[Mapping[str, Any], ...]]:
     """Settings of the attacks behind all figures and claims, by set-up: one a norm, effort, mode and set of images."""
     read = [(entry.setup, entry.measure) for entry in ENTRIES.values()]
     for relation in RELATIONS.values():
-        read += [(side, relation.measure) for side in (relation.left, *(relation.rivals or (relation.right,)))]
+        read.append((relation.left, relation.measure))
+        read += [(side, relation.right_measure or relation.measure) for side in relation.rivals or (relation.right,)]
     found: dict[str, dict[tuple[str, str], tuple[set[str], set[float]]]] = {}
     for setup, measure in read:
         settings = _settings_of(measure)

@@ -42,8 +42,8 @@ class Show:
             return
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn(compact=True))
         # Over all that was seen: an epoch, or a batch of AutoAttack, takes longer than the half minute that is usual.
-        whole = math.inf
-        with Progress(*columns, console=self.console, transient=True, speed_estimate_period=whole) as self._progress:
+        bar = Progress(*columns, console=self.console, transient=True, speed_estimate_period=math.inf)
+        with bar as self._progress:
             self._task = self._progress.add_task("", total=total, completed=done)
             yield
         self._progress = None

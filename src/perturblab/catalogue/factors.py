@@ -11,8 +11,8 @@ _BLAMED_MOST = ("adam", "level-0.1")
 _BLAMED_TOO = ("masks", "first-20", "lr-1e-4", "schedule")
 _MOST = "Named as one of the two that hurt most."
 _NO_DIRECTION = "No direction was claimed: each optimiser is said to take a path of its own."
-# Set-up, what it changes, lowest claimed gain, doubts.
 _UNNAMED = "The reply does not name it."
+# Set-up, what it changes, lowest claimed gain, doubts.
 _STEPS_FROM_K3: tuple[tuple[str, str, float | None, tuple[str, ...]], ...] = (
     ("adam", "Adam instead of SGD", 0.0, (_MOST,)),
     ("rmsprop", "RMSprop instead of SGD", None, (_NO_DIRECTION,)),

@@ -122,9 +122,9 @@ def _verdict(decided: _Deciding, words: Mapping[str, str], found: Mapping[str, C
 def _word(compared: Compared, words: Mapping[str, str]) -> str:
     if compared.weak:
         return f"no evidence, since {compared.weak}"
-    if compared.is_hollow:
-        return "not shown, since the gradients are flagged"
     paired, part = compared.comparison, f" of {compared.part}" if compared.part else ""
+    if not compared.is_shown(paired.verdict):
+        return "not shown, since the gradients are flagged"
     word = words[paired.verdict].format(f"{abs(paired.difference):.1f}")
     if paired.verdict in ("better", "worse"):
         bound = f"; {compared.flagged}" if compared.flagged else ""
@@ -137,7 +137,7 @@ def _word(compared: Compared, words: Mapping[str, str]) -> str:
 def _sentence(lead: str, compared: Compared) -> str:
     if compared.weak:
         return f"{lead}: no evidence, since {compared.weak}."
-    hollow = "not shown, since an upper bound is better" if compared.is_hollow else ""
-    more = "".join(f"; {text}" for text in (hollow, compared.flagged, compared.note) if text)
+    bound = "" if compared.is_shown(compared.comparison.verdict) else "not shown, since an upper bound is better"
+    more = "".join(f"; {text}" for text in (bound, compared.flagged, compared.note) if text)
     sides = f"{compared.left:.2f} % against {compared.right:.2f} %{f' of {compared.part}' if compared.part else ''}"
     return f"{lead}: {sides}, {stats.sentence(compared.comparison)}{more}."

@@ -33,7 +33,7 @@ class Compared:
         left: mean of the left side over these seeds.
         right: mean of the right side.
         paired: the comparison by seed; of "every epoch" that of the last epoch.
-        verdict: on the claimed range, or on the difference itself after Holm's correction; None where neither is.
+        verdict: on the claimed range, of several rivals after Holm's correction; None where nothing was claimed.
         flags: of the left side and of the right one.
         differing: flags of the training command in which the sides differ at this preset.
         note: what else is to be said.
@@ -70,17 +70,17 @@ class Compared:
         is_lost = self.holm_p is not None and self.holm_p >= stats.ALPHA
         return replace(self.paired, verdict="not distinguishable") if is_lost else self.paired
 
-    @property
-    def bounds(self) -> tuple[bool, bool]:
-        """Whether the accuracies of the left and of the right are no more than upper bounds."""
-        left, right = (bool({*flags} - _ANSWERED.get(self.attack, set())) for flags in self.flags)
-        return left, right
+    def is_shown(self, word: str, low: float | None = None, high: float | None = None) -> bool:
+        """Say whether a verdict stands: an accuracy that is an upper bound cannot be what makes its side better.
 
-    @property
-    def is_hollow(self) -> bool:
-        """Whether the better side is so by an upper bound only, which shows nothing."""
-        left, right = self.bounds
-        return {"better": left, "worse": right}.get(self.comparison.verdict, False)
+        Args:
+            word: the verdict.
+            low, high: ends of the claimed range of left minus right; None where it is open.
+        """
+        left, right = (bool({*flags} - _ANSWERED.get(self.attack, set())) for flags in self.flags)
+        needs_left = word == "better" or (word == "agrees" and low is not None)
+        needs_right = word == "worse" or (word == "agrees" and high is not None)
+        return not ((left and needs_left) or (right and needs_right))
 
     @property
     def part(self) -> str:

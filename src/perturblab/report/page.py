@@ -17,7 +17,7 @@ from perturblab.report.answers import Answer, answers
 from perturblab.report.claims import EVIDENCE, LEARNED, claim_findings
 from perturblab.report.curves import attack_charts, audit_charts, learning_charts
 from perturblab.report.measured import Failed, Run
-from perturblab.report.places import Places, by_place
+from perturblab.report.places import Places, by_place, place_of
 from perturblab.report.published import figure_findings
 from perturblab.report.rows import claim_row, open_claim, sections
 
@@ -150,14 +150,13 @@ def _groups(runs: Sequence[Run]) -> list[tuple[str, ...]]:
 
 
 def _repeats(runs: Sequence[Run]) -> list[Repeat]:
-    """The commands of the records that belong to no study."""
+    """The commands of these records."""
     return [Repeat(of.label, tuple(record.seed for record in of.records), _command(of)) for of in group(_others(runs))]
 
 
 def _others(runs: Sequence[Run]) -> list[Record]:
-    """Records that stand nowhere else on the page: of no study, of a set-up that is not known here, or not finished."""
-    placed = {id(run) for seeds in by_place(runs).values() for run in seeds.values()}
-    return [run.record for run in runs if run.record.study is None or id(run) not in placed]
+    """Records that stand nowhere else on the page."""
+    return [run.record for run in runs if place_of(run) is None]
 
 
 def _command(of: Group) -> str:

@@ -14,11 +14,17 @@ Seeds = Mapping[int, Run]
 Places = Mapping[tuple[str, str], Seeds]  # (preset, set-up) -> seed -> run
 
 
+def place_of(run: Run) -> tuple[str, str] | None:
+    """Where a run stands in the catalogue: preset and set-up; None where it is of no study of it, or not finished."""
+    study = run.record.study
+    return (study.preset, study.setup) if study and run.record.status == "finished" and study.setup in SETUPS else None
+
+
 def by_place(runs: Iterable[Run]) -> dict[tuple[str, str], dict[int, Run]]:
     """Sort finished runs into the catalogue.
 
     Args:
-        runs: those that no study of the catalogue has made are left out.
+        runs: those without a place are left out.
 
     Returns:
         (preset, set-up) -> seed -> run, seeds ascending.
@@ -28,28 +34,27 @@ def by_place(runs: Iterable[Run]) -> dict[tuple[str, str], dict[int, Run]]:
     """
     found: dict[tuple[str, str], dict[int, Run]] = {}
     for run in sorted(runs, key=lambda run: run.record.seed):
-        study, seed = run.record.study, run.record.seed
-        if study is not None and run.record.status == "finished" and study.setup in SETUPS:
-            same = found.setdefault((study.preset, study.setup), {}).setdefault(seed, run)
-            if same != run:
-                raise UserError(
-                    f"two records of {study.setup} at {study.preset}, seed {seed}, differ; report the folder of one"
-                )
+        place, seed = place_of(run), run.record.seed
+        if place is not None and found.setdefault(place, {}).setdefault(seed, run) != run:
+            preset, setup = place
+            raise UserError(f"two records of {setup} at {preset}, seed {seed}, differ; report the folder of one")
     return found
 
 
 def presets_run(places: Places) -> list[str]:
-    """Those that were run, the one nearest to what was published first; unknown ones last."""
+    """Presets that were run, the one nearest to what was published first; unknown ones last."""
     order = list(PRESETS)[::-1]
     known = {preset for preset, _ in places}
     return sorted(known, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def values_of(seeds: Seeds, measure: Measure, images: int = 0) -> dict[int, Value]:
+    """What the runs of a set-up say, by seed, as `value` reads it; without those that were not measured that way."""
     return {seed: v for seed, run in seeds.items() if (v := value(run, measure, images))}
 
 
 def flags_in(values: Iterable[Value]) -> tuple[str, ...]:
+    """All flags of some values, sorted."""
     return tuple(sorted({flag for v in values for flag in v.flags}))
 
 

@@ -161,7 +161,7 @@ def claim_words(relation: Relation, compared: Compared) -> str:
     if compared.weak:
         return f"no evidence: at this preset {compared.weak}"
     words: list[str] = [compared.verdict or compared.comparison.verdict]
-    if not _is_shown(words[0], relation, compared):
+    if not compared.is_shown(words[0], relation.low, relation.high):
         words = ["not shown by an upper bound"]
     # An interval that holds a claimed number says the less, the wider it is.
     detectable = compared.paired.detectable
@@ -169,14 +169,6 @@ def claim_words(relation: Relation, compared: Compared) -> str:
         words.append(f"{unit.plain(detectable).removesuffix(unit.name)} would have been detected with 80 % power")
     words += [compared.flagged] if compared.flagged else []
     return "; ".join(words)
-
-
-def _is_shown(word: str, relation: Relation, compared: Compared) -> bool:
-    """Whether a verdict for a side stands: an accuracy that is an upper bound cannot be what makes it better."""
-    left, right = compared.bounds
-    needs_left = word == "better" or (word == "agrees" and relation.low is not None)
-    needs_right = word == "worse" or (word == "agrees" and relation.high is not None)
-    return not ((left and needs_left) or (right and needs_right))
 
 
 def open_claim(finding: ClaimFinding) -> Row:
