@@ -276,6 +276,22 @@ def test_every_net_of_the_preset_has_its_learning_curve() -> None:
             r'style="fill: none; (?:stroke-dasharray: ([^;]*); [^"]*)?stroke: (#\w+)[^"]*stroke-width: 1.5', svg
         )
         assert len({colour for _, colour in looks}) == len(names), "a colour each"
+        papers = re.findall(r"--paper: (#\w+)", text)
+        assert len(papers) == 2
+        assert min(contrast(colour, paper) for _, colour in looks for paper in papers) >= 3, "WCAG 2.2, 1.4.11"
+
+
+def contrast(one: str, other: str) -> float:
+    """How far two colours are apart, from 1 to 21 (WCAG 2.2, contrast ratio)."""
+    dark, light = sorted(luminance(colour) for colour in (one, other))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: str) -> float:
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[start : start + 2], 16) / 255 for start in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def test_a_chart_is_there_for_those_who_cannot_see_it() -> None:
