@@ -364,6 +364,8 @@ def test_published_mistakes_are_said() -> None:
         ("R-gap", "K1", "K3", 4.0, 6.0),
         ("R-noise", "H5", "K4", None, 1.0),
         ("R-noise-A1", "A1", "A1-level-0", None, 1.0),
+        ("R-A1-1x1", "A1-order", "A1-1x1", None, 1.0),
+        ("R-A1-over-1x1", "A1", "A1-1x1", None, 1.0),
         ("R-trained-masks", "K8", "K7", 3.5, 3.5),
         ("R-first-3x3", "K3", "K2", 0.5, 0.5),
         ("R-fanout", "H6", "H5", None, 0.0),

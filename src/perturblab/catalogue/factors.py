@@ -4,7 +4,7 @@ from perturblab.catalogue.entry import Relation, tagged
 from perturblab.catalogue.sources import KL, PAPER, UP
 
 _NOBODY = "Nobody published this control"
-_README, _WHY = KL.format("README, motivation"), KL.format("README, conclusion")
+_WHY = KL.format("README, conclusion")
 _BLAMED = UP.format("README, section 1")
 
 _BLAMED_MOST = ("adam", "level-0.1")
@@ -241,15 +241,6 @@ _CONTROLLED = (
     ),
     Relation("R-K1-nf64", "What 64 instead of 44 filters give to experiment 1.", _NOBODY, "K1-nf64", "K1"),
     Relation("R-cnn-recipe", "What the authors' recipe does to a CNN.", _NOBODY, "A1-cnn", "K1"),
-    Relation(
-        "R-A1-1x1",
-        "Noise gains less than 1 point under the authors' recipe, in the reproduction's net.",
-        f"{_NOBODY}; the claim is that of {_README}",
-        "A1-order",
-        "A1-1x1",
-        None,
-        1.0,
-    ),
     Relation("R-A2-level-0", "What noise gives to the reply's net for all layers.", _NOBODY, "A2", "A2-level-0"),
     Relation(
         "R-OR-fix",

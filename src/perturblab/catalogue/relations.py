@@ -57,14 +57,23 @@ _DISPUTE = (
         1.0,
         doubts=("The direct partner, H5, was taken off the page; its figure was 0.3 points above experiment 4's.",),
     ),
-    Relation(
-        "R-noise-A1",
-        "Noise gains less than 1 point under the authors' own recipe too.",
-        f"{_NOBODY}; the claim is that of {_README}",
-        "A1",
-        "A1-level-0",
-        None,
-        1.0,
+    *(
+        Relation(f"R-{name}", claim, f"{_NOBODY}; the claim is that of {_README}", noisy, plain, None, 1.0)
+        for name, claim, noisy, plain in (
+            ("noise-A1", "Noise gains less than 1 point under the authors' own recipe too.", "A1", "A1-level-0"),
+            (
+                "A1-1x1",
+                "Noise gains less than 1 point under the authors' recipe, in the reproduction's net.",
+                "A1-order",
+                "A1-1x1",
+            ),
+            (
+                "A1-over-1x1",
+                "Under their recipe the authors' net with noise gains less than 1 point over 1x1 convolutions without.",
+                "A1",
+                "A1-1x1",
+            ),
+        )
     ),
     Relation(
         "R-noise-K3",

@@ -14,6 +14,7 @@ _NOISE = {
     "R-A1-constant": "The same net against one whose masks are one random threshold a channel, which know no place",
     "R-A1-untied": "Against one with its masks outside the ReLU, a fixed bias of every place",
     "R-A1-redraw-train": "Against one whose masks are drawn anew at every training step",
+    "R-A1-over-1x1": "Against the reproduction's net of 1x1 convolutions without noise, with Adam too",
     "R-A1-1x1": "In the reproduction's net with Adam and level 0.1, against 1x1 convolutions without noise",
     "R-noise-K3": "In the authors' net with SGD, as in the reproduction, against its twin at noise level 0",
     "R-gap-H5": "The 3x3 net against the reproduction's noise net",
