@@ -240,7 +240,10 @@ _CONTROLLED = (
         for width in (64, 128)
     ),
     Relation("R-K1-nf64", "What 64 instead of 44 filters give to experiment 1.", _NOBODY, "K1-nf64", "K1"),
-    Relation("R-cnn-recipe", "What the authors' recipe does to a CNN.", _NOBODY, "A1-cnn", "K1"),
+    *(
+        Relation(f"R-{name}-recipe", f"What the authors' recipe does to {about}.", _NOBODY, f"A1-{name}", base)
+        for name, about, base in (("cnn", "a CNN", "K1"), ("1x1", "1x1 convolutions without noise", "K4"))
+    ),
     Relation("R-A2-level-0", "What noise gives to the reply's net for all layers.", _NOBODY, "A2", "A2-level-0"),
     Relation(
         "R-OR-fix",

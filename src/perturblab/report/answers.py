@@ -20,6 +20,7 @@ _NOISE = {
     "R-gap-H5": "The 3x3 net against the reproduction's noise net",
     "R-gap": "The 3x3 net against the authors' noise net",
     "R-cnn-recipe": "The 3x3 net with Adam, as the authors, against itself with SGD, as the reproduction",
+    "R-1x1-recipe": "1x1 convolutions without noise with Adam, against themselves with SGD",
 }
 _BATCHOUT = {
     "R-batchout-plain-mnist": "On MNIST under FGSM at 0.3, against the same net without it",
