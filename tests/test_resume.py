@@ -333,6 +333,25 @@ def test_more_epochs_and_other_threads_are_recorded_and_told(stopped: Path, caps
     assert f"threads {before} before, {before + 1} now: the last bits may differ" in capsys.readouterr().err
 
 
+def test_other_code_is_recorded_and_told(
+    stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = records.code_hash()
+    monkeypatch.setattr(records, "code_hash", lambda: "0" * 12)
+    assert cli.main(["train", "--resume", str(stopped)]) == 0
+    record = records.load(stopped / "record.json")
+    assert [(p.step, p.code) for p in record.parts] == [(0, before), (2, "0" * 12)]
+    assert f"code {before} before, {'0' * 12} now: the last bits may differ" in capsys.readouterr().err
+
+
+def test_the_code_of_a_run_is_that_of_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = records.code_hash()
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
+    (tmp_path / "records.py").write_text("edited while it trains")
+    assert records.code_hash.__wrapped__() != before
+    assert records.code_hash() == before
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [

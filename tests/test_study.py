@@ -262,7 +262,9 @@ def test_what_is_trained_is_attacked_as_the_preset_says(tmp_path: Path) -> None:
     assert [planning.is_done(job) for job in more] == [True, True, False, False], "a radius more is not yet measured"
 
 
-def test_a_run_whose_weights_are_gone_is_trained_anew_for_its_next_attack(tmp_path: Path) -> None:
+def test_a_run_whose_weights_are_gone_is_trained_anew_for_its_next_attack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     setups, folders = [SETUPS["K4"]], {"results": tmp_path / "results", "work": tmp_path / "runs"}
     first, second = ({"attacks": name, "eps": "0,0.1", "subset": 20, "checks": False} for name in ("fgsm", "uniform"))
     assert run(planning.plan(setups, replace(ATTACKED, seeds=1, attacks={"K4": (first,)}), None, **folders)) == []
@@ -272,6 +274,11 @@ def test_a_run_whose_weights_are_gone_is_trained_anew_for_its_next_attack(tmp_pa
     assert standing.missing == [jobs[0], jobs[2]]
     assert standing.done == [jobs[1]]
     assert standing.notes == ["note: runs trained anew to be attacked, since their weights are not here: 1"]
+    with monkeypatch.context() as later:
+        later.setattr("perturblab.matching.code_hash", lambda: "0" * 12)
+        assert planning.standing(jobs).notes[1:] == [
+            "note: other code trained 1 of these; if the weights differ now, no attack is added to their points"
+        ]
     assert study.share(standing.missing) == standing.missing
     assert run(standing.missing) == []
     assert all(planning.is_done(job) for job in jobs)

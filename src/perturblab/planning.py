@@ -148,6 +148,10 @@ def standing(jobs: Iterable[Job]) -> Standing:
     anew = [job for job in done if not job.attack and job.work in needed]
     if anew:
         notes.append(f"note: runs trained anew to be attacked, since their weights are not here: {len(anew)}")
+    if others := sum(matching.is_of_other_code(job.results[0]) for job in anew):
+        notes.append(
+            f"note: other code trained {others} of these; if the weights differ now, no attack is added to their points"
+        )
     return Standing([job for job in done if job not in anew], [*anew, *missing], other, notes)
 
 

@@ -78,6 +78,7 @@ def circumstances(run: "Run") -> dict[str, Any]:
         "kernel": way() if run.device.type == "cpu" else "compiled",
         "torch": str(torch.__version__),
         "processor": records.processor().model,
+        "code": records.code_hash(),
     }
 
 

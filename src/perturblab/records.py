@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -175,12 +176,13 @@ class Part(BaseModel, frozen=True, extra="forbid", strict=True):
     kernel: str
     torch: str
     processor: str
+    code: str = ""  # since it is kept
 
 
 class Record(BaseModel, frozen=True, extra="forbid", strict=True):
     """All that a run leaves; ``seconds`` is its wall time. It holds no path of the machine and no name of its user.
 
-    ``parts`` is empty unless a run was resumed to more epochs, or with other threads, torch, processor or device.
+    ``parts`` is empty unless a run was resumed to more epochs, or with other code, threads, torch, processor or device.
     """
 
     version: Annotated[int, Field(ge=VERSION, le=VERSION)] = VERSION
@@ -307,8 +309,12 @@ def environment(*, threads: int, precision: str, compile: str, device: str, rank
     )
 
 
+@functools.cache
 def code_hash() -> str:
-    """Give the first 12 digits of the sha256 of this package's sources: the same code, the same hash."""
+    """Give the first 12 digits of the sha256 of this package's sources: the same code, the same hash.
+
+    It is that of the first call, at the start of a run: what is edited while it trains is not what trains it.
+    """
     root, digest = Path(__file__).parent, hashlib.sha256()
     for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".cpp")):
         digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size} ".encode() + path.read_bytes())
