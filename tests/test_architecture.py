@@ -74,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
     "presets": {"catalogue", "config"},
     "matching": {"config", "points", "records"},
     "planning": {"catalogue", "config", "matching", "presets"},
-    "study": {"machine", "planning", "progress", "records"},
+    "study": {"machine", "planning", "points", "progress", "records"},
     "study_ray": {"machine", "planning", "progress", "study"},
     "cli_report": {"arguments", "report"},
     "cli_catalogue": {

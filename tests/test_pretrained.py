@@ -113,9 +113,12 @@ def test_the_card_of_an_attacked_run_has_every_point_with_interval_and_flags() -
 
 
 def test_the_card_of_an_audited_run_tells_the_published_metrics() -> None:
-    card = model_card(records.load(ROOT / "results" / "robust" / "BO-mnist-batchout" / "seed-1" / "record.json"))
+    folder = ROOT / "results" / "robust" / "BO-mnist-batchout" / "seed-1"
+    content = records.load(folder / "record.json").model_dump(mode="json")
+    content["audit"]["last"] |= {"batch_mean": 94.286, "batch_mean_truncated": 93.865, "smoothed": 90.531}
+    card = model_card(Record.model_validate(content))
     assert "selected on the test set, optimistic" in card
-    assert "The published codes would have reported 94.29 % (mean over batches), 93.87 % (truncated)" in card
+    assert "The published codes would have reported 94.29 % (mean over batches), 93.86 % (truncated) or 90.53 %" in card
 
 
 def test_no_name_breaks_the_card() -> None:

@@ -23,7 +23,17 @@ from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Setup
 from perturblab.config import AttackConfig, TrainConfig, validated
 from perturblab.errors import UserError
 from perturblab.files import locked
-from perturblab.points import ACTIVE, AT_INFERENCE, BLIND, WORST, Point, file_of, load_points, save_points
+from perturblab.points import (
+    ACTIVE,
+    AT_INFERENCE,
+    BLIND,
+    WORST,
+    Point,
+    file_of,
+    load_checks,
+    load_points,
+    save_points,
+)
 from perturblab.presets import PRESETS, Preset, chosen, flags_of, is_comparable
 from perturblab.progress import Show
 from perturblab.report import measured
@@ -275,7 +285,7 @@ def test_a_run_whose_weights_are_gone_is_trained_anew_for_its_next_attack(
     assert standing.done == [jobs[1]]
     assert standing.notes == ["note: runs trained anew to be attacked, since their weights are not here: 1"]
     with monkeypatch.context() as later:
-        later.setattr("perturblab.matching.code_hash", lambda: "0" * 12)
+        later.setattr(records, "code_hash", lambda: "0" * 12)
         assert planning.standing(jobs).notes[1:] == [
             "note: other code trained 1 of these; if the weights differ now, no attack is added to their points"
         ]
@@ -289,6 +299,29 @@ def test_a_run_whose_weights_are_gone_is_trained_anew_for_its_next_attack(
     worst = load_points(file_of(attacks.parent, WORST, "linf"))
     assert worst
     assert all(point.settings == {"attacks": ["fgsm", "uniform"]} for point in worst), "over the earlier attack too"
+
+
+def test_two_studies_over_one_run_lose_no_points_of_each_other(tmp_path: Path) -> None:
+    """Each has results of its own, so that what lies beside the weights may lack what one of them has."""
+    first, second = ({"attacks": "fgsm", "eps": eps, "subset": 20, "checks": True} for eps in ("0,0.1", "0,0.2"))
+
+    def study_of(results: str, *attacks: dict[str, Any]) -> list[planning.Job]:
+        preset = replace(ATTACKED, seeds=1, attacks={"K4": attacks})
+        return planning.plan([SETUPS["K4"]], preset, None, results=tmp_path / results, work=tmp_path / "runs")
+
+    one = study_of("one", first)
+    assert run(one) == []
+    shutil.rmtree(tmp_path / "runs/tiny/K4/seed-1/attacks")
+    assert run(study_of("two", second)) == []
+    kept = tmp_path / "one/tiny/K4/seed-1"
+    before, checks = load_points(file_of(kept, "fgsm", "linf")), load_checks(kept)
+    assert run(study_of("one", first, second)[2:]) == []
+    after = {p.key: p.answers for p in load_points(file_of(kept, "fgsm", "linf"))}
+    assert sorted(eps for eps, *_ in after) == [0.0, 0.1, 0.2]
+    assert all(after[p.key] == p.answers for p in before)
+    assert all(check in load_checks(kept) for check in checks)
+    assert len(load_checks(kept)) == 2
+    assert all(planning.is_done(job) for job in study_of("one", first, second))
 
 
 def test_points_of_other_weights_are_kept_and_told(tmp_path: Path) -> None:

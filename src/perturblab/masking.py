@@ -7,7 +7,6 @@ Reference: Athalye, Carlini, Wagner, ICML 2018; Carlini et al., On evaluating ad
 of AutoAttack (Croce, Hein, ICML 2020).
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,11 +27,9 @@ from perturblab.attacks import (
     untouched,
 )
 from perturblab.attacks.gradient import Loss, sum_loss
-from perturblab.files import write_atomically
 from perturblab.points import (
     ABOVE_CHANCE,
     BLACK_BOX,
-    CHECKS,
     NAN,
     NOT_CONVERGED,
     PGD_WEAKER,
@@ -44,6 +41,7 @@ from perturblab.points import (
     is_capped,
     load_checks,
     meaning,
+    save_checks,
 )
 
 __all__ = [
@@ -269,5 +267,4 @@ def save(folder: Path, key: Sequence[Any], findings: Findings) -> None:
         findings: what was found.
     """
     new = {"key": key, "flags": findings.flags(), "findings": asdict(findings)}
-    content = json.dumps([*load_checks(folder), new], indent=1)
-    write_atomically(folder / "attacks" / CHECKS, f"{content}\n".encode())
+    save_checks(folder, [*load_checks(folder), new])

@@ -22,7 +22,7 @@ from perturblab.points import (
     load_points,
     point_files,
 )
-from perturblab.records import Record, code_hash
+from perturblab.records import Record
 
 _NAMES = {"dataset_train", "dataset_test", "dataroot"}  # a record calls the images by their display name
 _RULE = re.compile(r"all|last|alternate|all-after:.*|.*[*?[].*")  # places of BatchOut; a record has what they meant
@@ -70,7 +70,7 @@ def differing(record: Record, config: TrainConfig, given: Collection[str]) -> st
 def is_of_other_code(folder: Path) -> bool:
     """Say whether the run of a record was trained by other code than this, so that its weights may be others now."""
     record = record_in(folder)
-    return record is not None and record.environment.code != code_hash()
+    return record is not None and record.environment.code != records.code_hash()
 
 
 def versions(found: Iterable[tuple[Record, TrainConfig]]) -> list[str]:

@@ -336,11 +336,7 @@ def said(flags: Sequence[str]) -> str:
 
 
 def radius(eps: float) -> str:
-    """Write a radius as people do: whole 255ths of small ones, else decimals.
-
-    Args:
-        eps: in pixels of [0, 1], or a cap on iterations.
-    """
+    """Write a radius in pixels of [0, 1], or a cap on iterations, as people do: small ones as 255ths, else decimals."""
     steps = eps * 255
     return f"{round(steps)}/255" if 0 < eps < 0.1 and abs(steps - round(steps)) < 1e-6 else f"{eps:g}"
 
@@ -393,6 +389,11 @@ def load_checks(folder: Path) -> list[dict[str, Any]]:
     return kept
 
 
+def save_checks(folder: Path, checks: Sequence[Mapping[str, Any]]) -> None:
+    """Write what the masking checks have found, whole or not at all."""
+    write_atomically(folder / "attacks" / CHECKS, (json.dumps(checks, indent=1) + "\n").encode())
+
+
 def raised_by(check: Mapping[str, Any]) -> Raised:
     """Say what a check raised: by its numbers, since what they mean may have been refined."""
     _, _, weights, norm, _, _, mode, *_ = check["key"]
@@ -426,5 +427,4 @@ def load_run_points(folder: Path, clean: Mapping[tuple[str, str], str] | None = 
 def save_points(path: Path, points: Sequence[Point]) -> None:
     """Write the points of a curve, whole or not at all."""
     content = {"version": VERSION, "points": [point.model_dump(mode="json") for point in points]}
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())

@@ -22,6 +22,7 @@ from perturblab import records
 from perturblab.files import CHECKPOINT, PREVIOUS, sweep, write_atomically
 from perturblab.machine import STOPS
 from perturblab.planning import Job, unlike
+from perturblab.points import load_checks, load_points, point_files, save_checks, save_points
 from perturblab.progress import Show
 
 FAILED = "failed.json"
@@ -267,19 +268,26 @@ def _keep(job: Job, setup: str, folder: Path) -> None:
 
 
 def _keep_attacks(job: Job, folder: Path) -> None:
-    """Put the points where results are kept, beside the record."""
-    _copy(job.work, folder, overwrite=True)
+    """Put the points where results are kept, beside the record, in place of those that were brought from there."""
+    for file in sorted(job.work.glob("attacks/*.json")):
+        write_atomically(folder / "attacks" / file.name, file.read_bytes())
 
 
 def _bring_attacks(job: Job) -> None:
-    """Put the points of earlier attacks beside weights that were trained anew: the next one adds to their files."""
-    _copy(job.results[0], job.work, overwrite=False)
+    """Join what earlier attacks have left in the results with what lies beside the weights: the next one adds to it.
 
-
-def _copy(source: Path, to: Path, *, overwrite: bool) -> None:
-    for file in sorted((source / "attacks").glob("*.json")):
-        if overwrite or not (to / "attacks" / file.name).exists():
-            write_atomically(to / "attacks" / file.name, file.read_bytes())
+    Either may lack some: weights are trained anew, and other studies keep their results elsewhere.
+    """
+    for file in point_files(job.results[0]):
+        own = job.work / "attacks" / file.name
+        points = load_points(own)
+        measured = {point.key for point in points}
+        if new := [point for point in load_points(file) if point.key not in measured]:
+            save_points(own, [*new, *points])
+    checks = load_checks(job.work)
+    done = [check["key"] for check in checks]
+    if unseen := [check for check in load_checks(job.results[0]) if check["key"] not in done]:
+        save_checks(job.work, [*unseen, *checks])
 
 
 def _epochs(jobs: Sequence[Job]) -> int:
