@@ -324,6 +324,23 @@ def test_two_studies_over_one_run_lose_no_points_of_each_other(tmp_path: Path) -
     assert all(planning.is_done(job) for job in study_of("one", first, second))
 
 
+def test_broken_points_beside_the_weights_fail_that_attack_alone(tmp_path: Path) -> None:
+    jobs = planning.plan([SETUPS["K4"]], ATTACKED, None, results=tmp_path / "results", work=tmp_path / "runs")
+    trained, attacks = jobs[:2], jobs[2:4]
+    assert run(trained) == []
+    save_points(attacks[0].results[0] / "attacks/fgsm.json", [])
+    broken = attacks[0].work / "attacks/fgsm.json"
+    broken.parent.mkdir()
+    broken.write_text("{")
+    (failure,) = run(attacks)
+    assert failure.name == attacks[0].name
+    assert str(broken) in failure.reason
+    assert "delete it to measure again" in failure.reason
+    assert study.failure_file(attacks[0]).is_file()
+    assert planning.is_done(attacks[1]), "the other run goes on"
+    assert broken.read_text() == "{"
+
+
 def test_points_of_other_weights_are_kept_and_told(tmp_path: Path) -> None:
     (train,) = planned(tmp_path, "K4")
     kept(train)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from perturblab import records
+from perturblab.errors import UserError
 from perturblab.files import CHECKPOINT, PREVIOUS, sweep, write_atomically
 from perturblab.machine import STOPS
 from perturblab.planning import Job, unlike
@@ -26,6 +27,7 @@ from perturblab.points import load_checks, load_points, point_files, save_checks
 from perturblab.progress import Show
 
 FAILED = "failed.json"
+_MISTAKE = 2  # what the command line gives for a mistake of the user
 _LOOK_EVERY = 0.5  # seconds between two looks at the processes
 _INTERRUPTED = 130
 _UNMET = "it needs a run that is not trained; say the same once it is"
@@ -132,7 +134,11 @@ def run_jobs(
                     if why := unlike(job):
                         failures.append(failed(job, why, 1, show))
                         continue
-                    running.append((job, _started(job, threads)))
+                    try:
+                        running.append((job, _started(job, threads)))
+                    except UserError as error:  # what lies beside its weights is broken, no other run's
+                        failures.append(failed(job, str(error), _MISTAKE, show))
+                        continue
                     show.say(f"{job.name}: begun")
                 if waiting and not running and not stop():
                     return [*failures, *(Failure(job.name, _UNMET) for job in waiting)]
