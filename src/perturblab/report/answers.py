@@ -35,6 +35,7 @@ _BATCHOUT = {
 _Deciding = Mapping[str, tuple[str, ...]]
 _NOISE_DECIDED: _Deciding = {
     "with the reproduction's net and SGD": ("R-noise",),
+    "with the reproduction's net, Adam and level 0.1": ("R-A1-1x1",),
     "with the authors' net, Adam and level 0.1": ("R-noise-A1",),
 }
 _BATCHOUT_DECIDED: _Deciding = {

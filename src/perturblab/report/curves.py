@@ -19,7 +19,7 @@ _METRICS = (("exact", "exact"), ("batch_mean", "batch mean"), ("smoothed", "smoo
 # Whose curves are drawn, where they were run: a picture a recipe, since ten curves in one cannot be told apart.
 _RECIPES = {
     "the reproduction's recipe": ("K1", "K3", "K3-level-0", "K4", "H5", "K5", "K7"),
-    "the authors' recipe": ("A1", "A1-level-0", "A1-cnn"),
+    "the authors' recipe": ("A1", "A1-level-0", "A1-order", "A1-1x1", "A1-cnn"),
 }
 _EPOCHS = "epoch (the first is 0)"
 _LONGEST = 120  # characters of a name in a legend
