@@ -495,8 +495,8 @@ def test_the_answers_come_from_the_deciding_claims() -> None:
     assert noise.word.startswith("With the reproduction's net and SGD not so that these seeds could tell (")
     assert noise.word.endswith(" points would have been detected with 80 % power)")
     both = [*of, *runs("A1", [5300, 5410, 5505]), *runs("A1-level-0", [5000, 5100, 5200])]
-    all_three = [*both, *runs("A1-order", [5300, 5410, 5505]), *runs("A1-1x1", [5000, 5100, 5200])]
-    noise, _ = answers.answers(claim_findings(by_place([*all_three, *k1])))
+    every = [*both, *runs("A1-order", [5300, 5410, 5505]), *runs("A1-1x1", [5000, 5100, 5200])]
+    noise, _ = answers.answers(claim_findings(by_place([*every, *k1])))
     assert noise.word == yes.capitalize()
     other = [*mixed, *both[6:]]
     noise, _ = answers.answers(claim_findings(by_place([*other, *k1])))

@@ -10,12 +10,12 @@ from perturblab.report.claims import ClaimFinding, Compared
 # What is said of each claim.
 _NOISE = {
     "R-noise": "Against the same net of 1x1 convolutions without noise",
+    "R-A1-1x1": "In the reproduction's net with Adam and level 0.1, against 1x1 convolutions without noise",
     "R-noise-A1": "With the authors' net, Adam and level 0.1, against its twin at noise level 0",
+    "R-A1-over-1x1": "The same net against the reproduction's 1x1 convolutions without noise, with Adam too",
     "R-A1-constant": "The same net against one whose masks are one random threshold a channel, which know no place",
     "R-A1-untied": "Against one with its masks outside the ReLU, a fixed bias of every place",
     "R-A1-redraw-train": "Against one whose masks are drawn anew at every training step",
-    "R-A1-over-1x1": "Against the reproduction's net of 1x1 convolutions without noise, with Adam too",
-    "R-A1-1x1": "In the reproduction's net with Adam and level 0.1, against 1x1 convolutions without noise",
     "R-noise-K3": "In the authors' net with SGD, as in the reproduction, against its twin at noise level 0",
     "R-gap-H5": "The 3x3 net against the reproduction's noise net",
     "R-gap": "The 3x3 net against the authors' noise net",
@@ -37,6 +37,7 @@ _NOISE_DECIDED: _Deciding = {
     "with the reproduction's net and SGD": ("R-noise",),
     "with the reproduction's net, Adam and level 0.1": ("R-A1-1x1",),
     "with the authors' net, Adam and level 0.1": ("R-noise-A1",),
+    "with the authors' net in place of 1x1 convolutions without noise, both with Adam": ("R-A1-over-1x1",),
 }
 _BATCHOUT_DECIDED: _Deciding = {
     "on MNIST": ("R-batchout-autoattack-mnist", "R-batchout-pgd-mnist"),
