@@ -498,6 +498,12 @@ def test_the_answers_come_from_the_deciding_claims() -> None:
     every = [*both, *runs("A1-order", [5300, 5410, 5505]), *runs("A1-1x1", [5000, 5100, 5200])]
     noise, _ = answers.answers(claim_findings(by_place([*every, *k1])))
     assert noise.word == yes.capitalize()
+    noise, _ = answers.answers(claim_findings(by_place([*every[6:], *k1])))
+    assert noise.word.split("; ") == [
+        f"With the reproduction's net, Adam and level 0.1 {yes}",
+        f"with the authors' net, Adam and level 0.1 {yes}",
+        f"with the authors' net in place of 1x1 convolutions without noise, both with Adam {yes}",
+    ]
     other = [*mixed, *both[6:]]
     noise, _ = answers.answers(claim_findings(by_place([*other, *k1])))
     assert noise.word.startswith("With the reproduction's net and SGD not so")
