@@ -3,55 +3,16 @@
 import json
 import math
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from scipy import stats as scipy_stats
 
+from builders import BATCHOUT, CHECK, CONTROL, PLAIN, columns, make, point
 from perturblab.errors import UserError
-from perturblab.points import NO_WORST, WORST, Point, save_points
+from perturblab.points import NO_WORST, WORST, save_points
 from perturblab.report import attacks, measured, volatility
 from perturblab.report.measured import Run
-from perturblab.stats import wilson
-from test_points import CHECK
-from test_tables import columns, make
-
-CONTROL = "resnet18, 64 filters"
-
-
-def point(attack: str, eps: float, right: Sequence[int], **given: Any) -> Point:
-    """A point whose images are right as given, first image first."""
-    bits = int("".join(map(str, right)), 2)
-    settings: dict[str, Any] = {"seed": 1}
-    known = {"norm": "linf", "subset": "s", "weights": "w", "settings": settings} | given
-    return Point(
-        attack=attack,
-        eps=eps,
-        correct=sum(right),
-        total=len(right),
-        wilson=wilson(sum(right), len(right)),
-        answers=f"{bits:0{-(-len(right) // 4)}x}",
-        **known,
-    )
-
-
-def attacked(defence: str, rights: Sequence[Sequence[int]], **given: Any) -> list[Run]:
-    """One run a seed: every image right at 0, and these under FGSM at 0.1."""
-    config = {} if defence == "none" else {"defence": defence}
-    return [
-        Run(make(seed, **config), (), (point("fgsm", 0.0, [1] * len(right)), point("fgsm", 0.1, right, **given)))
-        for seed, right in enumerate(rights)
-    ]
-
-
-PLAIN = attacked("none", [[1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0]])
-BATCHOUT = attacked(
-    "batchout",
-    [[1, 1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1]],
-    flags=("zero gradients",),
-)
 
 
 def test_means_intervals_and_verdicts_are_those_of_the_seeds() -> None:

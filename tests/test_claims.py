@@ -8,24 +8,16 @@ from typing import Any
 
 import pytest
 
+from builders import epochs, make, point, run
 from perturblab import presets, stats
 from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Measure
 from perturblab.errors import UserError
 from perturblab.presets import PRESETS
-from perturblab.records import Study
 from perturblab.report import answers, rows, values
 from perturblab.report.claims import ClaimFinding, claim_findings
 from perturblab.report.measured import Run
 from perturblab.report.places import by_place
 from perturblab.report.published import figure_findings
-from test_attack_tables import point
-from test_tables import make
-
-
-def run(setup: str, seed: int, correct: int = 9000, *, preset: str = "cpu", **given: Any) -> Run:
-    """A run of a study with so many of 10,000 test images right."""
-    record = make(seed, correct).model_copy(update={"study": Study(setup=setup, preset=preset)})
-    return Run(record, tuple(given.get("metrics", ())), tuple(given.get("points", ())))
 
 
 def runs(setup: str, counts: Sequence[int], **given: Any) -> list[Run]:
@@ -36,11 +28,6 @@ def runs(setup: str, counts: Sequence[int], **given: Any) -> list[Run]:
 def claim(found: Sequence[ClaimFinding], name: str) -> ClaimFinding:
     """The finding of one relation."""
     return next(finding for finding in found if finding.relation.id == name)
-
-
-def epochs(exact: Sequence[float], **more: float) -> list[Mapping[str, Any]]:
-    """Audited epochs."""
-    return [{"epoch": i, "train_loss": 1.0, "exact": value, "total": 10, **more} for i, value in enumerate(exact)]
 
 
 # --- what is read from a run ------------------------------------------------------------------------------------------

@@ -18,14 +18,12 @@ from torch import nn
 import perturblab
 import perturblab.layers
 import perturblab.models
+from builders import API, DOCS, ROOT, listed
 from perturblab import cli
 from perturblab.layers import Masks
 from snippets import blocks, commands, executed, promised
 
-ROOT = Path(__file__).parents[1]
-DOCS = sorted((ROOT / "docs").rglob("*.md"))
 DOCUMENTS = [*DOCS, ROOT / "README.md"]
-API = (ROOT / "docs" / "api.md").read_text()
 ids = {"ids": lambda path: path.name}
 
 
@@ -69,18 +67,6 @@ def test_a_comment_behind_or_below_a_print_is_a_promise() -> None:
 
 
 # --- the public interface --------------------------------------------------------------------------------------------
-
-
-def listed() -> dict[str, list[str]]:
-    """Public names by module, as docs/api.md lists them."""
-    public = API.split("## What is public")[1].split("## What may change")[0]
-    found: dict[str, list[str]] = {"perturblab.layers": []}
-    layers, elsewhere = public.split("### Elsewhere")
-    for row in re.findall(r"^\| (`[^|]+) \|", layers, re.MULTILINE):
-        found["perturblab.layers"] += re.findall(r"`(\w+)`", row)
-    for module, names in re.findall(r"^\| `([\w.]+)` \| (.+) \|$", elsewhere, re.MULTILINE):
-        found[module] = re.findall(r"`(\w+)`", names)
-    return found
 
 
 def deprecated() -> list[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ import pytest
 from markupsafe import escape
 
 from browser import needs_chromium, shown
+from builders import BATCHOUT, PLAIN, epochs, make, point, run
 from perturblab import cli, records
 from perturblab.catalogue import ENTRIES, RELATIONS
 from perturblab.errors import UserError
@@ -21,9 +22,6 @@ from perturblab.presets import PRESETS, chosen
 from perturblab.records import Mask, Record
 from perturblab.report import measured, page, rows
 from perturblab.report.measured import Failed, Run
-from test_attack_tables import BATCHOUT, PLAIN, point
-from test_claims import epochs, run
-from test_tables import make
 
 RESULTS = Path(__file__).parents[1] / "results"
 AUDITED = epochs([40.0, 50.0, 55.0], batch_mean=49.0, batch_mean_truncated=48.5, smoothed=48.0)

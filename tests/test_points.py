@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from builders import CHECK
 from perturblab import robustness_figures
 from perturblab.attacks import ATTACKS
 from perturblab.errors import UserError
@@ -427,25 +428,6 @@ def test_points_go_round_through_a_file(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["fgsm.json"], "no half of a file is left"
     assert load_points(tmp_path / "none.json") == []
-
-
-CHECK: dict[str, Any] = {
-    "key": ["s", 200, "w", "linf", 0.1, {"steps": 50}, "", "", 1],
-    "flags": [],
-    "findings": {
-        **{"images": 200, "classes": 10, "eps": 0.1, "zero": 0, "bad": 0, "softmax": False, "saturated": 8},
-        **{
-            "random": False,
-            "large": 0,
-            "fgsm": 90,
-            "pgd": 70,
-            "doubled": 70,
-            "margin": 0,
-            "black_box": {},
-            "trace": [],
-        },
-    },
-}
 
 
 def test_the_points_of_a_run_have_the_flags_of_its_checks_and_worst_cases_made_anew(tmp_path: Path) -> None:

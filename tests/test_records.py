@@ -1,6 +1,5 @@
 """Records: what is written is what is read, and nothing else gets in."""
 
-import base64
 import copy
 import getpass
 import json
@@ -16,52 +15,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import perturblab
+from builders import FULL
 from perturblab import records
 from perturblab.errors import UserError
 from perturblab.records import Record
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(perturblab.__file__).parents[1])}
-PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(range(40))).decode()
-ROW = {"epoch": 29, "correct": 8512, "total": 10000}
-AUDIT = ROW | {"batch_mean": 85.2, "batch_mean_truncated": 84.3, "smoothed": 85.9, "n_batches": 79}
-RULE = {"epoch": 12, "batch_mean": 85.4, "rule": "best epoch on test, epoch index > 10"}
-FULL = {
-    "version": 1,
-    "parts": [],
-    "config": {"net_type": "noiseresnet18", "nfilters": 64, "lr": 0.1, "milestones": [10, 20], "val_size": None},
-    "seed": 0,
-    "counts": {
-        "last": ROW,
-        "best_val": ROW | {"epoch": 20, "correct": 8400},
-        "best_test": ROW
-        | {"epoch": 12, "correct": 8530, "selection": "selected on the test set", "published_rule": RULE},
-    },
-    "audit": {"last": AUDIT, "best_smoothed": AUDIT, "best_exact": AUDIT | {"epoch": 12, "correct": 8530}},
-    "environment": {
-        "packages": {"torch": "2.9.0+cpu"},
-        "python": "3.11.7",
-        "processor": {"model": "A processor @ 2.0GHz", "features": ["avx2"], "cores": 2},
-        "threads": 2,
-        "precision": "fp32",
-        "compile": "off",
-        "device": "cpu",
-        "code": "0123456789ab",
-        "ranks": 2,
-    },
-    "data": {
-        "train": "CIFAR-10 (JPEG copy)",
-        "test": "CIFAR-10 (JPEG copy)",
-        "recognised": "cifar10",
-        "hashes": {"train": "ab", "test": "cd"},
-        "classes": ["airplane", "cat/dog"],
-        "sizes": {"train": 50000, "test": 10000},
-    },
-    "parameters": {"trainable": 11, "frozen": 0, "masks": 64, "macs": 5},
-    "masks": [{"layer": "conv1", "shape": [1, 64, 32, 32], "png": PNG}],
-    "study": {"setup": "K4", "preset": "cpu"},
-    "seconds": 12.5,
-    "status": "finished",
-}
 
 
 def changed(*changes):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from builders import tell
 from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS
 from perturblab.cli_catalogue import _found, _how_to_run
 from perturblab.presets import PRESETS, chosen
 from perturblab.report import measured, rows
-from test_study import tell
 
 
 def test_show_says_what_a_figure_is_about_and_not_the_clean_accuracy(capsys: pytest.CaptureFixture[str]) -> None:

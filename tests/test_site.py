@@ -17,7 +17,7 @@ from urllib.parse import urljoin
 import pytest
 
 from browser import needs_chromium, shown
-from test_docs import DOCS, ROOT, listed
+from builders import DOCS, ROOT, listed
 
 pytest.importorskip("mkdocs", reason="mkdocs is not installed (extra docs)")
 pytestmark = pytest.mark.slow

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from builders import FULL, point, tell
+from builders import run as finished
 from perturblab import cli, matching, planning, presets, records, study, targets
 from perturblab.attacks import ATTACKS
 from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Setup
@@ -38,9 +40,6 @@ from perturblab.presets import PRESETS, Preset, chosen, flags_of, is_comparable
 from perturblab.progress import Show
 from perturblab.report import measured
 from perturblab.report.values import value
-from test_attack_tables import point
-from test_claims import run as finished
-from test_records import FULL
 
 QUIET = Show(quiet=True)
 TINY = Preset(
@@ -750,10 +749,6 @@ def _is_zombie(pid: str) -> bool:
 
 
 # --- the commands ---------------------------------------------------------------------------------------------------
-
-
-def tell(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    return cli.main(shlex.split(line)), *capsys.readouterr()
 
 
 def test_a_cluster_leaves_attacks_out_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,9 +16,9 @@ from rich.console import Console
 from scipy import stats as scipy_stats
 
 import perturblab
+from builders import columns, make
 from perturblab import groups, stats
 from perturblab.errors import UserError
-from perturblab.records import Record
 from perturblab.report import tables
 
 SOURCES = str(Path(perturblab.__file__).parents[1])
@@ -33,53 +33,12 @@ HOSTILE = [
 BEST = "Best epoch on test (selected on the test set, optimistic)"
 
 
-def make(seed=0, correct=8500, *, audited=False, status="finished", total=10000, test="CIFAR-10", **config):
-    last = {"epoch": 29 if status == "finished" else 4, "correct": correct, "total": total}
-    row = last | {"batch_mean": 85.25, "batch_mean_truncated": 84.5, "smoothed": 80.0 + seed, "n_batches": 79}
-    best = last | {"correct": correct + 30} if audited else None
-    return Record.model_validate(
-        {
-            "config": {"net_type": "resnet18", "nfilters": 64, "lr": 0.1} | config,
-            "seed": seed,
-            "counts": {"last": last, "best_test": best},
-            "audit": {"last": row, "best_smoothed": row, "best_exact": row} if audited else None,
-            "environment": {
-                "packages": {},
-                "python": "3.11.7",
-                "processor": {"model": "A", "features": [], "cores": 2},
-                "threads": 2,
-                "precision": "fp32",
-                "compile": "off",
-                "device": "cpu",
-            },
-            "data": {
-                "train": "CIFAR-10",
-                "test": test,
-                "recognised": "cifar10",
-                "hashes": {"train": "ab", "test": test},
-                "classes": ["a", "b"],
-                "sizes": {"test": total},
-            },
-            "parameters": {"trainable": 11173962, "frozen": 0, "masks": 0, "macs": 1},
-            "seconds": 1.0,
-            "status": status,
-        }
-    )
-
-
 def runs(counts, **settings):
     return [make(seed, correct, **settings) for seed, correct in enumerate(counts)]
 
 
 BASE = runs([8500, 8512, 8507], label="base")
 GOOD = runs([8600, 8611, 8609], label="good")
-
-
-def columns(text):
-    """A second reader of Markdown tables: a list of dicts, one a row."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [dict(zip(head, row, strict=True)) for row in rows]
 
 
 # Groups
