@@ -147,9 +147,9 @@ def _main(case: Case, folder: Path) -> int:
 
     run = cli._run
 
-    def watched(argv: list[str]) -> int:
+    def watched(argv: list[str], *rest: object) -> int:
         try:
-            return run(argv)
+            return run(argv, *rest)  # type: ignore[arg-type]
         except Exception as error:
             sites = list(dict.fromkeys(_sites(error)))
             folder.with_suffix(".told").write_text(json.dumps(sites))

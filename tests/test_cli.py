@@ -911,6 +911,26 @@ def test_second_interrupt_does_not_wait(
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_stop_that_is_given_leaves_the_signals_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    asked = list[bool]()
+
+    def stop() -> bool:
+        assert all(signal.getsignal(number) == handler for number, handler in handlers)
+        asked.append(len(asked) == 2)
+        return asked[-1]
+
+    line = f"train {LENET} --nepochs 9 --quiet --out {tmp_path / 'run'}"
+    assert cli.main(shlex.split(line), stop=stop) == cli.INTERRUPTED
+    assert asked == [False, False, True]
+    assert f"--resume {tmp_path / 'run'}" in capsys.readouterr().err
+    study = f"run K4 --seeds 1 --results {tmp_path}/r --work {tmp_path}/w"
+    assert cli.main(shlex.split(study), stop=lambda: True) == cli.INTERRUPTED
+    assert not list(tmp_path.glob("r/**/*.json"))
+
+
 def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 1 and the traceback are what the interpreter makes of it."""
 

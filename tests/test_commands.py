@@ -8,8 +8,7 @@ import os
 import re
 import resource
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -332,25 +331,13 @@ def two_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list
         train, test = images(40), images(10)
         return ImageData("CIFAR10", "CIFAR-10", CIFAR10, train, test, {"train": "-", "test": "-"})
 
-    @contextmanager
-    def after_two(*, once: bool) -> Iterator[Callable[[], bool]]:
-        asked = 0
-
-        def stop() -> bool:
-            nonlocal asked
-            asked += 1
-            return asked == 2
-
-        yield stop
-
     def run(argv: list[str]) -> dict[str, Any]:
-        folder = tmp_path / "run"
+        folder, asked = tmp_path / "run", iter((False, True))
         threads = ["--nthreads", str(torch.get_num_threads())]
-        assert cli.main([*argv, "--out", str(folder), *threads]) == cli.INTERRUPTED
+        assert cli.main([*argv, "--out", str(folder), *threads], stop=lambda: next(asked)) == cli.INTERRUPTED
         return checkpoint.load_checkpoint(folder / "checkpoint.pt")
 
     monkeypatch.setattr(data, "load", load)
-    monkeypatch.setattr(cli, "asked_to_stop", after_two)
     return run
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,10 +163,10 @@ def _train(args: argparse.Namespace) -> int:
     with ranks.joined(own_device(folder) if own and folder else config.device) as us:
         # Rank 0 names the folder: the name may hold the time, and the others would find it in use.
         place = next(found for found in us.every(folder) if found is not None)
-        return _train_in(config, place, us)
+        return _train_in(config, place, us, args.stop)
 
 
-def _train_in(config: TrainConfig, folder: Path, ranks: "Ranks") -> int:
+def _train_in(config: TrainConfig, folder: Path, ranks: "Ranks", stop: Callable[[], bool] | None) -> int:
     from perturblab import execution, runs
     from perturblab.progress import Show
 
@@ -180,8 +180,8 @@ def _train_in(config: TrainConfig, folder: Path, ranks: "Ranks") -> int:
     _introduce(run, show)
     resume = f"{launcher()} train --resume {folder}"
     try:
-        with asked_to_stop(once=True) as stop:
-            record = execution.execute(run, show, stop)
+        with asked_to_stop(stop, once=True) as asked:
+            record = execution.execute(run, show, asked)
     except RankLostError as error:
         raise RankLostError(f"rank {ranks.rank}: {error}; go on from the last checkpoint with: {resume}") from error
     if record is None:
@@ -357,11 +357,13 @@ def _attack(args: argparse.Namespace) -> int:
     return DONE
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, stop: Callable[[], bool] | None = None) -> int:
     """Run the command line.
 
     Args:
         argv: the arguments; those of the process by default.
+        stop: asked between steps; True ends training or a study cleanly. By default Ctrl-C and SIGTERM do; with a
+            function the handlers of both are left alone.
 
     Returns:
         0 done, 1 a bug or a failed check, 2 the user's mistake, 130 interrupted and resumable.
@@ -369,7 +371,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        return _run(sys.argv[1:] if argv is None else argv, stop)
     except (UserError, NonFiniteError) as error:
         if is_first():
             print(f"perturblab: error: {one_line(str(error))}", file=sys.stderr)
@@ -404,10 +406,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return MISTAKE
 
 
-def _run(argv: Sequence[str]) -> int:
+def _run(argv: Sequence[str], stop: Callable[[], bool] | None) -> int:
     try:
-        with _terminable():
+        with nullcontext() if stop else _terminable():
             args = parsed(_parser(), argv)
+            args.stop = stop
             if world_size() > 1 and args.command not in ("train", "evaluate"):
                 raise UserError(f"perturblab {args.command} is a single process; run it without torchrun")
             code: int = args.run(args)

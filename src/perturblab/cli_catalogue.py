@@ -285,7 +285,7 @@ def _run(args: argparse.Namespace) -> int:
             stack.enter_context(locked(folder, busy, shared=shared))
         missing = study.share(missing)
         run_jobs = stack.enter_context(place)
-        stop = stack.enter_context(asked_to_stop())
+        stop = stack.enter_context(asked_to_stop(args.stop))
         failures = run_jobs(missing, show=show, stop=stop)
     if stop():
         show.warn("stopped; the same command goes on")

@@ -57,16 +57,22 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 @contextmanager
-def asked_to_stop(*, once: bool = False, signals: Sequence[int] = STOPS) -> Iterator[Callable[[], bool]]:
+def asked_to_stop(
+    given: Callable[[], bool] | None = None, *, once: bool = False, signals: Sequence[int] = STOPS
+) -> Iterator[Callable[[], bool]]:
     """Turn Ctrl-C and SIGTERM into an answer that is asked for where a stop is clean.
 
     Args:
+        given: the caller's own answer, used in place of the signals; their handlers are then left alone.
         once: a second one raises KeyboardInterrupt wherever it comes.
         signals: those that are turned.
 
     Yields:
         Says whether one has come.
     """
+    if given is not None:
+        yield given
+        return
     asked: list[int] = []
 
     def ask(number: int, frame: Any) -> None:
