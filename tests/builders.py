@@ -12,6 +12,7 @@ import pytest
 from perturblab import cli
 from perturblab.points import Point
 from perturblab.records import Record, Study
+from perturblab.report.claims import ClaimFinding
 from perturblab.report.measured import Run
 from perturblab.stats import wilson
 
@@ -134,23 +135,29 @@ CHECK: dict[str, Any] = {
         },
     },
 }
+TOTAL = 13  # not a multiple of 4: the first digit of the answers holds one image
 CONTROL = "resnet18, 64 filters"
 
 
-def point(attack: str, eps: float, right: Sequence[int], **given: Any) -> Point:
-    """Build a point of an attack from the images that are right, first image first."""
-    bits = int("".join(map(str, right)), 2)
-    settings: dict[str, Any] = {"seed": 1}
-    known = {"norm": "linf", "subset": "s", "weights": "w", "settings": settings} | given
-    return Point(
-        attack=attack,
-        eps=eps,
-        correct=sum(right),
-        total=len(right),
-        wilson=wilson(sum(right), len(right)),
-        answers=f"{bits:0{-(-len(right) // 4)}x}",
-        **known,
-    )
+def as_hex(right: Sequence[object]) -> str:
+    """Write which images are right as the answers of a point, first image first."""
+    bits = "".join("1" if value else "0" for value in right)
+    return f"{int(bits, 2):0{-(-len(bits) // 4)}x}"
+
+
+def point(
+    attack: str = "fgsm", eps: float = 0.1, right: Sequence[object] | int = 7, *, total: int = TOTAL, **given: Any
+) -> Point:
+    """Build a point of an attack from the images that are right: one by one, or the first so many of a total."""
+    right = [k < right for k in range(total)] if isinstance(right, int) else list(map(bool, right))
+    counts = {"correct": sum(right), "total": len(right), "wilson": wilson(sum(right), len(right))}
+    known = {"norm": "linf", "answers": as_hex(right), "subset": "s", "weights": "w", "settings": {"seed": 1}}
+    return Point(attack=attack, eps=eps, **(counts | known | given))
+
+
+def curve(attack: str, *correct: int, total: int = 1000, **given: Any) -> list[Point]:
+    """Build the points of an attack at radii 0, 0.1, 0.2, ..., with so many images right."""
+    return [point(attack, k / 10, count, total=total, **given) for k, count in enumerate(correct)]
 
 
 def attacked(defence: str, rights: Sequence[Sequence[int]], **given: Any) -> list[Run]:
@@ -182,6 +189,16 @@ def run(setup: str, seed: int, correct: int = 9000, *, preset: str = "cpu", **gi
 def epochs(exact: Sequence[float], **more: float) -> list[Mapping[str, Any]]:
     """Build audited epochs with these exact accuracies."""
     return [{"epoch": i, "train_loss": 1.0, "exact": value, "total": 10, **more} for i, value in enumerate(exact)]
+
+
+def runs(setup: str, counts: Sequence[int], **given: Any) -> list[Run]:
+    """Build one run per seed, counted from 1."""
+    return [run(setup, seed, correct, **given) for seed, correct in enumerate(counts, 1)]
+
+
+def claim(found: Sequence[ClaimFinding], name: str) -> ClaimFinding:
+    """Find the finding of one relation."""
+    return next(finding for finding in found if finding.relation.id == name)
 
 
 # --- commands and documents

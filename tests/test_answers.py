@@ -1,0 +1,184 @@
+"""Answers to the two questions, from the claims that decide them."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from builders import claim, epochs, point, run, runs
+from perturblab.catalogue import RELATIONS
+from perturblab.report import answers, rows
+from perturblab.report.claims import claim_findings
+from perturblab.report.measured import Run
+from perturblab.report.places import by_place
+from perturblab.report.published import figure_findings
+
+
+def test_the_answers_come_from_the_deciding_claims() -> None:
+    noise, batchout = answers.answers(claim_findings({}))
+    assert (noise.word, batchout.word, noise.sentences) == ("Not yet measured", "Not yet measured", ())
+    k1 = runs("K1", [6000, 6100, 6200])
+    of = [*runs("H5", [5300, 5410, 5505]), *runs("K4", [5000, 5100, 5200])]
+    noise, _ = answers.answers(claim_findings(by_place([*of, *k1])))
+    yes = "yes, by 3.0 points (54.1 % against 51.0 %)"
+    assert noise.word == f"With the reproduction's net and SGD {yes}"
+    assert "54.05 % against 51.00 %, better (difference +3.05 points, 95 % t-interval [" in noise.sentences[0]
+    assert noise.sentences[-1].startswith("Measured at cpu: ")
+    noise, _ = answers.answers(claim_findings(by_place(of[:2] + of[3:5] + k1)))
+    assert noise.word == "With the reproduction's net and SGD too few seeds to say"
+    mixed = [*runs("H5", [5000, 5300, 5100]), *runs("K4", [5050, 5100, 5200])]
+    noise, _ = answers.answers(claim_findings(by_place([*mixed, *k1])))
+    assert noise.word.startswith("With the reproduction's net and SGD not so that these seeds could tell (")
+    assert noise.word.endswith(" points would have been detected with 80 % power)")
+    both = [*of, *runs("A1", [5300, 5410, 5505]), *runs("A1-level-0", [5000, 5100, 5200])]
+    every = [*both, *runs("A1-order", [5300, 5410, 5505]), *runs("A1-1x1", [5000, 5100, 5200])]
+    noise, _ = answers.answers(claim_findings(by_place([*every, *k1])))
+    assert noise.word == yes.capitalize()
+    noise, _ = answers.answers(claim_findings(by_place([*every[6:], *k1])))
+    assert noise.word.split("; ") == [
+        f"With the reproduction's net, Adam and level 0.1 {yes}",
+        f"with the authors' net, Adam and level 0.1 {yes}",
+        f"with the authors' net in place of 1x1 convolutions without noise, both with Adam {yes}",
+    ]
+    other = [*mixed, *both[6:]]
+    noise, _ = answers.answers(claim_findings(by_place([*other, *k1])))
+    assert noise.word.startswith("With the reproduction's net and SGD not so")
+    assert noise.word.endswith(f"; with the authors' net, Adam and level 0.1 {yes}")
+
+
+def test_a_larger_preset_with_too_few_seeds_does_not_take_the_answer_away() -> None:
+    of = [*runs("K1", [6000, 6100, 6200]), *runs("H5", [5300, 5410, 5505]), *runs("K4", [5000, 5100, 5200])]
+    begun = [run("H5", 1, 9000, preset="gpu"), run("K4", 1, 8000, preset="gpu"), run("K1", 1, 9500, preset="gpu")]
+    noise, _ = answers.answers(claim_findings(by_place([*of, *begun])))
+    assert "yes, by 3.0 points" in noise.word
+    noise, _ = answers.answers(claim_findings(by_place(begun)))
+    assert "too few seeds" in noise.word
+
+
+def test_an_answer_has_the_verdict_of_its_row_after_the_correction() -> None:
+    constant = [5301, 5380, 5550]
+    a1 = [5200, 5300, 5400]
+    of = [*runs("K1", [6000] * 3), *runs("A1", a1), *runs("A1-constant", constant)]
+    of += runs("A1-untied", [5201, 5320, 5350])
+    (compared,) = claim(claim_findings(by_place(of)), "R-A1-constant").measured
+    assert compared.paired.verdict == "worse", "by itself"
+    assert rows.claim_words(RELATIONS["R-A1-constant"], compared).startswith("not distinguishable; ")
+    noise, _ = answers.answers(claim_findings(by_place(of)))
+    assert ", not distinguishable (difference -1.10 points" in noise.sentences[0]
+
+
+def test_what_has_not_the_same_code_or_images_is_said_where_it_is_taken_together() -> None:
+    def changed(one: Run, **data: Any) -> Run:
+        environment = one.record.environment.model_copy(update={"code": data.pop("code", "same")})
+        images = one.record.data.model_copy(update=data)
+        return replace(one, record=one.record.model_copy(update={"environment": environment, "data": images}))
+
+    rows_of = epochs([50.0], batch_mean_truncated=49.0)
+    both = [*runs("H5", [5300, 5410, 5505], metrics=rows_of), *runs("K4", [5000, 5100, 5200], metrics=rows_of)]
+    for update, said in (
+        ({"hashes": {"train": "b", "test": "b"}}, "made by 2 versions of the images"),
+        ({"code": "another"}, "made by 2 versions of the code"),
+        ({}, ""),
+    ):
+        of = by_place([changed(one, **(update if one.record.seed == 3 else {})) for one in both])
+        (compared,) = claim(claim_findings(of), "R-noise").measured
+        assert compared.note == said
+        figure = next(found for found in figure_findings(of) if found.entry.setup == "K4" and found.measured)
+        assert figure.measured[0].note == said
+        assert any(said.capitalize() in line for line in rows.figure_row(figure, figure.measured[0]).details)
+
+
+def test_a_published_figure_of_all_images_is_not_compared_with_one_of_some() -> None:
+    right, mode = [[1] * 60 + [0] * 40 for _ in range(3)], {"mode": "BatchOut active in evaluation"}
+    for total, comparable in ((100, False), (10_000, True)):
+        of = [
+            run("BO-mnist-batchout", s, preset="robust", points=[point("fgsm-unclipped", 0.1, some, settings=mode)])
+            for s, few in enumerate(right, 1)
+            for some in [few * (total // 100)]
+        ]
+        figures = {found.entry.id: found for found in figure_findings(by_place(of))}
+        (measured,) = figures["R2-all-unclipped-0.1"].measured
+        assert ("counted on 100 of the test images only" in measured.unlike) is not comparable
+        assert measured.against is not None
+        assert (measured.against.verdict != "not comparable at this preset") is comparable
+
+
+def test_an_answer_says_what_was_corrected_for() -> None:
+    of = [*runs("K1", [6000, 6100, 6200]), *runs("A1", [5300, 5410, 5505])]
+    of += [*runs("A1-constant", [5000, 5100, 5200]), *runs("A1-untied", [5200, 5310, 5400])]
+    noise, _ = answers.answers(claim_findings(by_place(of)))
+    for sentence in noise.sentences[:2]:
+        assert re.search(r"; Holm p = \S+ over 2 comparisons with A1\.$", sentence)
+
+
+def attacked(data: str, attack: str, eps: float, more: int, flags: tuple[str, ...] = ()) -> list[Run]:
+    """Three seeds each with and without BatchOut: so many more of 100 images right with it."""
+    more_said = {"settings": {"seed": 1, "steps": 50}} if attack == "pgd" else {}
+    return [
+        run(f"BO-{data}-{arm}", s, preset="robust", points=[point(attack, eps, right, flags=of, **more_said)])
+        for arm, gain, of in (("batchout", more, flags), ("none", 0, ()))
+        for s in (1, 2, 3)
+        for right in [[int(i < 20 + 3 * s + gain + (s == 2 and gain > 0)) for i in range(100)]]
+    ]
+
+
+def test_robustness_is_decided_by_the_strongest_attack_and_never_by_fgsm() -> None:
+    def word(*of: list[Run]) -> str:
+        merged: dict[tuple[str, int], Run] = {}
+        for one in (one for some in of for one in some):
+            assert one.record.study
+            key = one.record.study.setup, one.record.seed
+            merged[key] = replace(one, points=(*(merged[key].points if key in merged else ()), *one.points))
+        _, batchout = answers.answers(claim_findings(by_place(merged.values())))
+        return batchout.word
+
+    fgsm = attacked("mnist", "fgsm", 0.3, 40)
+    assert word(fgsm) == "Not yet measured by what decides it"
+    assert word(fgsm, attacked("mnist", "pgd", 0.1, 20)) == (
+        "On MNIST more robust than without it, by 20.3 points (46.3 % against 26.0 % of 100 of 10,000 test images)"
+    )
+    assert word(fgsm, attacked("mnist", "pgd", 0.1, 20), attacked("mnist", "autoattack", 0.1, -20)) == (
+        "On MNIST less robust than without it, by 20.0 points (6.0 % against 26.0 % of 100 of 10,000 test images)"
+    )
+    flagged = attacked("cifar", "pgd", 5 / 255, 20, ("saturated logits",))
+    assert word(attacked("mnist", "autoattack", 0.1, -20), flagged) == (
+        "On MNIST less robust than without it, by 20.0 points (6.0 % against 26.0 % of 100 of 10,000 test images); "
+        "on CIFAR-10 not shown, since the gradients are flagged"
+    )
+
+
+def test_a_flag_bounds_the_side_that_carries_it() -> None:
+    """A control that is an upper bound makes a difference larger, not smaller; AutoAttack answers saturated logits."""
+    for attack, arm, flag, is_shown in (
+        ("pgd", "batchout", "saturated logits", False),
+        ("pgd", "none", "saturated logits", True),
+        ("autoattack", "batchout", "saturated logits", True),
+        ("autoattack", "batchout", "black box stronger", True),
+        ("autoattack", "batchout", "zero gradients", False),
+    ):
+        of = [
+            replace(one, points=tuple(p.model_copy(update={"flags": (flag,)}) for p in one.points))
+            if one.record.study and one.record.study.setup.endswith(arm)
+            else one
+            for one in attacked("cifar", attack, 5 / 255, 20)
+        ]
+        found = claim_findings(by_place(of))
+        _, batchout = answers.answers(found)
+        assert ("more robust" in batchout.word) == is_shown, (attack, arm, flag)
+        (compared,) = claim(found, f"R-batchout-{attack}-cifar").measured
+        assert compared.flagged == f"BO-cifar-{arm}: empirical upper bound, flags: {flag}"
+        assert compared.flagged in batchout.sentences[0]
+        assert ("not shown, since" in batchout.sentences[0]) is not is_shown
+        words = rows.claim_words(RELATIONS[f"R-batchout-{attack}-cifar"], compared)
+        assert words.startswith("agrees; " if is_shown else "not shown by an upper bound; ")
+        row = rows.claim_row(claim(found, f"R-batchout-{attack}-cifar"), compared)
+        assert "On 100 of 10,000 test images, " in row.details[0]
+
+
+def test_flags_are_said_with_the_number() -> None:
+    of = [
+        run(f"BO-mnist-{arm}", s, preset="robust", points=[point("fgsm", 0.3, right, flags=flags)])
+        for arm, flags in (("batchout", ("not monotone",)), ("none", ()))
+        for s, right in enumerate([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]])
+    ]
+    _, batchout = answers.answers(claim_findings(by_place(of)))
+    assert "empirical upper bound, flags: not monotone" in batchout.sentences[0]
