@@ -6,75 +6,31 @@ import re
 import shlex
 from dataclasses import replace
 from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from markupsafe import escape
 
-from browser import needs_chromium, shown
-from builders import BATCHOUT, PLAIN, epochs, make, point, run
+from builders import make, point, run
+from page_reader import AUDITED, RESULTS, SOME, Reader, committed, some_page
 from perturblab import cli, records
 from perturblab.catalogue import ENTRIES, RELATIONS
 from perturblab.errors import UserError
 from perturblab.presets import PRESETS, chosen
-from perturblab.records import Mask, Record
+from perturblab.records import Record
 from perturblab.report import measured, page, rows
 from perturblab.report.measured import Failed, Run
-
-RESULTS = Path(__file__).parents[1] / "results"
-AUDITED = epochs([40.0, 50.0, 55.0], batch_mean=49.0, batch_mean_truncated=48.5, smoothed=48.0)
-PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
-DRAWN = Run(make(7, label="drawn").model_copy(update={"masks": [Mask(layer="conv1", shape=[1, 1], png=PNG)]}))
-SOME = [
-    DRAWN,
-    *(run("H5", s, 5000 + 40 * s, metrics=AUDITED) for s in (1, 2, 3)),
-    *(run("K4", s, 5000 + 10 * s, metrics=AUDITED) for s in (1, 2, 3)),
-    *PLAIN,
-    *BATCHOUT,
-]
-
-
-class Reader(HTMLParser):
-    """Collects what a browser would: tags that nest, ids, and every address."""
-
-    VOID = frozenset({"meta", "img", "br", "link", "input", "hr"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.addresses: list[str] = []
-        self.tags: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.tags.append(tag)
-        if tag not in self.VOID:
-            self.open.append(tag)
-        self.ids += [given["id"] or ""] if "id" in given else []
-        self.addresses += [value or "" for key, value in attrs if key in ("href", "src", "xlink:href")]
-        assert not any(key.startswith("on") for key in given), "no script"
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, tag
 
 
 def test_the_same_records_give_the_same_bytes_in_any_order() -> None:
     shuffled = list(SOME)
     random.Random(0).shuffle(shuffled)
-    assert page.page(SOME) == page.page(shuffled)
+    assert some_page() == page.page(shuffled)
 
 
 def test_the_page_is_whole_and_needs_nothing_from_outside() -> None:
-    text = page.page(SOME)
+    text = some_page()
     seen = Reader(text)
     assert seen.open == []
     assert len(seen.ids) == len(set(seen.ids)), "every id once"
@@ -87,7 +43,7 @@ def test_the_page_is_whole_and_needs_nothing_from_outside() -> None:
 
 
 def test_every_figure_and_every_claim_is_on_the_page() -> None:
-    text = page.page(SOME)
+    text = some_page()
     assert all(f">{entry}: " in text for entry in ENTRIES)
     assert all(str(escape(relation.text)) in text for relation in RELATIONS.values())
     assert text.count("not yet measured") > 100
@@ -195,115 +151,7 @@ def test_failed_runs_are_counted_and_listed() -> None:
     assert '<th scope="row">failed, without a record</th><td class="number">2</td>' in text, (
         "a line of the table of compute"
     )
-    assert "failed, without a record" not in page.page(SOME)
-
-
-# --- the charts -------------------------------------------------------------------------------------------------------
-
-
-def captions(text: str) -> list[str]:
-    """What stands below the charts, as it is read."""
-    return [unescape(caption) for caption in re.findall(r"</svg>(?:</div>\s*)?<figcaption>([^<]*)</figcaption>", text)]
-
-
-def table_below(text: str, title: str) -> list[list[str]]:
-    """The cells of the table of a chart with this title, the header first."""
-    body = text.split(f"<caption>{escape(title)}</caption>")[1].split("</table>")[0]
-    return [re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", line) for line in body.split("<tr>")[1:]]
-
-
-def test_a_flag_is_said_of_its_own_net_alone() -> None:
-    text = page.page([*PLAIN, *BATCHOUT])
-    (caption,) = captions(text)
-    flagged = "resnet18, 64 filters, BatchOut (empirical upper bound, flags: zero gradients)"
-    assert caption.endswith(f"Drawn with hollow marks: {flagged}. The other curves have no flags.")
-    header, plain, mixed = table_below(text, "fgsm, 8 images: accuracy, % by radius, linf")
-    assert header == ["Curve", "0", "0.1", "Seeds", "Flags"]
-    assert (plain[0], plain[-1]) == ("resnet18, 64 filters", "none")
-    assert (mixed[0], mixed[-1]) == ("resnet18, 64 filters, BatchOut", "zero gradients")
-    assert "hollow marks: an upper bound, see below" in text
-    unflagged = page.page(PLAIN)
-    assert captions(unflagged)[0].endswith("No curve has a flag.")
-    assert "hollow marks" not in unflagged
-
-
-def test_a_flag_of_one_seed_or_of_one_panel_says_which() -> None:
-    more = [point("pgd", eps, [1, 0], subset="few", flags=("not converged",)) for eps in (0.1, 0.2)]
-    once = [Run(r.record, (), (*r.points, *(more if r.record.seed == 1 else ()))) for r in PLAIN]
-    (caption,) = captions(page.page(once))
-    assert caption.endswith("filters (empirical upper bound, flags: not converged in seed 1 (panel 1)).")
-    assert "but resnet18, 64 filters: n = 1, no interval (panel 1)" in caption, "the other attack has three seeds"
-
-
-@pytest.mark.parametrize(
-    ("seeds", "want"),
-    [
-        ({"K4": 1}, "n = 1, no interval"),
-        ({"K4": 2}, "means over n = 2 seeds, too few for intervals"),
-        ({"K4": 3, "K1": 3}, "means over n = 3 seeds with 95 % t-intervals"),
-        ({"K4": 4, "K1": 1}, "means over n = 1 to 4 seeds with 95 % t-intervals; but K1: n = 1, no interval"),
-    ],
-)
-def test_an_interval_is_promised_only_where_there_is_one(seeds: dict[str, int], want: str) -> None:
-    of = [run(name, s, metrics=AUDITED) for name, last in seeds.items() for s in range(1, last + 1)]
-    learning, audit = captions(page.page(of))
-    assert learning.endswith(f"exact test accuracy by epoch, {want}")
-    assert "t-interval" not in audit
-
-
-def test_an_interval_is_missing_only_where_seeds_are() -> None:
-    more = Run(PLAIN[0].record, (), (*PLAIN[0].points, point("fgsm", 0.2, [1, 0, 0, 0, 0, 0, 0, 0])))
-    text = page.page([more, *PLAIN[1:]])
-    (caption,) = captions(text)
-    assert "but resnet18, 64 filters: n = 1 at some places, no interval there" in caption
-    (row,) = table_below(text, "fgsm, 8 images: accuracy, % by radius, linf")[1:]
-    assert row == ["resnet18, 64 filters", "100.00 [100.00, 100.00]", "12.50 [0.00, 43.55]", "12.50", "1 to 3"]
-
-
-def test_every_net_of_the_preset_has_its_learning_curve() -> None:
-    setups = PRESETS["cpu"].setups
-    text = page.page([run(name, s, metrics=AUDITED) for name in setups for s in (1, 2, 3)])
-    section = text.split('<section id="learning-curves">')[1].split("</section>")[0]
-    svgs = re.findall(r"<svg.*?</svg>", section, flags=re.DOTALL)
-    assert len(svgs) == 2, "one a recipe"
-    named = [re.findall(r"<text[^>]*>([KHA][^<]*)</text>", svg) for svg in svgs]
-    assert sorted(named[0] + named[1]) == sorted(setups)
-    assert all(name.startswith("A") for name in named[1])
-    for svg, names in zip(svgs, named, strict=True):
-        looks = re.findall(
-            r'style="fill: none; (?:stroke-dasharray: ([^;]*); [^"]*)?stroke: (#\w+)[^"]*stroke-width: 1.5', svg
-        )
-        assert len({colour for _, colour in looks}) == len(names), "a colour each"
-        papers = re.findall(r"--paper: (#\w+)", text)
-        assert len(papers) == 2
-        assert min(contrast(colour, paper) for _, colour in looks for paper in papers) >= 3, "WCAG 2.2, 1.4.11"
-
-
-def contrast(one: str, other: str) -> float:
-    """How far two colours are apart, from 1 to 21 (WCAG 2.2, contrast ratio)."""
-    dark, light = sorted(luminance(colour) for colour in (one, other))
-    return (light + 0.05) / (dark + 0.05)
-
-
-def luminance(colour: str) -> float:
-    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
-    parts = [int(digits[start : start + 2], 16) / 255 for start in (0, 2, 4)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
-def test_a_chart_is_there_for_those_who_cannot_see_it() -> None:
-    text = page.page(SOME)
-    figures = re.findall(r"<figure>.*?</figure>", text.split("<h2>Noise masks")[0], flags=re.DOTALL)
-    assert len(figures) == 3
-    for figure in figures:
-        assert re.search(r'<svg class="chart" role="img" aria-label="[^"]+"', figure)
-        assert '<details class="beside"><summary>numbers of this chart' in figure
-    assert table_below(text, "H5: accuracy, % by epoch (the first is 0)")[1:] == [
-        ["exact", "40.00", "50.00", "55.00", "3"],
-        ["batch mean", *["49.00"] * 3, "3"],
-        ["smoothed", *["48.00"] * 3, "3"],
-    ]
+    assert "failed, without a record" not in some_page()
 
 
 def test_every_table_says_what_it_is_and_every_header_what_it_is_of() -> None:
@@ -331,7 +179,7 @@ def test_the_navigation_leads_to_every_section() -> None:
         text = page.page(runs)
         led = re.findall(r'href="#([^"]+)"', text.split("<nav")[1].split("</nav>")[0])
         assert led == re.findall(r'<section id="([^"]+)">', text)
-    assert {"masks", "others"} <= set(re.findall(r'<section id="([^"]+)">', page.page(SOME)))
+    assert {"masks", "others"} <= set(re.findall(r'<section id="([^"]+)">', some_page()))
 
 
 def test_a_small_spread_is_not_rounded_away() -> None:
@@ -452,70 +300,6 @@ def test_flags_that_are_not_read_are_mistakes(
 
 
 def test_committed_records_make_a_page() -> None:
-    text = page.page(measured.load(RESULTS), measured.load_failed(RESULTS))
+    text = page.page(list(committed()), measured.load_failed(RESULTS))
     assert Reader(text).open == []
     assert len(text) < 8_000_000
-
-
-# --- in a real browser ------------------------------------------------------------------------------------------------
-
-# Asked of the page by the page itself: what is wider than the window, and which pictures are empty.
-PROBE = """
-<script>
-addEventListener("load", () => {
-  const wide = [...document.querySelectorAll("body *")].filter(
-    (e) => !e.closest("svg, pre, .scroll") && e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.tagName);
-  const empty = [...document.querySelectorAll("svg.chart, svg.dots, img")].filter(
-    (e) => e.checkVisibility() && e.getBoundingClientRect().width * e.getBoundingClientRect().height === 0).length;
-  const broken = [...document.images].filter((i) => !i.naturalWidth).length;
-  document.title = JSON.stringify({wide, empty, broken, charts: document.querySelectorAll("svg.chart").length,
-    bars: [...document.querySelectorAll("svg.chart text")].length});
-});
-</script>
-"""
-
-
-@pytest.mark.slow
-@needs_chromium
-@pytest.mark.parametrize("width", [1280, 400], ids=["desktop", "phone"])
-def test_a_browser_shows_all_of_it(width: int, tmp_path: Path) -> None:
-    real = measured.load(RESULTS)
-    studied = [one.record.study for one in real]
-    text = page.page([*real, *(one for one in SOME if one.record.study not in studied)])
-    # The probe is this test's own, so the page's rule against scripts is taken out for it.
-    asked = re.sub(r"<meta http-equiv=[^>]*>", "", text).replace("</body>", f"{PROBE}</body>")
-    for name, content in (("page", text), ("asked", asked)):
-        (tmp_path / f"{name}.html").write_text(content)
-    seen = shown((tmp_path / "asked.html").as_uri(), tmp_path, width=width)
-    found = json.loads(next(iter(re.findall(r"<title>(.*?)</title>", seen.stdout))).replace("&quot;", '"'))
-    assert found["wide"] == []
-    assert (found["empty"], found["broken"]) == (0, 0)
-    assert found["charts"] == text.count('<svg class="chart"') >= 3
-    assert found["bars"] > 20, "text of a picture stays text"
-    plain = shown((tmp_path / "page.html").as_uri(), tmp_path, width=width)
-    assert "CONSOLE" not in plain.stderr, "no message of the browser"
-
-
-# Asked of the page as it is on paper: what a closed fold still hides.
-FOLDS = """
-<script>
-addEventListener("load", () => {
-  const closed = "details:not([open]):not(.beside)";
-  const folded = [...document.querySelectorAll(`${closed} li, ${closed} td`)];
-  const seen = folded.filter((e) => e.checkVisibility({contentVisibilityAuto: true}));
-  document.title = JSON.stringify({folded: folded.length, seen: seen.length});
-});
-</script>
-"""
-
-
-@pytest.mark.slow
-@needs_chromium
-def test_paper_hides_nothing(tmp_path: Path) -> None:
-    text = re.sub(r"<meta http-equiv=[^>]*>", "", page.page(SOME)).replace("</body>", f"{FOLDS}</body>")
-    for name, content in (("screen", text), ("paper", text.replace("@media print", "@media all"))):
-        (tmp_path / f"{name}.html").write_text(content)
-        seen = shown((tmp_path / f"{name}.html").as_uri(), tmp_path)
-        found = json.loads(next(iter(re.findall(r"<title>(.*?)</title>", seen.stdout))).replace("&quot;", '"'))
-        assert found["folded"] > 500
-        assert found["seen"] == (found["folded"] if name == "paper" else 0)
