@@ -179,10 +179,24 @@ def test_files_stay_small_enough_to_read(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 430
 
 
-@pytest.mark.parametrize("room", sorted(NEVER_TORCH))
-def test_light_rooms_do_not_import_torch(room: str) -> None:
-    code = f"import sys, perturblab.{room}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_light_rooms_do_not_import_torch() -> None:
+    """Import every module of the light rooms in one process; it stops at the first that loads torch."""
+    light = [path for path in FILES if part(path) in NEVER_TORCH]
+    assert {part(path) for path in light} == NEVER_TORCH
+    names = [".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__") for path in light]
+    code = "import sys\nfor name in sys.argv[1:]:\n    __import__(name)\n    'torch' in sys.modules and sys.exit(name)"
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+TESTS = sorted(Path(__file__).parent.glob("*.py"))
+
+
+def test_no_file_of_tests_is_imported_by_another() -> None:
+    """What several tests need lies in builders.py, or in another file without tests."""
+    imports = {path.name: [name for name in imported(path) if name.startswith("test_")] for path in TESTS}
+    assert len(imports) > 50
+    assert {name: found for name, found in imports.items() if found} == {}
 
 
 def test_no_module_works_at_import() -> None:
