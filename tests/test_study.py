@@ -279,13 +279,13 @@ def test_a_run_whose_weights_are_gone_is_trained_anew_for_its_next_attack(
     assert run(planning.plan(setups, replace(ATTACKED, seeds=1, attacks={"K4": (first,)}), None, **folders)) == []
     shutil.rmtree(tmp_path / "runs")
     jobs = planning.plan(setups, replace(ATTACKED, seeds=1, attacks={"K4": (first, second)}), None, **folders)
-    standing = planning.standing(jobs)
+    standing = planning.sort_jobs(jobs)
     assert standing.missing == [jobs[0], jobs[2]]
     assert standing.done == [jobs[1]]
     assert standing.notes == ["note: runs trained anew to be attacked, since their weights are not here: 1"]
     with monkeypatch.context() as later:
         later.setattr(records, "code_hash", lambda: "0" * 12)
-        assert planning.standing(jobs).notes[1:] == [
+        assert planning.sort_jobs(jobs).notes[1:] == [
             "note: other code trained 1 of these; if the weights differ now, no attack is added to their points"
         ]
     assert study.share(standing.missing) == standing.missing
@@ -355,7 +355,7 @@ def test_points_of_other_weights_are_kept_and_told(tmp_path: Path) -> None:
         )
     assert {path: path.read_bytes() for path in before} == before
     assert not file_of(train.work, "fgsm", "linf").exists(), "an attack that could not count is not begun"
-    assert [job for job, _ in planning.standing([train, attack]).other] == [attack]
+    assert [job for job, _ in planning.sort_jobs([train, attack]).other] == [attack]
 
 
 def test_two_attacks_on_one_run_wait_for_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -557,7 +557,7 @@ def test_a_record_of_other_settings_is_neither_done_nor_run(tmp_path: Path) -> N
     kept(train)
     assert planning.is_done(train)
     path = kept(train, learning_rate=0.25, nepochs=3)
-    standing = planning.standing([train, *attacks])
+    standing = planning.sort_jobs([train, *attacks])
     assert (standing.done, standing.missing) == ([], []), "what attacks such a run is no better"
     assert [job for job, _ in standing.other] == [train, *attacks]
     assert standing.other[0][1] == (
@@ -565,7 +565,7 @@ def test_a_record_of_other_settings_is_neither_done_nor_run(tmp_path: Path) -> N
         f"move {path.parent} away to run it anew"
     )
     path.unlink()
-    assert planning.standing([train]).missing == [train]
+    assert planning.sort_jobs([train]).missing == [train]
 
 
 @pytest.mark.parametrize(
@@ -601,7 +601,7 @@ def test_what_was_begun_with_other_settings_is_not_kept_as_what_is_asked_for(tmp
     record = before.results[0] / "record.json"
     record.unlink()
     (job,) = planned(tmp_path, "K4", preset=replace(TINY, flags={**TINY.flags, "nepochs": 1}))
-    ((_, why),) = planning.standing([job]).other
+    ((_, why),) = planning.sort_jobs([job]).other
     assert why == f"its record is of other settings (nepochs 2, now 1); move {job.work} away to run it anew"
     (failure,) = run([job])
     assert failure.reason == why
@@ -612,7 +612,7 @@ def test_records_of_several_versions_are_told_apart(tmp_path: Path) -> None:
     jobs = planned(tmp_path, "K4", "H5", seeds=3)
     for job in jobs:
         kept(job)
-    assert planning.standing(jobs).notes == []
+    assert planning.sort_jobs(jobs).notes == []
     for job, code in zip(jobs, ("abcdef123456", "abcdef123456", "", "", "", ""), strict=True):
         path = job.results[0] / "record.json"
         content = json.loads(path.read_text())
@@ -620,7 +620,7 @@ def test_records_of_several_versions_are_told_apart(tmp_path: Path) -> None:
         content["data"]["hashes"]["train"] = "feedbeef" if job is jobs[5] else "0123456789"
         path.write_text(json.dumps(content))
     name = FULL["data"]["train"]
-    assert planning.standing(jobs).notes == [
+    assert planning.sort_jobs(jobs).notes == [
         "note: the records come from 2 versions of the code: 2 of abcdef, 4 of unknown",
         "note: the records come from 2 versions of digits: "
         f"5 of {name} test cd train 012345, 1 of {name} test cd train feedbe",
@@ -628,7 +628,7 @@ def test_records_of_several_versions_are_told_apart(tmp_path: Path) -> None:
     other = replace(jobs[5], flags={**jobs[5].flags, "classes": ("0", "1")})
     path = jobs[5].results[0] / "record.json"
     path.write_text(path.read_text().replace('"config": {', '"config": {"classes": ["0", "1"], ', 1))
-    assert len(planning.standing([*jobs[:5], other]).notes) == 1, "other data were asked for"
+    assert len(planning.sort_jobs([*jobs[:5], other]).notes) == 1, "other data were asked for"
 
 
 def test_a_run_that_fails_is_listed_and_tried_again(tmp_path: Path) -> None:

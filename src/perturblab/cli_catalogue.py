@@ -257,12 +257,12 @@ def _run(args: argparse.Namespace) -> int:
 
     show, jobs = Show(quiet=args.quiet), _jobs(args)
     place = _placed(args)
-    standing = planning.standing(jobs)
+    standing = planning.sort_jobs(jobs)
     if args.on is not None and (left := sum(bool(job.attack) for job in standing.missing)):
         # Nothing can be attacked on a machine that does not have the weights.
         show.warn(f"{left} attacks are left out: the weights stay where a run is trained; attack without --on there")
         jobs = [job for job in jobs if not job.attack]
-        standing = planning.standing(jobs)
+        standing = planning.sort_jobs(jobs)
     missing = standing.missing
     _say_standing(args.preset, len(jobs), standing, show)
     if args.dry_run or not missing:
@@ -284,9 +284,9 @@ def _run(args: argparse.Namespace) -> int:
             shared = args.seed is not None and folder not in own
             stack.enter_context(locked(folder, busy, shared=shared))
         missing = study.share(missing)
-        run_jobs = stack.enter_context(place)
+        run_all = stack.enter_context(place)
         stop = stack.enter_context(asked_to_stop(args.stop))
-        failures = run_jobs(missing, show=show, stop=stop)
+        failures = run_all(missing, show=show, stop=stop)
     if stop():
         show.warn("stopped; the same command goes on")
         return INTERRUPTED

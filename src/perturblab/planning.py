@@ -124,8 +124,8 @@ def _attacks(job: Job, preset: Preset, work: Path, given: Mapping[str, Any]) -> 
         yield replace(job, setups=job.setups[:1], results=job.results[:1], attack=settings, needs=tuple(needs))
 
 
-def standing(jobs: Iterable[Job]) -> Standing:
-    """Sort the jobs of a study by what is there of them.
+def sort_jobs(jobs: Iterable[Job]) -> Standing:
+    """Sort the jobs of a study: done, missing, or in the way.
 
     Args:
         jobs: of one study. A run whose record is there, but not what an attack that is missing needs of it, is missing
