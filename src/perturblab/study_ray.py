@@ -61,7 +61,7 @@ def connected(on: str, need: Need, at_once: int | None = None) -> Iterator[Calla
         at_once: how many runs are handed to the cluster at once; all by default.
 
     Yields:
-        `run_jobs` there, which takes jobs, ``show`` and ``stop`` as `perturblab.study.run_jobs` does.
+        `run_on_cluster` there, which takes jobs, ``show`` and ``stop`` as `perturblab.study.run_jobs` does.
 
     Raises:
         UserError: another word, no Ray, or no cluster.
@@ -87,7 +87,7 @@ def connected(on: str, need: Need, at_once: int | None = None) -> Iterator[Calla
     try:
         # Ray prints what its daemons log to stdout, which is the result's; what ends a run is told as its failure.
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-            yield partial(run_jobs, need=need, at_once=at_once)
+            yield partial(run_on_cluster, need=need, at_once=at_once)
     finally:
         ray.shutdown()
 
@@ -110,7 +110,7 @@ def _no_cluster(on: str, reason: str) -> UserError:
     )
 
 
-def run_jobs(
+def run_on_cluster(
     jobs: Sequence[Job], *, need: Need, at_once: int | None, show: Show, stop: Callable[[], bool] = lambda: False
 ) -> list[Failure]:
     """Run jobs on the connected cluster until all are done or have failed; otherwise as `perturblab.study.run_jobs`.
