@@ -17,6 +17,9 @@ from perturblab.attacks import PixelModel, still_right, to_pixels
 from perturblab.data.digits import read_digits
 
 Images = tuple[Tensor, Tensor]
+NORMS = ("linf", "l2")
+SMALL = 0.02
+CLASSES = 4  # of the net that every attack meets: as few as APGD's targeted loss allows
 
 
 def seeded(seed: int = 0) -> torch.Generator:

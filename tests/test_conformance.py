@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import perturblab.layers
-from cases import CASES, LAYERS, LEVEL, NET_ROWS, Case
+from cases import CASES, LAYERS, NET_ROWS, Case
 from perturblab.kernels import published
 from perturblab.layers import AnchorConv2d, LocalBinaryConv2d, Masks
 from perturblab.models import NETS
+from second import LEVEL
 
 
 def over(cases: list[Case]) -> pytest.MarkDecorator:
