@@ -112,12 +112,12 @@ def test_what_does_not_read_back_replaces_nothing(path: Path, monkeypatch: pytes
     assert sorted(file.name for file in path.parent.iterdir()) == [PREVIOUS, "checkpoint.pt"]
 
 
-def test_one_of_an_older_version_still_loads(tmp_path: Path) -> None:
-    torch.save({"version": 1, **content(4)}, tmp_path / "checkpoint.pt")
-    assert same(load_checkpoint(tmp_path / "checkpoint.pt"), content(4))
-    torch.save({"version": 4, **content(4)}, tmp_path / "checkpoint.pt")
-    with pytest.raises(UserError, match="is of version 4, expected 3 or an older one; read it with the perturblab"):
-        load_checkpoint(tmp_path / "checkpoint.pt")
+@pytest.mark.parametrize("version", [checkpoint.VERSION - 1, checkpoint.VERSION + 1, "3", None])
+def test_another_version_is_refused_with_the_remedy(path: Path, version: object) -> None:
+    path.with_name(PREVIOUS).unlink()
+    torch.save(torch.load(path, weights_only=True) | {"version": version}, path)
+    with pytest.raises(UserError, match=rf"version {version!r}, expected {checkpoint.VERSION}; restore the file, or "):
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,13 @@ def test_a_digest_sees_every_bit_shape_type_and_name(other: dict[str, Any]) -> N
 def config(**given: Any) -> TrainConfig:
     settings = {"dataset_train": "digits", "net_type": "lenet", "nfilters": 2, "train_size": 40, "batch_size": 20}
     return TrainConfig(**settings | {"nepochs": 3} | given)
+
+
+def test_flags_that_set_nothing_may_stand_in_a_checkpoint(tmp_path: Path) -> None:
+    held = config().model_dump() | {"save": "saved", "logs": None, "learning_rate_decay": None}
+    assert runs.saved_config(tmp_path, {"config": held}) == config()
+    with pytest.raises(UserError, match="--other got 1"):
+        runs.saved_config(tmp_path, {"config": held | {"other": 1}})
 
 
 def test_a_run_goes_on_from_the_one_before_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """The documents tell the truth: every Python block runs and prints what it says, commands parse, names are there."""
 
-import contextlib
 import dataclasses
 import importlib
 import inspect
@@ -69,11 +68,6 @@ def test_a_comment_behind_or_below_a_print_is_a_promise() -> None:
 # --- the public interface --------------------------------------------------------------------------------------------
 
 
-def deprecated() -> list[tuple[str, str, str]]:
-    """(old, new, version) of docs/api.md."""
-    return re.findall(r"^\| `([\w.]+)` \| `([\w.]+)` \| ([\d.]+) \|$", API, re.MULTILINE)
-
-
 PUBLIC = [(module, name) for module, names in listed().items() for name in names]
 
 
@@ -84,8 +78,7 @@ def thing(path: str) -> Any:
 
 @pytest.mark.parametrize("package", [perturblab.layers, perturblab.models], ids=lambda package: package.__name__)
 def test_the_list_is_complete(package: Any) -> None:
-    old = {path.rpartition(".")[2] for path, _, _ in deprecated()}
-    assert sorted(listed()[package.__name__]) == sorted(set(package.__all__) - old)
+    assert sorted(listed()[package.__name__]) == sorted(package.__all__)
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC)
@@ -112,25 +105,6 @@ def test_functions_on_tensors_give_their_shapes() -> None:
     for name, takes, _ in rows:
         if "(N" in takes:
             assert "(N" in (inspect.getdoc(thing(f"perturblab.layers.{name}")) or ""), name
-
-
-def test_what_is_deprecated_warns_and_has_not_outstayed() -> None:
-    """The old name works, says so, names the new one, and is gone by the version that was told."""
-    now = [int(part) for part in perturblab.__version__.split(".")]
-    assert deprecated()
-    for old, new, version in deprecated():
-        note = thing(old).__deprecated__
-        assert new.rpartition(".")[2] in note
-        assert f"goes with version {version}" in note
-        assert callable(thing(new))
-        assert now < [int(part) for part in version.split(".")], f"{old} was to go with {version}"
-        with pytest.warns(DeprecationWarning, match=version), contextlib.suppress(TypeError):  # without its arguments
-            thing(old)()
-
-
-def test_every_deprecated_name_is_listed() -> None:
-    names = {name for name, value in vars(perturblab.layers).items() if hasattr(value, "__deprecated__")}
-    assert names == {old.rpartition(".")[2] for old, _, _ in deprecated()}
 
 
 # --- the cards -------------------------------------------------------------------------------------------------------

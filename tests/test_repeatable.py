@@ -1,4 +1,4 @@
-"""Same seed, same bits: twice in a row and across processes; what an older version left still loads."""
+"""Same seed, same bits: twice in a row and across processes; every version of a record loads."""
 
 import hashlib
 import json
@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from perturblab import checkpoint, cli, execution, figures, records, runs
+from perturblab import cli, matching, records
 from perturblab.config import TrainConfig
 from perturblab.errors import UserError
 from perturblab.progress import Show
@@ -63,32 +62,21 @@ def test_what_may_change_bits_is_in_the_record(tmp_path: Path) -> None:
 # --- older versions -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", range(1, checkpoint.VERSION))
-def test_a_run_begun_by_an_older_version_goes_on(version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped by that version after 5 of 12 steps; the processor may be another one, hence a tolerance."""
-    monkeypatch.setattr(figures, "progress_svg", lambda rows, path, title: None)
-    (tmp_path / "run").mkdir()
-    content = (FIXTURES / f"checkpoint-v{version}.pt").read_bytes()
-    (tmp_path / "run/checkpoint.pt").write_bytes(content)
-    held = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
-    assert held["version"] == version
-    run = runs.resume_run(tmp_path / "run", {"dataroot": str(tmp_path)}, QUIET)
-    assert run.state.epoch * run.steps + run.state.step == 5
-    assert all(torch.equal(value, run.model.state_dict()[name]) for name, value in held["model"].items())
-    assert execution.execute(run, QUIET) is not None
-    settings = {name: value for name, value in held["config"].items() if name != "out"}
-    straight = runs.open_run(TrainConfig(**settings), tmp_path / "straight", QUIET)
-    assert execution.execute(straight, QUIET) is not None
-    for name, value in straight.model.state_dict().items():
-        torch.testing.assert_close(run.model.state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)
-    assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["version"] == checkpoint.VERSION
-    assert records.load(tmp_path / "run/record.json").counts.last.epoch == 2
-
-
 def test_every_version_of_a_record_is_kept_and_loads() -> None:
     for version in range(1, records.VERSION + 1):
         record = records.load(FIXTURES / f"record-v{version}.json")
         assert (record.version, record.counts.last.total, record.parts) == (version, 597, [])
+
+
+def test_a_record_with_flags_that_set_nothing_loads_and_is_what_is_asked_for(tmp_path: Path) -> None:
+    content = json.loads((FIXTURES / "record-v1.json").read_text())
+    flags = {name: value for name, value in content["config"].items() if name in TrainConfig.model_fields}
+    content["config"] |= {"save": "saved", "logs": "logged", "learning_rate_decay": "0.1"}
+    (tmp_path / "record.json").write_text(json.dumps(content))
+    record = records.load(tmp_path / "record.json")
+    assert record.config.keys() >= {"save", "logs", "learning_rate_decay"}
+    assert matching.differing(record, TrainConfig(**flags), flags.keys()) == ""
+    assert matching.differing(record, TrainConfig(**flags | {"momentum": 0.5}), flags.keys()) == "momentum 0.9, now 0.5"
 
 
 def test_a_newer_one_is_refused_with_the_remedy(tmp_path: Path) -> None:

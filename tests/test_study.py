@@ -381,6 +381,7 @@ def test_a_failed_attack_stays_listed_until_it_succeeds_itself(tmp_path: Path) -
     fine = {"attacks": "fgsm", "eps": "0,0.1", "subset": 20, "checks": False}
     both = replace(ATTACKED, seeds=1, attacks={"K4": ({**fine, "norm": "l2", "attacks": "fgsm-normalised"}, fine)})
     train, bad, good = planning.plan(setups, both, None, **folders)
+    assert len({study.failure_file(job) for job in (train, bad, good)}) == 3
     (failure,) = run([train, bad, good])
     assert failure.name == "K4 seed 1: fgsm-normalised"
     assert [planning.is_done(job) for job in (train, bad, good)] == [True, False, True]
@@ -394,20 +395,6 @@ def test_a_failed_attack_stays_listed_until_it_succeeds_itself(tmp_path: Path) -
     assert run([mended]) == []
     assert measured.load_failed(folders["results"]) == []
     assert not list(folders["results"].rglob("failed*"))
-
-
-def test_a_failure_that_an_earlier_version_wrote_goes_with_its_own_job_only(tmp_path: Path) -> None:
-    setups, folders = [SETUPS["K4"]], {"results": tmp_path / "results", "work": tmp_path / "runs"}
-    train, one, other = planning.plan(setups, replace(ATTACKED, seeds=1), None, **folders)
-    assert len({study.failure_file(job) for job in (train, one, other)}) == 3
-    shared = train.results[0] / study.FAILED
-    shared.parent.mkdir(parents=True)
-    shared.write_text(json.dumps({"name": one.name, "reason": "out of memory", "code": 1}))
-    for job in (train, other):
-        study.forget_failure(job)
-        assert shared.is_file()
-    study.forget_failure(one)
-    assert not shared.exists()
 
 
 FGSM = {"attacks": "fgsm", "eps": "0,0.1", "subset": 100, "checks": False}

@@ -17,7 +17,6 @@ from perturblab.layers import (
     find_sites,
     perturb_layers,
     perturbify,
-    place_batchout,
     replace_layers,
     trace,
 )
@@ -96,14 +95,6 @@ def test_batchout_after_surgery() -> None:
 def test_a_mapping_says_all_by_itself() -> None:
     with pytest.raises(ValueError, match="a mapping says by itself what happens at each place"):
         batchout_at(new("functional"), {"conv1": Mixing()}, Mixing(), generator=seeded())
-
-
-def test_the_former_name_still_works_and_warns() -> None:
-    nets = [new("functional"), new("functional")]
-    batchout_at(nets[0], {"conv1": Mixing()}, generator=seeded())
-    with pytest.warns(DeprecationWarning, match="place_batchout is called batchout_at; it goes with version 0.3"):
-        place_batchout(nets[1], {"conv1": Mixing()}, generator=seeded())
-    assert torch.equal(nets[0].conv1.batchout_draws, nets[1].conv1.batchout_draws)
 
 
 # --- nets of others -------------------------------------------------------------------------------------------------

@@ -17,9 +17,7 @@ from perturblab.files import MASKS, PREVIOUS, write_atomically
 from perturblab.plain import check_archive, check_plain
 
 VERSION = 3
-_NO_DIGEST = 1
-_OLDER = (_NO_DIGEST, 2)  # which still load: the second has a digest, and the fixed masks inside
-_HELD = {"config": dict, "hashes": dict, "model": dict, "state": dict, "rows": list, "correct": list}
+_HELD = {"config": dict, "hashes": dict, "model": dict, "fixed": dict, "state": dict, "rows": list, "correct": list}
 
 
 def save_checkpoint(path: Path, content: dict[str, Any], fixed: Mapping[str, str] | None = None) -> None:
@@ -138,10 +136,9 @@ def load_checkpoint(path: Path, warn: Callable[[str], None] = lambda text: None)
 
 
 def _whole(path: Path) -> dict[str, Any]:
-    """A checkpoint with its fixed masks, wherever they lie."""
+    """Read a checkpoint and its fixed masks."""
     content = _read(path)
-    fixed = content.pop("fixed", {})
-    content["model"].update(_fixed(path.with_name(MASKS), fixed))
+    content["model"].update(_fixed(path.with_name(MASKS), content.pop("fixed")))
     return content
 
 
@@ -158,10 +155,9 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint; restore the file")
     version = content.get("version")
-    if version not in (*_OLDER, VERSION):
-        newer = isinstance(version, int) and version > VERSION
-        remedy = "read it with the perturblab that wrote it" if newer else "restore the file"
-        raise UserError(f"{path} is of version {version!r}, expected {VERSION} or an older one; {remedy}")
+    if version != VERSION:
+        remedy = "restore the file, or resume the run with the perturblab that wrote it"
+        raise UserError(f"{path} is of version {version!r}, expected {VERSION}; {remedy}")
     missing = [name for name, kind in _HELD.items() if not isinstance(content.get(name), kind)]
     if missing:
         raise UserError(f"{path} holds no {', no '.join(missing)}; train again, or restore the file")
@@ -169,10 +165,7 @@ def _read(path: Path) -> dict[str, Any]:
         check_plain(content, path.stat().st_size)
     except ValueError as error:
         raise UserError(f"{path} is no checkpoint of perturblab's ({error}); restore the file") from error
-    if not isinstance(content.get("fixed", {}), dict):
-        raise UserError(f"{path} names no fixed masks; train again, or restore the file")
-    known = content.pop("digest", None)
-    if content["version"] != _NO_DIGEST and known != digest(content):
+    if content.pop("digest", None) != digest(content):
         raise UserError(f"{path} has changed since it was written; restore the file")
     return content
 

@@ -248,14 +248,10 @@ def forget_failure(job: Job) -> None:
     Args:
         job: one of a study.
     """
-    own, shared = failure_file(job), job.results[0] / FAILED
-    if own != shared:
-        own.unlink(missing_ok=True)
-    with suppress(OSError, ValueError, KeyError, TypeError):  # in earlier versions all jobs of a run had this one
-        if json.loads(shared.read_text(encoding="utf-8"))["name"] == job.name:
-            shared.unlink()
+    file = failure_file(job)
+    file.unlink(missing_ok=True)
     with suppress(OSError):  # what holds anything stays
-        own.parent.rmdir()
+        file.parent.rmdir()
 
 
 def _reason(job: Job, code: int) -> str:

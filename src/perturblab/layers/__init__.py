@@ -15,7 +15,7 @@ from perturblab.layers.perturb import (
     perturb,
     perturb_conv2d,
 )
-from perturblab.layers.placement import Placement, batchout_at, find_sites, place_batchout
+from perturblab.layers.placement import Placement, batchout_at, find_sites
 from perturblab.layers.shift import Shift, shift
 from perturblab.layers.substitute import substitute
 from perturblab.layers.surgery import Surgery, perturb_layers, perturbify, replace_layers
@@ -57,7 +57,6 @@ __all__ = [
     "perturb_conv2d",
     "perturb_layers",
     "perturbify",
-    "place_batchout",
     "replace_layers",
     "shift",
     "store_masks",

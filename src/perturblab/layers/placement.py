@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from typing_extensions import deprecated
 
 from perturblab.layers.batchout import Mixing, mix, new_counter
 
@@ -179,11 +178,3 @@ def batchout_at(
         hook = host.register_forward_pre_hook(site.before) if before else host.register_forward_hook(site.after)
         handles.append(hook)
     return Placement(list(at), hosts, handles)
-
-
-@deprecated("place_batchout is called batchout_at; it goes with version 0.3", category=DeprecationWarning)
-def place_batchout(
-    model: nn.Module, at: Mapping[str, Mixing], *, generator: torch.Generator, before: bool = False
-) -> Placement:
-    """The former name of `batchout_at`."""
-    return batchout_at(model, at, generator=generator, before=before)
