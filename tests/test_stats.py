@@ -261,20 +261,6 @@ def test_holm_rejects_what_the_step_down_loop_rejects(pvalues, alpha):
     assert {i for i, p in enumerate(stats.holm(pvalues)) if p <= alpha} == rejected
 
 
-@given(st.integers(0, 300), st.integers(0, 300))
-def test_mcnemar_agrees_with_the_binomial_test(b, c):
-    want = scipy_stats.binomtest(b, b + c).pvalue if b + c else 1.0
-    assert stats.mcnemar(b, c) == pytest.approx(want)
-
-
-def test_mcnemar_in_closed_form():
-    assert stats.mcnemar(0, 0) == 1.0
-    assert stats.mcnemar(0, 6) == pytest.approx(2 / 2**6)
-    assert stats.mcnemar(5, 5) == 1.0
-    with pytest.raises(ValueError, match=r"b, c are -1, 3, expected counts of at least 0"):
-        stats.mcnemar(-1, 3)
-
-
 @pytest.mark.parametrize(
     ("points", "text"),
     [

@@ -1,7 +1,5 @@
 """Defences: what happens to a batch around its forward pass in training."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +7,6 @@ from torch import Tensor, nn
 
 from perturblab.attacks import Threat, fgsm, pgd, untouched
 from perturblab.layers import batch_step
-from perturblab.layers.batchout import Across
 
 DEFENCES = ("none", "batchout", "fgsm", "fgsm-half", "pgd")
 
@@ -61,23 +58,6 @@ def adversarial_images(
         if adversary.steps == 1:
             return fgsm(model, x, y, adversary.threat)
         return pgd(model, x, y, adversary.threat, steps=adversary.steps, generator=generator)
-
-
-@contextmanager
-def labelled(x: Tensor, y: Tensor, generator: torch.Generator, *, across: Across | None = None) -> Iterator[Tensor]:
-    """Tell the BatchOut sites of the forward pass the labels.
-
-    Args:
-        x: what the model takes, (N, C, H, W).
-        y: int64 (N,), of the whole batch.
-        generator: not used.
-        across: see `perturblab.layers.batch_step`.
-
-    Yields:
-        ``x``.
-    """
-    with batch_step(y, across=across):
-        yield x
 
 
 class ActiveBatchOut(nn.Module):

@@ -28,42 +28,12 @@ from perturblab.attacks import (
 )
 from perturblab.attacks.gradient import Loss, sum_loss
 from perturblab.points import (
-    ABOVE_CHANCE,
-    BLACK_BOX,
-    NAN,
-    NOT_CONVERGED,
-    PGD_WEAKER,
-    RANDOM,
-    SATURATED,
-    SOFTMAX,
-    ZERO,
     Point,
     is_capped,
     load_checks,
     meaning,
     save_checks,
 )
-
-__all__ = [
-    "ABOVE_CHANCE",
-    "BLACK_BOX",
-    "NAN",
-    "NOT_CONVERGED",
-    "PGD_WEAKER",
-    "RANDOM",
-    "SATURATED",
-    "SOFTMAX",
-    "ZERO",
-    "Breaker",
-    "Findings",
-    "examine",
-    "is_checked",
-    "is_random",
-    "is_softmax",
-    "margin_loss",
-    "save",
-    "telling_radius",
-]
 
 Breaker = Callable[[Tensor, Tensor, Threat, torch.Generator], Tensor]
 

@@ -25,10 +25,10 @@ from perturblab.configured import (
     make_recipe,
     net_options,
 )
-from perturblab.defences import Adversary, adversarial_images, labelled
+from perturblab.defences import Adversary, adversarial_images
 from perturblab.errors import UserError
 from perturblab.files import CHECKPOINT
-from perturblab.layers import Mixing, batchout_at, fixed_buffers
+from perturblab.layers import Mixing, batch_step, batchout_at, fixed_buffers
 from perturblab.machine import world_size
 from perturblab.models import Task
 from perturblab.progress import Show
@@ -36,6 +36,9 @@ from perturblab.ranks import ALONE, Ranks
 from perturblab.records import is_private
 from perturblab.saved import check_answers, check_rows, check_state
 from perturblab.seeding import stream
+
+# Fields that set nothing, which checkpoints held before 30 November 2026.
+_FORMER_FIELDS = {"learning_rate_decay", "save", "logs"}
 
 
 @dataclass
@@ -104,7 +107,7 @@ class Run:
         if self.adversary is not None:
             x = self._attacked(x, y, self.adversary, generator)
         y, across = self.ranks.batch(y) if self.mixings else (y, None)
-        with labelled(x, y, generator, across=across) as x:
+        with batch_step(y, across=across):
             yield x
 
     def _attacked(self, x: Tensor, y: Tensor, adversary: Adversary, generator: torch.Generator) -> Tensor:
@@ -292,7 +295,7 @@ def saved_config(folder: Path, saved: dict[str, Any] | None = None) -> TrainConf
     path = folder / CHECKPOINT
     content = saved or checkpoint.load_checkpoint(path)
     try:
-        return validated(TrainConfig, content["config"])
+        return validated(TrainConfig, {k: v for k, v in content["config"].items() if k not in _FORMER_FIELDS})
     except UserError as error:
         raise UserError(f"{path} holds another version's configuration ({error}); restore the file") from error
 

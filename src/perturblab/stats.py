@@ -309,24 +309,6 @@ def holm(pvalues: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def mcnemar(b: int, c: int) -> float:
-    """Give McNemar's exact two-sided p for two models on the same test samples.
-
-    Args:
-        b: samples that only the first model gets right.
-        c: samples that only the second model gets right.
-
-    Returns:
-        The p-value; 1 when the models never disagree.
-
-    Raises:
-        ValueError: a negative count.
-    """
-    if b < 0 or c < 0:
-        raise ValueError(f"b, c are {b}, {c}, expected counts of at least 0; count the samples where the models differ")
-    return min(1.0, 2.0 * float(_scipy_stats().binom.cdf(min(b, c), b + c, 0.5)))
-
-
 def _verdict(interval: Interval) -> Verdict:
     if interval.n < MIN_SEEDS or interval.low is None or interval.high is None:
         return "too few seeds"
