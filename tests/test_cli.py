@@ -20,7 +20,7 @@ import torch
 
 import perturblab
 from perturblab import checkpoint, cli, data, execution, logs, records
-from perturblab.arguments import given, parsed
+from perturblab.arguments import IGNORED, given, parsed
 from perturblab.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig, validated
 from perturblab.configured import net_options
 from perturblab.data import ImageData, Split
@@ -100,11 +100,8 @@ GIVEN: dict[str, str] = {
     "weight_decay": "0",
     "adam_beta1": "0.5",
     "adam_beta2": "0.5",
-    "learning_rate_decay": "0.1",
     "out": "here",
     "resume": "there",
-    "save": "saved",
-    "logs": "logged",
     "nthreads": "1",
     "precision": "bf16",
     "compile": "on",
@@ -262,7 +259,7 @@ def dashed(name: str) -> str:
 
 
 @pytest.mark.parametrize("command", ["train", "describe"])
-@pytest.mark.parametrize("name", sorted(set(GIVEN) - {"learning_rate_decay"}))
+@pytest.mark.parametrize("name", sorted(GIVEN))
 def test_both_spellings_of_every_value(name: str, command: str) -> None:
     value = GIVEN[name]
     spellings = [f"{flag}{sign}{value}" for flag in (dashed(name), f"--{name}") for sign in (" ", "=")]
@@ -280,6 +277,21 @@ def test_both_spellings_of_every_switch(name: str, command: str) -> None:
             config = config_of(f"{command} {text}")
             assert getattr(config, name) is value, text
             assert config.model_fields_set == {name}
+
+
+@pytest.mark.parametrize("command", ["train", "describe"])
+@pytest.mark.parametrize("name", sorted(IGNORED))
+def test_published_flags_that_set_nothing_are_accepted_or_refused(name: str, command: str, tmp_path: Path) -> None:
+    assert name not in TrainConfig.model_fields
+    (tmp_path / "flags.yaml").write_text(f"{name}: '1'")
+    flags = [f"{flag}{sign}1" for flag in (dashed(name), f"--{name}") for sign in (" ", "=")]
+    for text in [*flags, f"--config {tmp_path}/flags.yaml"]:
+        args = parsed(cli._parser(), shlex.split(f"{command} {text}"))
+        if IGNORED[name].startswith("refused"):
+            with pytest.raises(UserError, match=f"{dashed(name)} .*; use --optimizer-schedule"):
+                cli._training(args)
+        else:
+            assert cli._training(args).model_fields_set == set()
 
 
 @pytest.mark.parametrize(
@@ -481,7 +493,7 @@ def test_describe_takes_the_image_and_the_classes(tell: Tell) -> None:
 NET_FIELDS = {"code", "net_type", *NET_OPTIONS}
 
 
-@pytest.mark.parametrize("name", sorted(set(TrainConfig.model_fields) - NET_FIELDS - {"learning_rate_decay"}))
+@pytest.mark.parametrize("name", sorted(set(TrainConfig.model_fields) - NET_FIELDS))
 def test_describe_accepts_what_only_training_reads(name: str, tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("describe needs no data")

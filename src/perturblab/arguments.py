@@ -17,6 +17,14 @@ from perturblab.errors import UserError
 # torchrun takes what it could complete to an option of its own: --log is the beginning of three of them.
 _ALIASES = {"manual_seed": ("--seed",), "learning_rate": ("--lr",), "log": ("--write-log",)}
 
+# Flags of the published codes that set nothing here, with their help: accepted, so that published commands still work.
+IGNORED = {
+    "save": "accepted; the run's folder holds the weights",
+    "logs": "accepted; the run's folder holds the logs",
+    "learning_rate_decay": "refused: read by none of the published codes",
+}
+_REFUSED = {"learning_rate_decay": "is read by none of the published codes; use --optimizer-schedule"}
+
 
 class _Help(argparse.HelpFormatter):
     """Does not break a line inside a choice such as different-class."""
@@ -76,6 +84,13 @@ def add_fields(parser: argparse.ArgumentParser, model: type[BaseModel], leave_ou
             parser.add_argument(*spellings(name), metavar=name.rsplit("_", 1)[-1].upper(), **common)
 
 
+def add_ignored(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the published flags that set nothing, in both spellings."""
+    for name, text in IGNORED.items():
+        metavar = name.rsplit("_", 1)[-1].upper()
+        parser.add_argument(*spellings(name), dest=name, default=argparse.SUPPRESS, metavar=metavar, help=text)
+
+
 def parsed(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     """Parse a command line.
 
@@ -112,7 +127,13 @@ def _subparser(parser: Parser, command: str) -> Parser:
 
 
 def given(args: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
-    """The fields of a model that were given."""
+    """Select the flags that set a field of a model.
+
+    Raises:
+        UserError: a published flag that is refused.
+    """
+    if refused := next((name for name in _REFUSED if name in args), None):
+        raise UserError(f"{spellings(refused)[0]} {_REFUSED[refused]}")
     return {name: value for name, value in vars(args).items() if name in model.model_fields}
 
 

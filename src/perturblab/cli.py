@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perturblab import __version__, cli_catalogue, cli_export, cli_report
-from perturblab.arguments import Parser, add_fields, given, integers, parsed
+from perturblab.arguments import Parser, add_fields, add_ignored, given, integers, parsed
 from perturblab.config import AttackConfig, TrainConfig, validated
 from perturblab.errors import NonFiniteError, RankLostError, UserError, one_line
 from perturblab.files import is_begun
@@ -52,6 +52,7 @@ def _parser() -> Parser:
     models.add_argument("--json", action="store_true", help="as JSON")
     described = command("describe", _describe, "Count a net from its modules; no data are needed.")
     add_fields(described, TrainConfig)
+    add_ignored(described)
     _add_config(described)
     described.add_argument("--image-size", "--image_size", metavar="H[,W]", default="32", help="pixels [32]")
     described.add_argument("--channels", metavar="C", default="3", help="channels of an image [3]")
@@ -59,6 +60,7 @@ def _parser() -> Parser:
     described.add_argument("--json", action="store_true", help="as JSON")
     trained = command("train", _train, "Train a net and leave a run folder.")
     add_fields(trained, TrainConfig)
+    add_ignored(trained)
     _add_config(trained)
     evaluated = command("evaluate", _evaluate, "Count a run's correct test images, each exactly once.")
     evaluated.add_argument("folder", metavar="RUN", help="a run's folder")
@@ -87,7 +89,7 @@ def _training(args: argparse.Namespace) -> TrainConfig:
     from perturblab.config_file import flags_in
 
     in_file = {} if args.config is None else flags_in(Path(args.config), TrainConfig)
-    return validated(TrainConfig, {**in_file, **given(args, TrainConfig)})
+    return validated(TrainConfig, given(argparse.Namespace(**in_file | vars(args)), TrainConfig))
 
 
 def _print_json(value: Any) -> None:

@@ -176,7 +176,6 @@ class TrainConfig(NetConfig):
     train_only: Literal["norms"] | None = Field(
         None, description="control: train the affine parameters of the batch norms, leave all else as it was drawn"
     )
-    learning_rate_decay: str | None = Field(None, description="refused: read by none of the published codes")
 
     normalise: bool | None = Field(None, description="subtract mean, divide by deviation; off: pixels in [0, 1]")
     augment: bool | None = Field(None, description="random crop and flip; on where the data set has them")
@@ -209,8 +208,6 @@ class TrainConfig(NetConfig):
     audit: bool = Field(False, description="test set every epoch, with the published metrics beside the exact one")
     out: Text | None = Field(None, description="the run's folder; new")
     resume: Text | None = Field(None, description="go on with this run")
-    save: str | None = Field(None, description="accepted; the run's folder holds the weights")
-    logs: str | None = Field(None, description="accepted; the run's folder holds the logs")
     log: tuple[Literal["csv", "tb"], ...] | None = Field(None, description="logs to write too, a,b; tb is TensorBoard")
     nthreads: Threads | None = Field(None, description="compute threads; all cores by default")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
@@ -231,8 +228,6 @@ class TrainConfig(NetConfig):
 
     @model_validator(mode="after")
     def _refuse(self) -> "TrainConfig":
-        if self.learning_rate_decay is not None:
-            raise ValueError("--learning-rate-decay is read by none of the published codes; use --optimizer-schedule")
         if self.resume is not None and self.out is not None:
             raise ValueError("--resume goes on in the run's own folder; drop --out")
         return self

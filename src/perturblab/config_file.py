@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from perturblab.arguments import spellings
+from perturblab.arguments import IGNORED, spellings
 from perturblab.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def flags_in(path: Path, model: type[BaseModel]) -> dict[str, str]:
 
     Args:
         path: a regular file.
-        model: its fields are the flags that there are.
+        model: its fields are the flags that there are, beside the published ones that set nothing.
 
     Returns:
         Field -> the value as it would be typed; ``null`` stands for the default and is left out.
@@ -33,7 +33,7 @@ def flags_in(path: Path, model: type[BaseModel]) -> dict[str, str]:
     Raises:
         UserError: the file is unreadable, no YAML, no such mapping, or names an unknown flag, or one twice.
     """
-    fields = {name.lstrip("-"): field for field in model.model_fields for name in spellings(field)}
+    fields = {name.lstrip("-"): field for field in (*model.model_fields, *IGNORED) for name in spellings(field)}
     found: dict[str, str | None] = {}
     for line, key, value in _pairs(path):
         if key not in fields:

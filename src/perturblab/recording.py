@@ -24,14 +24,11 @@ _PLACES = {
     "dataroot",
     "out",
     "resume",
-    "save",
-    "logs",
     "log",
     "nthreads",
     "device",
     "quiet",
     "debug",
-    "learning_rate_decay",
 }
 
 
