@@ -8,11 +8,11 @@ import re
 import time
 from pathlib import Path
 
-import matplotlib
+from matplotlib import pyplot
 
-from perturblab.figures import FIGURE
 from perturblab.files import write_atomically
 from perturblab.machine import keep_freed_memory
+from perturblab.style import svg
 
 HERE = Path(__file__).parent
 SCRIPTS = ("masks", "one_mask_one_input", "neighbours", "arrangement", "metric_audit", "batchout_under_attack")
@@ -44,18 +44,15 @@ def make(name: str, *, small: bool, dataroot: str, to: Path) -> None:
     """
     script = importlib.import_module(name)
     title, text = (script.__doc__ or "").split("\n", 1)
-    said, picture = io.StringIO(), io.StringIO()
-    with matplotlib.rc_context(), contextlib.redirect_stdout(said):
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**FIGURE, "figure.constrained_layout.use": True})
-        figure = script.draw(dataroot, **(script.SMALL if small else script.FULL))
-        figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
-    matplotlib.pyplot.close(figure)
+    settings = script.SMALL if small else script.FULL
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        picture = svg(lambda: script.draw(dataroot, **settings), {"figure.constrained_layout.use": True}).decode()
+    pyplot.close("all")
     to.mkdir(parents=True, exist_ok=True)
     source = f"Made by `python docs/gallery/pages.py {name}` ([{name}.py]({name}.py))."
     parts = [f"# {title.rstrip('.')}", text.strip(), f"![{title}]({name}.svg)", said.getvalue().strip(), source]
     write_atomically(to / f"{name}.md", ("\n\n".join(parts) + "\n").encode())
-    write_atomically(to / f"{name}.svg", re.sub(r"[ \t]+$", "", picture.getvalue(), flags=re.MULTILINE).encode())
+    write_atomically(to / f"{name}.svg", re.sub(r"[ \t]+$", "", picture, flags=re.MULTILINE).encode())
 
 
 if __name__ == "__main__":

@@ -1,26 +1,17 @@
 """Pictures of a run, drawn from its metrics."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perturblab.errors import UserError, one_line
 from perturblab.files import write_atomically
+from perturblab.style import empty_figure, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-FIGURE: dict[Any, Any] = {
-    "svg.hashsalt": "perturblab",
-    "svg.fonttype": "none",  # text stays text: small files, and a screen reader can read them
-    "text.parse_math": False,
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-}
 _TRAIN = {"color": "#0072b2", "linestyle": "-", "marker": "o"}
 _VALIDATION = {"color": "#e69f00", "linestyle": "--", "marker": "s"}
 # Metric, name in the legend, look. Line styles and markers differ too, so that a grey print can be read; the exact
@@ -57,29 +48,18 @@ def progress_svg(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     """
     if not rows:
         raise UserError("rows has no epoch, expected at least one; draw the progress after the first epoch")
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # the reader's own settings must not change the bytes
-        matplotlib.rcParams.update(FIGURE)
-        write_atomically(path, _draw(rows, one_line(title)))
+    write_atomically(path, svg(lambda: _draw(rows, one_line(title))))
 
 
-def _draw(rows: Sequence[Mapping[str, Any]], title: str) -> bytes:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    FigureCanvasSVG(figure)
+def _draw(rows: Sequence[Mapping[str, Any]], title: str) -> "Figure":
+    figure = empty_figure(10, 5)
     figure.suptitle(title)
     loss, accuracy = figure.subplots(1, 2)
     _panel(loss, rows, _LOSS, "loss")
     _panel(accuracy, rows, _ACCURACY, "accuracy, %")
     if len(rows) == 1:
         figure.supxlabel("one epoch only: points, no curve", fontsize=9, color="#555555")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return figure
 
 
 def _panel(axes: "Axes", rows: Sequence[Mapping[str, Any]], metrics: Sequence[Any], unit: str) -> None:

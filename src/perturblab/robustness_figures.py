@@ -1,6 +1,5 @@
 """A net under attack, to be looked at: accuracy against the radius as a table and as curves, and the images."""
 
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from perturblab.errors import one_line
-from perturblab.figures import FIGURE
 from perturblab.files import write_atomically
 from perturblab.points import NO_WORST, WORST, Point, is_capped, lacks_worst, radius, said
+from perturblab.style import empty_figure, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,19 +36,18 @@ def curves_svg(points: Sequence[Point], path: Path, *, title: str, chance: float
         title: one line over the figure.
         chance: accuracy of guessing, in percent.
     """
-    import matplotlib
+    write_atomically(path, svg(lambda: _curves(points, title, chance)))
 
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(FIGURE)
-        kinds = {capped: [p for p in points if is_capped(p.attack) == capped] for capped in (False, True)}
-        shown = {capped: of for capped, of in kinds.items() if of}
-        legends = [_Legend.of(_labels(of)) for of in shown.values()]
-        figure = _figure(len(shown), title, points, max(legend.lines for legend in legends))
-        panels = figure.subplots(1, len(shown), squeeze=False)[0]
-        for axes, (capped, of), legend in zip(panels, shown.items(), legends, strict=True):
-            _panel(axes, of, capped=capped, chance=chance, legend=legend)
-        _write(figure, path)
+
+def _curves(points: Sequence[Point], title: str, chance: float) -> "Figure":
+    kinds = {capped: [p for p in points if is_capped(p.attack) == capped] for capped in (False, True)}
+    shown = {capped: of for capped, of in kinds.items() if of}
+    legends = [_Legend.of(_labels(of)) for of in shown.values()]
+    figure = _figure(len(shown), title, points, max(legend.lines for legend in legends))
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, (capped, of), legend in zip(panels, shown.items(), legends, strict=True):
+        _panel(axes, of, capped=capped, chance=chance, legend=legend)
+    return figure
 
 
 class _Legend(NamedTuple):
@@ -73,11 +71,7 @@ def _wrapped(name: str) -> str:
 
 
 def _figure(panels: int, title: str, points: Sequence[Point], lines: int) -> "Figure":
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(1.5 + 5.5 * panels, 5.3 + 0.22 * lines), layout="constrained")
-    FigureCanvasSVG(figure)
+    figure = empty_figure(1.5 + 5.5 * panels, 5.3 + 0.22 * lines)
     figure.suptitle(one_line(title))
     notes = _notes(points)
     if notes:
@@ -223,17 +217,10 @@ def examples_svg(
         path: the SVG file to write, atomically.
         title: one line over the figure.
     """
-    import matplotlib
 
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(FIGURE | {"axes.grid": False, "svg.image_inline": True})
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-
+    def draw() -> "Figure":
         count = min(_COLUMNS, len(clean))
-        figure = Figure(figsize=(1.4 + 1.5 * count, 1.1 + 3.1 * len(attacked) + 1.5), layout="constrained")
-        FigureCanvasSVG(figure)
+        figure = empty_figure(1.4 + 1.5 * count, 1.1 + 3.1 * len(attacked) + 1.5)
         figure.suptitle(one_line(title))
         axes = figure.subplots(1 + 2 * len(attacked), count, squeeze=False)
         _image_row(axes[0], clean, answers[0.0], "clean")
@@ -241,7 +228,9 @@ def examples_svg(
             shift = 0.5 + (images - clean) / (2 * max(eps, 1e-6))  # grey is no change
             _image_row(axes[1 + 2 * rank], shift, [""] * count, f"change / {eps:.3g}")
             _image_row(axes[2 + 2 * rank], images, answers[eps], f"{eps:.3g}")
-        _write(figure, path)
+        return figure
+
+    write_atomically(path, svg(draw, {"axes.grid": False, "svg.image_inline": True}))
 
 
 def _image_row(row: Sequence["Axes"], images: Images, names: Sequence[str], label: str) -> None:
@@ -251,9 +240,3 @@ def _image_row(row: Sequence["Axes"], images: Images, names: Sequence[str], labe
         axes.set(xticks=[], yticks=[])
         axes.set_title(one_line(name), fontsize=9)
     row[0].set_ylabel(label)
-
-
-def _write(figure: "Figure", path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    write_atomically(path, buffer.getvalue())

@@ -1,6 +1,5 @@
 """The pictures of the page: SVG that lies in the page, follows its colours, and says in words what it shows."""
 
-import io
 import math
 import re
 import textwrap
@@ -10,7 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from perturblab.errors import one_line
-from perturblab.figures import FIGURE
+from perturblab.style import empty_figure, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +31,7 @@ _LOOK: dict[Any, Any] = {
     "ytick.color": _GREY,
     "xtick.labelcolor": "#000000",
     "ytick.labelcolor": "#000000",
+    "savefig.transparent": True,
 }
 _COLUMNS = 3
 _HOLLOW = "hollow marks: an upper bound, see below"
@@ -133,44 +133,32 @@ def panels_svg(panels: Sequence[Panel], *, name: str, about: str) -> str:
     Returns:
         An ``<svg>`` element; the same panels give the same text.
     """
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(FIGURE | _LOOK)
-        columns = min(_COLUMNS, len(panels))
-        rows = -(-len(panels) // columns)
-        names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
-        texts = [textwrap.fill(name, 44) for name in names]
-        legend = [*texts, *([_HOLLOW] if any(line.note for panel in panels for line in panel.lines) else [])]
-        lines = -(-len(legend) // columns) * max(text.count("\n") + 1 for text in legend)
-        # A picture of one panel is as wide as one of two: its curves lie the closer.
-        width, height = (7.6, 4.4) if len(panels) == 1 else (4.2 * columns, 3.2 * rows)
-        figure = _figure(width + 0.4, height + 0.4 + 0.2 * lines)
-        grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axes, panel in zip(grid, panels, strict=False):
-            _draw(axes, panel, names)
-        for axes in grid[len(panels) :]:
-            axes.set_axis_off()
-        figure.legend(
-            [_handle(panels, names, name) for name in names] + [_hollow()] * (len(legend) - len(names)),
-            legend,
-            loc="outside lower center",
-            ncols=min(max(columns, 2), len(legend)),
-            frameon=False,
-            handlelength=4,
-        )
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _inline(buffer.getvalue(), name, about)
+    return _inline(svg(lambda: _figure(panels), _LOOK).decode(), name, about)
 
 
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
+def _figure(panels: Sequence[Panel]) -> "Figure":
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
+    texts = [textwrap.fill(name, 44) for name in names]
+    legend = [*texts, *([_HOLLOW] if any(line.note for panel in panels for line in panel.lines) else [])]
+    lines = -(-len(legend) // columns) * max(text.count("\n") + 1 for text in legend)
+    # A picture of one panel is as wide as one of two: its curves lie the closer.
+    width, height = (7.6, 4.4) if len(panels) == 1 else (4.2 * columns, 3.2 * rows)
+    figure = empty_figure(width + 0.4, height + 0.4 + 0.2 * lines)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, panel in zip(grid, panels, strict=False):
+        _draw(axes, panel, names)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    figure.legend(
+        [_handle(panels, names, name) for name in names] + [_hollow()] * (len(legend) - len(names)),
+        legend,
+        loc="outside lower center",
+        ncols=min(max(columns, 2), len(legend)),
+        frameon=False,
+        handlelength=4,
+    )
     return figure
 
 
