@@ -36,6 +36,7 @@ from perturblab.attacks import (
     violations,
 )
 from perturblab.config import ATTACK_NAMES
+from told import in_order
 
 with_norms = pytest.mark.parametrize(
     ("row", "norm"),
@@ -120,7 +121,7 @@ def test_same_seed_same_bits_and_another_seed_another_start(
 def test_a_random_attack_without_a_generator_is_an_error(
     net: nn.Module, few: tuple[Tensor, Tensor], row: AttackCase
 ) -> None:
-    with pytest.raises(ValueError, match=r"^generator is None.*; pass a torch\.Generator.*$"):
+    with pytest.raises(ValueError, match=in_order("generator None torch.Generator")):
         row.make(net, *few, Threat(row.norms[0], 0.1))
 
 
@@ -128,8 +129,8 @@ def test_a_random_attack_without_a_generator_is_an_error(
 @pytest.mark.parametrize(
     ("spoilt", "said"),
     [
-        (lambda x: (x - 0.3) / 0.35, r"^images lie in \[-0\.857\d*, 2\], expected \[0, 1\]; attack in pixel"),
-        (lambda x: x.index_fill(0, torch.tensor([1]), torch.nan), r"^images lie in \[nan, nan\], expected \[0, 1\];"),
+        (lambda x: (x - 0.3) / 0.35, "images 2] [0 1] pixel"),
+        (lambda x: x.index_fill(0, torch.tensor([1]), torch.nan), "images [nan nan] [0 1]"),
     ],
     ids=["normalised", "nan"],
 )
@@ -137,7 +138,7 @@ def test_images_out_of_the_bounds_are_an_error(
     net: nn.Module, few: tuple[Tensor, Tensor], row: AttackCase, spoilt: Callable[[Tensor], Tensor], said: str
 ) -> None:
     x, y = few
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=in_order(said)):
         row.make(net, spoilt(x), y, Threat(row.norms[0], 0.1), generator=seeded())
 
 
@@ -210,7 +211,7 @@ def test_a_net_in_training_mode_is_left_as_it_was(few: tuple[Tensor, Tensor], ro
 @over([row for row in ATTACK_ROWS if row.covers in ("autoattack", "square")])
 def test_what_refuses_a_net_in_training_mode_leaves_it_as_it_was(few: tuple[Tensor, Tensor], row: AttackCase) -> None:
     model = in_training()
-    with watched(model), pytest.raises(ValueError, match=r"^the model is in training mode; call model\.eval\(\)"):
+    with watched(model), pytest.raises(ValueError, match=in_order("training model.eval()")):
         row.make(model, *few, Threat(row.norms[0], 0.1), generator=seeded())
 
 

@@ -16,6 +16,7 @@ from perturblab.layers import (
     Mixing,
     parse_magnitude,
 )
+from told import in_order
 
 # --- magnitudes -----------------------------------------------------------------------------------------------------
 
@@ -163,20 +164,20 @@ def test_distributions_that_make_no_sense_are_refused(settled: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"k": -1}, r"k is -1; choose a count of rows, or a fraction in \[0, 1\]"),
-        ({"k": -0.5}, r"k is -0\.5; choose"),
-        ({"k": 1.5}, r"k is 1\.5; choose"),
-        ({"k": math.nan}, r"k is nan; choose"),
-        ({"k": math.inf}, r"k is inf; choose"),
-        ({"rows": "last"}, "rows is 'last'; choose one of first, random"),
-        ({"partners": "other"}, "partners is 'other'; choose one of replacement, .*different-class, .*noise"),
-        ({"eta_per": "row"}, "eta_per is 'row'; choose one of call, image"),
-        ({"shared": "all"}, "shared is 'all'; choose one of none, partners, eta, both"),
+        ({"k": -1}, "k -1 count fraction [0 1]"),
+        ({"k": -0.5}, "k -0.5"),
+        ({"k": 1.5}, "k 1.5"),
+        ({"k": math.nan}, "k nan"),
+        ({"k": math.inf}, "k inf"),
+        ({"rows": "last"}, "rows last first random"),
+        ({"partners": "other"}, "partners other replacement different-class noise"),
+        ({"eta_per": "row"}, "eta_per row call image"),
+        ({"shared": "all"}, "shared all partners eta both"),
     ],
     ids=str,
 )
 def test_settings_out_of_range_are_refused(given: dict[str, Any], text: str) -> None:
-    with pytest.raises(ValueError, match=text) as caught:
+    with pytest.raises(ValueError, match=in_order(text)) as caught:
         Mixing(**given)
     assert "\n" not in str(caught.value)
 

@@ -25,6 +25,7 @@ from data_folders import (
 from perturblab import data
 from perturblab.data import known, layouts, pictures, sets
 from perturblab.errors import DataError
+from told import in_order
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -110,41 +111,41 @@ def broken(tmp_path, change):
 
 
 FOLDER_FAULTS = {
-    "corrupt": (lambda r: put(r / "train/cat/1.png", b"\x89PNG broken"), "train/cat/1.png is no readable image"),
+    "corrupt": (lambda r: put(r / "train/cat/1.png", b"\x89PNG broken"), "train/cat/1.png image"),
     "truncated": (
         lambda r: put(r / "train/cat/1.png", encoded(pixels(6, 5, 3), "JPEG")[:-60]),
-        "train/cat/1.png is no readable image",
+        "train/cat/1.png image",
     ),
-    "empty file": (lambda r: put(r / "test/dog/0.png", b""), "test/dog/0.png is no readable image"),
+    "empty file": (lambda r: put(r / "test/dog/0.png", b""), "test/dog/0.png image"),
     "size": (
         lambda r: put(r / "train/dog/0.png", pixels(7, 5, 3)),
-        "train/dog/0.png is 5x7 RGB, expected 5x6 RGB as the first image",
+        "train/dog/0.png 5x7 RGB 5x6 RGB first image",
     ),
     "mode": (
         lambda r: put(r / "train/dog/0.png", pixels(6, 5)),
-        "train/dog/0.png is 5x6 grey, expected 5x6 RGB as the first image",
+        "train/dog/0.png 5x6 grey 5x6 RGB first image",
     ),
-    "alpha": (lambda r: put(r / "train/dog/0.png", pixels(6, 5, 4)), "train/dog/0.png is of mode RGBA; expected L"),
-    "class": (lambda r: put(r / "test/fish/0.png", pixels(6, 5, 3)), "other classes in test.*'fish' only in test"),
-    "empty class": (lambda r: (r / "train/fish").mkdir(), "train/fish holds no image"),
+    "alpha": (lambda r: put(r / "train/dog/0.png", pixels(6, 5, 4)), "train/dog/0.png RGBA L"),
+    "class": (lambda r: put(r / "test/fish/0.png", pixels(6, 5, 3)), "classes fish test"),
+    "empty class": (lambda r: (r / "train/fish").mkdir(), "train/fish image"),
     "test size": (
         lambda r: [put(path, pixels(9, 9, 3)) for path in sorted(r.glob("test/*/*.png"))],
-        "test images of 3x9x9, expected 3x6x5",
+        "images 3x9x9 3x6x5",
     ),
-    "no test": (lambda r: [path.unlink() for path in r.glob("test/*/*.png")], r"no test split \(found: train\)"),
+    "no test": (lambda r: [path.unlink() for path in r.glob("test/*/*.png")], "test split train"),
 }
 
 
 @pytest.mark.parametrize("fault", FOLDER_FAULTS)
 def test_image_folder_faults(tmp_path, fault):
     change, message = FOLDER_FAULTS[fault]
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=in_order(message)):
         raise DataError(broken(tmp_path, change))
 
 
 def test_one_class_is_refused(tmp_path):
     image_folder(tmp_path, classes=("cat",))
-    with pytest.raises(DataError, match="has the one class 'cat'; expected at least 2"):
+    with pytest.raises(DataError, match=in_order("cat 2")):
         data.load(str(tmp_path))
 
 
@@ -157,7 +158,7 @@ def test_a_picture_that_would_start_another_program_is_refused(tmp_path):
 
 @pytest.mark.parametrize("count", [10**6, 10**12])
 def test_images_too_many_for_the_memory(count):
-    with pytest.raises(DataError, match=f"{count} images of 1000000x1000000 grey do not fit into memory"):
+    with pytest.raises(DataError, match=in_order(f"{count} images 1000000x1000000 grey memory")):
         pictures._room(count, (10**6, 10**6))
 
 
@@ -166,37 +167,37 @@ def test_images_too_many_for_the_memory(count):
 
 @pytest.mark.parametrize(("wrong", "right"), [("CIFAR11", "CIFAR10"), ("mnits", "MNIST"), ("fashion", "FashionMNIST")])
 def test_an_unknown_name_gets_the_nearest(wrong, right):
-    with pytest.raises(DataError, match=f"'{wrong}' is neither a folder nor a data set; did you mean {right}?"):
+    with pytest.raises(DataError, match=in_order(f"{wrong} folder data set {right}")):
         data.load(wrong)
 
 
 @pytest.mark.parametrize("source", ["", "  "])
 def test_an_empty_name_is_no_folder(source):
-    with pytest.raises(DataError, match="is neither a folder nor a data set"):
+    with pytest.raises(DataError, match=in_order("folder data set")):
         data.load(source)
 
 
 def test_a_missing_folder_is_no_name(tmp_path):
-    with pytest.raises(DataError, match=r"there is no folder .*/missing"):
+    with pytest.raises(DataError, match=in_order("folder /missing")):
         data.load(str(tmp_path / "missing"))
 
 
 def test_a_folder_without_data_names_the_layouts(tmp_path):
-    with pytest.raises(DataError, match=r"holds no data set; expected train-\*.parquet.*cifar-10-batches-py"):
+    with pytest.raises(DataError, match=in_order("train-*.parquet cifar-10-batches-py")):
         data.load(str(tmp_path))
 
 
 def test_a_folder_with_several_sets_names_them(tmp_path):
     cifar10_folder(tmp_path / "cifar-10-batches-py")
     idx_folder(tmp_path / "MNIST" / "raw")
-    with pytest.raises(DataError, match=r"holds several data sets \(MNIST, CIFAR10\)"):
+    with pytest.raises(DataError, match=in_order("several (MNIST CIFAR10)")):
         data.load(str(tmp_path))
     assert data.load("MNIST", dataroot=tmp_path).name == "MNIST"
 
 
 @pytest.mark.parametrize("name", ["CIFAR10", "SVHN"])
 def test_a_missing_set_offline_says_how_to_provide_it(tmp_path, name):
-    with pytest.raises(DataError, match=f"{name} is neither under .* nor in the cache.*--dataroot.*parquet") as caught:
+    with pytest.raises(DataError, match=in_order(f"{name} cache --dataroot parquet")) as caught:
         data.load(name, dataroot=tmp_path)
     assert "\n" not in str(caught.value)
     assert ("cifar-10-batches-py" in str(caught.value)) == (name == "CIFAR10")
@@ -235,10 +236,10 @@ def test_the_files_other_tools_leave_come_before_copies(tmp_path):
 def test_several_copies_are_not_chosen_from(tmp_path):
     colour_folder(tmp_path / "cifar10-a")
     colour_folder(tmp_path / "cifar10-b" / "plain_text")
-    with pytest.raises(DataError, match=r"several copies of CIFAR10 \(.*cifar10-a and .*cifar10-b/plain_text\)"):
+    with pytest.raises(DataError, match=in_order("copies CIFAR10 cifar10-a cifar10-b/plain_text")):
         data.load("CIFAR10", dataroot=tmp_path)
     (tmp_path / "cifar10-b" / "plain_text").rename(tmp_path / "cifar10-a" / "other")
-    with pytest.raises(DataError, match=r"cifar10-a holds several data sets"):
+    with pytest.raises(DataError, match=in_order("cifar10-a several sets")):
         data.load("CIFAR10", dataroot=tmp_path)
 
 
@@ -255,7 +256,7 @@ def test_what_cannot_be_listed_is_one_line(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(layouts, "_folders", refuse)
-    with pytest.raises(DataError, match=r"cannot be read .*Permission denied.*; check its permissions"):
+    with pytest.raises(DataError, match=in_order("Permission denied permissions")):
         data.load(str(tmp_path))
 
 
@@ -270,7 +271,7 @@ def test_dataroot_may_be_the_set_itself(tmp_path):
 
 def test_a_folder_of_that_name_with_other_content_is_refused(tmp_path):
     parquet_folder(tmp_path / "cifar10")
-    with pytest.raises(DataError, match="holds 2 classes of 3x6x5 images, CIFAR10 has 10 of 3x32x32"):
+    with pytest.raises(DataError, match=in_order("2 3x6x5 images CIFAR10 10 3x32x32")):
         data.load("CIFAR10", dataroot=tmp_path)
 
 
@@ -282,7 +283,7 @@ def test_a_known_copy_carries_its_display_name_however_it_is_called(tmp_path, mo
     by_path, by_name = data.load(str(tmp_path / "cifar10-x")), data.load("cifar10", dataroot=tmp_path)
     assert (by_path.name, by_path.display) == (by_name.name, by_name.display) == copy
     (tmp_path / "cifar10-x").rename(tmp_path / "mnist")
-    with pytest.raises(DataError, match=r"mnist holds CIFAR-10 \(test copy\), not MNIST"):
+    with pytest.raises(DataError, match=in_order("CIFAR-10 (test copy) MNIST")):
         data.load("MNIST", dataroot=tmp_path)
 
 

@@ -27,6 +27,7 @@ from data_folders import (
 from perturblab import data
 from perturblab.data import binary, known
 from perturblab.errors import DataError
+from told import in_order
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -82,30 +83,30 @@ def spoil(root, position):
 
 TWO = ("cat", "dog")
 PARQUET_FAULTS = {
-    "truncated": (lambda r: spoil(r, 200), "train-00000-of-00001.parquet is no readable parquet file"),
-    "empty file": (lambda r: spoil(r, 0), "is no readable parquet file"),
-    "missing": (lambda r: (r / "test-00000-of-00001.parquet").unlink(), r"no test split \(found: train\)"),
+    "truncated": (lambda r: spoil(r, 200), "train-00000-of-00001.parquet parquet"),
+    "empty file": (lambda r: spoil(r, 0), "parquet file"),
+    "missing": (lambda r: (r / "test-00000-of-00001.parquet").unlink(), "test split train"),
     "row": (
         lambda r: replace_train(r, [], [0, 1], names=TWO, blobs=[encoded(pixels(6, 5, 3)), b"junk"]),
-        "row 1 of .*train-00000-of-00001.parquet is no readable image",
+        "row 1 train-00000-of-00001.parquet image",
     ),
     "no bytes": (
         lambda r: replace_train(r, [], [0, 1], names=TWO, blobs=[encoded(pixels(6, 5, 3)), None]),
-        "row 1 of .* is no readable image",
+        "row 1 image",
     ),
     "label": (
         lambda r: replace_train(r, pixels(2, 6, 5, 3), [0, 2], names=TWO),
-        "train split of .* has the label 2; expected 0 to 1",
+        "train split label 2 0 1",
     ),
     "negative": (
         lambda r: replace_train(r, pixels(2, 6, 5, 3), [0, -1], names=TWO),
-        "train split of .* has the label -1; expected 0 to 1",
+        "train split label -1 0 1",
     ),
-    "null": (lambda r: replace_train(r, pixels(2, 6, 5, 3), [0, None], names=TWO), "row 1 of .* has the label None"),
-    "fraction": (lambda r: replace_train(r, pixels(2, 6, 5, 3), [0, 0.5], names=TWO), "row 0 of .* has the label 0.0"),
+    "null": (lambda r: replace_train(r, pixels(2, 6, 5, 3), [0, None], names=TWO), "row 1 label None"),
+    "fraction": (lambda r: replace_train(r, pixels(2, 6, 5, 3), [0, 0.5], names=TWO), "row 0 label 0.0"),
     "column": (
         lambda r: replace_train(r, pixels(2, 6, 5, 3), [0, 1], names=TWO, image="picture"),
-        "has the columns picture, label; expected img or image",
+        "columns picture label img image",
     ),
     "no struct": (
         lambda r: pq.write_table(
@@ -114,28 +115,28 @@ PARQUET_FAULTS = {
             ),
             r / "train-00000-of-00001.parquet",
         ),
-        "has string in img; expected a struct of bytes and path",
+        "string img struct bytes path",
     ),
     "classes": (
         lambda r: replace_train(r, pixels(2, 6, 5, 3), [0, 1], names=("cat", "cow")),
-        "other classes in test than in train .'cow' only in train; 'dog' only in test",
+        "classes cow train dog test",
     ),
     "order": (
         lambda r: replace_train(r, pixels(2, 6, 5, 3), [0, 1], names=("dog", "cat")),
-        "other classes in test than in train .train in the order dog, cat",
+        "classes train order dog cat",
     ),
     "empty": (
         lambda r: pq.write_table(
             table(pixels(2, 6, 5, 3), [0, 1], names=TWO).slice(0, 0), r / "train-00000-of-00001.parquet"
         ),
-        "the train split of .* is empty",
+        "train split empty",
     ),
     "metadata": (
         lambda r: pq.write_table(
             table(pixels(2, 6, 5, 3), [0, 1]).replace_schema_metadata({"huggingface": "{"}),
             r / "train-00000-of-00001.parquet",
         ),
-        "has unreadable metadata",
+        "metadata",
     ),
 }
 
@@ -145,7 +146,7 @@ def test_parquet_faults(tmp_path, fault):
     change, message = PARQUET_FAULTS[fault]
     parquet_folder(tmp_path)
     change(tmp_path)
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(DataError, match=in_order(message)) as caught:
         data.load(str(tmp_path))
     assert "\n" not in str(caught.value)
 
@@ -196,7 +197,7 @@ def test_a_malicious_pickle_does_not_run(tmp_path):
     root = tmp_path / "cifar-10-batches-py"
     cifar10_folder(root)
     (root / "data_batch_3").write_bytes(pickle.dumps({b"data": Malicious(tmp_path / "ran"), b"labels": []}))
-    with pytest.raises(DataError, match=r"data_batch_3 asks for posix.mkdir; expected numpy arrays"):
+    with pytest.raises(DataError, match=in_order("data_batch_3 posix.mkdir")):
         data.load("CIFAR10", dataroot=tmp_path)
     assert not (tmp_path / "ran").exists()
 
@@ -211,30 +212,30 @@ def test_only_the_array_constructors_are_admitted(name):
 
 
 BATCH_FAULTS = {
-    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:500]), "data_batch_2 is no readable CIFAR batch"),
-    "no dictionary": (lambda path: path.write_bytes(pickle.dumps([1])), "data_batch_2 is no readable CIFAR batch"),
-    "no data": (lambda path: path.write_bytes(pickle.dumps({"labels": [1]})), "data_batch_2 has no entry 'data'"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:500]), "data_batch_2 CIFAR"),
+    "no dictionary": (lambda path: path.write_bytes(pickle.dumps([1])), "data_batch_2 CIFAR"),
+    "no data": (lambda path: path.write_bytes(pickle.dumps({"labels": [1]})), "data_batch_2 data"),
     "no labels": (
         lambda path: path.write_bytes(python2_pickle({b"data": pixels(1, 3072)})),
-        "data_batch_2 has no entry 'labels'",
+        "data_batch_2 labels",
     ),
     "size": (
         lambda path: path.write_bytes(python2_pickle({b"data": pixels(1, 3000), b"labels": [1]})),
-        "data_batch_2 does not hold N x 3072 bytes",
+        "data_batch_2 N 3072",
     ),
     "count": (
         lambda path: path.write_bytes(python2_pickle({b"data": pixels(1, 3072), b"labels": [1, 2]})),
-        "data_batch_2 does not hold N x 3072 bytes",
+        "data_batch_2 N 3072",
     ),
     "text": (
         lambda path: path.write_bytes(python2_pickle({b"data": pixels(1, 3072), b"labels": [b"1"]})),
-        "data_batch_2 does not hold N x 3072 bytes and N whole labels",
+        "data_batch_2 N 3072 N labels",
     ),
     "label": (
         lambda path: path.write_bytes(python2_pickle({b"data": pixels(1, 3072), b"labels": [10]})),
-        "train split of .* has the label 10; expected 0 to 9",
+        "train split label 10 0 9",
     ),
-    "missing": (lambda path: path.unlink(), "cifar-10-batches-py lacks data_batch_2"),
+    "missing": (lambda path: path.unlink(), "cifar-10-batches-py data_batch_2"),
 }
 
 
@@ -244,7 +245,7 @@ def test_cifar_faults(tmp_path, fault):
     root = tmp_path / "cifar-10-batches-py"
     cifar10_folder(root)
     change(root / "data_batch_2")
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=in_order(message)):
         data.load("CIFAR10", dataroot=tmp_path)
 
 
@@ -282,14 +283,14 @@ def gz_claim(path, *shape):
 
 
 IDX_FAULTS = {
-    "huge": (lambda path: claim(path, 2**32 - 1, 2**32 - 1, 2**32 - 1), "claims .* bytes in its header but has 4720"),
-    "huge, gzipped": (lambda path: gz_claim(path, 2**31, 28, 28), "claims .* bytes in its header but has 4720"),
-    "short": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "claims 4720 bytes in its header but has 4719"),
-    "long": (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "claims 4720 bytes in its header but has 4721"),
-    "magic": (lambda path: path.write_bytes(b"\0\0\x0d\3" + path.read_bytes()[4:]), "is no idx file of 3-dimensional"),
-    "empty": (lambda path: path.write_bytes(b""), "is no idx file of 3-dimensional"),
-    "count": (lambda path: path.write_bytes(idx_bytes(pixels(5, 28, 28))), "has 5 images, .* 6 labels"),
-    "missing": (lambda path: path.unlink(), "lacks train-images-idx3-ubyte"),
+    "huge": (lambda path: claim(path, 2**32 - 1, 2**32 - 1, 2**32 - 1), "bytes header 4720"),
+    "huge, gzipped": (lambda path: gz_claim(path, 2**31, 28, 28), "bytes header 4720"),
+    "short": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "4720 header 4719"),
+    "long": (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "4720 header 4721"),
+    "magic": (lambda path: path.write_bytes(b"\0\0\x0d\3" + path.read_bytes()[4:]), "idx 3-dimensional"),
+    "empty": (lambda path: path.write_bytes(b""), "idx 3-dimensional"),
+    "count": (lambda path: path.write_bytes(idx_bytes(pixels(5, 28, 28))), "5 images 6 labels"),
+    "missing": (lambda path: path.unlink(), "train-images-idx3-ubyte"),
 }
 
 
@@ -298,7 +299,7 @@ def test_idx_faults(tmp_path, fault):
     change, message = IDX_FAULTS[fault]
     idx_folder(tmp_path / "MNIST" / "raw")
     change(tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte")
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=in_order(message)):
         data.load("MNIST", dataroot=tmp_path)
 
 
@@ -308,7 +309,7 @@ def test_a_damaged_gzip_file_is_named(tmp_path):
     content = bytearray(path.read_bytes())
     content[200:260] = bytes(60)
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte.gz is not readable"):
+    with pytest.raises(DataError, match=in_order("t10k-images-idx3-ubyte.gz")):
         data.load("MNIST", dataroot=tmp_path)
 
 
@@ -316,5 +317,5 @@ def test_a_gzip_file_that_lies_about_its_length_is_refused(tmp_path):
     path = tmp_path / "train-images-idx3-ubyte.gz"
     packed = gzip.compress(idx_bytes(pixels(6, 28, 28))[:4] + struct.pack(">3I", 7, 28, 28) + bytes(6 * 784))
     path.write_bytes(packed[:-4] + struct.pack("<I", 16 + 7 * 784))
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz is not readable|claims"):
+    with pytest.raises(DataError, match=in_order("train-images-idx3-ubyte.gz")):
         binary._idx(path, 3)

@@ -14,6 +14,7 @@ from perturblab import data
 from perturblab.data import sets
 from perturblab.data.batches import draw
 from perturblab.errors import DataError
+from told import in_order
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -37,21 +38,21 @@ def test_select_classes_renumbers_in_the_order_given():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["a", "x"], "some has no class 'x'; its classes are a, b, c"),
-        (["a"], "expected at least 2 different ones"),
-        (["a", "a"], "expected at least 2 different ones"),
-        (["a", "b", "a"], "expected at least 2 different ones"),
-        ([], "expected at least 2 different ones"),
+        (["a", "x"], "class x a b c"),
+        (["a"], "2 different"),
+        (["a", "a"], "2 different"),
+        (["a", "b", "a"], "2 different"),
+        ([], "2 different"),
     ],
 )
 def test_select_classes_refuses(names, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=in_order(message)):
         data.select_classes(image_data(), names)
 
 
 def test_classes_without_images_are_refused():
     whole = image_data(classes=("a", "b", "c", "d", "e", "f", "g", "h"))
-    with pytest.raises(DataError, match="the train split of some with the classes g, h is empty"):
+    with pytest.raises(DataError, match=in_order("train split g h empty")):
         data.select_classes(whole, ["g", "h"])
 
 
@@ -67,9 +68,9 @@ def test_combine_takes_train_from_one_and_test_from_the_other():
 
 
 def test_combine_refuses_other_classes_and_sizes():
-    with pytest.raises(DataError, match="'c' only in train; 'd' only in test"):
+    with pytest.raises(DataError, match=in_order("c train d test")):
         data.combine(image_data(), image_data(classes=("a", "b", "d")))
-    with pytest.raises(DataError, match="has test images of 3x5x4, expected 3x4x4"):
+    with pytest.raises(DataError, match=in_order("images 3x5x4 3x4x4")):
         data.combine(image_data(), image_data(size=(3, 5, 4)))
 
 
@@ -126,13 +127,13 @@ def test_splits_follow_the_seed():
 
 @pytest.mark.parametrize("size", [0, -1, 11])
 def test_impossible_subsets_are_refused(size):
-    with pytest.raises(DataError, match=f"a subset of {size} images is asked for; expected 1 to 10"):
+    with pytest.raises(DataError, match=in_order(f"subset {size} images 1 10")):
         data.stratified_subset(random_split([5, 5]), size, seeded())
 
 
 @pytest.mark.parametrize("size", [0, 10])
 def test_impossible_hold_outs_are_refused(size):
-    with pytest.raises(DataError, match=f"{size} images are to be held out; expected 1 to 9"):
+    with pytest.raises(DataError, match=in_order(f"{size} images held 1 9")):
         data.hold_out(random_split([5, 5]), size, seeded())
 
 

@@ -1,6 +1,7 @@
 """The flags of a defence, its record, and how images are prepared for it."""
 
 import json
+import re
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,7 @@ from perturblab.layers import Mixing
 from perturblab.models import Task, build
 from perturblab.schedules import lr_factor
 from perturblab.seeding import stream
+from told import in_order
 
 # --- flags and records ----------------------------------------------------------------------------------------------
 
@@ -47,28 +49,28 @@ def test_a_flag_that_the_defence_does_not_read_is_an_error(defence: str, flags: 
         opened(tmp_path / "run", defence=defence, **flags)
     text = str(caught.value)
     assert "\n" not in text
-    assert f"--defence {defence} does not read it" in text
+    assert f"--defence {defence}" in text
     assert all("--" + name.replace("_", "-") in text for name in flags)
 
 
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        ({"batchout_at": "nope"}, "no module is called 'nope'; there are conv1"),
-        ({"batchout_at": "conv1,nope"}, "no module is called 'nope'"),
-        ({"batchout_at": "all-after:nope"}, "'all-after:nope' matches none of the"),
-        ({"batchout_eta": "much"}, "eta got 'much'; expected a number"),
-        ({"batchout_eta": "0.3:0.9"}, "eta has the probabilities"),
-        ({"batchout_k": "1.5"}, "--batchout-k got '1.5'; expected a count such as 64, or a fraction"),
-        ({"batchout_k": "-1"}, "--batchout-k got '-1'"),
-        ({"batchout_partners": "others"}, "--batchout-partners got 'others'"),
+        ({"batchout_at": "nope"}, "module nope conv1"),
+        ({"batchout_at": "conv1,nope"}, "module nope"),
+        ({"batchout_at": "all-after:nope"}, "all-after:nope"),
+        ({"batchout_eta": "much"}, "eta much number"),
+        ({"batchout_eta": "0.3:0.9"}, "eta probabilities"),
+        ({"batchout_k": "1.5"}, "--batchout-k 1.5 count fraction"),
+        ({"batchout_k": "-1"}, "--batchout-k -1"),
+        ({"batchout_partners": "others"}, "--batchout-partners others"),
     ],
     ids=str,
 )
 def test_a_setting_that_makes_no_sense_is_told_in_one_line(flags: dict[str, Any], text: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         opened(tmp_path / "run", defence="batchout", **flags)
-    assert text in str(caught.value)
+    assert re.search(in_order(text), str(caught.value))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -166,7 +168,7 @@ def test_flags_decide_the_adversary(flags: dict[str, Any], dataset: str, want: A
 
 @pytest.mark.parametrize("wrong", [{"share": -0.1}, {"share": 1.5}, {"steps": 0}], ids=str)
 def test_an_adversary_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"share is .* and steps .*; expected"):
+    with pytest.raises(ValueError, match=in_order("share steps")):
         Adversary(Threat("linf", 0.1), **wrong)
 
 
@@ -236,7 +238,7 @@ def test_a_record_repeats_its_run(flags: dict[str, Any], tmp_path: Path) -> None
 
 @pytest.mark.parametrize("etas", ["0.1;0.2", "0.1;0.2;0.3;0.4"])
 def test_as_many_magnitudes_as_places_or_one(etas: str) -> None:
-    with pytest.raises(UserError, match=r"--batchout: eta got \d magnitudes for 3 places; give one, or one a place"):
+    with pytest.raises(UserError, match=in_order(f"--batchout eta {etas.count(';') + 1} magnitudes 3 places")):
         mixings("batchout_mnist", batchout_eta=etas)
     assert [str(m.magnitude) for m in mixings("batchout_mnist", batchout_eta="0.1;0.2;0.3").values()] == [
         *("0.1", "0.2", "0.3")

@@ -11,6 +11,7 @@ from perturblab.attacks import Frozen, Threat, autoattack, fgsm, input_gradient,
 from perturblab.defences import ActiveBatchOut
 from perturblab.layers import BatchOut, Mixing, batch_step, inference_batchout
 from perturblab.layers.inference import InferenceBatchOut, inference_logits
+from told import in_order
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -60,13 +61,13 @@ def test_the_net_is_the_identity_again_afterwards() -> None:
 @pytest.mark.parametrize("ask", [inference_batchout, inference_logits, InferenceBatchOut])
 def test_no_reference_is_refused(ask: Callable[..., Any]) -> None:
     given = (net(), torch.empty(0, 1, 2, 2))
-    with pytest.raises(ValueError, match=r"^references holds no image; give at least one$"):
+    with pytest.raises(ValueError, match=in_order("references image")):
         ask(*given) if ask is InferenceBatchOut else ask(given[0], torch.randn(4, 1, 2, 2), given[1])
 
 
 @pytest.mark.parametrize("given", [{"draws": 0, "generator": seeded()}, {"draws": 2}])
 def test_draws_need_a_generator(given: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=rf"^draws is {given['draws']} and generator .*; choose at least 1, with a"):
+    with pytest.raises(ValueError, match=in_order(f"draws {given['draws']} generator 1")):
         InferenceBatchOut(net(), torch.randn(2, 1, 2, 2), **given)
 
 

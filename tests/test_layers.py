@@ -31,6 +31,7 @@ from perturblab.layers import (
     shift,
 )
 from perturblab.models.skeleton import init_weights
+from told import in_order
 
 SELU, ALPHA = 1.0507009873554805, 1.6732632423543772
 SCALAR: dict[str, Callable[[float], float]] = {
@@ -132,13 +133,13 @@ def test_order_of_the_maps_is_channel_then_mask() -> None:
 @pytest.mark.parametrize(
     ("masks", "text"),
     [
-        ((2, 1, 4, 5), "the masks are for 2 channels, the features have 3"),
-        ((3, 1, 5, 4), r"the masks are \(?5.+4\)?, the features \(?4.+5\)?; build the layer"),
-        ((3, 1, 4, 4), r"the masks are \(?4.+4\)?, the features \(?4.+5\)?; build the layer"),
+        ((2, 1, 4, 5), "masks 2 channels 3"),
+        ((3, 1, 5, 4), "masks 5 4 features 4 5 build"),
+        ((3, 1, 4, 4), "masks 4 4 features 4 5 build"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(masks: tuple[int, ...], text: str) -> None:
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(ValueError, match=in_order(text)):
         perturb(torch.zeros(2, 3, 4, 5), torch.zeros(masks))
 
 
@@ -193,14 +194,14 @@ def test_moments_and_range_of_both_kinds() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"nmasks": 0}, "nmasks is 0; a perturbation layer needs at least 1 mask"),
-        ({"kind": "laplace"}, "noise_type is 'laplace'; choose one of uniform, normal"),
-        ({"redraw": "eval"}, "redraw_masks is 'eval'; choose one of never, train, always"),
-        ({"trained": True, "redraw": "train"}, "masks cannot be both trained and redrawn"),
+        ({"nmasks": 0}, "nmasks 0 1 mask"),
+        ({"kind": "laplace"}, "noise_type laplace uniform normal"),
+        ({"redraw": "eval"}, "redraw_masks eval never train always"),
+        ({"trained": True, "redraw": "train"}, "masks trained redrawn"),
     ],
 )
 def test_noise_out_of_range_is_refused(options: dict[str, Any], text: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(text)):
+    with pytest.raises(ValueError, match=in_order(text)):
         Noise(**options)
 
 
@@ -251,7 +252,7 @@ def test_a_7x7_convolution_halves_the_map_only_in_front(first: bool) -> None:
 
 
 def test_a_filter_size_that_was_never_published_is_refused() -> None:
-    with pytest.raises(ValueError, match="filter_size is 4; choose 0 "):
+    with pytest.raises(ValueError, match=in_order("filter_size 4 0")):
         made(PerturbLayer, settings={"filter_size": 4})
 
 
@@ -261,7 +262,7 @@ def test_only_1x1_convolutions_have_a_bias(size: int, bias: bool) -> None:
 
 
 def test_an_unknown_activation_is_refused() -> None:
-    with pytest.raises(ValueError, match="act is 'gelu'; choose one of relu, lrelu, prelu, rrelu, elu, selu"):
+    with pytest.raises(ValueError, match=in_order("act gelu relu lrelu prelu rrelu elu selu")):
         activation("gelu")
 
 
@@ -279,7 +280,7 @@ def test_defect_d5_every_place_has_its_own_activation(act: str) -> None:
 
 @pytest.mark.parametrize("kind", [PerturbConv2d, PerturbLayer, NoiseLayer, PerturbLayerFirst])
 def test_defect_d6_groups_that_cannot_divide_are_refused_in_one_sentence(kind: type[nn.Module]) -> None:
-    with pytest.raises(ValueError, match=r"nmasks 2 .* 128 filters .* 3 channels; use a multiple of 3, or nmasks 1"):
+    with pytest.raises(ValueError, match=in_order("nmasks 2 128 3 channels multiple 3 nmasks 1")):
         made(kind, outputs=128, nmasks=2)
     assert made(kind, outputs=128, nmasks=1).eval()(drawn(1, 3, 4, 5)).shape == (1, 128, 4, 5)
     assert made(kind, outputs=129, nmasks=2).eval()(drawn(1, 3, 4, 5)).shape == (1, 129, 4, 5)

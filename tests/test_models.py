@@ -1,7 +1,6 @@
 """The nets: identities, sizes, the reply's variant, operators, refusals."""
 
 import math
-import re
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from perturblab.layers.pooling import POOLS, pool
 from perturblab.models import NETS, Task, build, options_read, resolve
 from perturblab.models.skeleton import Residual
 from tiny_nets import RESNETS, SMALL, N, P, images, masks_of, tiny, weights
+from told import in_order
 
 # --- identities ---------------------------------------------------------------------------------------------------
 
@@ -95,7 +95,7 @@ def test_a_pooling_of_stride_1_makes_no_pass_over_the_map(kind: str, stride: Any
 
 
 def test_another_size_than_the_masks_is_refused_in_one_sentence() -> None:
-    with pytest.raises(ValueError, match=r"the masks are .*8.*8.*, the features .*9.*8.*; build the layer"):
+    with pytest.raises(ValueError, match=in_order("masks 8 8 9 8")):
         tiny(P)(images(size=(9, 8)))
 
 
@@ -285,67 +285,67 @@ def test_dropout_is_read(net: str, dropout: float) -> None:
 @pytest.mark.parametrize(
     ("net", "options", "text"),
     [
-        ("perturb_resnet19", {}, "no net is called 'perturb_resnet19'; did you mean perturb_resnet1"),
-        ("zzz", {}, "no net is called 'zzz'; choose one of resnet18, resnet34"),
-        ("resnet18", {"nmasks": 2}, "resnet18 does not read nmasks; it reads nfilters"),
-        (P, {"dropout": 0.5}, f"{P} does not read dropout; it reads act, code"),
-        (N, {"first_filter_size": 5}, "first_filter_size is 5; this net has 3 or 7"),
-        (N, {"operator": "roll"}, "operator is 'roll'; choose one of noise, shift, depthwise, anchors, anchors-dep"),
+        ("perturb_resnet19", {}, "perturb_resnet19 mean"),
+        ("zzz", {}, "zzz resnet18 resnet34"),
+        ("resnet18", {"nmasks": 2}, "resnet18 nmasks nfilters"),
+        (P, {"dropout": 0.5}, f"{P} dropout act code"),
+        (N, {"first_filter_size": 5}, "first_filter_size 5 3 7"),
+        (N, {"operator": "roll"}, "operator roll noise shift depthwise anchors"),
         *(
-            (N, {"operator": operator, **masks}, f"operator {operator} has no masks, and {text}; drop one of them")
+            (N, {"operator": operator, **masks}, f"operator {operator} masks {text} drop")
             for operator, masks, text in (
-                ("shift", {"level": 0.1}, "level is 0.1"),
-                ("depthwise", {"constant_masks": True}, "constant_masks is True"),
-                ("anchors", {"redraw_masks": "train"}, "redraw_masks is train"),
-                ("anchors-depthwise", {"untied_bias": True}, "untied_bias is True"),
-                ("shift", {"mask_memory": "seed"}, "mask_memory is seed"),
+                ("shift", {"level": 0.1}, "level 0.1"),
+                ("depthwise", {"constant_masks": True}, "constant_masks True"),
+                ("anchors", {"redraw_masks": "train"}, "redraw_masks train"),
+                ("anchors-depthwise", {"untied_bias": True}, "untied_bias True"),
+                ("shift", {"mask_memory": "seed"}, "mask_memory seed"),
             )
         ),
-        (P, {"operator": "shift"}, f"{P} does not read operator; it reads act"),
-        (P, {"first_filter_size": 4}, "filter_size is 4; choose 0 "),
-        (P, {"pool_type": "mean"}, "pool_type is 'mean'; choose one of max, avg, stride, overlap"),
-        ("lenet", {"pool_type": "mean"}, "pool_type is 'mean'; choose one of max, avg, stride, overlap"),
-        (P, {"act": "gelu"}, "act is 'gelu'; choose one of relu"),
-        (P, {"nmasks": 2, "nfilters": 128}, "use a multiple of 3, or nmasks 1"),
-        (P, {"first_masks": -1}, "first_masks is -1; choose 0, or a multiple of nfilters of at least 1"),
+        (P, {"operator": "shift"}, f"{P} operator act"),
+        (P, {"first_filter_size": 4}, "filter_size 4 0"),
+        (P, {"pool_type": "mean"}, "pool_type mean max avg stride overlap"),
+        ("lenet", {"pool_type": "mean"}, "pool_type mean max avg stride overlap"),
+        (P, {"act": "gelu"}, "act gelu relu"),
+        (P, {"nmasks": 2, "nfilters": 128}, "multiple 3 nmasks 1"),
+        (P, {"first_masks": -1}, "first_masks -1 0 multiple nfilters 1"),
         (
             P,
             {"first_masks": 5, "first_filter_size": 3},
-            "first_masks is 5, and a first layer of 3x3 has none; drop one",
+            "first_masks 5 first 3x3 drop",
         ),
-        (P, {"first_sigmoid": True, "use_act": True}, "and use_act another; drop one"),
-        ("lenet", {"first_mix": True}, "lenet does not read first_mix; it reads act"),
-        (P, {"code": "upp"}, "code is 'upp'"),
-        (N, {"code": "upp"}, "code is 'upp'"),
-        (P, {"nfilters": 0}, "nfilters is 0"),
-        ("vgg19", {"nfilters": 0}, "nfilters is 0"),
-        ("batchout_mnist", {"padding": 3}, "padding is 3; batchout_mnist has 0, 1, 2"),
-        ("batchout_cifar", {"padding": 2}, "padding is 2; batchout_cifar has 0, 1"),
+        (P, {"first_sigmoid": True, "use_act": True}, "use_act drop"),
+        ("lenet", {"first_mix": True}, "first_mix act"),
+        (P, {"code": "upp"}, "code upp"),
+        (N, {"code": "upp"}, "code upp"),
+        (P, {"nfilters": 0}, "nfilters 0"),
+        ("vgg19", {"nfilters": 0}, "nfilters 0"),
+        ("batchout_mnist", {"padding": 3}, "padding 3 batchout_mnist 0 1 2"),
+        ("batchout_cifar", {"padding": 2}, "padding 2 batchout_cifar 0 1"),
         (
             "batchout_mnist",
             {"padding": 0},
-            "images are (8, 8); batchout_mnist with padding 0 needs at least 14x14; use padding 2 or larger images",
+            "images (8 8) batchout_mnist padding 0 14x14 padding 2 images",
         ),
-        ("batchout_cifar", {"padding": 0}, "needs at least 18x18; use padding 1 or larger images"),
-        ("bottleneck_resnet", {"reading": "C"}, "reading is 'C'; choose one of A, B"),
-        ("bottleneck_resnet", {"blocks": 0}, "blocks is 0; every stage needs at least 1"),
+        ("batchout_cifar", {"padding": 0}, "18x18 padding 1 images"),
+        ("bottleneck_resnet", {"reading": "C"}, "reading C A B"),
+        ("bottleneck_resnet", {"blocks": 0}, "blocks 0 1"),
         (
             "bottleneck_resnet",
             {"reading": "A", "nfilters": 6},
-            "nfilters is 6; reading A needs a multiple of 4, or use reading B",
+            "nfilters 6 reading A multiple 4 reading B",
         ),
-        ("vgg19", {"norm_order": "bn"}, "norm_order is 'bn'; choose one of relu-bn, bn-relu"),
-        ("vgg19_tied", {"norm_order": ""}, "norm_order is ''; choose one of relu-bn, bn-relu"),
+        ("vgg19", {"norm_order": "bn"}, "norm_order bn relu-bn bn-relu"),
+        ("vgg19_tied", {"norm_order": ""}, "norm_order relu-bn bn-relu"),
     ],
 )
 def test_what_cannot_be_built_is_refused_in_one_sentence(net: str, options: dict[str, Any], text: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(text)):
+    with pytest.raises(ValueError, match=in_order(text)):
         build(net, task=SMALL, **options)
 
 
 @pytest.mark.parametrize("task", [(0, 3, (8, 8)), (4, 0, (8, 8)), (4, 3, (0, 8)), (4, 3, (8, -1))], ids=str)
 def test_a_task_without_classes_channels_or_pixels_is_refused(task: tuple[int, int, tuple[int, int]]) -> None:
-    with pytest.raises(ValueError, match="must all be at least 1"):
+    with pytest.raises(ValueError, match=in_order("least 1")):
         Task(*task)
 
 

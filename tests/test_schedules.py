@@ -9,6 +9,7 @@ import torch
 
 from perturblab.config import TrainConfig
 from perturblab.schedules import SCHEDULES, lr_factor
+from told import in_order
 
 LONGEST = 500  # epochs; the authors' first code has the longest default run
 DATASETS = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "SVHN", "digits", "")
@@ -149,8 +150,5 @@ def test_every_schedule_can_be_asked_for_on_the_command_line() -> None:
 
 @pytest.mark.parametrize("name", ["linear", "", "OR"])
 def test_an_unknown_name_is_refused_with_the_choice(name: str) -> None:
-    with pytest.raises(ValueError, match=r"^optimizer_schedule is .*; choose one of ") as caught:
+    with pytest.raises(ValueError, match=in_order(f"optimizer_schedule {name!r} " + " ".join(SCHEDULES))):
         lr_factor(name, "CIFAR10", 0, 1)
-    assert str(caught.value) == (
-        f"optimizer_schedule is {name!r}; choose one of or, kl, up, batchout, cosine, onecycle, constant"
-    )

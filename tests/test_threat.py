@@ -31,6 +31,7 @@ from perturblab.attacks import (
 )
 from perturblab.config import AttackConfig, TrainConfig, parse_eps, validated
 from perturblab.errors import UserError
+from told import in_order
 
 # --- the threat -----------------------------------------------------------------------------------------------------
 
@@ -38,14 +39,14 @@ from perturblab.errors import UserError
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"norm": "l1"}, r"^norm is 'l1'; choose one of linf, l2$"),
-        ({"eps": -0.1}, r"^eps is -0\.1; choose a radius of at least 0, in pixels of \[0, 1\], such as 8/255$"),
-        ({"eps": math.nan}, r"^eps is nan; choose a radius"),
-        ({"bounds": (1.0, 0.0)}, r"^bounds are \(1\.0, 0\.0\); expected the lowest pixel value below the highest$"),
+        ({"norm": "l1"}, "norm l1 linf l2"),
+        ({"eps": -0.1}, "eps -0.1 0 [0 1] 8/255"),
+        ({"eps": math.nan}, "eps nan"),
+        ({"bounds": (1.0, 0.0)}, "bounds (1.0 0.0)"),
     ],
 )
 def test_an_impossible_threat_is_one_sentence(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=in_order(said)):
         Threat(**given)
 
 
@@ -155,20 +156,20 @@ def test_the_package_of_attacks_says_what_it_exports() -> None:
 def test_a_step_needs_a_finite_radius(name: str) -> None:
     x = torch.rand(2, 1, 8, 8)
     attack = getattr(attacks, name)
-    with pytest.raises(ValueError, match=r"eps is infinite; choose a radius in pixels"):
+    with pytest.raises(ValueError, match=in_order("eps infinite")):
         attack(nn.Flatten(), x, torch.zeros(2).long(), Threat("linf", math.inf), generator=torch.Generator())
 
 
 @pytest.mark.parametrize("text", ["1e400", "1e999999999", "1/1e-400", "1/2/3", "/255", "8/", "nan", "-1", "-1/255", ""])
 def test_a_radius_that_is_none_is_refused_at_once(text: str) -> None:
-    with pytest.raises(ValueError, match=r"--eps got .*; expected a number of at least 0, or a fraction such as 8/255"):
+    with pytest.raises(ValueError, match=in_order("--eps number fraction 8/255")):
         parse_eps(text)
 
 
 @pytest.mark.parametrize("flags", ["--eps 8", "--eps 0,0.1,8/25,8", "--eps 1.001", "--eps 255/8 --attacks fgsm"])
 def test_a_radius_of_whole_grey_levels_is_refused_in_linf(flags: str) -> None:
     given_ = dict(zip(*[iter(flags.replace("--", "").split())] * 2, strict=True))
-    with pytest.raises(UserError, match=r"^--eps got (8|1\.001|31\.875); expected at most 1 in linf, .* as 8/255$"):
+    with pytest.raises(UserError, match=in_order("--eps 1 linf 8/255")):
         validated(AttackConfig, given_)
     assert validated(AttackConfig, given_ | {"norm": "l2"}).eps, "in l2 a radius may be any"
 
@@ -177,8 +178,7 @@ def test_a_radius_of_one_is_the_largest_in_linf() -> None:
     assert validated(AttackConfig, {"eps": "0,8/255,1"}).eps == (0.0, 8 / 255, 1.0)
     assert validated(AttackConfig, {}).eps is None
     assert validated(TrainConfig, {"defence_eps": "1"}).defence_eps == "1"
-    said = r"^--defence-eps got 8; expected at most 1 in linf, where pixels lie in \[0, 1\]; write 8 of 255 as 8/255$"
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=in_order("--defence-eps 8 1 linf [0 1] 8/255")):
         validated(TrainConfig, {"defence_eps": "8", "defence": "pgd"})
 
 
