@@ -226,7 +226,7 @@ def test_markdown_in_full():
     low, high = tables.table(BASE)[0].interval.low, tables.table(BASE)[0].interval.high
     assert text.splitlines()[:3] == [
         "| Experiment | Trainable parameters | Seeds | Accuracy, % | Each seed | Against the control |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "|---|---:|---:|---:|---:|---:|",
         f"| base | 11,173,962 | 3 | 85.06 [{low:.2f}, {high:.2f}] | 0: 85.00, 1: 85.12, 2: 85.07 | control |",
     ]
     assert text.splitlines()[4:] == [

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from perturblab import evaluate
+from perturblab.markdown import markdown_table
 from perturblab.models import Task, build, describe
 from perturblab.seeding import stream
 from perturblab.stats import t_interval
@@ -41,15 +42,16 @@ def draw(dataroot: str, distances: tuple[int, ...], seeds: tuple[int, ...], step
     del dataroot  # the images are made here
     field = describe(build("perturb_resnet18", task=TASK, **NETS["masks, level 1"][1]), TASK)["receptive_field"]
     figure, axes = plt.subplots(figsize=(7, 4.4))
-    print("| test accuracy, % | " + " | ".join(f"d = {d}" for d in distances) + " |\n|---|" + "---:|" * len(distances))
+    rows = []
     for (text, (name, options)), marker in zip(NETS.items(), "osD^", strict=True):
         found = [t_interval([_accuracy(name, options, d, seed, steps, asked) for seed in seeds]) for d in distances]
         means = [interval.mean for interval in found]
         ends = [(i.mean - (i.low or i.mean), (i.high or i.mean) - i.mean) for i in found]
         axes.errorbar(distances, means, yerr=torch.tensor(ends).T.clamp(min=0), marker=marker, capsize=3, label=text)
         cells = [f"{i.mean:.1f}" + (f" ± {i.mean - i.low:.1f}" if i.low is not None else "") for i in found]
-        print(f"| {text} | " + " | ".join(cells) + " |")
-    print("| by places alone | " + " | ".join(f"{100 * (1 - d / SIZE):.1f}" for d in distances) + " |")
+        rows.append([text, *cells])
+    rows.append(["by places alone", *(f"{100 * (1 - d / SIZE):.1f}" for d in distances)])
+    print(markdown_table(["test accuracy, %", *(f"d = {d}" for d in distances)], rows))
     print(f"\nMeans over {len(seeds)} seeds with 95 % t-intervals; {steps} steps of {BATCH} new images, Adam;", end=" ")
     print(f"{asked:,} test images.")
     axes.plot(distances, [100 * (1 - d / SIZE) for d in distances], "k:", label="by places alone")

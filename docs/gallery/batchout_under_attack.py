@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from perturblab.catalogue import ENTRIES
+from perturblab.markdown import markdown_table
 from perturblab.points import UPPER_BOUND, Point, said
 from perturblab.report.measured import load
 from perturblab.stats import Interval, t_interval
@@ -34,8 +35,7 @@ def draw(dataroot: str, attacks: tuple[str, ...]) -> Figure:
     for axes, attack in zip(grid[0], attacks, strict=True):
         own = {arm: _means([p for p in points if p.attack == attack]) for arm, points in found.items()}
         radii = sorted({eps for means in own.values() for eps in means})
-        print(f"| {attack}, radius | " + " | ".join(f"{eps:g}" for eps in radii) + " | runs | flags |")
-        print("|---|" + "---:|" * (len(radii) + 1) + "---|")
+        rows = []
         for arm, (text, colour, marker) in _ARMS.items():
             means = {eps: interval.mean for eps, interval in own[arm].items()}
             runs = min(interval.n for interval in own[arm].values())
@@ -43,13 +43,14 @@ def draw(dataroot: str, attacks: tuple[str, ...]) -> Figure:
             bound = f", {UPPER_BOUND}" if flags else ""
             axes.plot([*means], [*means.values()], marker=marker, color=colour, label=f"{text}{bound}")
             cells = [f"{means[eps]:.2f}" if eps in means else "" for eps in radii]
-            print(f"| {text} | {' | '.join(cells)} | {runs} | {flags or 'none'} |")
+            rows.append([text, *cells, str(runs), flags or "none"])
             if attack == "fgsm":
                 figures = _published(arm)
                 axes.plot(
                     [*figures], [*figures.values()], ":", marker=marker, color=colour, alpha=0.5, label=f"{text}, paper"
                 )
-        print()
+        header = [f"{attack}, radius", *(f"{eps:g}" for eps in radii), "runs", "flags"]
+        print(f"{markdown_table(header, rows, 'l' + 'r' * (len(radii) + 1) + 'l')}\n")
         axes.set(title=attack, xlabel="radius, of pixels in [0, 1]", ylim=(-2, 102))
     grid[0][0].set_ylabel("accuracy, %")
     figure.legend(

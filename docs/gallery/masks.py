@@ -14,6 +14,7 @@ from perturblab.data import load
 from perturblab.data.batches import normalise
 from perturblab.data.known import preparation
 from perturblab.layers import draw_masks, perturb
+from perturblab.markdown import markdown_table
 
 FULL = {"levels": (0.0, 0.1, 0.5, 1.0, 2.0), "images": 10_000}
 SMALL = {"levels": (0.0, 1.0), "images": 50}
@@ -26,8 +27,7 @@ def draw(dataroot: str, levels: tuple[float, ...], images: int) -> Figure:
     x = normalise(data.test.images[:images], preparation(data))
     masks = draw_masks((3, 1, 32, 32), "uniform", torch.Generator().manual_seed(1))
     figure, grid = plt.subplots(3, len(levels), figsize=(1.9 * len(levels), 5.6), squeeze=False)
-    print("| level | values that the ReLU cuts, % | decided by the mask, % | 1x1 convolution that undoes it, R² |")
-    print("|---:|---:|---:|---:|")
+    rows = []
     for column, level in zip(grid.T, levels, strict=True):
         kept = perturb(x, level * masks, act=torch.nn.ReLU())
         for axes, shown in zip(column, (level * masks[:, 0], x[IMAGE] + level * masks[:, 0], kept[IMAGE]), strict=True):
@@ -36,9 +36,12 @@ def draw(dataroot: str, levels: tuple[float, ...], images: int) -> Figure:
             axes.grid(False)
         column[0].set_title(f"level {level:g}")
         decided = ((kept > 0) != (x > 0)).double().mean()
-        print(f"| {level:g} | {100 * (kept == 0).double().mean():.1f} | {100 * decided:.1f} | {_undone(kept, x):.3f} |")
+        cut = f"{100 * (kept == 0).double().mean():.1f}"
+        rows.append([f"{level:g}", cut, f"{100 * decided:.1f}", f"{_undone(kept, x):.3f}"])
     for axes, text in zip(grid[:, 0], ("mask", "image + mask", "ReLU of it"), strict=True):
         axes.set_ylabel(text)
+    header = ["level", "values that the ReLU cuts, %", "decided by the mask, %", "1x1 convolution that undoes it, R²"]
+    print(markdown_table(header, rows, "rrrr"))
     print(
         f"\n{len(x):,} test images. *Decided by the mask*: the ReLU passes a value that it would cut without the mask,"
     )

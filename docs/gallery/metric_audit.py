@@ -14,6 +14,7 @@ from statistics import fmean
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from perturblab.markdown import markdown_table
 from perturblab.report.measured import Run, load
 from perturblab.stats import t_interval
 
@@ -34,8 +35,8 @@ def draw(dataroot: str, shown: tuple[str, ...]) -> Figure:
     for run in load(RESULTS):
         if run.metrics and run.metrics[-1].get("smoothed") is not None and run.record.study:
             groups[run.record.study.setup].append(run)
-    print("| set-up | runs | exact, last epoch | mean of batches | smoothed | best epoch on test | best of smoothed |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    metrics = ["exact, last epoch", "mean of batches", "smoothed", "best epoch on test", "best of smoothed"]
+    lines = []
     for setup, runs in sorted(groups.items()):
         last = [run.metrics[-1] for run in runs]
         exact = t_interval([row["exact"] for row in last])
@@ -44,7 +45,8 @@ def draw(dataroot: str, shown: tuple[str, ...]) -> Figure:
             fmean(max(row[key] for row in run.metrics) - run.metrics[-1]["exact"] for run in runs)
             for key in ("exact", "smoothed")
         ]
-        print(f"| {setup} | {len(runs)} | {exact.mean:.2f} | " + " | ".join(f"{value:+.2f}" for value in added) + " |")
+        lines.append([setup, str(len(runs)), f"{exact.mean:.2f}", *(f"{value:+.2f}" for value in added)])
+    print(markdown_table(["set-up", "runs", *metrics], lines))
     print("\nPercent, means over runs; from the fourth column on, points above the exact accuracy of the last epoch.")
     shown = tuple(setup for setup in shown if setup in groups)
     figure, grid = plt.subplots(1, len(shown), figsize=(4.6 * len(shown), 3.8), squeeze=False)

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from perturblab import cli, evaluate
 from perturblab.errors import UserError
+from perturblab.markdown import markdown_table
 from perturblab.progress import Show
 from perturblab.runs import trained_run
 from perturblab.seeding import stream
@@ -96,11 +97,13 @@ def draw(dataroot: str, run: Path | None, looked: int, asked: int) -> Figure:
     with replaced(convs, look), torch.no_grad():
         for batch in x[:looked].split(100):
             net(batch)
-    print("| layer | kurtosis of n_c | R² of the place (a mask) | of the centre (1x1) | of both | of the neighbours |")
-    print("|---|---:|---:|---:|---:|---:|")
+    shares = ["R² of the place (a mask)", "of the centre (1x1)", "of both", "of the neighbours"]
+    rows = []
     for name, own in seen.items():
         place, centre, both = own.by_place()[1], own.best(mask=False)[2], own.best(mask=True)[2]
-        print(f"| {name} | {_kurtosis(own.table):.1f} | {place:.3f} | {centre:.3f} | {both:.3f} | {1 - both:.3f} |")
+        found_shares = (f"{share:.3f}" for share in (place, centre, both, 1 - both))
+        rows.append([name, f"{_kurtosis(own.table):.1f}", *found_shares])
+    print(markdown_table(["layer", "kurtosis of n_c", *shares], rows))
     ways = _ways(seen)
     layers = [*((name,) for name in convs), tuple(convs)]
     images, labels = test[:asked], labels[:asked]
@@ -108,9 +111,8 @@ def draw(dataroot: str, run: Path | None, looked: int, asked: int) -> Figure:
         text: [_correct(net, {name: convs[name] for name in names}, way, images, labels) for names in layers]
         for text, way in ways.items()
     }
-    print("\n| in place of n_c | " + " | ".join([*convs, "all of them"]) + " |\n|---|" + "---:|" * len(layers))
-    for text, counts in found.items():
-        print(f"| {text} | " + " | ".join(f"{100 * count / len(labels):.1f}" for count in counts) + " |")
+    right = [[text, *(f"{100 * count / len(labels):.1f}" for count in counts)] for text, counts in found.items()]
+    print(f"\n{markdown_table(['in place of n_c', *convs, 'all of them'], right)}")
     margin = max(high - low for low, high in (wilson(c, len(labels)) for row in found.values() for c in row)) / 2
     print(f"\nPercent of {len(labels):,} test images (95 % Wilson intervals of at most +- {margin:.1f}). Kurtosis is 3")
     print("for a normal and 1.8 for a uniform distribution. R² is the share of the variance of n_c that is known from")

@@ -27,6 +27,7 @@ from perturblab.data import load
 from perturblab.data.batches import normalise
 from perturblab.data.known import preparation
 from perturblab.layers import draw_masks, perturb, perturb_conv2d
+from perturblab.markdown import markdown_table
 from perturblab.seeding import stream
 
 FULL = {"counts": (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000), "others": 10_000, "steps": 300}
@@ -60,10 +61,9 @@ def draw(dataroot: str, counts: tuple[int, ...], others: int, steps: int) -> Fig
         )
     )
     floor = pointwise(x, t, *unseen)
-    print("| | missed on its own images | missed on the others |\n|---|---:|---:|")
-    for text, on_own, on_others in rows:
-        print(f"| {text} | {on_own:.4f} | {on_others:.4f} |")
-    print(f"| no masks, no activation: the best 1x1 convolution, for {len(x):,} | | {floor:.4f} |")
+    cells = [(text, f"{on_own:.4f}", f"{on_others:.4f}") for text, on_own, on_others in rows]
+    cells.append((f"no masks, no activation: the best 1x1 convolution, for {len(x):,}", "", f"{floor:.4f}"))
+    print(markdown_table(["", "missed on its own images", "missed on the others"], cells))
     print(f"\n{len(unseen[0]):,} others, of the test set. On its own image the exact solution is off by", end=" ")
     print(f"{_off(x[:1], t[:1], exact, weight):.0e} at most, where the target reaches {float(t[0].abs().max()):.1f}.")
     return _figure(counts, np.array(curves), rows[0][2], floor)

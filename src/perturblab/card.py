@@ -1,12 +1,12 @@
 """The model card of a run: what was measured, how sure it is, and what is doubtful about it. A pure function."""
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from perturblab.errors import one_line
 from perturblab.groups import group
+from perturblab.markdown import escape, markdown_table
 from perturblab.points import Point, is_capped, radius, said
 from perturblab.records import Record
 from perturblab.stats import wilson
@@ -34,8 +34,8 @@ def model_card(record: Record, points: Sequence[Point] = ()) -> str:
     epochs = record.counts.last.epoch + 1
     parts = [
         _metadata(record, label),
-        f"# {_plain(label)}",
-        f"A net of perturblab, trained on {_plain(record.data.train)} for {epochs} epochs, seed {record.seed}.",
+        f"# {escape(label)}",
+        f"A net of perturblab, trained on {escape(record.data.train)} for {epochs} epochs, seed {record.seed}.",
         "## Result",
         _result(record),
         "## Under attack",
@@ -46,11 +46,6 @@ def model_card(record: Record, points: Sequence[Point] = ()) -> str:
         _training(record),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _plain(text: str) -> str:
-    """One line in which nothing is markup."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", one_line(text))
 
 
 def _metadata(record: Record, label: str) -> str:
@@ -73,7 +68,7 @@ def _result(record: Record) -> str:
     last = record.counts.last
     low, high = wilson(last.correct, last.total)
     lines = [
-        f"**{last.accuracy:.2f} %** of the test images of {_plain(record.data.test)} ({last.correct:,} of "
+        f"**{last.accuracy:.2f} %** of the test images of {escape(record.data.test)} ({last.correct:,} of "
         f"{last.total:,}, each counted once), after the last epoch; 95 % Wilson interval [{low:.2f}, {high:.2f}], "
         "which is the noise of a finite test set. A single run: no interval over seeds."
     ]
@@ -93,15 +88,14 @@ def _result(record: Record) -> str:
 def _under_attack(points: Sequence[Point]) -> str:
     if not points:
         return "Not attacked: nothing is known about its robustness."
-    rows = ["| attack | at | correct | accuracy, % | 95 % Wilson interval | flags |", "|---|---|---:|---:|---:|---|"]
+    rows = []
     for point in points:
         at = f"{point.eps:g} iterations" if is_capped(point.attack) else f"{point.norm} {radius(point.eps)}"
-        low, high = point.wilson
-        rows.append(
-            f"| {_plain(point.attack)} | {at} | {point.correct:,} of {point.total:,} | {point.percent:.2f} | "
-            f"[{low:.2f}, {high:.2f}] | {_plain(said(point.flags))} |"
-        )
-    return "\n".join([*rows, "", "An accuracy under attack is an empirical upper bound, never a guarantee."])
+        correct, (low, high) = f"{point.correct:,} of {point.total:,}", point.wilson
+        rows.append([point.attack, at, correct, f"{point.percent:.2f}", f"[{low:.2f}, {high:.2f}]", said(point.flags)])
+    header = ["attack", "at", "correct", "accuracy, %", "95 % Wilson interval", "flags"]
+    below = "An accuracy under attack is an empirical upper bound, never a guarantee."
+    return f"{markdown_table(header, rows, 'llrrrl')}\n\n{below}"
 
 
 def _training(record: Record) -> str:
@@ -110,6 +104,6 @@ def _training(record: Record) -> str:
     where = ", ".join(f"{name} {version}" for name, version in sorted(record.environment.packages.items()))
     return (
         f"{counted.trainable:,} trained parameters, {counted.masks:,} mask values, {counted.macs:,} "
-        f"multiply-accumulates an image. On {_plain(record.environment.processor.model)} with {_plain(where)}.\n\n"
+        f"multiply-accumulates an image. On {escape(record.environment.processor.model)} with {escape(where)}.\n\n"
         f"```json\n{settings}\n```"
     )

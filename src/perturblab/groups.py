@@ -146,9 +146,3 @@ def _plain(value: Any) -> str:
 def _natural(label: str) -> tuple[list[tuple[int, int, str]], str]:
     parts = re.findall(r"[0-9]+|[^0-9]+", label)
     return [(0, int(part[:300]), "") if part[0] in "0123456789" else (1, 0, part) for part in parts], label
-
-
-def cell_text(text: str) -> str:
-    """Make text safe in a cell of a Markdown table: no new column or row, no tag, no marker, no link or picture."""
-    text = one_line(text).replace("&", "&amp;")
-    return re.sub(r"[<>|`*\\~]|!(?=\[)|\](?=[(\[:])", lambda match: f"&#{ord(match[0])};", text)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from perturblab import stats
 from perturblab.errors import UserError
-from perturblab.groups import Group, cell_text, group
+from perturblab.groups import Group, group
+from perturblab.markdown import Raw, escape, markdown_table
 from perturblab.points import NO_WORST, WORST, Point, is_capped, lacks_worst, radius, said, with_worst
 from perturblab.report.measured import Run
 
@@ -47,7 +48,7 @@ def markdown(runs: Sequence[Run], control: str | None = None) -> str:
         kinds = {kind_of(p) for attacked in of_data for points in attacked.points.values() for p in points}
         blocks += [_block(data, kind, of_data, control) for kind in sorted(kinds)]
         random = [a.group.label for a in of_data if any(lacks_worst(points) for points in a.points.values())]
-        blocks += [f"{cell_text(data)}, {cell_text(label)}: {NO_WORST}.\n" for label in random]
+        blocks += [f"{escape(data)}, {escape(label)}: {NO_WORST}.\n" for label in random]
     return "\n".join(blocks)
 
 
@@ -107,17 +108,17 @@ def _block(data: str, kind: Kind, groups: Sequence[Attacked], control: str | Non
     chosen = {a.group.label: {s: _at(points, kind) for s, points in a.points.items()} for a in groups}
     radii = sorted({eps for seeds in chosen.values() for at in seeds.values() for eps in at})
     axis = "iterations" if is_capped(attack) else f"{norm}, eps"
-    lines = [f"**{cell_text(data)}: {cell_text(attack)}, {total:,} test images** (accuracy in percent by {axis})", ""]
-    lines += [f"| | {' | '.join(map(radius, radii))} | flags |", f"|---|{'---:|' * len(radii)}---|"]
+    rows = []
     for label, seeds in chosen.items():
         if not any(seeds.values()):
             continue
         against = chosen.get(control) if control not in (None, label) else None
         cells = [_cell(seeds, eps, against) for eps in radii]
         if attack.startswith(WORST):  # what counts of all these tables
-            cells = [f"**{cell}**" if cell else "" for cell in cells]
-        lines.append(f"| {cell_text(label)} | {' | '.join(cells)} | {cell_text(_flags(seeds.values()))} |")
-    return "\n".join([*lines, ""])
+            cells = [Raw(f"**{cell}**" if cell else "") for cell in cells]
+        rows.append([label, *cells, _flags(seeds.values())])
+    title = f"**{escape(data)}: {escape(attack)}, {total:,} test images** (accuracy in percent by {axis})"
+    return f"{title}\n\n{markdown_table(['', *map(radius, radii), 'flags'], rows, 'l' + 'r' * len(radii) + 'l')}\n"
 
 
 def _at(points: Iterable[Point], kind: Kind) -> dict[float, Point]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from perturblab import stats
 from perturblab.catalogue import SETUPS, Relation, find
 from perturblab.errors import UserError
+from perturblab.markdown import markdown_table
 from perturblab.points import said
 from perturblab.report import tables
 from perturblab.report.charts import dots_svg
@@ -65,9 +66,7 @@ def markdown(runs: Sequence[Run], tag: str | None = None) -> str:
         ),
     ):
         if rows:
-            cells = [tables.escaped((*row.cells, row.verdict)) for row in rows]
-            lines = [header, ("---",) * len(header), *cells]
-            blocks.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+            blocks.append(markdown_table(header, [(*row.cells, row.verdict) for row in rows], "l" * len(header)))
     nothing = tables.NOTHING if tag is None or not runs else f"Nothing that carries the tag {tag} was measured yet."
     return "\n\n".join(blocks or [nothing]) + "\n"
 

@@ -1,13 +1,14 @@
 """Tables of groups of seeds, with verdicts against a control."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from perturblab import stats
 from perturblab.errors import UserError, one_line
-from perturblab.groups import Group, cell_text, group
+from perturblab.groups import Group, group
+from perturblab.markdown import escape, markdown_table
 from perturblab.records import Record
 
 if TYPE_CHECKING:
@@ -105,10 +106,8 @@ def markdown(records: Sequence[Record], control: str | None = None) -> str:
     """
     if not records:
         return f"{NOTHING}\n"
-    header, *rows = [escaped(line) for line in cells(records, control)]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{text}\n\n{cell_text(_footnote(records))}\n"
+    header, *rows = cells(records, control)
+    return f"{markdown_table(header, rows)}\n\n{escape(_footnote(records))}\n"
 
 
 def rich_table(records: Sequence[Record], control: str | None = None) -> "Table":
@@ -296,12 +295,3 @@ def _footnote(records: Sequence[Record]) -> str:
         "Accuracy: exact count over the whole test set after the last epoch, mean over seeds with its 95 % t-interval "
         f"over seeds in brackets. Data: {data}. Seeds: {seeds}. Epochs: {epochs or 'none finished'}."
     )
-
-
-def escaped(cells: Iterable[str]) -> list[str]:
-    """Make the cells of a line of Markdown safe.
-
-    Args:
-        cells: any text, also that of a hostile record.
-    """
-    return [cell_text(cell) for cell in cells]

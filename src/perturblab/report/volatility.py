@@ -7,7 +7,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from perturblab import stats
-from perturblab.groups import cell_text, group
+from perturblab.groups import group
+from perturblab.markdown import Raw, markdown_table
 from perturblab.records import Record
 from perturblab.report.measured import Run
 
@@ -61,7 +62,7 @@ def markdown(runs: Sequence[Run], control: str | None = None) -> str:
     by_record = {id(run.record): spreads(run.metrics) for run in runs if run.metrics}
     groups = group([run.record for run in runs if run.metrics])
     names = list(dict.fromkeys(name for of in by_record.values() for name in of))
-    lines = [f"| spread of the change of the | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
+    rows = []
     reference = next((g for g in groups if g.label == control), None)
     for found in groups:
         seeds = {seed: by_record[id(record)] for seed, record in found.finished.items()}
@@ -72,8 +73,8 @@ def markdown(runs: Sequence[Run], control: str | None = None) -> str:
             and _images(found.records[0]) == _images(reference.records[0])
         ):
             against = {seed: by_record[id(record)] for seed, record in reference.finished.items()}
-        lines.append(f"| {cell_text(found.label)} | {' | '.join(_cell(seeds, name, against) for name in names)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([found.label, *(Raw(_cell(seeds, name, against)) for name in names)])
+    return markdown_table(["spread of the change of the", *names], rows) + "\n"
 
 
 def _images(record: Record) -> object:
