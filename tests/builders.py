@@ -1,13 +1,13 @@
 """Builders shared by the tests: records, points, runs, their tables, and the documents of the repository."""
 
 import base64
+import hashlib
+import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import pytest
+from typing import Any, NamedTuple
 
 from perturblab import cli
 from perturblab.points import Point
@@ -203,10 +203,39 @@ def claim(found: Sequence[ClaimFinding], name: str) -> ClaimFinding:
 
 # --- commands and documents
 
+LENET = "--dataset-train digits --net-type lenet --nfilters 2 --train-size 20 --batch-size 10 --nthreads 1"
+ONE_EPOCH = f"{LENET} --nepochs 1"
 
-def tell(line: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """Run a command line; return its exit code, its stdout and its stderr."""
-    return cli.main(shlex.split(line)), *capsys.readouterr()
+
+class Told(NamedTuple):
+    """The exit code of a command and its two streams."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def points(self) -> list[dict[str, Any]]:
+        """Standard output, which holds nothing but the points of an attack as JSON."""
+        assert self.code == 0, self.err
+        found: list[dict[str, Any]] = json.loads(self.out)
+        return found
+
+
+Tell = Callable[[str], Told]
+
+
+def command(line: str) -> int:
+    """Run a command line; signals sent to the tests do not stop it."""
+    return cli.main(shlex.split(line), stop=lambda: False)
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Every path below a folder, with a hash of the file."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 def listed() -> dict[str, list[str]]:

@@ -1,12 +1,19 @@
-"""What every test shares: one thread, no network, a cache of its own."""
+"""What every test shares: one thread, no network, a cache of its own, and runs that no test changes."""
 
 import os
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import nets
+from attack_runs import RUNS
+from builders import ONE_EPOCH, Tell, Told, command
+from perturblab import execution, robustness_figures
+from run_folders import QUIET, Finished, opened
 
 # Two threads that wait for each other on a busy machine are many times slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -52,3 +59,80 @@ def many() -> nets.Images:
     """Two hundred digits of all classes."""
     x, y = nets.digits()
     return x[:200], y[:200]
+
+
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Tell:
+    """Run a command line in an empty folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(line: str) -> Told:
+        try:
+            code = command(line)
+        except SystemExit as end:  # how argparse ends --help and --version
+            code = int(end.code or 0)
+        return Told(code, *capsys.readouterr())
+
+    return run
+
+
+# --- finished runs
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run by the command line, audited, with validation; nobody may change it."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert command(f"train {ONE_EPOCH} --nepochs 2 --audit --val-size 10 --quiet --out {folder}") == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """With everything: validation, audit, and enough epochs for the published rule; 597 = 9 * 64 + 21 test images."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    learning = {"optim_method": "Adam", "dropout": 0.1, "nfilters": 8, "first_filter_size": 3}
+    run = opened(folder, train_size=200, val_size=50, batch_size=64, nepochs=13, audit=True, **learning)
+    record = execution.execute(run, QUIET)
+    assert record is not None
+    return Finished(folder, run, record)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures that is recognised as some classes of CIFAR-10, and so is augmented."""
+    root, generator = tmp_path_factory.mktemp("data") / "pets", np.random.default_rng(0)
+    for split, count in (("train", 9), ("test", 5)):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            for k in range(count):
+                pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{k}.png")
+    return root
+
+
+# --- runs under attack
+
+
+@pytest.fixture(scope="session")
+def attack_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six small runs to attack."""
+    root = tmp_path_factory.mktemp("runs")
+    for name, flags in RUNS.items():
+        assert command(f"train {flags} --quiet --out {root / name}") == 0
+    return root
+
+
+@pytest.fixture
+def here(attack_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a copy of every run to attack."""
+    shutil.copytree(attack_runs, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pictures of attacks, which take longer than all the rest of the command."""
+    for picture in ("curves_svg", "examples_svg"):
+        monkeypatch.setattr(robustness_figures, picture, lambda *args, **given: None)

@@ -7,39 +7,39 @@ from pathlib import Path
 
 import pytest
 
-from builders import tell
+from builders import Tell
 from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS
 from perturblab.cli_catalogue import _found, _how_to_run
 from perturblab.presets import PRESETS, chosen
 from perturblab.report import measured, rows
 
 
-def test_show_says_what_a_figure_is_about_and_not_the_clean_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_says_what_a_figure_is_about_and_not_the_clean_accuracy(tell: Tell) -> None:
     folder = Path(__file__).parents[1] / "results/robust"
-    out = json.loads(tell(f"show BO5a-k0.5-fgsm-0.4 --json --results {folder}", capsys)[1])
+    out = json.loads(tell(f"show BO5a-k0.5-fgsm-0.4 --json --results {folder}")[1])
     first = next(m for m in out["measured"] if m.get("figure"))
     assert (first["preset"], first["seed"]) == ("robust", 1)
     assert first["percent"] < 1, "under attack; the clean accuracy is 95 %"
-    out = tell(f"show R-batchout-clean --results {folder}", capsys)[1]
+    out = tell(f"show R-batchout-clean --results {folder}")[1]
     assert re.search(r"^  at robust, seed 1: -\d\.\d\d; over its seeds: lower$", out, re.MULTILINE)
 
 
-def test_show_says_the_verdict_that_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_says_the_verdict_that_the_page_says(tell: Tell) -> None:
     folder = Path(__file__).parents[1] / "results"
     page = rows.markdown(measured.load(folder))
     for name in ("R-noise-K3", "R-batchout-fgsm-training", "R-A1-cnn", "R-noise"):
-        said = json.loads(tell(f"show {name} --json --results {folder}", capsys)[1])["measured"]
+        said = json.loads(tell(f"show {name} --json --results {folder}")[1])["measured"]
         (verdict,) = {of["verdict"] for of in said if of.get("claim")}
         (line,) = (line for line in page.splitlines() if line.startswith(f"| {RELATIONS[name].text} |"))
         assert line.endswith(f"| {verdict} |")
 
 
 def test_show_refuses_a_folder_that_is_not_there_unless_it_is_the_default(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert tell("show K4", capsys)[1].endswith("measured: not yet\n")
-    code, _, err = tell("show K4 --results nowhere", capsys)
+    assert tell("show K4")[1].endswith("measured: not yet\n")
+    code, _, err = tell("show K4 --results nowhere")
     assert (code, err) == (
         2,
         "perturblab: error: nowhere is no folder, expected one with records; give the folder of the results\n",
@@ -76,11 +76,11 @@ def test_show_refuses_a_folder_that_is_not_there_unless_it_is_the_default(
     ],
 )
 def test_show_says_how_it_is_run_and_why_it_is_not(
-    name: str, run: str, measured: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, run: str, measured: str, tmp_path: Path, tell: Tell
 ) -> None:
-    lines = tell(f"show {name} --results {tmp_path}", capsys)[1].splitlines()
+    lines = tell(f"show {name} --results {tmp_path}")[1].splitlines()
     assert lines[-2:] == [run, f"measured: {measured}"]
-    said = json.loads(tell(f"show {name} --json --results {tmp_path}", capsys)[1])
+    said = json.loads(tell(f"show {name} --json --results {tmp_path}")[1])
     assert (said["measured"], "unmeasurable" in said) == ([], measured != "not yet")
     assert said["run"].get("command", said["run"].get("cannot")) in run
 

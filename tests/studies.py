@@ -1,0 +1,70 @@
+"""A tiny study: its preset, its jobs, and records and points that it could have left."""
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from builders import FULL
+from perturblab import planning, records, study
+from perturblab.catalogue import SETUPS
+from perturblab.points import (
+    Point,
+    file_of,
+    load_points,
+    save_points,
+)
+from perturblab.presets import Preset
+from perturblab.progress import Show
+
+QUIET = Show(quiet=True)
+TINY = Preset(
+    "tiny",
+    "two epochs on forty digits",
+    changes=("almost nothing is left of the protocol",),
+    width=1 / 32,
+    flags={"dataset_train": "digits", "train_size": 40, "batch_size": 20, "nepochs": 2},
+)
+
+
+def planned(folder: Path, *names: str, seeds: int = 1, preset: Preset = TINY, **given: Any) -> list[planning.Job]:
+    setups = [SETUPS[name] for name in names]
+    return planning.plan(
+        setups, preset, range(1, seeds + 1), results=folder / "results", work=folder / "runs", given=given
+    )
+
+
+def run_all(jobs: list[planning.Job], **given: Any) -> list[study.Failure]:
+    return study.run_jobs(jobs, processes=2, threads=1, show=QUIET, **given)
+
+
+ATTACKED = replace(
+    TINY,
+    seeds=2,
+    attacks={
+        "K4": (
+            {"attacks": "fgsm,deepfool", "eps": "0,0.1", "iterations": "1,2", "subset": 20, "checks": False},
+            {"attacks": "transfer-fgsm", "eps": "0,0.1", "subset": 20, "checks": False, "source": "K4"},
+        )
+    },
+)
+FGSM = {"attacks": "fgsm", "eps": "0,0.1", "subset": 100, "checks": False}
+SETTINGS: dict[str, Any] = {"draws": 1, "seed": 1}
+
+
+def points(folder: Path, attack: str, settings: dict[str, Any], *, total: int = 100, weights: str = "a") -> None:
+    """Put the points of a curve into a folder, beside what is there."""
+    more = {"correct": 1, "wilson": (0, 1), "answers": "1", "subset": "s", "norm": "linf"}
+    file = file_of(folder, attack, "linf")
+    new = [Point(attack=attack, eps=eps, total=total, weights=weights, settings=settings, **more) for eps in (0.0, 0.1)]
+    save_points(file, [*load_points(file), *new])
+
+
+def keep_record(job: planning.Job, **config: Any) -> Path:
+    """A record as the study would keep it, with the config changed; nothing is trained."""
+    record = copy.deepcopy(FULL) | {"seed": job.flags["manual_seed"]}
+    record["config"] = json.loads(json.dumps({**job.flags, "dataset_train": "shown otherwise", **config}))
+    path = job.results[0] / "record.json"
+    records.save(records.Record.model_validate(record), path)
+    return path

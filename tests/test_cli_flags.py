@@ -1,0 +1,366 @@
+"""Flags of the command line: complete, in both spellings, with help and defaults; nothing here imports torch."""
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+
+import perturblab
+from builders import Tell, Told
+from perturblab import cli, data, logs
+from perturblab.arguments import IGNORED, given, parsed
+from perturblab.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig, validated
+from perturblab.configured import net_options
+from perturblab.defences import DEFENCES
+from perturblab.errors import UserError
+from perturblab.layers import ACTIVATIONS, PARTNERS
+from perturblab.layers.batchout import ETA_PER, NOISE, ROWS, SHARED
+from perturblab.layers.lbc import ANCHORS
+from perturblab.layers.masks import KINDS, MEMORY, REDRAW
+from perturblab.layers.perturb import FILTER_SIZES
+from perturblab.layers.pooling import POOLS
+from perturblab.models import NETS, options_read
+from perturblab.models.bottleneck_resnet import READINGS
+from perturblab.models.noise_resnet import OPERATORS
+from perturblab.models.vgg import NORM_ORDERS
+from perturblab.schedules import SCHEDULES
+from perturblab.train import OPTIMIZERS, PRECISIONS
+
+COMMANDS = ("models", "describe", "train", "evaluate", "attack", "list", "show", "run", "export", "report")
+# A value other than the default for every field, as it is typed.
+GIVEN: dict[str, str] = {
+    "code": "up",
+    "net_type": "cifarnet",
+    "nfilters": "6",
+    "nmasks": "2",
+    "level": "0.25",
+    "log": "csv,tb",
+    "scale_noise": "2",
+    "first_masks": "3",
+    "noise_type": "normal",
+    "filter_size": "3",
+    "first_filter_size": "1",
+    "act": "prelu",
+    "pool_type": "avg",
+    "dropout": "0.25",
+    "redraw_masks": "always",
+    "operator": "shift",
+    "nweights": "8",
+    "depth": "2",
+    "full": "16",
+    "anchors": "gaussian",
+    "sparsity": "0.25",
+    "padding": "2",
+    "reading": "A",
+    "blocks": "2",
+    "norm_order": "bn-relu",
+    "defence": "batchout",
+    "batchout_at": "all",
+    "batchout_eta": "U[0,0.2]",
+    "batchout_k": "3",
+    "batchout_partners": "mutual",
+    "batchout_rows": "random",
+    "batchout_eta_per": "image",
+    "batchout_shared": "both",
+    "defence_eps": "8/255",
+    "defence_steps": "3",
+    "defence_mode": "train",
+    "dataset_train": "digits",
+    "dataset_test": "digits",
+    "dataroot": "elsewhere",
+    "classes": "1,0",
+    "train_size": "40",
+    "val_size": "20",
+    "batch_size": "10",
+    "nepochs": "3",
+    "manual_seed": "7",
+    "optim_method": "AdamW",
+    "train_only": "norms",
+    "learning_rate": "1e-4",
+    "optimizer_schedule": "cosine",
+    "momentum": "0.5",
+    "weight_decay": "0",
+    "adam_beta1": "0.5",
+    "adam_beta2": "0.5",
+    "out": "here",
+    "resume": "there",
+    "nthreads": "1",
+    "precision": "bf16",
+    "compile": "on",
+    "mask_memory": "bf16",
+    "device": "cpu",
+}
+SWITCHES = sorted(set(TrainConfig.model_fields) - set(GIVEN))
+
+
+def config_of(line: str) -> TrainConfig:
+    return validated(TrainConfig, given(parsed(cli._parser(), shlex.split(line)), TrainConfig))
+
+
+# --- the lists are complete ------------------------------------------------------------------------------------------
+
+
+def choices(name: str) -> tuple[Any, ...]:
+    """The values that a field admits."""
+    kinds: list[Any] = [TrainConfig.model_fields[name].annotation]
+    for kind in kinds:
+        if get_origin(kind) is Literal:
+            return get_args(kind)
+        kinds += get_args(kind)
+    return ()
+
+
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [
+        ("act", ACTIVATIONS),
+        ("optimizer_schedule", SCHEDULES),
+        ("optim_method", OPTIMIZERS),
+        ("noise_type", KINDS),
+        ("redraw_masks", REDRAW),
+        ("anchors", (*ANCHORS, "dense")),
+        ("filter_size", FILTER_SIZES),
+        ("first_filter_size", FILTER_SIZES),
+        ("pool_type", POOLS),
+        ("log", logs.KINDS),
+        ("code", PUBLISHED),
+        ("precision", PRECISIONS),
+        ("mask_memory", MEMORY),
+        ("operator", OPERATORS),
+        ("reading", READINGS),
+        ("norm_order", NORM_ORDERS),
+        ("defence", DEFENCES),
+        ("batchout_partners", (*PARTNERS, NOISE)),
+        ("batchout_rows", ROWS),
+        ("batchout_eta_per", ETA_PER),
+        ("batchout_shared", SHARED),
+    ],
+)
+def test_every_choice_is_the_librarys_own(name: str, library: Any) -> None:
+    assert len(choices(name)) == len(set(choices(name))) > 1
+    assert set(choices(name)) == set(library)
+
+
+def test_no_list_of_choices_is_left_out() -> None:
+    checked = {
+        "act",
+        "optimizer_schedule",
+        "optim_method",
+        "noise_type",
+        "redraw_masks",
+        "anchors",
+        "pool_type",
+        "code",
+        "precision",
+        "mask_memory",
+        "operator",
+        "reading",
+        "norm_order",
+        "defence",
+        "batchout_partners",
+        "batchout_rows",
+        "batchout_eta_per",
+        "batchout_shared",
+        "log",
+    }
+    assert {name for name in TrainConfig.model_fields if choices(name)} == checked | {
+        "filter_size",
+        "first_filter_size",
+        "train_only",
+        "compile",
+        "defence_mode",
+    }
+
+
+def test_every_option_of_every_net_can_be_said() -> None:
+    read = {field.name for net in NETS.values() for field in fields(net.options)}
+    assert read - {"code"} == set(NET_OPTIONS)
+    assert set(NET_OPTIONS) == set(NetConfig.model_fields) - {"code", "net_type"}
+
+
+def test_every_field_is_tried_here() -> None:
+    assert set(GIVEN) <= set(TrainConfig.model_fields)
+    assert {type(TrainConfig.model_fields[name].default) for name in SWITCHES} <= {bool, type(None)}
+    assert len(SWITCHES) > 8
+
+
+# --- parsing ---------------------------------------------------------------------------------------------------------
+
+
+def dashed(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@pytest.mark.parametrize("command", ["train", "describe"])
+@pytest.mark.parametrize("name", sorted(GIVEN))
+def test_both_spellings_of_every_value(name: str, command: str) -> None:
+    value = GIVEN[name]
+    spellings = [f"{flag}{sign}{value}" for flag in (dashed(name), f"--{name}") for sign in (" ", "=")]
+    configs = [config_of(f"{command} {spelling}") for spelling in spellings]
+    assert all(config == configs[0] for config in configs)
+    assert configs[0].model_fields_set == {name}
+    assert getattr(configs[0], name) != TrainConfig.model_fields[name].default
+
+
+@pytest.mark.parametrize("command", ["train", "describe"])
+@pytest.mark.parametrize("name", SWITCHES)
+def test_both_spellings_of_every_switch(name: str, command: str) -> None:
+    for flag in (dashed(name), f"--{name}"):
+        for text, value in ((flag, True), (f"--no-{flag[2:]}", False)):
+            config = config_of(f"{command} {text}")
+            assert getattr(config, name) is value, text
+            assert config.model_fields_set == {name}
+
+
+@pytest.mark.parametrize("command", ["train", "describe"])
+@pytest.mark.parametrize("name", sorted(IGNORED))
+def test_published_flags_that_set_nothing_are_accepted_or_refused(name: str, command: str, tmp_path: Path) -> None:
+    assert name not in TrainConfig.model_fields
+    (tmp_path / "flags.yaml").write_text(f"{name}: '1'")
+    flags = [f"{flag}{sign}1" for flag in (dashed(name), f"--{name}") for sign in (" ", "=")]
+    for text in [*flags, f"--config {tmp_path}/flags.yaml"]:
+        args = parsed(cli._parser(), shlex.split(f"{command} {text}"))
+        if IGNORED[name].startswith("refused"):
+            with pytest.raises(UserError, match=f"{dashed(name)} .*; use --optimizer-schedule"):
+                cli._training(args)
+        else:
+            assert cli._training(args).model_fields_set == set()
+
+
+@pytest.mark.parametrize(
+    ("alias", "name", "value"), [("--seed 3", "manual_seed", 3), ("--lr 0.5", "learning_rate", 0.5)]
+)
+def test_aliases(alias: str, name: str, value: float) -> None:
+    assert config_of(f"train {alias}") == TrainConfig.model_validate({name: value})
+
+
+def test_no_flag_can_be_shortened() -> None:
+    parser = cli._parser()
+    for line in ("train --nepo 3", "train --nfilter 3", "train --learning 1", "evaluate run --aud", "models --js"):
+        with pytest.raises(UserError, match="unknown option"):
+            parsed(parser, shlex.split(line))
+
+
+@pytest.mark.parametrize("text", ["-1", "-.5", "-0.25", "-1e-3", "-2.5E+1"])
+def test_negative_number_is_a_value_not_a_flag(text: str) -> None:
+    for line in (f"train --level {text}", f"train --level={text}"):
+        assert config_of(line).level == float(text)
+
+
+def test_the_last_one_counts() -> None:
+    assert config_of("train --nfilters 3 --nfilters 5").nfilters == 5
+    assert config_of("train --unique_masks --no-unique-masks").unique_masks is False
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("describe --image-size=8,6", "image_size", "8,6"),
+        ("describe --image_size 8,6", "image_size", "8,6"),
+        ("evaluate run --batch-size 5", "batch_size", "5"),
+        ("evaluate run --batch_size=5", "batch_size", "5"),
+    ],
+)
+def test_both_spellings_outside_the_training_flags(line: str, name: str, value: str) -> None:
+    assert getattr(parsed(cli._parser(), shlex.split(line)), name) == value
+
+
+@pytest.mark.parametrize("code", ["kl", "up", "or"])
+def test_defaults_are_those_of_the_code(code: str) -> None:
+    config = config_of(f"train --code {code}")
+    assert config.net == ("noiseresnet18" if code == "or" else "resnet18")
+    noise = config_of(f"train --code {code} --net-type noiseresnet18")
+    assert net_options(noise, print)["level"] == (0.1 if code == "or" else 0.5)
+
+
+NET_FIELDS = {"code", "net_type", *NET_OPTIONS}
+
+
+@pytest.mark.parametrize("name", sorted(set(TrainConfig.model_fields) - NET_FIELDS))
+def test_describe_accepts_what_only_training_reads(name: str, tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("describe needs no data")
+
+    monkeypatch.setattr(data, "load", never)
+    bare = tell("describe --nfilters 4")
+    flags = [dashed(name)] if name in SWITCHES else [f"{dashed(name)} {GIVEN[name]}"]
+    for flag in [*flags, f"--no-{name}"] if name in SWITCHES else flags:
+        assert tell(f"describe --nfilters 4 {flag}") == bare, flag
+
+
+@pytest.mark.parametrize("net", list(NETS))
+def test_an_option_that_the_net_does_not_read_is_an_error(net: str, tell: Tell) -> None:
+    unread = [name for name in NET_OPTIONS if name not in options_read(net) and name != "dropout"]
+    assert unread
+    for name in unread:
+        for flag in [dashed(name), f"--no-{name}"] if name in SWITCHES else [f"{dashed(name)} {GIVEN[name]}"]:
+            told = tell(f"describe --net-type {net} {flag}")
+            assert (told.code, told.out) == (2, "")
+            assert told.err.startswith(f"perturblab: error: {dashed(name)} given, but {net} does not read it;"), flag
+
+
+# --- help ------------------------------------------------------------------------------------------------------------
+
+
+def flags_of(command: str) -> list[argparse.Action]:
+    (commands,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    found: argparse.ArgumentParser = commands.choices[command]
+    return found._actions
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_every_flag_in_every_spelling(command: str, tell: Tell) -> None:
+    told = tell(f"{command} --help")
+    assert (told.code, told.err) == (0, "")
+    for action in flags_of(command):
+        for flag in action.option_strings or [str(action.metavar)]:
+            assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", told.out), flag
+        assert action.help, action.dest
+
+
+def test_help_of_train_names_choices_and_defaults(tell: Tell) -> None:
+    text = " ".join(tell("train --help").out.split())
+    for name, info in TrainConfig.model_fields.items():
+        if choices(name):
+            assert "(" + ", ".join(map(str, choices(name))) + ")" in text, name
+        if info.default not in (None, False):
+            assert f"[{info.default}]" in text, name
+
+
+def test_help_names_every_command(tell: Tell) -> None:
+    told = tell("--help")
+    assert (told.code, told.err) == (0, "")
+    assert all(re.search(rf"^ +{command} +\w", told.out, re.M) for command in COMMANDS)
+    (commands,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    assert set(commands.choices) == set(COMMANDS)
+
+
+def test_version(tell: Tell) -> None:
+    assert tell("--version") == Told(0, f"perturblab {perturblab.__version__}\n", "")
+
+
+def test_help_and_mistakes_import_no_torch() -> None:
+    lines = ["--help", "--version", *(f"{command} --help" for command in COMMANDS)]
+    lines += ["train --nepoch 3", "train --nepochs 0", "bogus", "", "describe --image-size x", "evaluate"]
+    script = f"""
+import sys
+from perturblab.cli import main
+for line in {lines!r}:
+    try:
+        code = main(line.split())
+    except SystemExit as end:
+        code = end.code
+    heavy = sorted({{"torch", "numpy", "rich", "matplotlib", "datasets", "scipy"}} & set(sys.modules))
+    assert not heavy, (line, heavy)
+    assert code in (0, 2), (line, code)
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("done\n")
