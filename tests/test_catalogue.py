@@ -1,6 +1,7 @@
 """The catalogue: complete, unique, runnable, counted, and equal to what was published."""
 
 import doctest
+import math
 import re
 import shlex
 import subprocess
@@ -26,6 +27,7 @@ from perturblab.configured import (
     make_recipe,
     net_options,
 )
+from perturblab.layers import Masks
 from perturblab.models import Task, build, describe
 
 RUNNABLE = [setup for setup in SETUPS.values() if not setup.missing]
@@ -49,9 +51,12 @@ def task_of(setup: Setup, config: TrainConfig) -> Task:
 
 @cache
 def counted(net: str, options: tuple[tuple[str, Any], ...], task: Task) -> tuple[int, int]:
+    """Count trainable parameters and values of masks."""
     with torch.device("meta"):
-        said = describe(build(net, task=task, **dict(options)), task, net)
-    return said["trainable"], said["masks"]
+        built = build(net, task=task, **dict(options))
+    trained = [parameter for parameter in built.parameters() if parameter.requires_grad]
+    masks = [module for module in built.modules() if isinstance(module, Masks)]
+    return sum(map(torch.Tensor.numel, trained)), sum(math.prod(module.shape) for module in masks)
 
 
 def test_an_id_given_twice_cannot_be_overlooked() -> None:
@@ -85,6 +90,16 @@ def test_counts_are_those_of_the_built_net(setup: Setup) -> None:
     config = config_of(setup)
     options = tuple(sorted(net_options(config, quiet).items()))
     assert (setup.parameters, setup.masks) == counted(config.net, options, task_of(setup, config))
+
+
+def test_every_net_takes_its_images() -> None:
+    """A forward pass of one set-up for each net and size of images, which are counted then as they are described."""
+    one_a_kind = {(config_of(setup).net, task_of(setup, config_of(setup))): setup for setup in RUNNABLE}
+    assert len(one_a_kind) > 10
+    for (net, task), setup in one_a_kind.items():
+        with torch.device("meta"):
+            said = describe(build(net, task=task, **net_options(config_of(setup), quiet)), task, net)
+        assert (said["trainable"], said["masks"]) == (setup.parameters, setup.masks), setup.id
 
 
 @pytest.mark.parametrize("setup", [s for s in SETUPS.values() if s.command], ids=lambda setup: setup.id)
@@ -124,7 +139,7 @@ def test_no_run_is_made_twice() -> None:
 
 
 def check_measure(measure: Measure) -> None:
-    assert measure.metric in METRICS
+    assert measure.metric in METRICS, measure
     assert measure.mode in MODES
     assert (measure.attack != "") == (measure.metric == "attack")
     assert measure.attack in ("", *ATTACK_NAMES)
@@ -133,22 +148,22 @@ def check_measure(measure: Measure) -> None:
     assert measure.attack == "pgd" or not measure.steps
 
 
-@pytest.mark.parametrize("entry", ENTRIES.values(), ids=lambda entry: entry.id)
-def test_entry_is_whole(entry: Entry) -> None:
-    figure = entry.figure
-    assert figure.kind in KINDS
-    assert (figure.value is None) == (figure.kind == "no figure")
-    assert figure.value is None or 0 <= figure.value <= 100
-    assert figure.text
-    assert entry.setup == "" or entry.setup in SETUPS
-    assert entry.about
-    assert "https://" in entry.source or "ICVGIP" in entry.source
-    assert entry.tags
-    check_measure(entry.measure)
-    if figure.kind in ("batch mean", "batch mean, truncated", "smoothed") and entry.setup:
-        assert entry.measure.metric == figure.kind
-    if "normalised" in entry.id.split("-")[-2:] and entry.measure.attack:
-        assert entry.measure.attack == "fgsm-normalised"
+def test_entries_are_whole() -> None:
+    for name, entry in ENTRIES.items():
+        figure = entry.figure
+        assert figure.kind in KINDS, name
+        assert (figure.value is None) == (figure.kind == "no figure"), name
+        assert figure.value is None or 0 <= figure.value <= 100, name
+        assert figure.text, name
+        assert entry.setup == "" or entry.setup in SETUPS, name
+        assert entry.about, name
+        assert "https://" in entry.source or "ICVGIP" in entry.source, name
+        assert entry.tags, name
+        check_measure(entry.measure)
+        if figure.kind in ("batch mean", "batch mean, truncated", "smoothed") and entry.setup:
+            assert entry.measure.metric == figure.kind, name
+        if "normalised" in name.split("-")[-2:] and entry.measure.attack:
+            assert entry.measure.attack == "fgsm-normalised", name
 
 
 def test_relations_are_whole() -> None:
@@ -392,6 +407,7 @@ def test_the_ladders_reach_from_one_recipe_to_the_other() -> None:
         assert len({*given.items()} ^ {*SETUPS["A1"].flags.items()}) in (1, 2)
 
 
+@cache
 def costs(name: str, width: float) -> tuple[int, int]:
     """Trainable parameters and multiplications of a set-up at a fraction of its width."""
     config = config_of(SETUPS[name])
