@@ -19,6 +19,7 @@ from benchmarks.loop import overhead
 from benchmarks.rates import rates
 from benchmarks.worker import Worker, alternate
 from perturblab import records
+from perturblab.markdown import markdown_table
 
 # Seconds and GB of a step of the published code itself, made to run on torch 2.13, on another machine with two cores
 # (an Intel one with AMX): what the reference's own steps are compared with.
@@ -106,23 +107,18 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"{name}: {value:,.0f}" for name, value in result["rates"].items()]
     processor = result["environment"]["processor"]
     lines += [f"{processor['model']}, {result['environment']['threads']} threads", ""]
-    lines += ["| case | way | median, s (range) | faster | peak, MB | extra peak, MB | of the reference's |"]
-    lines += ["|---|---|---:|---:|---:|---:|---:|"]
-    for case, found in result["cases"].items():
-        for way, measured in found.items():
-            lines.append(_row(case, way, measured, found["reference"]))
-    lines += ["", *_beside(result["cases"])]
+    header = ["case", "way", "median, s (range)", "faster", "peak, MB", "extra peak, MB", "of the reference's"]
+    cases = result["cases"].items()
+    rows = [_row(case, way, of, found["reference"]) for case, found in cases for way, of in found.items()]
+    lines += [markdown_table(header, rows, "llrrrrr"), "", *_beside(result["cases"])]
     if "growth" in result:
-        lines += [
-            "",
-            "| masks a channel | median, s (range) | times one mask | extra peak, MB |",
-            "|---:|---:|---:|---:|",
-        ]
         one = statistics.median(result["growth"]["1"]["times"])
+        rows = []
         for nmasks, measured in result["growth"].items():
-            times = measured["times"]
-            growing = statistics.median(times) / one
-            lines.append(f"| {nmasks} | {_spread(times)} | {growing:.2f} | {measured['extra'] / 2**20:,.0f} |")
+            growing = f"{statistics.median(measured['times']) / one:.2f}"
+            rows.append([nmasks, _spread(measured["times"]), growing, f"{measured['extra'] / 2**20:,.0f}"])
+        header = ["masks a channel", "median, s (range)", "times one mask", "extra peak, MB"]
+        lines += ["", markdown_table(header, rows, "rrrr")]
         loop, (low, high) = result["loop"], result["loop"]["interval"]
         lines += [
             "",
@@ -131,19 +127,22 @@ def table(result: dict[str, Any]) -> str:
             f"perturblab --help: {statistics.median(result['help']['help']):.3f} s, "
             f"the bare interpreter {statistics.median(result['help']['bare']):.3f} s",
         ]
-        lines += ["", *attacks.lines(result["attacks"])]
-        lines += ["", "| net, seed | loss, first 50 steps: fast | from weights changed by 1e-7 | correct, fast |"]
-        lines[-1] += " published | changed |"
-        lines += ["|---|---:|---:|---:|---:|---:|"]
+        header = ["net, seed", "loss, first 50 steps: fast", "from weights changed by 1e-7", "correct, fast"]
+        rows = []
         for of in result["equal"]:
-            gaps = f"{of['gap']:.1e} | {of['drift']:.1e}"
-            lines.append(f"| {of['net']}, {of['seed']} | {gaps} | {of['fast']} | {of['published']} | {of['changed']} |")
+            counts = (str(of[way]) for way in ("fast", "published", "changed"))
+            rows.append([f"{of['net']}, {of['seed']}", f"{of['gap']:.1e}", f"{of['drift']:.1e}", *counts])
+        lines += ["", attacks.table(result["attacks"])]
+        lines += ["", markdown_table([*header, "published", "changed"], rows)]
     if "accelerator" in result:
         sixth = result["accelerator"]["experiment 6"]
-        lines += ["", "| batch 512, bf16, compiled | images/s |", "|---|---:|"]
-        lines += [f"| {name} | {_rate(rate)} |" for name, rate in result["accelerator"]["images a second"].items()]
-        lines += [f"| experiment 6, ours at batch 256 | {_rate(sixth['ours'])} |"]
-        lines += [f"| experiment 6, reference at batch {sixth['batch']} | {_rate(sixth['reference'])} |"]
+        rates = {
+            **result["accelerator"]["images a second"],
+            "experiment 6, ours at batch 256": sixth["ours"],
+            f"experiment 6, reference at batch {sixth['batch']}": sixth["reference"],
+        }
+        rows = [[name, _rate(rate)] for name, rate in rates.items()]
+        lines += ["", markdown_table(["batch 512, bf16, compiled", "images/s"], rows)]
     return "\n".join(lines)
 
 
@@ -168,13 +167,12 @@ def _spread(times: list[float]) -> str:
     return f"{statistics.median(times):.4f} ({min(times):.4f} to {max(times):.4f})"
 
 
-def _row(case: str, way: str, measured: dict[str, Any], reference: dict[str, Any]) -> str:
+def _row(case: str, way: str, measured: dict[str, Any], reference: dict[str, Any]) -> list[str]:
     faster = statistics.median([r / t for r, t in zip(reference["times"], measured["times"], strict=True)])
     memory = "extra" if isinstance(CASES[case], Layer) else "peak"
-    return (
-        f"| {case} | {way} | {_spread(measured['times'])} | {faster:.1f} | {measured['peak'] / 2**20:,.0f} "
-        f"| {measured['extra'] / 2**20:,.0f} | 1/{reference[memory] / max(measured[memory], 1):.1f} |"
-    )
+    sizes = [f"{measured[of] / 2**20:,.0f}" for of in ("peak", "extra")]
+    share = f"1/{reference[memory] / max(measured[memory], 1):.1f}"
+    return [case, way, _spread(measured["times"]), f"{faster:.1f}", *sizes, share]
 
 
 if __name__ == "__main__":

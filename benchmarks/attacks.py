@@ -3,7 +3,7 @@
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, interpolate
 from perturblab.attacks import PixelModel, Threat, fgsm, pgd, to_pixels
 from perturblab.data.digits import read_digits
 from perturblab.evaluate import answers
+from perturblab.markdown import markdown_table
 from perturblab.models import Task, build
 
 EPS, STEPS, BATCH = 0.1, 10, 250
@@ -126,18 +127,19 @@ def _count(model: nn.Module, x: Tensor, y: Tensor, make: Callable[[Tensor, Tenso
     return answers(model, attacked, y, batch_size=BATCH).counts.correct
 
 
-def lines(measured: dict[str, Any]) -> Iterator[str]:
-    """The table's lines, and the ratios of alternating runs under it.
+def table(measured: dict[str, Any]) -> str:
+    """Write the times as a Markdown table, and the ratios of alternating runs.
 
     Args:
         measured: from `beside`.
     """
-    yield f"| attack, {BATCH} images a batch | way | median, s (range) | ours / it |"
-    yield "|---|---|---:|---:|"
+    rows = []
     for attack, found in measured.items():
         own = found["ours"]["times"]
         for way, of in found.items():
             times = of["times"]
             ratio = statistics.median(a / b for a, b in zip(own, times, strict=True))
             spread = f"{statistics.median(times):.4f} ({min(times):.4f} to {max(times):.4f})"
-            yield f"| {attack} | {way} | {spread} | {ratio:.3f} |"
+            rows.append([attack, way, spread, f"{ratio:.3f}"])
+    header = [f"attack, {BATCH} images a batch", "way", "median, s (range)", "ours / it"]
+    return markdown_table(header, rows, "llrr")

@@ -11,6 +11,7 @@ from PIL import Image
 from faults.runs import World
 from perturblab import execution, files, runs
 from perturblab.config import TrainConfig
+from perturblab.markdown import markdown_table
 from perturblab.progress import Show
 
 WIDE: dict[str, Any] = {"net_type": "perturb_resnet18", "first_filter_size": 3, "optim_method": "Adam"}
@@ -24,10 +25,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def costs(world: World) -> str:
     """Time the saves of runs on colour pictures, 100 epochs in: the first with its masks, then the others."""
-    lines = [
-        "| run | checkpoint, MB | masks, MB, written once | a save, s | of it computing, s | computing, of 60 s, % |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     images = _pictures(world.new("pictures"))
     for name, flags in CASES.items():
         folder = world.new("saved")
@@ -44,10 +42,10 @@ def costs(world: World) -> str:
         run.rows = [{"epoch": epoch, **row} for epoch in range(100)]
         seconds, busy = (statistics.median(times) for times in zip(*(_timed(run) for _ in range(5)), strict=True))
         sizes = [_size(folder / name) for name in (files.CHECKPOINT, files.MASKS)]
-        lines.append(
-            f"| {name} | {sizes[0]:.1f} | {sizes[1]:.1f} | {seconds:.2f} | {busy:.2f} | {100 * busy / 60:.2f} |"
-        )
-    return "\n".join(lines)
+        times = [f"{number:.2f}" for number in (seconds, busy, 100 * busy / 60)]
+        rows.append([name, *(f"{size:.1f}" for size in sizes), *times])
+    of_it = ["a save, s", "of it computing, s", "computing, of 60 s, %"]
+    return markdown_table(["run", "checkpoint, MB", "masks, MB, written once", *of_it], rows)
 
 
 def _timed(run: runs.Run) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from faults.runs import TINY, World
 from faults.studies import TINY as PRESET
 from perturblab import planning, study
 from perturblab.catalogue import SETUPS
+from perturblab.markdown import markdown_table
 from perturblab.presets import Preset
 from perturblab.progress import Show
 
@@ -116,12 +117,13 @@ def report_seconds(world: World, folder: Path) -> tuple[int, int, float]:
 
 def table(name: str, samples: list[Sample]) -> list[str]:
     """Five rows, from a tenth of the way to the end."""
-    lines = [f"| {name} | seconds | memory, MB | open files | processes below it |", "|---:|---:|---:|---:|---:|"]
+    rows = []
     for share in (0.1, 0.25, 0.5, 0.75, 1.0):
         goal = share * samples[-1].done
         s = next(sample for sample in samples if sample.done >= goal)
-        lines.append(f"| {s.done:,} | {s.seconds:.0f} | {s.megabytes:.1f} | {s.files} | {s.children} |")
-    return [*lines, ""]
+        rows.append([f"{s.done:,}", f"{s.seconds:.0f}", f"{s.megabytes:.1f}", str(s.files), str(s.children)])
+    header = [name, "seconds", "memory, MB", "open files", "processes below it"]
+    return [markdown_table(header, rows, "rrrrr"), ""]
 
 
 def complaints(samples: list[Sample]) -> list[str]:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from perturblab.markdown import markdown_table
+
 
 @dataclass
 class Row:
@@ -62,16 +64,15 @@ def joined(rows: Iterable[Row]) -> list[Row]:
 
 def markdown(rows: list[Row]) -> str:
     """The table, then what went wrong and what was not tried."""
-    lines = ["| fault | tried | survived | gone, and told | lost | done again, s |", "|---|---:|---:|---:|---:|---:|"]
-    for row in rows:
+    counts = [(row.tried, row.survived, row.told, len(row.wrong)) for row in rows]
+    cells = []
+    for row, numbers in zip(rows, counts, strict=True):
         if row.skipped:
-            lines.append(f"| {row.fault} | NOT TRIED: {row.skipped} | | | | |")
+            cells.append([row.fault, f"NOT TRIED: {row.skipped}", *[""] * 4])
         else:
-            again = f"{row.seconds:.2f}" if row.seconds else ""
-            lines.append(f"| {row.fault} | {row.tried} | {row.survived} | {row.told} | {len(row.wrong)} | {again} |")
-    tried, lost = sum(row.tried for row in rows), sum(len(row.wrong) for row in rows)
-    survived, told = sum(row.survived for row in rows), sum(row.told for row in rows)
-    lines.append(f"| all | {tried} | {survived} | {told} | {lost} | |")
+            cells.append([row.fault, *map(str, numbers), f"{row.seconds:.2f}" if row.seconds else ""])
+    cells.append(["all", *(str(sum(column)) for column in zip(*counts, strict=True)), ""])
+    lines = [markdown_table(["fault", "tried", "survived", "gone, and told", "lost", "done again, s"], cells)]
     lines += [f"\nLOST, {row.fault}: {text}" for row in rows for text in row.wrong]
     lines += [f"\nKNOWN, {row.fault}: {text}" for row in rows for text in dict.fromkeys(row.known)]
     return "\n".join(lines)

@@ -106,7 +106,7 @@ def test_every_way_of_an_attack_counts_what_the_others_count() -> None:
     assert 0 < iterated["ours"] < iterated["bare passes"]
     assert max(iterated[way] for way in ("ours", "foolbox", "ART")) <= iterated["ours"] + 6 <= counts["bare passes"]
     assert all(len(of["times"]) == 1 for of in found["PGD"].values())
-    text = "\n".join(attacks.lines(found))
+    text = attacks.table(found)
     assert all(f"| {name} | {way} | " in text for name in found for way in counts)
     assert "| FGSM | ours | " in text
     assert text.count(" | 1.000 |") >= 2

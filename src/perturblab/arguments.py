@@ -70,11 +70,9 @@ def _said(default: Any) -> str:
     return "on" if default is True else str(default)
 
 
-def add_fields(parser: argparse.ArgumentParser, model: type[BaseModel], leave_out: Sequence[str] = ()) -> None:
+def add_fields(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
     """Give a parser one option for every field, in both spellings; what is not given is not set."""
     for name, field in model.model_fields.items():
-        if name in leave_out:
-            continue
         default = "" if field.default in (None, False) else f" [{_said(field.default)}]"
         text = f"{field.description}{_choices(field)}{default}".replace("%", "%%")
         common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
