@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -15,7 +16,7 @@ import safetensors.torch
 import torch
 
 import hub_server
-from hub_server import TOKEN, Hub
+from hub_server import TOKEN
 from perturblab import cli, records
 from perturblab.card import model_card
 from perturblab.data import load as load_data
@@ -227,50 +228,32 @@ def test_a_name_without_a_network_is_told_in_one_line() -> None:
 # --- pushed to a stand-in of the hub, by a process of its own, as a user would --------------------------------------
 
 
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with hub_server.running() as hub:
-        yield hub
-
-
-def user(hub_url: str, home: Path, *argv: str, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
+def user(hub_url: str, home: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    env |= {"HF_ENDPOINT": hub_url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": token}
+    env |= {"HF_ENDPOINT": hub_url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}
     env |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"}
     return subprocess.run([sys.executable, *argv], env=env, check=False, capture_output=True, text=True, timeout=300)
 
 
-LOAD = """
-import sys, torch
-from perturblab.pretrained import from_pretrained
-for revision in (None, sys.argv[1]):
-    torch.save(from_pretrained("someone/net", revision=revision).net.state_dict(), sys.argv[2])
-"""
-
-
-def test_push_and_load_through_the_hub(hub: Hub, run: Path, saved: Path, tmp_path: Path) -> None:
-    line = f"-m perturblab export {run} --pretrained {tmp_path / 'net'} --push someone/net --private --quiet"
-    pushed = user(hub.url, tmp_path / "home", *shlex.split(line))
-    assert pushed.returncode == 0, pushed.stderr
-    commit = hub.commit("someone/net")
-    assert pushed.stdout.splitlines()[-1] == f"{hub.url}/someone/net/commit/{commit}"
-    assert hub.repos == {"someone/net": {path.name: path.read_bytes() for path in saved.iterdir()}}
-    assert list(hub.large.values()) == [(saved / "model.safetensors").read_bytes()]
-    assert hub.private == {"someone/net"}
-    assert hub.messages == ["Net and model card"]
-    loaded = user(hub.url, tmp_path / "other", "-c", LOAD, commit, str(tmp_path / "state"))
-    assert loaded.returncode == 0, loaded.stderr
-    state, want = torch.load(tmp_path / "state", weights_only=True), from_pretrained(saved).net.state_dict()
-    assert state.keys() == want.keys()
-    assert all(torch.equal(state[name], want[name]) for name in want)
-
-
-REFUSED = """
-import sys
+SESSION = """
+import contextlib, io, json, os, shlex, sys
 from pathlib import Path
+import torch
+from perturblab import cli
 from perturblab.errors import UserError
 from perturblab.pretrained import from_pretrained, push_to_hub
-folder = Path(sys.argv[1])
+
+argv, folder, state, token = shlex.split(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), os.environ["HF_TOKEN"]
+os.environ["HF_TOKEN"] = "wrong"
+codes = [cli.main(argv)]
+(folder / "README.md").write_text("mine\\n")
+os.environ["HF_TOKEN"] = token
+with contextlib.redirect_stdout(io.StringIO()) as out:
+    codes.append(cli.main(argv))
+url = out.getvalue().splitlines()[-1]
+for revision in (None, url.rpartition("/")[2]):
+    torch.save(from_pretrained("someone/net", revision=revision).net.state_dict(), state)
+refused = []
 for call in (
     lambda: push_to_hub(folder, "someone/net", token="wrong"),
     lambda: push_to_hub(folder, "some one/net"),
@@ -280,21 +263,49 @@ for call in (
     try:
         call()
     except UserError as error:
-        print(error)
+        refused.append(str(error))
+print(json.dumps({"codes": codes, "url": url, "refused": refused}))
 """
 
 
-def test_what_the_hub_refuses_is_told_in_one_line(hub: Hub, saved: Path, tmp_path: Path) -> None:
-    hub.repos["someone/net"] = {}
-    told = user(hub.url, tmp_path / "home", "-c", REFUSED, str(saved))
-    assert told.returncode == 0, told.stderr
-    token, name, missing, revision = told.stdout.splitlines()
+@pytest.fixture(scope="module")
+def session(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """One process of a user: a push with a wrong token, the same command with the right one, loads, and refusals."""
+    home = tmp_path_factory.mktemp("home")
+    line = f"export {run} --pretrained {home / 'net'} --push someone/net --private --quiet"
+    with hub_server.running() as hub:
+        done = user(hub.url, home, "-c", SESSION, line, str(home / "net"), str(home / "state"))
+        assert done.returncode == 0, done.stderr
+        said = json.loads(done.stdout.splitlines()[-1])
+        yield SimpleNamespace(hub=hub, errors=done.stderr, state=home / "state", **said)
+
+
+def test_a_push_that_failed_is_made_by_the_same_command(session: SimpleNamespace, saved: Path) -> None:
+    """It pushes the folder that was saved at the first try, with the card as its owner has left it."""
+    assert session.codes == [2, 0]
+    (refusal,) = [line for line in session.errors.splitlines() if line.startswith("perturblab: error: ")]
+    assert "someone/net cannot be pushed" in refusal
+    hub, want = session.hub, {path.name: path.read_bytes() for path in saved.iterdir()} | {"README.md": b"mine\n"}
+    assert hub.repos == {"someone/net": want}
+    assert list(hub.large.values()) == [want["model.safetensors"]]
+    assert hub.private == {"someone/net"}
+    assert hub.messages == ["Net and model card"]
+    assert session.url == f"{hub.url}/someone/net/commit/{hub.commit('someone/net')}"
+
+
+def test_a_pushed_net_is_loaded_by_name_and_by_commit(session: SimpleNamespace, saved: Path) -> None:
+    state, want = torch.load(session.state, weights_only=True), from_pretrained(saved).net.state_dict()
+    assert state.keys() == want.keys()
+    assert all(torch.equal(state[name], want[name]) for name in want)
+
+
+def test_what_the_hub_refuses_is_told_in_one_line(session: SimpleNamespace) -> None:
+    token, name, missing, revision = session.refused
     assert token.startswith("someone/net cannot be pushed: ")
     assert "401" in token
     assert name.startswith("some one/net cannot be pushed: Repo id must ")
-    assert missing.startswith("someone/other is no folder here, and config.json of it on the hub is out of reach: ")
-    assert revision.startswith("someone/net is no folder here, and config.json of it on the hub is out of reach: ")
-    assert hub.repos == {"someone/net": {}}
+    assert [text.split(" ")[0] for text in (missing, revision)] == ["someone/other", "someone/net"]
+    assert all("config.json" in text and "\n" not in text for text in (missing, revision))
 
 
 def test_a_hub_out_of_reach_is_told_in_one_line(run: Path, tmp_path: Path) -> None:
@@ -305,19 +316,6 @@ def test_a_hub_out_of_reach_is_told_in_one_line(run: Path, tmp_path: Path) -> No
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1].startswith("perturblab: error: someone/net cannot be pushed: ")
     assert "Traceback" not in refused.stderr
-
-
-def test_a_push_that_failed_is_said_again(hub: Hub, run: Path, saved: Path, tmp_path: Path) -> None:
-    """What was saved is what is pushed then, with the card as its owner has left it."""
-    argv = shlex.split(f"-m perturblab export {run} --pretrained {tmp_path / 'net'} --push someone/net --quiet")
-    refused = user(hub.url, tmp_path / "home", *argv, token="wrong")
-    assert refused.returncode == 2
-    assert "someone/net cannot be pushed" in refused.stderr
-    (tmp_path / "net" / "README.md").write_text("mine\n")
-    pushed = user(hub.url, tmp_path / "home", *argv)
-    assert pushed.returncode == 0, pushed.stderr
-    want = {path.name: path.read_bytes() for path in saved.iterdir()} | {"README.md": b"mine\n"}
-    assert hub.repos == {"someone/net": want}
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
