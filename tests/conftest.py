@@ -23,7 +23,10 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
-    os.environ["PERTURBLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """One for all processes of pytest-xdist, so that every kernel is compiled once."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["PERTURBLAB_CACHE"] = str(base / "cache")
 
 
 @pytest.fixture(scope="session")

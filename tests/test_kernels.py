@@ -1,15 +1,7 @@
-"""The fused perturbation: equal to the published computation, forward and backward, on every path, never with its maps.
-
-Errors are the largest difference over the largest magnitude of a tensor.
-"""
+"""The fused perturbation: equal to the published computation on every path, forward and backward, without its maps."""
 
 import copy
-import hashlib
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -19,91 +11,25 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from perturblab.kernels import chunked, fused, native, perturb_conv2d, published, reference
-from perturblab.layers import ACTIVATIONS, Noise, PerturbConv2d, activation
-
-Case = dict[str, Tensor]
-Path2d = Callable[..., Tensor]
-PLACES = ("x", "masks", "weight", "bias")
-LEVEL = 0.1  # no power of two: level * mask has to be rounded
-# float32 is good to 6e-8 a rounding. In a small case the reference may be exact by luck, while the same sum in another
-# order, or an exp of another library (1 or 2 units in the last place), has a handful of roundings; no more than that.
-FLOOR = 3e-7
-needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler: there is no native path")
-
-
-def case(
-    shape: tuple[int, ...] = (3, 5, 4, 3), nmasks: int = 3, ratio: int = 2, kind: str = "unique", seed: int = 0
-) -> Case:
-    """Features (N, C, H, W), masks, weights, bias and a gradient; weights and gradient off 0, or sums cancel."""
-    batch, channels, *place = shape
-    sizes: dict[str, tuple[tuple[int, ...], float, float]] = {  # shape, scale, mean
-        "x": (shape, 1, 0),
-        "masks": (
-            (1 if kind == "shared" else channels, nmasks, *((1, 1) if kind == "constant" else place)),
-            1 / LEVEL,
-            0,
-        ),
-        "weight": ((channels * ratio, nmasks, 1, 1), 1, 0.5),
-        "bias": ((channels * ratio,), 0.1, 0),
-        "dy": ((batch, channels * ratio, *place), 1, 0.5),
-    }
-    generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(size, generator=generator) * scale + off for name, (size, scale, off) in sizes.items()}
-
-
-def typed(given: Case, dtype: torch.dtype, names: tuple[str, ...] = (*PLACES, "dy")) -> Case:
-    return {name: v.to(dtype) if name in names else v for name, v in given.items()}
-
-
-def outcome(path: Path2d, given: Case, act: Any, *, frozen: tuple[str, ...] = (), outside: bool = False) -> Case:
-    """The output and every gradient that is wanted, also that of a trained slope."""
-    act, leaves = copy.deepcopy(act), {name: given[name].detach().requires_grad_(name not in frozen) for name in PLACES}
-    y = path(**leaves, level=LEVEL, act=act, outside=outside)
-    named = {**leaves, **(dict(act.named_parameters(prefix="act")) if isinstance(act, nn.Module) else {})}
-    wanted = {name: leaf for name, leaf in named.items() if leaf.requires_grad}
-    gradients = torch.autograd.grad(y, list(wanted.values()), given["dy"].to(y.dtype))
-    return {"y": y.detach(), **dict(zip(wanted, gradients, strict=True))}
-
-
-def truth(given: Case, act: Any, **options: Any) -> Case:
-    """The published computation in float64, with level x mask rounded as the features' own computation rounds it."""
-    double = copy.deepcopy(act).double() if isinstance(act, nn.Module) else act
-    exact = typed({**given, "masks": reference.scaled(given["masks"], LEVEL)}, torch.float64)
-    found = outcome(lambda level, **named: reference.perturb_conv2d(**named), exact, double, **options)
-    return {name: v * LEVEL if name == "masks" else v for name, v in found.items()}
-
-
-def error(got: Tensor, want: Tensor) -> float:
-    assert got.shape == want.shape
-    got, want = got.double(), want.double()
-    return float((got - want).abs().max() / want.abs().max().clamp_min(1e-30))
-
-
-def assert_close(got: Case, want: Case, limit: float) -> None:
-    assert got.keys() == want.keys()
-    errors = {name: error(got[name], want[name]) for name in want}
-    assert all(value <= limit for value in errors.values()), errors
-
-
-def assert_as_exact(got: Case, plain: Case, true: Case) -> None:
-    """At most twice as far from the truth as the float32 reference."""
-    errors = {name: (error(got[name], true[name]), error(plain[name], true[name])) for name in true}
-    assert all(ours <= 2 * theirs + FLOOR for ours, theirs in errors.values()), errors
-
-
-def assert_same_bits(got: Case, want: Case, but: tuple[str, ...] = ()) -> None:
-    assert got.keys() == want.keys()
-    assert [name for name in want if name not in but and not torch.equal(got[name], want[name])] == []
-
-
-def acts() -> dict[str, Any]:
-    return {name: activation(name).eval() for name in ACTIVATIONS}
-
-
-KINDS = ("unique", "shared", "constant")
-CHANNELS = st.sampled_from([1, 2, 3, 5, 16, 17, 33, 131, 140])
-SIZES = st.tuples(st.tuples(st.integers(1, 17), CHANNELS, st.integers(1, 7), st.integers(1, 7)), st.integers(2, 9))
+from kernel_cases import (
+    KINDS,
+    LEVEL,
+    PLACES,
+    SIZES,
+    Path2d,
+    acts,
+    assert_as_exact,
+    assert_close,
+    assert_same_bits,
+    case,
+    needs_compiler,
+    outcome,
+    spied,
+    truth,
+    typed,
+)
+from perturblab.kernels import chunked, native, perturb_conv2d, published, reference
+from perturblab.layers import ACTIVATIONS, Noise, PerturbConv2d
 
 
 @needs_compiler
@@ -162,20 +88,6 @@ def test_every_other_path_is_the_reference(
         return assert_close(outcome(path, given, function, outside=outside), true, 1e-13)
     plain = outcome(reference.perturb_conv2d, given, function, outside=outside)
     return assert_as_exact(outcome(path, given, function, outside=outside), plain, true)
-
-
-def spied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the ways that are called from now on, in their order."""
-    called: list[str] = []
-
-    def spy(module: Any, name: str) -> None:
-        real, label = getattr(module, name), f"{module.__name__.rpartition('.')[2]}.{name}"
-        monkeypatch.setattr(module, name, lambda *a, **k: [called.append(label), real(*a, **k)][1])
-
-    for module in (native, chunked, reference):
-        spy(module, "perturb_conv2d")
-    spy(fused, "_bias_map")
-    return called
 
 
 class Doubled(nn.ReLU):
@@ -238,26 +150,6 @@ def test_published_forces_the_reference_and_ends_with_an_error_too(monkeypatch: 
     assert called == [*["reference.perturb_conv2d"] * 3, "fused._bias_map"]
 
 
-@pytest.fixture
-def _fresh_library() -> Iterator[None]:
-    native.library.cache_clear()
-    yield
-    native.library.cache_clear()
-
-
-@pytest.mark.usefixtures("_fresh_library")
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [("PERTURBLAB_NATIVE", "0"), ("CXX", "/nonexistent"), ("CXX", "false"), ("PERTURBLAB_CACHE", "/dev/null/cache")],
-)
-def test_without_a_compiler_the_results_are_equal(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(variable, value)
-    called = spied(monkeypatch)
-    got = outcome(perturb_conv2d, case(), nn.PReLU())
-    assert called[0] == "chunked.perturb_conv2d"
-    assert_close(got, truth(case(), nn.PReLU()), 1e-6)
-
-
 @needs_compiler
 @pytest.mark.parametrize("mask_type", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("unique", [True, False])
@@ -295,62 +187,6 @@ def test_what_diverges_is_seen(name: str, value: float, act: str | None) -> None
     assert seen == []
     if act:  # a bias map says inf where a sum over the masks says inf - inf
         assert [key for key in want if not torch.equal(got[key].isnan(), want[key].isnan())] == []
-
-
-def digest() -> str:
-    """A hash of outputs and gradients large enough for torch to use its threads too."""
-    found = []
-    for act, kind in ((nn.PReLU(), "shared"), (nn.Tanh(), "unique")):
-        result = outcome(perturb_conv2d, case((16, 150, 8, 9), kind=kind), act)
-        found += [hashlib.sha256(v.contiguous().numpy().tobytes()).hexdigest()[:8] for v in result.values()]
-    return " ".join(found)
-
-
-def start(code: str, **variables: str) -> "subprocess.Popen[str]":
-    command, environment = [sys.executable, "-c", f"import test_kernels as t\n{code}"], {**os.environ, **variables}
-    folder, pipe = Path(__file__).parent, subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
-
-
-def said(process: "subprocess.Popen[str]") -> str:
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, f"status {process.returncode}: {err[-2000:]}"
-    return out.strip()
-
-
-@needs_compiler
-def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    code = "import torch; print(torch.get_num_threads(), t.digest())"
-    one, two = (said(start(code, OMP_NUM_THREADS=number)).split(" ", 1) for number in "12")
-    assert (one[0], two[0]) == ("1", "2")
-    assert one[1] == two[1]
-
-
-CHECKED = """
-for name in ("sigmoid", "tanh", "relu"):
-    got, want = (run(t.case(), t.acts()[name]) for run in (lambda *a: t.outcome(t.perturb_conv2d, *a), t.truth))
-    t.assert_close(got, want, 1e-6)
-    print(name, t.native.library(name, t.torch.float32) is not None)
-"""
-
-
-@needs_compiler
-def test_two_processes_may_compile_at_once(tmp_path: Path) -> None:
-    both = [start(CHECKED, PERTURBLAB_CACHE=str(tmp_path)) for _ in range(2)]
-    assert all(said(process).count("True") == 3 for process in both)
-    assert len(list((tmp_path / "kernels").iterdir())) == 3, "a library each, and nothing else is left"
-
-
-@needs_compiler
-@pytest.mark.parametrize("kept", [b"", b"no library", None], ids=["empty", "text", "half"])
-def test_a_damaged_library_does_no_harm(kept: bytes | None, tmp_path: Path) -> None:
-    (tmp_path / "kernels").mkdir()
-    for name in ("sigmoid", "tanh", "relu"):
-        assert native.library(name, torch.float32) is not None
-        (good,) = (Path(os.environ["PERTURBLAB_CACHE"]) / "kernels").glob(f"{name}-float-*.so")
-        whole = good.read_bytes()
-        (tmp_path / "kernels" / good.name).write_bytes(whole[: len(whole) // 2] if kept is None else kept)
-    said(start(CHECKED, PERTURBLAB_CACHE=str(tmp_path)))
 
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
