@@ -60,7 +60,7 @@ def counted(net: str, options: tuple[tuple[str, Any], ...], task: Task) -> tuple
 
 
 def test_an_id_given_twice_cannot_be_overlooked() -> None:
-    with pytest.raises(ValueError, match="K4 is in the catalogue twice; every id names one setup"):
+    with pytest.raises(ValueError, match=r"K4 .*twice"):
         catalogue.by_id([SETUPS["K4"], SETUPS["K5"], SETUPS["K4"]])
 
 
@@ -463,7 +463,7 @@ def test_find_by_tag() -> None:
     assert both
     assert all({"mnist", "attack"} <= set(item.tags) for item in both)
     assert RELATIONS["R-K3-adam"] in catalogue.find("ladder")
-    with pytest.raises(ValueError, match=r"nothing in the catalogue is tagged 'batchuot'; did you mean batchout\?"):
+    with pytest.raises(ValueError, match=r"'batchuot'.*batchout\?"):
         catalogue.find("batchuot")
 
 

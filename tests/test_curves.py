@@ -22,6 +22,7 @@ from perturblab.points import (
     flagged,
     is_capped,
     radius,
+    said,
     with_worst,
 )
 from perturblab.robustness_figures import table
@@ -58,9 +59,9 @@ def test_a_table_has_a_row_an_attack_a_column_a_radius_and_its_flags_below() -> 
     for row, counts in ((2, (900, 500)), (4, (900, 400, 100))):
         want = ["[{:.1f}, {:.1f}]".format(*wilson(count, 1000)) for count in counts]
         assert lines[row].split() == " ".join(want).split()
-    assert "of 1000 test images and its 95 % Wilson interval" in lines[5]
+    assert "1000 test images" in lines[5]
     assert "never a guarantee" in lines[5]
-    assert lines[6:] == ["* empirical upper bound, flags: zero gradients, softmax outputs"]
+    assert lines[6:] == [f"* {said(('zero gradients', 'softmax outputs'))}"]
     assert len({len(line) for line in lines[:5]}) <= 2, "columns are aligned"
     assert "*" not in table(curve("fgsm", 900, 500))
 
@@ -74,7 +75,7 @@ def test_the_worst_case_is_bold_in_a_terminal_and_marked_elsewhere() -> None:
         assert bold[row].startswith(f"\x1b[1m{begin}"), "with its interval"
         assert bold[row].endswith(f"{end}\x1b[0m")
     assert ["\x1b" in line for line in bold].count(True) == 2
-    assert "worst case over all attacks that these images have met: fgsm, pgd" in plain
+    assert [line.rpartition(": ")[2] for line in plain if "attacks" in line] == ["fgsm, pgd"]
     random = [point(name, settings={"verdicts": 3}) for name in ("fgsm", "pgd")]
     assert table(random).splitlines()[-1] == NO_WORST
     assert NO_WORST not in table(points)
@@ -82,8 +83,10 @@ def test_the_worst_case_is_bold_in_a_terminal_and_marked_elsewhere() -> None:
 
 def test_what_the_parts_of_autoattack_left_is_below_the_table() -> None:
     told = point("autoattack", 8 / 255, 3, parts=(("apgd-ce", 5), ("square", 3)))
-    assert "autoattack at 8/255, images left right after each part: apgd-ce 5, square 3" in table([told]).splitlines()
-    assert "after each part" not in table([point("autoattack")])
+    (parts,) = [line for line in table([told]).splitlines() if "square" in line]
+    assert parts.startswith("autoattack at 8/255, ")
+    assert parts.endswith(": apgd-ce 5, square 3")
+    assert "square" not in table([point("autoattack")])
 
 
 def test_deepfool_has_a_table_of_its_own_by_iterations() -> None:
@@ -116,19 +119,19 @@ def test_the_curves_name_every_attack_the_radii_and_chance(tmp_path: Path) -> No
     assert {*(name for name in ATTACKS if not is_capped(name)), WORST, "chance", "a net"} <= set(shown)
     assert {"0", "0.1", "0.2"} <= set(shown)
     assert "accuracy, % (95 % Wilson interval)" in shown
-    assert "radius of the l-inf ball, pixels in [0, 1]" in shown
+    assert any("l-inf" in text and "[0, 1]" in text for text in shown)
     assert not any(UPPER_BOUND in text for text in shown)
     small = [point("fgsm", n / 255, 9 - n) for n in range(5)]
-    assert "radius of the l-inf ball, /255" in draw(small, tmp_path / "s.svg")
+    assert any("l-inf" in text and "/255" in text for text in draw(small, tmp_path / "s.svg"))
     l2 = [point("fgsm", eps, 5, norm="l2") for eps in (0.0, 0.5)]
-    assert "radius of the l2 ball, pixels in [0, 1]" in draw(l2, tmp_path / "l.svg")
+    assert any("l2" in text and "[0, 1]" in text for text in draw(l2, tmp_path / "l.svg"))
 
 
 def test_a_flagged_curve_says_so_in_the_picture(tmp_path: Path) -> None:
     checks = [Raised(("w", ""), "linf", ["zero gradients"])]
     points = flagged([*curve("fgsm", 900, 100), *curve("pgd", 900, 950)], checks)
     shown = " ".join(draw(points, tmp_path / "c.svg"))
-    assert f"empirical upper bound, flags: {PGD_WEAKER}, zero gradients, {NOT_MONOTONE}" in shown
+    assert said((PGD_WEAKER, "zero gradients", NOT_MONOTONE)) in shown
     assert "fgsm *" in shown
     assert "pgd *" in shown
 
@@ -154,7 +157,7 @@ def test_a_random_net_says_in_the_picture_that_it_has_no_worst_case(tmp_path: Pa
 def test_the_worst_case_is_drawn_bold_and_deepfool_in_a_panel_of_its_own(tmp_path: Path) -> None:
     capped = [point(name, float(k), 9 - k, norm="l2") for k in (1, 2) for name in ("deepfool", "transfer-deepfool")]
     shown = draw([*curve("fgsm", 900, 500), *curve(WORST, 900, 400), *capped], tmp_path / "c.svg")
-    assert "DeepFool, at most so many iterations" in shown
+    assert any("DeepFool" in text and "iterations" in text for text in shown)
     assert {"deepfool", "transfer-deepfool", "fgsm", WORST} <= set(shown)
     assert shown.count("chance") == 2
     svg = (tmp_path / "c.svg").read_text()

@@ -69,9 +69,7 @@ def test_the_points_of_a_run_have_the_flags_of_its_checks_and_worst_cases_made_a
 def test_checks_that_are_not_ours_are_one_sentence(tmp_path: Path, content: str) -> None:
     save_points(tmp_path / "attacks" / "fgsm.json", [point()])
     (tmp_path / "attacks" / "checks.json").write_text(content)
-    with pytest.raises(
-        UserError, match=r"checks\.json cannot be read as masking checks \(.+\); delete it to check again"
-    ):
+    with pytest.raises(UserError, match=r"checks\.json .*\(.+\); delete"):
         load_run_points(tmp_path)
 
 
@@ -95,9 +93,7 @@ def test_checks_that_are_not_ours_are_one_sentence(tmp_path: Path, content: str)
 def test_a_file_that_is_not_ours_is_one_sentence(tmp_path: Path, content: str | bytes) -> None:
     path = tmp_path / "fgsm.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(
-        UserError, match=r"fgsm\.json cannot be read as attack points \(.+\); delete it to meas"
-    ) as told:
+    with pytest.raises(UserError, match=r"fgsm\.json .*\(.+\); delete") as told:
         load_points(path)
     assert "\n" not in str(told.value)
 

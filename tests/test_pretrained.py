@@ -206,13 +206,13 @@ def test_masks_drawn_from_a_seed_take_no_more_than_memory_has(tmp_path: Path) ->
     from_pretrained(saved)
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps(config | {"image_size": [1, 10**6, 10**6]}))
-    with pytest.raises(UserError, match="masks of 1000000x1000000 do not fit into memory"):
+    with pytest.raises(UserError, match=r"1000000x1000000 .*memory"):
         from_pretrained(saved)
 
 
 def test_nothing_is_overwritten_and_nothing_unfinished_is_saved(run: Path, saved: Path, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
-    with pytest.raises(UserError, match="exists and is never overwritten"):
+    with pytest.raises(UserError, match=f"{saved.name} exists"):
         save_pretrained(run, saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
     with pytest.raises(UserError, match="cannot be read"):
@@ -221,7 +221,7 @@ def test_nothing_is_overwritten_and_nothing_unfinished_is_saved(run: Path, saved
 
 
 def test_a_name_without_a_network_is_told_in_one_line() -> None:
-    with pytest.raises(UserError, match=r"^someone/net is no folder here, and config.json of it on the hub is out of"):
+    with pytest.raises(UserError, match=r"^someone/net .*config.json"):
         from_pretrained("someone/net")
 
 
@@ -329,10 +329,9 @@ def test_another_net_is_neither_pushed_nor_overwritten(
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert cli.main(["export", str(run), "--pretrained", str(tmp_path), "--push", "someone/net", "--quiet"]) == 2
     err = capsys.readouterr().err
-    assert err == (
-        f"perturblab: error: {tmp_path} exists and does not hold the net of {run}, and is never overwritten; choose "
-        "another folder\n"
-    )
+    assert err.startswith(f"perturblab: error: {tmp_path} exists")
+    assert f"net of {run}" in err
+    assert err.count("\n") == 1
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

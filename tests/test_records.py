@@ -98,50 +98,31 @@ def test_records_are_frozen():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (("version", 2), "version is 2, expected 1; read it with a matching perturblab"),
-        (("version", ...), None),  # absent: the default
-        (
-            ("version", True),
-            "version: got True, expected: Input should be a valid integer; repair the file or run again",
-        ),
-        (("version", "1"), "version: got '1', expected: Input should be a valid integer"),
-        (("seed", ...), "seed: Field required; repair the file or run again"),
-        (("seed", 1.5), "seed: got 1.5, expected: Input should be a valid integer"),
-        (("notes", "x"), "notes: got 'x', expected: Extra inputs are not permitted"),
-        (("counts.last.epochs", 1), "counts.last.epochs: got 1, expected: Extra inputs are not permitted"),
-        (("counts.last.correct", 10001), "counts.last: Value error, correct is 10001, expected at most total = 10000"),
-        (
-            ("counts.last.correct", -1),
-            "counts.last.correct: got -1, expected: Input should be greater than or equal to 0",
-        ),
-        (("counts.last.total", 0), "counts.last.total: got 0, expected: Input should be greater than or equal to 1"),
+        (("version", 2), "version is 2, expected 1;"),
+        (("version", True), "version: got True"),
+        (("version", "1"), "version: got '1', expected: Input should be a valid integer; repair"),
+        (("seed", ...), "seed: Field required; repair"),
+        (("seed", 1.5), "seed: got 1.5"),
+        (("notes", "x"), "notes: got 'x'"),
+        (("counts.last.epochs", 1), "counts.last.epochs: got 1"),
+        (("counts.last.correct", 10001), "correct is 10001, expected at most total = 10000"),
+        (("counts.last.correct", -1), "counts.last.correct: got -1"),
+        (("counts.last.total", 0), "counts.last.total: got 0"),
         (("counts.last.epoch", -1), "counts.last.epoch: got -1"),
-        (("counts.best_val.total", 9999), "counts: Value error, best_val.total is 9999, expected last.total = 10000"),
-        (
-            ("counts.best_test.epoch", 30),
-            "counts: Value error, best_test.epoch is 30, expected at most last.epoch = 29",
-        ),
-        (("counts.best_test.correct", 8511), "counts: Value error, best_test.correct is 8511, below last.correct 8512"),
-        (
-            ("counts.best_test.selection", "validation"),
-            "counts.best_test.selection: got 'validation', expected: Input should",
-        ),
-        (
-            ("counts.best_test.published_rule.epoch", 10),
-            "published_rule.epoch: got 10, expected: Input should be greater",
-        ),
+        (("counts.best_val.total", 9999), "best_val.total is 9999, expected last.total = 10000"),
+        (("counts.best_test.epoch", 30), "best_test.epoch is 30, expected at most last.epoch = 29"),
+        (("counts.best_test.correct", 8511), "best_test.correct is 8511, below last.correct 8512"),
+        (("counts.best_test.selection", "validation"), "counts.best_test.selection: got 'validation'"),
+        (("counts.best_test.published_rule.epoch", 10), "published_rule.epoch: got 10"),
         (("counts.best_test.published_rule.rule", "best"), "published_rule.rule: got 'best'"),
-        (("audit.last.smoothed", "85"), "audit.last.smoothed: got '85', expected: Input should be a valid number"),
+        (("audit.last.smoothed", "85"), "audit.last.smoothed: got '85'"),
         (("audit.best_exact", ...), "audit.best_exact: Field required"),
         (("environment.threads", 0), "environment.threads: got 0"),
         (("environment.processor.cores", 0), "environment.processor.cores: got 0"),
         (("data.sizes.test", -1), "data.sizes.test: got -1"),
         (("parameters.trainable", 0.5), "parameters.trainable: got 0.5"),
         (("masks", [{"layer": "a", "shape": [1], "png": "%%"}]), "masks.0.png: Value error, "),
-        (
-            ("masks", [{"layer": "a", "shape": [1], "png": "AAAA"}]),
-            "masks.0.png: Value error, expected a PNG picture in base64",
-        ),
+        (("masks", [{"layer": "a", "shape": [1], "png": "AAAA"}]), "expected a PNG picture"),
         (("seconds", -1), "seconds: got -1"),
         (("status", "failed"), "status: got 'failed', expected: Input should be 'finished' or 'interrupted'"),
         (("bad\nkey", 1), "bad key: got 1"),
@@ -149,12 +130,8 @@ def test_records_are_frozen():
     ],
 )
 def test_a_wrong_field_is_named_in_one_line(tmp_path, change, text):
-    path = written(tmp_path, changed(change))
-    if text is None:
-        assert records.load(path).version == 1
-        return
     with pytest.raises(UserError) as caught:
-        records.load(path)
+        records.load(written(tmp_path, changed(change)))
     message = str(caught.value)
     assert message.startswith("run-1/record.json: ")
     assert text in message
@@ -163,37 +140,45 @@ def test_a_wrong_field_is_named_in_one_line(tmp_path, change, text):
     assert str(tmp_path) not in message
 
 
+def test_a_record_without_a_version_is_of_the_first(tmp_path):
+    assert records.load(written(tmp_path, changed(("version", ...)))).version == 1
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("{", "run-1/record.json is no JSON (Expecting property name"),
-        (
-            "",
-            "run-1/record.json is no JSON (Expecting value: line 1 column 1 (char 0)), expected a record; repair",
-        ),
-        ('{"seconds": NaN}', "run-1/record.json is no JSON (NaN is no number of JSON)"),
-        ("[" * 100_000, "run-1/record.json is no JSON (maximum recursion depth"),
-        ("9" * 5000, "run-1/record.json is no JSON (Exceeds the limit"),
-        ("[]", "run-1/record.json: record: got [], expected: "),
-        ("null", "run-1/record.json: record: got None, expected: "),
+        ("{", "is no JSON (Expecting property name"),
+        ("", "line 1 column 1 (char 0)), expected a record; repair"),
+        ('{"seconds": NaN}', "is no JSON (NaN "),
+        ("[" * 100_000, "is no JSON (maximum recursion depth"),
+        ("9" * 5000, "is no JSON (Exceeds the limit"),
+        (b"\xff\xfe\x00", "utf-8"),
+        ("[]", "record: got [], expected: "),
+        ("null", "record: got None, expected: "),
+        ('"K4"', "record: got 'K4', expected: "),
+        ("{}", "config: Field required; repair"),
+        ('{"version": 1}', "config: Field required; repair"),
+        ('{"version": 9}', "version is 9"),
     ],
 )
-def test_what_is_no_record_is_refused(tmp_path, content, text):
-    with pytest.raises(UserError) as caught:
-        records.load(written(tmp_path, content))
-    assert text in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_bytes_that_are_no_text_and_a_missing_file(tmp_path):
+def test_what_is_called_a_record_and_is_none_is_refused(tmp_path, content, text):
+    """Also in a folder beside a record, where nobody would miss it."""
     path = written(tmp_path, "")
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"run-1/record.json is no JSON .*utf-8"):
-        records.load(path)
-    with pytest.raises(
-        UserError, match=r"run-1/gone.json cannot be read \(No such file or directory\), expected a record"
-    ):
-        records.load(path.with_name("gone.json"))
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    records.save(Record.model_validate(FULL), tmp_path / "run-0" / "record.json")
+    for load, where in ((records.load, path), (records.load_all, tmp_path)):
+        with pytest.raises(UserError) as caught:
+            load(where)
+        assert str(caught.value).startswith("run-1/record.json")
+        assert text in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_there_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.json .*No such file"):
+        records.load(tmp_path / "gone.json")
+    with pytest.raises(UserError, match=r"gone .*give the folder"):
+        records.load_all(tmp_path / "gone")
 
 
 PRIVATE = ["/data/cifar", "~/data", "~", "/", "--out=/scratch/run", "at /mnt/disk now", "C:\\Users\\x", "file:/home/x"]
@@ -202,7 +187,7 @@ PRIVATE = ["/data/cifar", "~/data", "~", "/", "--out=/scratch/run", "at /mnt/dis
 @pytest.mark.parametrize("value", PRIVATE)
 @pytest.mark.parametrize("place", ["config.path", "data.train", "environment.device", "environment.processor.model"])
 def test_no_path_of_the_machine_gets_in(place, value):
-    with pytest.raises(ValidationError, match=rf"{place} is .*, expected no path of this machine"):
+    with pytest.raises(ValidationError, match=rf"{place} is .* no path"):
         Record.model_validate(changed((place, value)))
 
 
@@ -211,13 +196,13 @@ def test_no_path_hides_deep_in_the_config_or_in_a_key_or_in_a_layer_name():
     with pytest.raises(ValidationError, match=r"config.a.0.b.1 is '/data/x'"):
         Record.model_validate(deep)
     for value in (changed(("config", {"/data/x": 1})), changed(("masks.0.layer", "/data/x"))):
-        with pytest.raises(ValidationError, match=r"expected no path of this machine"):
+        with pytest.raises(ValidationError, match=r"/data/x.* no path"):
             Record.model_validate(value)
 
 
 def test_the_home_folder_does_not_get_in(monkeypatch):
     monkeypatch.setenv("HOME", "/u")
-    with pytest.raises(ValidationError, match=r"expected no path of this machine"):
+    with pytest.raises(ValidationError, match=r"see:/u.* no path"):
         Record.model_validate(changed(("config.note", "see:/u")))
     Record.model_validate(changed(("config.note", "either/upper")))  # not the folder, only its letters
 
@@ -231,7 +216,7 @@ def test_what_only_looks_like_a_path_is_kept(fine):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_numbers_are_finite(bad):
-    with pytest.raises(ValidationError, match=r"config.lr is (nan|inf), expected a finite number"):
+    with pytest.raises(ValidationError, match=r"config.lr is (nan|inf), .*finite"):
         Record.model_validate(changed(("config.lr", bad)))
     with pytest.raises(ValidationError, match=r"finite"):
         Record.model_validate(changed(("seconds", bad)))
@@ -248,37 +233,6 @@ def test_load_all_takes_records_only_sorted_by_path(tmp_path):
     assert records.load_all(tmp_path / "b" / "attacks") == []
 
 
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        ("{}", "run-1/record.json: config: Field required; repair the file or run again"),
-        ('{"version": 1}', "run-1/record.json: config: Field required; repair"),
-        ("[]", "run-1/record.json: record: got [], expected: "),
-        ("null", "run-1/record.json: record: got None, expected: "),
-        ('"K4"', "run-1/record.json: record: got 'K4', expected: "),
-    ],
-)
-def test_what_is_called_a_record_and_is_none_is_told(tmp_path, content, text):
-    """In the folder of a study it would be missed by nobody."""
-    records.save(Record.model_validate(FULL), tmp_path / "run-0" / "record.json")
-    written(tmp_path, content)
-    with pytest.raises(UserError) as caught:
-        records.load_all(tmp_path)
-    assert text in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_load_all_leaves_nothing_out_in_silence(tmp_path):
-    written(tmp_path, changed(("version", 9)))
-    with pytest.raises(UserError, match=r"run-1/record.json: version is 9"):
-        records.load_all(tmp_path)
-    written(tmp_path, "{")
-    with pytest.raises(UserError, match=r"run-1/record.json is no JSON"):
-        records.load_all(tmp_path)
-    with pytest.raises(UserError, match=r"gone is no folder, expected one with records; give the folder"):
-        records.load_all(tmp_path / "gone")
-
-
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "record.json"
     path.write_text("old")
@@ -287,9 +241,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", crash)
-    with pytest.raises(
-        UserError, match=r"record.json cannot be written \(No space left on device\), expected a writable"
-    ):
+    with pytest.raises(UserError, match=r"record\.json .*No space left.*writable"):
         records.save(Record.model_validate(FULL), path)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
@@ -297,7 +249,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_a_folder_in_the_way_is_the_users_mistake(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file/record.json cannot be written"):
+    with pytest.raises(UserError, match=r"file/record\.json .*written"):
         records.save(Record.model_validate(FULL), tmp_path / "file" / "record.json")
 
 

@@ -89,13 +89,13 @@ def test_t_interval_of_one_value_has_no_ends_and_of_equal_values_no_width():
 
 @pytest.mark.parametrize("values", [[], [[1.0]], 3.0])
 def test_values_are_a_flat_list(values):
-    with pytest.raises(ValueError, match=r"values has shape .*, expected at least one number in a flat list"):
+    with pytest.raises(ValueError, match=r"values has shape .*flat list"):
         stats.t_interval(values)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_values_are_finite(bad):
-    with pytest.raises(ValueError, match=r"a has (nan|inf), expected finite numbers"):
+    with pytest.raises(ValueError, match=r"a has (nan|inf), .*finite"):
         stats.paired([1.0, bad], [1.0, 2.0])
 
 
@@ -177,7 +177,7 @@ def test_equal_differences_have_no_spread():
 
 
 def test_paired_wants_pairs():
-    with pytest.raises(ValueError, match=r"a has 2 values and b has 1, expected one pair a seed; keep the common"):
+    with pytest.raises(ValueError, match=r"a has 2 values and b has 1.*; keep the common"):
         stats.paired([1.0, 2.0], [1.0])
 
 
@@ -190,7 +190,7 @@ def test_sign_flip_of_many_seeds_meets_the_closed_form():
 
 
 def test_sign_flip_beyond_its_reach():
-    with pytest.raises(ValueError, match=r"differences has 41 values, expected at most 40; use the t-interval"):
+    with pytest.raises(ValueError, match=r"differences has 41 values.* 40; use"):
         stats.sign_flip([1.0] * 41)
     assert stats.paired(np.arange(41.0), np.zeros(41)).sign_flip_p is None
 
@@ -211,7 +211,7 @@ def test_detectable_difference_is_detected_four_times_in_five():
 
 def test_one_seed_detects_nothing():
     assert stats.paired([1.0], [0.0]).detectable is None
-    with pytest.raises(ValueError, match=r"n is 1, expected at least 2"):
+    with pytest.raises(ValueError, match=r"n is 1, .* 2"):
         stats.detectable_ratio(1)
 
 
@@ -247,7 +247,7 @@ def test_holm_agrees_with_its_definition():
     assert stats.holm([0.03]) == [0.03]
     assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert stats.holm([0.6, 0.7]) == [1.0, 1.0]
-    with pytest.raises(ValueError, match=r"pvalues has 1.2, expected values in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"pvalues has 1.2, .*\[0, 1\]"):
         stats.holm([0.1, 1.2])
 
 

@@ -82,7 +82,7 @@ def test_a_copy_counts_once_and_a_contradiction_is_refused():
     copy = make(0, 8500).model_copy(update={"seconds": 9.0})
     (row,) = tables.table([make(0, 8500), copy, make(1, 8510)])
     assert row.values == (85.0, 85.1)
-    with pytest.raises(UserError, match=r"base has two records of seed 0 with .* correct, expected one; keep one"):
+    with pytest.raises(UserError, match=r"base .*seed 0 .*; keep one"):
         groups.group([make(0, 8500, label="base"), make(0, 8501, label="base")])
 
 
@@ -182,7 +182,7 @@ def test_a_verdict_that_does_not_survive_holm_says_so():
 
 
 def test_an_unknown_control_names_the_known_ones():
-    with pytest.raises(UserError, match=r"control is 'x', expected one of 'base', 'good'; name one of these groups"):
+    with pytest.raises(UserError, match=r"control is 'x', expected one of 'base', 'good'"):
         tables.table([*BASE, *GOOD], "x")
 
 
