@@ -3,17 +3,21 @@
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pyautoattack import AutoAttack
 
 import nets
 from attack_runs import RUNS
 from builders import ONE_EPOCH, Tell, Told, command
-from perturblab import execution, robustness_figures
+from perturblab import execution, robustness_figures, study
 from run_folders import QUIET, Finished, opened
+from studies import InProcess
 
 # Two threads that wait for each other on a busy machine are many times slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -139,3 +143,26 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pictures of attacks, which take longer than all the rest of the command."""
     for picture in ("curves_svg", "examples_svg"):
         monkeypatch.setattr(robustness_figures, picture, lambda *args, **given: None)
+
+
+@pytest.fixture
+def short_autoattack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AutoAttack with few steps and targets; other tests show that it is strong."""
+    run = AutoAttack.run_standard_evaluation
+
+    def short(engine: AutoAttack, *args: Any, **given: Any) -> Any:
+        for attack in (engine.apgd, engine.apgd_targeted, engine.fab):
+            attack.n_iter = 10
+        engine.apgd_targeted.n_target_classes = engine.fab.n_target_classes = 2
+        return run(engine, *args, **given)
+
+    monkeypatch.setattr(AutoAttack, "run_standard_evaluation", short)
+
+
+# --- studies
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of a study that are not processes of their own: each would import PyTorch again."""
+    monkeypatch.setattr(study, "subprocess", SimpleNamespace(Popen=InProcess))

@@ -1,12 +1,15 @@
 """A tiny study: its preset, its jobs, and records and points that it could have left."""
 
 import copy
+import io
 import json
+import shlex
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from builders import FULL
+from builders import FULL, command
 from perturblab import planning, records, study
 from perturblab.catalogue import SETUPS
 from perturblab.points import (
@@ -68,3 +71,18 @@ def keep_record(job: planning.Job, **config: Any) -> Path:
     path = job.results[0] / "record.json"
     records.save(records.Record.model_validate(record), path)
     return path
+
+
+class InProcess:
+    """A job of a study run by the tests' own process, which has imported PyTorch; its interface is that of Popen."""
+
+    def __init__(self, argv: list[str], *, stdout: IO[bytes], **_: object) -> None:
+        with io.StringIO() as said, redirect_stdout(said), redirect_stderr(said):
+            self.returncode = command(shlex.join(argv[argv.index("perturblab") + 1 :]))
+            stdout.write(said.getvalue().encode())
+
+    def poll(self) -> int:
+        """The exit code: it has always ended."""
+        return self.returncode
+
+    wait = poll

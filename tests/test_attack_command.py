@@ -20,7 +20,7 @@ from perturblab.attacks import ATTACKS, Threat, deepfool, fgsm, still_right
 from perturblab.points import WORST
 from perturblab.stats import wilson
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "short_autoattack")
 
 
 # --- what is printed and kept ----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from perturblab import attacked, files, masking, unfinished
 from perturblab.attacks import ATTACKS, Threat, autoattack
 from perturblab.points import WORST
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "short_autoattack")
 
 
 def test_a_second_call_measures_nothing_and_says_the_same(

@@ -21,7 +21,7 @@ from perturblab.points import WORST
 from perturblab.progress import Show
 from perturblab.seeding import stream
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "short_autoattack")
 
 
 # --- transfer --------------------------------------------------------------------------------------------------------
@@ -129,15 +129,15 @@ def test_batchout_in_evaluation_is_random_even_where_an_image_has_no_partner_but
 @pytest.mark.parametrize("mode", ["--batchout-in-eval", "--inference-batchout 2"])
 def test_the_frozen_twin_is_the_same_net_in_batches_of_any_size(mode: str, here: Path, tell: Tell) -> None:
     shutil.copytree(here / "mixed", here / "again")
-    flags = f"--attacks fgsm,square --eps 0,0.1,0.2 --subset 60 --no-checks {mode}"
-    whole = by_key(attack(tell, "mixed", f"{flags} --batch-size 60"))
+    flags = f"--attacks fgsm --eps 0,0.1,0.2 --subset 30 --no-checks {mode}"
+    whole = by_key(attack(tell, "mixed", f"{flags} --batch-size 30"))
     parts = by_key(attack(tell, "again", f"{flags} --batch-size 7"))
     for eps in (0, 0.1, 0.2):
         assert whole["fgsm frozen", eps]["correct"] == parts["fgsm frozen", eps]["correct"]
 
 
 def test_batchout_at_inference_is_a_random_net_whose_draws_are_training_images(here: Path, tell: Tell) -> None:
-    flags = "--attacks fgsm,autoattack --eps 0.1 --check-subset 10 --inference-batchout"
+    flags = "--attacks fgsm,autoattack --eps 0.1 --subset 12 --check-subset 10 --inference-batchout"
     few, many = (by_key(attack(tell, "mixed", f"{flags} {count}")) for count in (1, 5))
     for count, points in ((1, few), (5, many)):
         assert points.keys() == {("fgsm", 0.1), ("fgsm frozen", 0.1), ("autoattack frozen", 0.1)}, "no headline of it"
@@ -149,10 +149,13 @@ def test_batchout_at_inference_is_a_random_net_whose_draws_are_training_images(h
     assert len(kept(here / "mixed", "fgsm")) == 2, "both numbers of images are kept"
     mixed = [
         *(point["settings"]["mode"].split(",")[0] for point in kept(here / "mixed", "fgsm")),
-        *(p["settings"].get("mode", "") for p in attack(tell, "mixed", "--attacks fgsm --eps 0.1")),
+        *(p["settings"].get("mode", "") for p in attack(tell, "mixed", "--attacks fgsm --eps 0.1 --subset 12")),
     ]
     assert mixed == ["BatchOut at inference", "BatchOut at inference", ""]
-    assert "random forward" not in by_key(attack(tell, "mixed", "--attacks fgsm --eps 0.1"))["fgsm", 0.1]["flags"]
+    assert (
+        "random forward"
+        not in by_key(attack(tell, "mixed", "--attacks fgsm --eps 0.1 --subset 12"))["fgsm", 0.1]["flags"]
+    )
 
 
 def test_batchout_at_inference_needs_no_labels(here: Path, tell: Tell) -> None:

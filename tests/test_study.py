@@ -36,6 +36,7 @@ def test_what_is_missing_is_run_and_nothing_twice(tmp_path: Path) -> None:
         assert not (tmp_path / f"results/tiny/{name}/seed-1/weights.safetensors").exists()
 
 
+@pytest.mark.usefixtures("in_process")
 def test_what_is_trained_is_attacked_as_the_preset_says(tmp_path: Path) -> None:
     setups, folders = [SETUPS["K4"]], {"results": tmp_path / "results", "work": tmp_path / "runs"}
     jobs = planning.plan(setups, ATTACKED, None, **folders)
@@ -59,6 +60,7 @@ def test_what_is_trained_is_attacked_as_the_preset_says(tmp_path: Path) -> None:
     assert [planning.is_done(job) for job in more] == [True, True, False, False], "a radius more is not yet measured"
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_run_whose_weights_are_gone_is_trained_anew_for_its_next_attack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +90,7 @@ def test_a_run_whose_weights_are_gone_is_trained_anew_for_its_next_attack(
     assert all(point.settings == {"attacks": ["fgsm", "uniform"]} for point in worst), "over the earlier attack too"
 
 
+@pytest.mark.usefixtures("in_process")
 def test_two_studies_over_one_run_lose_no_points_of_each_other(tmp_path: Path) -> None:
     """Each has results of its own, so that what lies beside the weights may lack what one of them has."""
     first, second = ({"attacks": "fgsm", "eps": eps, "subset": 20, "checks": True} for eps in ("0,0.1", "0,0.2"))
@@ -111,6 +114,7 @@ def test_two_studies_over_one_run_lose_no_points_of_each_other(tmp_path: Path) -
     assert all(planning.is_done(job) for job in study_of("one", first, second))
 
 
+@pytest.mark.usefixtures("in_process")
 def test_broken_points_beside_the_weights_fail_that_attack_alone(tmp_path: Path) -> None:
     jobs = planning.plan([SETUPS["K4"]], ATTACKED, None, results=tmp_path / "results", work=tmp_path / "runs")
     trained, attacks = jobs[:2], jobs[2:4]
@@ -128,6 +132,7 @@ def test_broken_points_beside_the_weights_fail_that_attack_alone(tmp_path: Path)
     assert broken.read_text() == "{"
 
 
+@pytest.mark.usefixtures("in_process")
 def test_points_of_other_weights_are_kept_and_told(tmp_path: Path) -> None:
     (train,) = planned(tmp_path, "K4")
     keep_record(train)
@@ -164,6 +169,7 @@ def test_two_attacks_on_one_run_wait_for_each_other(tmp_path: Path, capsys: pyte
     assert [(point["total"], point["eps"]) for point in points] == [(20, 0), (20, 0.1), (30, 0), (30, 0.1)]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_failed_attack_stays_listed_until_it_succeeds_itself(tmp_path: Path) -> None:
     setups, folders = [SETUPS["K4"]], {"results": tmp_path / "results", "work": tmp_path / "runs"}
     fine = {"attacks": "fgsm", "eps": "0,0.1", "subset": 20, "checks": False}
@@ -185,6 +191,7 @@ def test_a_failed_attack_stays_listed_until_it_succeeds_itself(tmp_path: Path) -
     assert not list(folders["results"].rglob("failed*"))
 
 
+@pytest.mark.usefixtures("in_process")
 def test_what_was_begun_with_other_settings_is_not_kept_as_what_is_asked_for(tmp_path: Path) -> None:
     """A run goes on with the settings that it was begun with: those of a preset as it was."""
     (before,) = planned(tmp_path, "K4")

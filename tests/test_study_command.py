@@ -34,6 +34,7 @@ def test_a_cluster_leaves_attacks_out_and_says_so(tmp_path: Path, tell: Tell) ->
     ]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_list_show_and_run(tmp_path: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(presets.PRESETS, "quick", replace(TINY, name="quick", setups=("K4",)))
     results = f"--results {tmp_path}/results"
@@ -96,6 +97,7 @@ def test_list_has_the_set_ups_that_nobody_published_too(tell: Tell) -> None:
 # --- one command a run, for an array of jobs -------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("in_process")
 def test_every_printed_command_does_one_run_from_anywhere(
     tmp_path: Path, tell: Tell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +126,7 @@ def test_every_printed_command_does_one_run_from_anywhere(
     assert tell(line)[1].splitlines() == [lines[2]], "only what is missing"
 
 
+@pytest.mark.usefixtures("in_process")
 def test_calls_for_one_seed_keep_each_other_out_of_their_own_run_only(
     tmp_path: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ def planned(folder: Path, flags: dict[str, Any] | None = None) -> planning.Job:
     return job
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_machine_hands_back_what_would_be_kept_and_keeps_nothing(tmp_path: Path) -> None:
     job = planned(tmp_path)
     brought = study_ray._run(job, 1)
@@ -48,6 +49,7 @@ def test_a_machine_hands_back_what_would_be_kept_and_keeps_nothing(tmp_path: Pat
     assert (job.work / "checkpoint.pt").is_file()
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_run_that_fails_there_is_a_failure_here(tmp_path: Path) -> None:
     brought = study_ray._run(planned(tmp_path, {"depth": 3}), 1)
     (failure,) = brought.failures

@@ -19,6 +19,7 @@ from perturblab.files import locked
 from studies import TINY, planned, run_all
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_run_that_fails_is_listed_and_tried_again(tmp_path: Path) -> None:
     bad = replace(SETUPS["K4"], id="bad", flags={**SETUPS["K4"].flags, "depth": 3})
     jobs = planning.plan([bad, SETUPS["H5"]], TINY, [1], results=tmp_path / "results", work=tmp_path / "runs")
