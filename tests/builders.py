@@ -31,6 +31,7 @@ FULL = {
     "parts": [],
     "config": {"net_type": "noiseresnet18", "nfilters": 64, "lr": 0.1, "milestones": [10, 20], "val_size": None},
     "seed": 0,
+    "numerics": 1,
     "counts": {
         "last": ROW,
         "best_val": ROW | {"epoch": 20, "correct": 8400},

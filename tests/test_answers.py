@@ -66,17 +66,17 @@ def test_an_answer_has_the_verdict_of_its_row_after_the_correction() -> None:
     assert ", not distinguishable (difference -1.10 points" in noise.sentences[0]
 
 
-def test_what_has_not_the_same_code_or_images_is_said_where_it_is_taken_together() -> None:
+def test_what_has_not_the_same_numerics_or_images_is_said_where_it_is_taken_together() -> None:
     def changed(one: Run, **data: Any) -> Run:
-        environment = one.record.environment.model_copy(update={"code": data.pop("code", "same")})
+        number = data.pop("numerics", 0)
         images = one.record.data.model_copy(update=data)
-        return replace(one, record=one.record.model_copy(update={"environment": environment, "data": images}))
+        return replace(one, record=one.record.model_copy(update={"numerics": number, "data": images}))
 
     rows_of = epochs([50.0], batch_mean_truncated=49.0)
     both = [*runs("H5", [5300, 5410, 5505], metrics=rows_of), *runs("K4", [5000, 5100, 5200], metrics=rows_of)]
     for update, said in (
         ({"hashes": {"train": "b", "test": "b"}}, "made by 2 versions of the images"),
-        ({"code": "another"}, "made by 2 versions of the code"),
+        ({"numerics": 1}, "made with numerics 0 and 1"),
         ({}, ""),
     ):
         of = by_place([changed(one, **(update if one.record.seed == 3 else {})) for one in both])

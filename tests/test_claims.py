@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from builders import claim, epochs, make, run, runs
+from builders import claim, epochs, run, runs
 from perturblab import presets, stats
 from perturblab.catalogue import RELATIONS, SETUPS
 from perturblab.errors import UserError
@@ -87,15 +87,14 @@ def test_runs_are_compared_on_the_same_images(part: str) -> None:
     assert compared.note == "1 seeds left out: their images differ"
 
 
-def test_runs_of_other_code_are_told_apart() -> None:
-    def of(code: str) -> list[Run]:
+def test_runs_of_other_numerics_are_told_apart() -> None:
+    def of(number: int) -> list[Run]:
         made = runs("H5", [5100, 5150, 5200])
-        new = {"environment": made[0].record.environment.model_copy(update={"code": code})}
+        new = {"numerics": number, "environment": made[0].record.environment.model_copy(update={"code": "another"})}
         return [replace(made[0], record=made[0].record.model_copy(update=new)), *made[1:]]
 
-    own = make(1).environment.code
-    for code, note in ((own, ""), ("another", "made by 2 versions of the code")):
-        placed = by_place([*of(code), *runs("K4", [5000, 5000, 5000])])
+    for number, note in ((0, ""), (1, "made with numerics 0 and 1")):
+        placed = by_place([*of(number), *runs("K4", [5000, 5000, 5000])])
         finding = claim(claim_findings(placed), "R-noise")
         assert finding.measured[0].note == note
         assert any(note in line for line in rows.claim_row(finding, finding.measured[0]).details)

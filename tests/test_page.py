@@ -82,16 +82,15 @@ def test_the_attacks_of_a_run_are_repeated_too() -> None:
     assert "perturblab attack RUN --attacks fgsm,pgd --eps 0,0.1,0.2,0.3,0.4,0.5 --subset 1000 --source RUN-OF" in text
 
 
-def test_records_of_several_versions_of_the_code_are_told() -> None:
-    def of(seed: int, code: str) -> Run:
+def test_the_numerics_numbers_of_the_records_are_told() -> None:
+    def of(seed: int, number: int) -> Run:
         one = run("K4", seed)
-        environment = one.record.environment.model_copy(update={"code": code})
-        return replace(one, record=one.record.model_copy(update={"environment": environment}))
+        return replace(one, record=one.record.model_copy(update={"numerics": number}))
 
-    for codes, count in ((("a", "a", "a"), 1), (("a", "b", "a"), 2)):
-        text = page.page([of(seed, code) for seed, code in enumerate(codes, 1)])
+    for numbers, told in (((0, 0, 0), "0"), ((2, 0, 2), "0, 2")):
+        text = page.page([of(seed, number) for seed, number in enumerate(numbers, 1)])
         cells = re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", text.split('aria-label="Compute spent"')[1])
-        assert cells[5:] == ["cpu", "3", "0.00", "0.00", str(count)]
+        assert cells[5:] == ["cpu", "3", "0.00", "0.00", told]
 
 
 def test_no_records_are_told() -> None:

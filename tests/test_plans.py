@@ -230,15 +230,15 @@ def test_records_of_several_versions_are_told_apart(tmp_path: Path) -> None:
     for job in jobs:
         keep_record(job)
     assert planning.sort_jobs(jobs).notes == []
-    for job, code in zip(jobs, ("abcdef123456", "abcdef123456", "", "", "", ""), strict=True):
+    for job, number in zip(jobs, (1, 1, 0, 0, 0, 0), strict=True):
         path = job.results[0] / "record.json"
         content = json.loads(path.read_text())
-        content["environment"]["code"] = code
+        content |= {"numerics": number, "environment": content["environment"] | {"code": job.name.encode().hex()}}
         content["data"]["hashes"]["train"] = "feedbeef" if job is jobs[5] else "0123456789"
         path.write_text(json.dumps(content))
     name = FULL["data"]["train"]
     assert planning.sort_jobs(jobs).notes == [
-        "note: the records come from 2 versions of the code: 2 of abcdef, 4 of unknown",
+        "note: the records come from 2 versions of the numerics: 4 of 0, 2 of 1",
         "note: the records come from 2 versions of digits: "
         f"5 of {name} test cd train 012345, 1 of {name} test cd train feedbe",
     ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cases import NCLASSES, NET_ROWS, Case
-from perturblab import checkpoint, cli, data, execution, figures, files, records, runs, train
+from perturblab import checkpoint, cli, data, execution, figures, files, numerics, records, runs, train
 from perturblab.config import TrainConfig
 from perturblab.defences import DEFENCES
 from perturblab.errors import UserError
@@ -333,23 +333,55 @@ def test_more_epochs_and_other_threads_are_recorded_and_told(stopped: Path, caps
     assert f"threads {before} before, {before + 1} now: the last bits may differ" in capsys.readouterr().err
 
 
-def test_other_code_is_recorded_and_told(
+def test_other_numerics_are_recorded_and_told(
     stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = records.code_hash()
-    monkeypatch.setattr(records, "code_hash", lambda: "0" * 12)
+    before = numerics.NUMERICS
+    monkeypatch.setattr(numerics, "NUMERICS", before + 1)
+    assert cli.main(["train", "--resume", str(stopped)]) == 0
+    record = records.load(stopped / "record.json")
+    assert [(p.step, p.numerics) for p in record.parts] == [(0, before), (2, before + 1)]
+    assert (record.numerics, record.numbers) == (before + 1, (before, before + 1))
+    assert f"numerics {before} before, {before + 1} now: the last bits may differ" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_a_number_has_numerics_0(stopped: Path) -> None:
+    run = runs.resume_run(stopped, {}, QUIET)
+    del run.parts[0]["numerics"]
+    record = execution.execute(run, QUIET)
+    assert record is not None
+    assert [p.numerics for p in record.parts] == [0, numerics.NUMERICS]
+
+
+def test_the_source_hash_is_kept_and_says_nothing(
+    stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = numerics.code_hash()
+    monkeypatch.setattr(numerics, "code_hash", lambda: "0" * 12)
     assert cli.main(["train", "--resume", str(stopped)]) == 0
     record = records.load(stopped / "record.json")
     assert [(p.step, p.code) for p in record.parts] == [(0, before), (2, "0" * 12)]
-    assert f"code {before} before, {'0' * 12} now: the last bits may differ" in capsys.readouterr().err
+    assert record.numbers == (numerics.NUMERICS,)
+    assert "bits may differ" not in capsys.readouterr().err
+
+
+def test_a_void_run_does_not_go_on(
+    stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = numerics.Fault((numerics.NUMERICS,), "masks added twice", {"net_type": ("lenet",)})
+    monkeypatch.setattr(numerics, "FAULTS", (fault,))
+    monkeypatch.setattr(numerics, "NUMERICS", numerics.NUMERICS + 1)
+    assert cli.main(["train", "--resume", str(stopped)]) == 2
+    assert f"{stopped} is void ({fault}); start the run anew with another --out" in capsys.readouterr().err
+    assert not (stopped / "record.json").exists()
 
 
 def test_the_code_of_a_run_is_that_of_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = records.code_hash()
-    monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
-    (tmp_path / "records.py").write_text("edited while it trains")
-    assert records.code_hash.__wrapped__() != before
-    assert records.code_hash() == before
+    before = numerics.code_hash()
+    monkeypatch.setattr(numerics.resources, "files", lambda package: tmp_path)
+    (tmp_path / "numerics.py").write_text("edited while it trains")
+    assert numerics.code_hash.__wrapped__() != before
+    assert numerics.code_hash() == before
 
 
 @pytest.mark.parametrize(

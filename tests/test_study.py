@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from perturblab import planning, records, study
+from perturblab import numerics, planning, records, study
 from perturblab.catalogue import SETUPS
 from perturblab.points import (
     WORST,
@@ -31,7 +31,7 @@ def test_what_is_missing_is_run_and_nothing_twice(tmp_path: Path) -> None:
     for name in ("K4", "H5"):
         record = records.load(tmp_path / f"results/tiny/{name}/seed-1/record.json")
         assert record.study == records.Study(setup=name, preset="tiny")
-        assert record.environment.code == records.code_hash()
+        assert record.environment.code == numerics.code_hash()
         assert len((tmp_path / f"results/tiny/{name}/seed-1/metrics.jsonl").read_text().splitlines()) == 2
         assert not (tmp_path / f"results/tiny/{name}/seed-1/weights.safetensors").exists()
 
@@ -74,10 +74,11 @@ def test_a_run_whose_weights_are_gone_is_trained_anew_for_its_next_attack(
     assert standing.done == [jobs[1]]
     assert standing.notes == ["note: runs trained anew to be attacked, since their weights are not here: 1"]
     with monkeypatch.context() as later:
-        later.setattr(records, "code_hash", lambda: "0" * 12)
-        assert planning.sort_jobs(jobs).notes[1:] == [
-            "note: other code trained 1 of these; if the weights differ now, no attack is added to their points"
-        ]
+        later.setattr(numerics, "code_hash", lambda: "0" * 12)
+        assert planning.sort_jobs(jobs).notes[1:] == [], "other sources are no other numbers"
+        later.setattr(numerics, "NUMERICS", numerics.NUMERICS + 1)
+        (note,) = planning.sort_jobs(jobs).notes[1:]
+        assert "1 of these were trained under another numerics number" in note
     assert study.share(standing.missing) == standing.missing
     assert run_all(standing.missing) == []
     assert all(planning.is_done(job) for job in jobs)

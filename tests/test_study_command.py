@@ -67,12 +67,12 @@ def test_what_is_of_other_settings_or_versions_is_told(
     line = f"run --results {tmp_path}/results --work {tmp_path}/runs --dry-run"
     for number, job in enumerate(jobs):
         path = keep_record(job, learning_rate=0.25) if job.name == "H5 seed 2" else keep_record(job)
-        path.write_text(path.read_text().replace("0123456789ab", f"{number % 2}23456789abc"))
+        path.write_text(path.read_text().replace('"numerics": 1', f'"numerics": {number % 2}'))
     code, out, err = tell(line)
     assert (code, out) == (0, "nothing else is missing\n")
     assert err.splitlines() == [
         "quick: 4 runs, 3 done, 0 missing, 1 of other settings",
-        "note: the records come from 2 versions of the code: 2 of 023456, 1 of 123456",
+        "note: the records come from 2 versions of the numerics: 2 of 0, 1 of 1",
         f"H5 seed 2: its record is of other settings (learning_rate 0.25, now {jobs[3].flags['learning_rate']}); "
         f"move {jobs[3].results[0]} away to run it anew",
     ]

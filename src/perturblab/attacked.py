@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perturblab import evaluate, masking, robustness_figures, runs
+from perturblab import evaluate, masking, numerics, robustness_figures, runs
 from perturblab.attacks import (
     ATTACKS,
     Attack,
@@ -188,7 +188,7 @@ def _measured(target: Target, name: str, eps: float, moved: Callable[[int], None
         return same[0], False
     # An attack on a random net also draws from the global random state, which is not kept.
     kept = None if target.random else path.with_suffix(UNFINISHED)
-    batches = Unfinished(kept, [*blank.key, target.config.batch_size])
+    batches = Unfinished(kept, [*blank.key, target.config.batch_size, numerics.NUMERICS])
     with untouched(target.model, seed=target.config.manual_seed):  # in one, so that no verdict repeats a draw
         x_adv = make_images(target, name, eps, moved, batches)
         point = _judged(target, name, blank, attack, x_adv, batches.seconds)

@@ -283,6 +283,7 @@ def _run(args: argparse.Namespace) -> int:
             busy = f"another study is at work in {folder}; wait for it, or choose another {flag}"
             shared = args.seed is not None and folder not in own
             stack.enter_context(locked(folder, busy, shared=shared))
+        study.set_aside_void(missing, show)
         missing = study.share(missing)
         run_all = stack.enter_context(place)
         stop = stack.enter_context(asked_to_stop(args.stop))

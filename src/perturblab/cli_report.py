@@ -1,6 +1,7 @@
 """The command report: a page of all records, or tables of them. It parses, calls and prints."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +39,9 @@ def _report(args: argparse.Namespace) -> int:
     from perturblab.report import attacks, measured, rows, tables, volatility
 
     _check_report_flags(args)
-    runs = measured.load(Path(args.folder))
+    runs, void = measured.load(Path(args.folder)), measured.load_void(Path(args.folder))
+    for line in void:
+        print(line, file=sys.stderr)
     if args.attacks:
         text = f"{attacks.markdown(runs, args.control)}\n{volatility.markdown(runs, args.control)}"
     elif args.groups:
@@ -46,7 +49,7 @@ def _report(args: argparse.Namespace) -> int:
     elif args.markdown:
         text = rows.markdown(runs, args.tag)
     else:
-        return _page(runs, Path(args.folder), Path(args.output or "report.html"))
+        return _page(runs, void, Path(args.folder), Path(args.output or "report.html"))
     if args.into:
         _write_between_markers(Path(args.into), text)
     elif args.groups and not args.markdown and runs:
@@ -71,11 +74,11 @@ def _check_report_flags(args: argparse.Namespace) -> None:
             raise UserError(f"{flag} {value} is not read here; see perturblab report --help for what it belongs to")
 
 
-def _page(runs: "list[Run]", folder: Path, output: Path) -> int:
+def _page(runs: "list[Run]", void: list[str], folder: Path, output: Path) -> int:
     from perturblab.files import write_atomically
     from perturblab.report import measured, page
 
-    write_atomically(output, page.page(runs, measured.load_failed(folder)).encode())
+    write_atomically(output, page.page(runs, measured.load_failed(folder), void).encode())
     for answer in page.answered(runs):
         print(f"{answer.question} {answer.word}.")
     print(f"{len(runs)} records; open {output} in a browser")

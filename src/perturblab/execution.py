@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from perturblab import checkpoint, evaluate, figures, files, logs, records, stats, train
+from perturblab import checkpoint, evaluate, figures, files, logs, numerics, records, stats, train
 from perturblab.config import TrainConfig
 from perturblab.errors import UserError
 from perturblab.files import CHECKPOINT, MASKS, locked, write_atomically
 from perturblab.machine import out_of_memory
 from perturblab.progress import Show
 from perturblab.ranks import ALONE, Ranks
-from perturblab.recording import circumstances, make_record
+from perturblab.recording import circumstances, make_record, resolved_config
 from perturblab.runs import Run, check_ranks, trained_run
 
 SHOW_EVERY = 0.1  # seconds between two looks at the numbers, which wait for the device
@@ -38,12 +38,14 @@ def execute(run: Run, show: Show, stop: Callable[[], bool] = lambda: False) -> r
     Raises:
         NonFiniteError: the loss is not finite; nothing is recorded as a result.
         RankLostError: another rank has ended; the last checkpoint can be resumed.
-        UserError: another process is at work in the folder, or was since the run was opened; no memory; no room.
+        UserError: another process is at work in the folder, or was since the run was opened; no memory; no room; a
+            known fault makes void what the run goes on from.
     """
     with ExitStack() as stack:
         with run.ranks.agreed():
             if run.ranks.first:
                 stack.enter_context(_owned(run))
+        _refuse_void(run)
         _note_circumstances(run, show)
         try:
             return _execute(run, show, stop)
@@ -69,15 +71,21 @@ def _owned(run: Run) -> Iterator[None]:
         yield
 
 
+def _refuse_void(run: Run) -> None:
+    numbers = {part.get("numerics", 0) for part in run.parts}
+    if fault := numerics.find_fault(resolved_config(run), numbers):
+        raise UserError(f"{run.folder} is void ({fault}); start the run anew with another --out")
+
+
 def _note_circumstances(run: Run, show: Show) -> None:
     """Remember what may change the last bits of a run, and how far it was to go, each time that it is another."""
     now = circumstances(run)
-    last = run.parts[-1] if run.parts else {}
+    last = {"numerics": 0, **run.parts[-1]} if run.parts else {}  # checkpoints from before the number have none
     other = [name for name in now if last.get(name, now[name]) != now[name]]
     if last and not other:
         return
     run.parts.append({"epoch": run.state.epoch, "step": run.state.step, **now})
-    bits = [f"{name} {last[name]} before, {now[name]} now" for name in other if name != "nepochs"]
+    bits = [f"{name} {last[name]} before, {now[name]} now" for name in other if name not in ("nepochs", "code")]
     if bits:
         show.say(f"{'; '.join(bits)}: the last bits may differ from those of a run that was not interrupted")
 

@@ -21,7 +21,8 @@ def frame(folder: str | Path) -> "pandas.DataFrame":
         A row a record: ``label`` (of its experiment, the same for all seeds), ``seed``, ``status``, ``accuracy``
         (exact, last epoch, percent) with the ends ``low`` and ``high`` of its 95 % Wilson interval, ``seconds``; then
         every other field under its dotted name, such as ``config.net_type``, ``counts.last.correct`` or
-        ``parameters.trainable``. Pictures of masks are left out. Sorted by label and seed.
+        ``parameters.trainable``. Pictures of masks are left out, and records that a known fault makes void. Sorted by
+        label and seed.
 
     Raises:
         UserError: the folder is missing, or a record is broken.
@@ -29,7 +30,7 @@ def frame(folder: str | Path) -> "pandas.DataFrame":
     import pandas
 
     rows = []
-    for found in group(records.load_all(Path(folder))):
+    for found in group([record for record in records.load_all(Path(folder)) if not record.fault]):
         for record in found.records:
             last = record.counts.last
             low, high = wilson(last.correct, last.total)

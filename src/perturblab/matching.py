@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from perturblab import records
+from perturblab import numerics, records
 from perturblab.config import AttackConfig, TrainConfig
 from perturblab.points import (
     ACTIVE,
@@ -67,24 +67,30 @@ def differing(record: Record, config: TrainConfig, given: Collection[str]) -> st
     return "; ".join(f"{name} {found[name]}, now {asked[name]}" for name in other)
 
 
-def is_of_other_code(folder: Path) -> bool:
-    """Say whether the run of a record was trained by other code than this, so that its weights may be others now."""
+def fault_in(folder: Path) -> numerics.Fault | None:
+    """Find the known fault that makes the record of a folder void; None where there is none, or no record."""
+    record = record_in(folder) if numerics.FAULTS else None
+    return None if record is None else record.fault
+
+
+def has_other_numerics(folder: Path) -> bool:
+    """Say whether the run of a record was trained under another numerics number, so that its weights may differ now."""
     record = record_in(folder)
-    return record is not None and record.environment.code != records.code_hash()
+    return record is not None and record.numbers != (numerics.NUMERICS,)
 
 
 def versions(found: Iterable[tuple[Record, TrainConfig]]) -> list[str]:
-    """Say whether records come from the same code and, where the same data were asked for, from the same data.
+    """Say whether records have the same numerics number and, where the same data were asked for, the same data.
 
     Args:
         found: records, each with what was asked for.
 
     Returns:
-        A line for the code and for each of the data that there are several versions of.
+        A line for the numerics and for each of the data that there are several versions of.
     """
-    counted = {("the code", ""): Counter[str]()}
+    counted = {("the numerics", ""): Counter[str]()}
     for record, asked in found:
-        counted["the code", ""][record.environment.code[:6] or "unknown"] += 1
+        counted["the numerics", ""][" and ".join(map(str, record.numbers))] += 1
         test = "" if asked.dataset_test == asked.dataset_train else asked.dataset_test or ""
         parts = ", ".join((*filter(None, [test]), *(asked.classes or ())))
         version = " ".join(

@@ -1,6 +1,7 @@
 """What a study has, and what is missing of it: its jobs, sorted by what lies in their places."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -10,6 +11,7 @@ from typing import Any
 from perturblab import matching
 from perturblab.catalogue import Setup
 from perturblab.config import AttackConfig, TrainConfig, validated
+from perturblab.numerics import Fault
 from perturblab.presets import Preset, flags_of
 
 # Of a study's attacks, to tell the time left: passes through the net an image; images of a test and of a training set.
@@ -68,7 +70,7 @@ class Standing:
         done: jobs whose results are there.
         missing: jobs that are to be run.
         other: jobs that are neither, since what lies in their place is of other settings or weights; with what to do.
-        notes: such as that records come from several versions of the code or of the data; a line each.
+        notes: such as that records come from several versions of the numerics or of the data; a line each.
     """
 
     done: list[Job]
@@ -144,19 +146,23 @@ def sort_jobs(jobs: Iterable[Job]) -> Standing:
             missing.append(job)
     kept = ((matching.record_in(folder), job.config) for job in done if not job.attack for folder in job.results)
     notes = matching.versions((record, asked) for record, asked in kept if record)
-    needed = {path.parent for job in missing for path in job.needs if not path.is_file()}
+    needs = {path for job in missing for path in job.needs}
+    needed = {path.parent for path in needs if not path.is_file() or matching.fault_in(path.parent)}
     anew = [job for job in done if not job.attack and job.work in needed]
     if anew:
         notes.append(f"note: runs trained anew to be attacked, since their weights are not here: {len(anew)}")
-    if others := sum(matching.is_of_other_code(job.results[0]) for job in anew):
+    if others := sum(matching.has_other_numerics(job.results[0]) for job in anew):
         notes.append(
-            f"note: other code trained {others} of these; if the weights differ now, no attack is added to their points"
+            f"note: {others} of these were trained under another numerics number; if the weights differ now, no attack "
+            "is added to their points"
         )
+    void = Counter(str(fault) for job in missing if not job.attack and (fault := void_of(job)))
+    notes += [f"note: void records, to be run again: {count} ({fault})" for fault, count in void.items()]
     return Standing([job for job in done if job not in anew], [*anew, *missing], other, notes)
 
 
 def is_done(job: Job) -> bool:
-    """Say whether what a job leaves is there: its records, of these very flags, or the points of its attacks.
+    """Say whether what a job leaves is there: its valid records, of these very flags, or the points of its attacks.
 
     Args:
         job: one of a study.
@@ -164,7 +170,7 @@ def is_done(job: Job) -> bool:
     Raises:
         UserError: a record or a file of points is broken.
     """
-    if any(_differing(job, folder) for folder in job.results):
+    if void_of(job) or any(_differing(job, folder) for folder in job.results):
         return False
     if not job.attack:
         return all(matching.record_in(folder) for folder in job.results)
@@ -172,6 +178,18 @@ def is_done(job: Job) -> bool:
     record = matching.record_in(folder) or matching.record_in(job.work)
     images = None if record is None else record.counts.last.total
     return matching.is_measured(config, folder, images=images, weights=matching.weights_of(job.work, folder))
+
+
+def void_of(job: Job) -> Fault | None:
+    """Find the known fault that makes a record of a job's run void.
+
+    Args:
+        job: one of a study.
+
+    Raises:
+        UserError: a record is broken.
+    """
+    return next((fault for folder in job.results if (fault := matching.fault_in(folder))), None)
 
 
 def _differing(job: Job, folder: Path) -> str:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from perturblab import evaluate, records
+from perturblab import evaluate, numerics, records
 from perturblab.config import DEFENCE_OPTIONS, NET_OPTIONS
 from perturblab.configured import net_options, resolved_defence
 from perturblab.kernels.native import way
@@ -41,6 +41,7 @@ def make_record(run: "Run") -> records.Record:
         version=records.VERSION,
         config=resolved_config(run),
         seed=run.config.manual_seed,
+        numerics=numerics.NUMERICS,
         counts=_counts(run.rows, audited=run.config.audit),
         audit=_audit(run.rows) if run.config.audit else None,
         environment=records.environment(
@@ -67,7 +68,7 @@ def make_record(run: "Run") -> records.Record:
 
 
 def circumstances(run: "Run") -> dict[str, Any]:
-    """What may change between two parts of a run: its length, and what its last bits depend on."""
+    """What may change between two parts of a run: its length, what its last bits depend on, and the source hash."""
     return {
         "nepochs": run.recipe.nepochs,
         "threads": torch.get_num_threads(),
@@ -75,7 +76,8 @@ def circumstances(run: "Run") -> dict[str, Any]:
         "kernel": way() if run.device.type == "cpu" else "compiled",
         "torch": str(torch.__version__),
         "processor": records.processor().model,
-        "code": records.code_hash(),
+        "numerics": numerics.NUMERICS,
+        "code": numerics.code_hash(),
     }
 
 

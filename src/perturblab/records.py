@@ -2,8 +2,6 @@
 
 import base64
 import contextlib
-import functools
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -16,8 +14,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, FiniteFloat, JsonValue, ValidationError, field_validator, model_validator
 
+from perturblab import numerics
 from perturblab.errors import UserError, one_line
 from perturblab.files import from_json, write_atomically
+from perturblab.numerics import Fault
 
 VERSION = 1
 PACKAGES = ("torch", "numpy", "scipy", "pillow", "datasets", "safetensors", "pydantic")
@@ -118,7 +118,7 @@ class Environment(BaseModel, frozen=True, extra="forbid", strict=True):
     precision: str
     compile: str
     device: str
-    code: str = ""  # hash of this package's sources
+    code: str = ""  # hash of this package's sources, for information: nothing compares it
     ranks: Positive = 1  # processes of the run
 
 
@@ -166,7 +166,10 @@ class Study(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Part(BaseModel, frozen=True, extra="forbid", strict=True):
-    """From where on a run had this length, and was computed so: all that its last bits depend on and may change."""
+    """From where on a run had this length, and was computed so: all that its last bits depend on and may change.
+
+    ``code`` stands there for information.
+    """
 
     epoch: Natural
     step: Natural
@@ -176,18 +179,21 @@ class Part(BaseModel, frozen=True, extra="forbid", strict=True):
     kernel: str
     torch: str
     processor: str
-    code: str = ""  # since it is kept
+    numerics: Natural = 0
+    code: str = ""
 
 
 class Record(BaseModel, frozen=True, extra="forbid", strict=True):
     """All that a run leaves; ``seconds`` is its wall time. It holds no path of the machine and no name of its user.
 
-    ``parts`` is empty unless a run was resumed to more epochs, or with other code, threads, torch, processor or device.
+    ``parts`` is empty unless a run was resumed to more epochs, or with other numerics, code, threads, torch, processor
+    or device. ``numerics`` is the number of `perturblab.numerics` at the end; records from before it existed have 0.
     """
 
     version: Annotated[int, Field(ge=VERSION, le=VERSION)] = VERSION
     config: dict[str, JsonValue]
     seed: int
+    numerics: Natural = 0
     counts: Counts
     audit: Audit | None = None
     environment: Environment
@@ -198,6 +204,16 @@ class Record(BaseModel, frozen=True, extra="forbid", strict=True):
     parts: list[Part] = []
     seconds: Annotated[FiniteFloat, Field(ge=0)]
     status: Literal["finished", "interrupted"]
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numerics numbers that parts of the run were computed under, sorted."""
+        return tuple(sorted({self.numerics, *(part.numerics for part in self.parts)}))
+
+    @property
+    def fault(self) -> Fault | None:
+        """The known fault that makes this record void; None where it is valid."""
+        return numerics.find_fault(self.config, self.numbers)
 
     @model_validator(mode="after")
     def _every_image_is_counted(self) -> Self:
@@ -304,21 +320,9 @@ def environment(*, threads: int, precision: str, compile: str, device: str, rank
         precision=precision,
         compile=compile,
         device=device,
-        code=code_hash(),
+        code=numerics.code_hash(),
         ranks=ranks,
     )
-
-
-@functools.cache
-def code_hash() -> str:
-    """Give the first 12 digits of the sha256 of this package's sources: the same code, the same hash.
-
-    It is that of the first call, at the start of a run: what is edited while it trains is not what trains it.
-    """
-    root, digest = Path(__file__).parent, hashlib.sha256()
-    for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".cpp")):
-        digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size} ".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def packages() -> dict[str, str]:

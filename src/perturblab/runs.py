@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from perturblab import checkpoint, data, evaluate, files, train
+from perturblab import checkpoint, data, evaluate, files, records, train
 from perturblab.attacks import PixelModel
 from perturblab.config import TrainConfig, validated
 from perturblab.configured import (
@@ -33,7 +33,6 @@ from perturblab.machine import world_size
 from perturblab.models import Task
 from perturblab.progress import Show
 from perturblab.ranks import ALONE, Ranks
-from perturblab.records import is_private
 from perturblab.saved import check_answers, check_rows, check_state
 from perturblab.seeding import stream
 
@@ -142,7 +141,7 @@ def _load_images(config: TrainConfig, show: Show) -> data.ImageData:
         loaded = data.combine(loaded, test)
     loaded = data.select_classes(loaded, config.classes) if config.classes else loaded
     for name in (loaded.display, *loaded.classes):
-        if is_private(name):  # at the end of the training would be too late
+        if records.is_private(name):  # at the end of the training would be too late
             raise UserError(f"{name!r} reads like a path of this machine, which no record may hold; rename it")
     return loaded
 
@@ -340,6 +339,9 @@ def trained_run(folder: Path, show: Show, changes: dict[str, Any], ranks: Ranks 
         UserError: no such run, other test images than the run's, weights of another net.
     """
     saved = checkpoint.load_checkpoint(folder / CHECKPOINT, show.warn)
+    path = folder / "record.json"
+    if path.is_file() and (fault := records.load(path).fault):
+        show.warn(f"warning: {folder} is void ({fault}); train it anew")
     run = open_run(_changed(saved_config(folder, saved), changes), folder, show, ranks)
     _check_contents(run, saved, ("test",))
     checkpoint.load_weights(folder / "weights.safetensors", run.model)

@@ -6,6 +6,7 @@ radius that was being measured.
 
 import ctypes
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from perturblab import records
+from perturblab import matching, records
 from perturblab.errors import UserError
 from perturblab.files import CHECKPOINT, PREVIOUS, sweep, write_atomically
 from perturblab.machine import STOPS
@@ -39,6 +40,30 @@ class Failure:
 
     name: str
     reason: str
+
+
+def set_aside_void(jobs: Iterable[Job], show: Show) -> None:
+    """Rename the folders of void records, so that their runs begin anew and nothing is lost.
+
+    Args:
+        jobs: missing ones of a study.
+        show: where each renamed folder is told.
+
+    Raises:
+        UserError: a record is broken, or a folder cannot be renamed.
+    """
+    for job in (job for job in jobs if not job.attack):
+        for folder in (job.work, *job.results):
+            if fault := matching.fault_in(folder):
+                names = (folder.with_name(f"{folder.name}-void-{number}") for number in itertools.count(1))
+                aside = next(path for path in names if not path.exists())
+                try:
+                    folder.rename(aside)
+                except OSError as error:
+                    raise UserError(
+                        f"{folder} is void ({fault}) and cannot be renamed ({error.strerror}); move it away"
+                    ) from error
+                show.say(f"{job.name}: {folder} is void ({fault}), kept as {aside}")
 
 
 def share(jobs: Iterable[Job]) -> list[Job]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perturblab import records
+from perturblab import numerics, records
 from perturblab.errors import UserError
 from perturblab.files import from_json
 from perturblab.points import WORST, Point, load_run_points
@@ -52,12 +52,37 @@ def load(folder: Path) -> list[Run]:
             ``record.json``, ``metrics.jsonl`` and ``attacks/*.json`` beside it belong to it.
 
     Returns:
-        Runs in the order of their paths; none where there are no records.
+        Runs in the order of their paths; none where there are no records. Those that a known fault makes void are
+        left out; `load_void` names them.
 
     Raises:
         UserError: the folder is missing, or a file is broken (none is left out in silence).
     """
-    return [_run(path, record) for path, record in records.found(folder)]
+    return [_run(path, record) for path, record in records.found(folder) if not record.fault]
+
+
+def load_void(folder: Path) -> list[str]:
+    """Name the records below a folder that a known fault makes void, a line each.
+
+    Args:
+        folder: as for `load`.
+
+    Returns:
+        Such as "K4 at cpu, seed 1 is void (numerics 1: level read twice); run it again", in the order of their paths.
+
+    Raises:
+        UserError: as for `load`.
+    """
+    found = [record for _, record in records.found(folder)] if numerics.FAULTS else []
+    return [
+        f"{_name(record)}, seed {record.seed} is void ({fault}); run it again"
+        for record in found
+        if (fault := record.fault)
+    ]
+
+
+def _name(record: Record) -> str:
+    return f"{record.study.setup} at {record.study.preset}" if record.study else str(record.config.get("net_type"))
 
 
 def load_failed(folder: Path) -> list[Failed]:

@@ -41,12 +41,13 @@ class Repeat:
     command: str
 
 
-def page(runs: Sequence[Run], failed: Sequence[Failed] = ()) -> str:
+def page(runs: Sequence[Run], failed: Sequence[Failed] = (), void: Sequence[str] = ()) -> str:
     """Write the page.
 
     Args:
         runs: in any order; the same runs give the same bytes.
         failed: runs that ended without a record.
+        void: a line for each record that a known fault makes void.
 
     Returns:
         HTML that needs no other file and no network.
@@ -79,6 +80,7 @@ def page(runs: Sequence[Run], failed: Sequence[Failed] = ()) -> str:
         repeats=_repeats(runs),
         compute=_compute(runs),
         failed=failed,
+        void=void,
     )
     return _NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", html)
 
@@ -174,7 +176,7 @@ def _command(of: Group) -> str:
     return typed({**words, "manual_seed": record.seed}) + " --out RUN"
 
 
-def _compute(runs: Iterable[Run]) -> list[tuple[str, int, str, str, int]]:
+def _compute(runs: Iterable[Run]) -> list[tuple[str, int, str, str, str]]:
     spent: dict[str, list[Record]] = {}
     attacked: dict[str, float] = {}
     for run in runs:
@@ -187,7 +189,7 @@ def _compute(runs: Iterable[Run]) -> list[tuple[str, int, str, str, int]]:
             len(of),
             f"{sum(r.seconds * r.environment.threads for r in of) / 3600:.2f}",
             f"{attacked[name] / 3600:.2f}",
-            len({r.environment.code for r in of}),
+            ", ".join(map(str, sorted({number for r in of for number in r.numbers}))),
         )
         for name, of in sorted(spent.items())
     ]

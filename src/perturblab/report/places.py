@@ -59,10 +59,9 @@ def flags_in(values: Iterable[Value]) -> tuple[str, ...]:
 
 
 def mixture(records: Iterable[Record]) -> list[str]:
-    """Say what records have not in common that are taken together: the code, or the images, which decide a number."""
-    codes, images = set[str](), set[str]()
-    for record in records:
-        codes.add(record.environment.code)
-        images.add(json.dumps(record.data.hashes, sort_keys=True))
-    counted = ((len(codes), "versions of the code"), (len(images), "versions of the images"))
-    return [f"made by {count} {what}" for count, what in counted if count > 1]
+    """Say in what records differ that are taken together, and what decides a number: the numerics, or the images."""
+    records = list(records)
+    numbers = sorted({number for record in records for number in record.numbers})
+    images = {json.dumps(record.data.hashes, sort_keys=True) for record in records}
+    notes = [f"made with numerics {' and '.join(map(str, numbers))}"] if len(numbers) > 1 else []
+    return notes + ([f"made by {len(images)} versions of the images"] if len(images) > 1 else [])
