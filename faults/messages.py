@@ -14,6 +14,7 @@ ERRORS = {"UserError", "DataError", "NonFiniteError", "ValueError"}
 RANKS = "needs several processes: tests/test_torchrun.py and tests/test_ranks.py"
 HUB = "of from_pretrained and the hub: tests/test_pretrained.py"
 INSTALLED = "the package is installed where this was run"
+VOID = "there is no known fault today: tests/test_numerics.py and tests/test_resume.py make one up"
 # Why no case on the command line can come to a message. Python code can, and the tests do.
 REASONS = {
     "UserError: AutoAttack and Square need": INSTALLED,
@@ -27,6 +28,8 @@ REASONS = {
     "UserError: {path} cannot be written": "staged by python -m faults: full disks",
     "UserError: busy": "staged by python -m faults: two processes on one run",
     "UserError: {run.folder / CHECKPOINT} is not the one": "staged by python -m faults: two processes on one run",
+    "UserError: {run.folder} is void": VOID,
+    "UserError: {folder} is void": VOID,
     "UserError: {reason} with --batch-size": "staged by python -m faults: limited memory",
     "UserError: perturblab {args.command} is a single": RANKS,
     "UserError: --device got {device} for process": RANKS,
