@@ -93,8 +93,8 @@ def test_it_is_a_model_card_to_the_hub_s_own_library(run: Path, saved: Path) -> 
     assert result.dataset_name == "digits"
     last = record.counts.last
     assert f"**{last.accuracy:.2f} %** of the test images of digits ({last.correct} of {last.total}, " in card.text
-    assert "A single run: no interval over seeds." in card.text
-    assert "Not attacked: nothing is known about its robustness." in card.text
+    assert "no interval" in card.text
+    assert "Not attacked" in card.text
     assert json.loads(card.text.split("```json\n")[1].split("```")[0]) == record.config
 
 
@@ -120,7 +120,7 @@ def test_the_card_of_an_audited_run_tells_the_published_metrics() -> None:
     content["audit"]["last"] |= {"batch_mean": 94.286, "batch_mean_truncated": 93.865, "smoothed": 90.531}
     card = model_card(Record.model_validate(content))
     assert "selected on the test set, optimistic" in card
-    assert "The published codes would have reported 94.29 % (mean over batches), 93.86 % (truncated) or 90.53 %" in card
+    assert "94.29 % (mean over batches), 93.86 % (truncated) or 90.53 %" in card
 
 
 def test_no_name_breaks_the_card() -> None:
