@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nets import seeded
 from perturblab import attacks
 from perturblab.layers import (
     ACTIVATIONS,
@@ -120,7 +121,7 @@ class Case:
         """What a call needs: images (N, C, H, W), or nothing."""
         if self.covers is Masks:
             return ()
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         return (torch.randn(count, self.shape[0], *(size or self.shape[1:]), generator=generator),)
 
     def state(self, module: nn.Module, level: float | None = LEVEL) -> State:
@@ -142,7 +143,7 @@ def layer_case(
     """A row of a layer: its channels, the settings of its noise, its other options."""
 
     def make(seed: int, size: Size, level: float = LEVEL) -> nn.Module:
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         drawn = Noise(level=level, **noise or {})
         if covers is Masks:
             return Masks(*channels, size, drawn, generator=generator)
@@ -262,7 +263,7 @@ def batchout_case(name: str, second: Second = lambda s, x: x, *, random: str = "
     """
 
     def make(seed: int, size: Size) -> nn.Module:
-        return BatchOut(Mixing(**mixing), generator=torch.Generator().manual_seed(seed))
+        return BatchOut(Mixing(**mixing), generator=seeded(seed))
 
     name = f"{BatchOut.__name__}-{name}"
     return Case(name, BatchOut, make, second, lambda h, w: (3, h, w), masks=0, moments=None, random=random)

@@ -13,6 +13,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from nets import seeded
 from perturblab.kernels import chunked, fused, native, perturb_conv2d, reference
 from perturblab.layers import ACTIVATIONS, activation
 
@@ -42,7 +43,7 @@ def case(
         "bias": ((channels * ratio,), 0.1, 0),
         "dy": ((batch, channels * ratio, *place), 1, 0.5),
     }
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return {name: torch.randn(size, generator=generator) * scale + off for name, (size, scale, off) in sizes.items()}
 
 

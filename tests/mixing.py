@@ -9,12 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nets import seeded
-from perturblab.layers import (
-    PARTNERS,
-    BatchOut,
-    Mixing,
-    batch_step,
-)
+from perturblab.layers import PARTNERS, BatchOut, Mixing, batch_step
 
 SEEDS = st.integers(0, 2**40)
 often = settings(max_examples=60, deadline=None, derandomize=True)

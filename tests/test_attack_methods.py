@@ -9,16 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nets import (
-    NORMS,
-    SMALL,
-    Noisy,
-    count,
-    lengths,
-    right_ones,
-    seeded,
-    trained,
-)
+from nets import NORMS, SMALL, Noisy, count, lengths, right_ones, seeded, trained
 from perturblab.attacks import (
     ATTACKS,
     Effort,

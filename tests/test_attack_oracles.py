@@ -14,13 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nets import Noisy, NotANumber, count, digits, grey, lengths, linear, right_ones, seeded, trained, watched
+from nets import CLASSES, Noisy, NotANumber, count, digits, grey, lengths, linear, right_ones, seeded, trained, watched
 from perturblab.attacks import PixelModel, Threat, autoattack, deepfool, fgsm, pgd, square, still_right, violations
 from perturblab.attacks.autoattack import STANDARD, standard
 from perturblab.errors import NonFiniteError, UserError
 from told import in_order
-
-CLASSES = 4
 
 
 @cache
@@ -31,24 +29,6 @@ def foolbox() -> Any:
         import foolbox
 
         return foolbox
-
-
-@pytest.fixture(scope="module")
-def net() -> PixelModel:
-    return trained(classes=CLASSES)
-
-
-@pytest.fixture(scope="module")
-def few() -> tuple[Tensor, Tensor]:
-    """Eight images, the last with a wrong label."""
-    x, y = right_ones(trained(classes=CLASSES), 8, CLASSES)
-    return x, torch.cat([y[:-1], (y[-1:] + 1) % CLASSES])
-
-
-@pytest.fixture(scope="module")
-def many() -> tuple[Tensor, Tensor]:
-    x, y = digits()
-    return x[:200], y[:200]
 
 
 # --- foolbox and ART -------------------------------------------------------------------------------------------------

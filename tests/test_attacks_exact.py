@@ -9,18 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cases import WHITE, AttackCase, over
-from nets import (
-    NORMS,
-    Linear,
-    Planted,
-    Quantised,
-    count,
-    grey,
-    lengths,
-    linear,
-    seeded,
-    trained,
-)
+from nets import NORMS, Linear, Planted, Quantised, count, grey, lengths, linear, seeded, trained
 from perturblab.attacks import (
     Frozen,
     PixelModel,

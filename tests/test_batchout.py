@@ -13,12 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
 from mixing import KINDS, drawn, layer, looped, often, read, units
-from perturblab.layers import (
-    PARTNERS,
-    batch_step,
-    batchout,
-    equal_norm_noise,
-)
+from perturblab.layers import PARTNERS, batch_step, batchout, equal_norm_noise
 
 # --- the algorithm --------------------------------------------------------------------------------------------------
 

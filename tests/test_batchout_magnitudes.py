@@ -11,11 +11,7 @@ from hypothesis import strategies as st
 
 from mixing import etas_in, layer, often, units
 from nets import seeded
-from perturblab.layers import (
-    Magnitude,
-    Mixing,
-    parse_magnitude,
-)
+from perturblab.layers import Magnitude, Mixing, parse_magnitude
 from told import in_order
 
 # --- magnitudes -----------------------------------------------------------------------------------------------------

@@ -16,14 +16,7 @@ from torch import Tensor, nn
 
 from mixing import KINDS, SEEDS, etas_in, layer, often, partners_in, read, same, sequence, units
 from nets import seeded
-from perturblab.layers import (
-    PARTNERS,
-    BatchOut,
-    Mixing,
-    batch_step,
-    batchout_at,
-    draw_partners,
-)
+from perturblab.layers import PARTNERS, BatchOut, Mixing, batch_step, batchout_at, draw_partners
 from told import in_order
 
 # --- partners -------------------------------------------------------------------------------------------------------

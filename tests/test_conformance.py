@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import perturblab.layers
 from cases import CASES, LAYERS, NET_ROWS, Case
+from nets import seeded
 from perturblab.kernels import published
 from perturblab.layers import AnchorConv2d, LocalBinaryConv2d, Masks
 from perturblab.models import NETS
@@ -32,7 +33,7 @@ STEADY = [case for case in MAPS if case.random != "always"]
 
 def shaken(module: nn.Module, seed: int = 5) -> nn.Module:
     """Give batch norms and slopes values of their own, so that no two of them can be exchanged unnoticed."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     with torch.no_grad():
         for part in module.modules():
             if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -178,7 +179,7 @@ def test_gradcheck(case: Case) -> None:
     module = shaken(case.new(size=size)).double().eval()
     names = [name for name, _ in module.named_parameters()]
     start = [case.inputs(2, size=size)[0].double(), *(p.detach() for p in module.parameters())]
-    ways = [torch.randn(s.shape, generator=torch.Generator().manual_seed(i)).double() for i, s in enumerate(start)]
+    ways = [torch.randn(s.shape, generator=seeded(i)).double() for i, s in enumerate(start)]
 
     def call(x: Tensor, *values: Tensor) -> Tensor:
         # A counter of draws starts afresh at each call.
@@ -200,7 +201,7 @@ def test_every_parameter_gets_a_gradient(case: Case) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)  # now and then dropout leaves nothing of so few inputs
         out = module(*x)
-    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(3))
+    weights = torch.randn(out.shape, generator=seeded(3))
     if any(parameter.requires_grad for parameter in module.parameters()):
         (out * weights).sum().backward()
     for name, parameter in module.named_parameters():

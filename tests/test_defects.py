@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nets import seeded
 from perturblab.layers import NoiseLayer
 from perturblab.models import NETS, Task, build
 from perturblab.models.skeleton import init_weights
@@ -87,7 +88,7 @@ def test_defect_d4_k7_starts_at_an_eighth_in_its_first_stage() -> None:
 def test_init_moves_neither_masks_nor_anchors() -> None:
     for net, part in ((tiny(P, train_masks=True), "masks"), (tiny("lbcnet"), "anchors")):
         before = {key: value.clone() for key, value in net.state_dict().items()}
-        init_weights(net, torch.Generator().manual_seed(9))
+        init_weights(net, seeded(9))
         same = [key for key, value in net.state_dict().items() if part in key and torch.equal(value, before[key])]
         assert len(same) == sum(part in key for key in before) > 0
 

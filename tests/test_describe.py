@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from closed_form import FIRST, N, Options, P, closed_form
+from nets import seeded
 from perturblab.layers import Shift
 from perturblab.models import NETS, Task, build, describe
 from perturblab.models.noise_resnet import OPERATORS
@@ -258,7 +259,7 @@ def test_receptive_field_is_what_gradients_reach(net: str, options: Options, siz
     module.layer4.register_forward_hook(lambda part, args, out: last.append(out))
     rows = torch.zeros(size, dtype=torch.bool)
     for seed in range(3):
-        x = torch.randn(1, 1, size, size, generator=torch.Generator().manual_seed(seed), requires_grad=True)
+        x = torch.randn(1, 1, size, size, generator=seeded(seed), requires_grad=True)
         module(x)
         middle = last[-1].shape[-1] // 2
         (gradient,) = torch.autograd.grad(last[-1][0, :, middle, middle].sum(), x)

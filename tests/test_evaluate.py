@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from nets import seeded
 from perturblab.errors import NonFiniteError
 from perturblab.evaluate import Counts, answers, audit, batch_mean, published_best, smoothed
 from perturblab.models import Task, build
@@ -177,7 +178,7 @@ def test_batch_mean_is_exact_where_the_batch_size_divides(batches: int, size: in
 
 def test_shuffling_changes_the_smoothed_number_and_leaves_the_exact_one() -> None:
     flags = tensor(right(900, 1_000))
-    order = torch.randperm(1_000, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(1_000, generator=seeded(0))
     straight, shuffled = audit(flags, 10), audit(flags[order], 10)
     for name in ("correct", "total", "n_batches"):
         assert straight[name] == shuffled[name]
@@ -272,7 +273,7 @@ def test_a_chunk_of_the_default_size_loses_no_image() -> None:
 
 @torch.no_grad()
 def test_a_real_net_answers_the_same_for_every_batch_size() -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     model = build("lenet", task=Task(CLASSES, 1, (8, 8)), nfilters=4).eval()
     images, labels = torch.randn(30, 1, 8, 8, generator=generator), torch.randint(CLASSES, (30,), generator=generator)
     want = [int(model(images[k : k + 1])[0].argmax()) == int(labels[k]) for k in range(30)]

@@ -28,6 +28,7 @@ from kernel_cases import (
     truth,
     typed,
 )
+from nets import seeded
 from perturblab.kernels import chunked, native, perturb_conv2d, published, reference
 from perturblab.layers import ACTIVATIONS, Noise, PerturbConv2d
 
@@ -156,7 +157,7 @@ def test_published_forces_the_reference_and_ends_with_an_error_too(monkeypatch: 
 def test_the_kink_lies_where_the_reference_has_it(unique: bool, mask_type: torch.dtype) -> None:
     """x lies one step below, at and above the kink of each mask; the bits of dx say which masks let dy through."""
     channels, nmasks, height, width = 37, 8, 5, 3
-    drawn = torch.randn(channels if unique else 1, nmasks, height, width, generator=torch.Generator().manual_seed(0))
+    drawn = torch.randn(channels if unique else 1, nmasks, height, width, generator=seeded(0))
     masks = drawn.to(mask_type)
     kinks = -(masks.float() * LEVEL).expand(channels, -1, -1, -1).transpose(0, 1)  # (M, C, H, W)
     far = torch.full_like(kinks, torch.inf)
@@ -329,7 +330,7 @@ def test_gradients_of_the_pieces(act: nn.Module, kind: str) -> None:
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("act", ["relu", "prelu", "rrelu"])
 def test_compiled_with_torch_it_gives_the_same_numbers(act: str, trained: bool) -> None:
-    noise, generator = Noise(nmasks=3, level=LEVEL, trained=trained), torch.Generator().manual_seed(0)
+    noise, generator = Noise(nmasks=3, level=LEVEL, trained=trained), seeded(0)
     layer = PerturbConv2d(5, 10, size=(4, 3), noise=noise, act=act, generator=generator).eval()
     x, paths = case()["x"].requires_grad_(), (layer, torch.compile(layer, fullgraph=True))
     results = []

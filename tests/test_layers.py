@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from nets import seeded
 from perturblab.kernels import perturbed_moments, published
 from perturblab.layers import (
     ACTIVATIONS,
@@ -46,12 +47,8 @@ SCALAR: dict[str, Callable[[float], float]] = {
 }
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
+    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
 
 
 def looped(x: Tensor, masks: Tensor, weight: Tensor, bias: Tensor, act: str | None, outside: bool) -> Tensor:
@@ -146,7 +143,7 @@ def test_masks_that_do_not_fit_are_refused(masks: tuple[int, ...], text: str) ->
 def made(kind: type[nn.Module] = PerturbConv2d, outputs: int = 6, **options: Any) -> nn.Module:
     settings = options.pop("settings", {})
     noise = Noise(**options)
-    return kind(3, outputs, size=(4, 5), noise=noise, generator=generator(1), **settings).double()
+    return kind(3, outputs, size=(4, 5), noise=noise, generator=seeded(1), **settings).double()
 
 
 def test_first_layer_without_activation_is_a_1x1_convolution_plus_a_fixed_bias_map() -> None:
@@ -177,13 +174,13 @@ def test_constant_masks_know_no_place(constant: bool) -> None:
 @pytest.mark.parametrize("kind", ["uniform", "normal"])
 @pytest.mark.parametrize("level", [0.0, 0.1, 2.0])
 def test_masks_are_level_times_what_was_drawn(kind: str, level: float) -> None:
-    masks = Masks(3, (4, 5), Noise(nmasks=2, level=level, kind=kind), generator=generator(3))
-    assert torch.equal(masks.value, draw_masks((3, 2, 4, 5), kind, generator(3)))
+    masks = Masks(3, (4, 5), Noise(nmasks=2, level=level, kind=kind), generator=seeded(3))
+    assert torch.equal(masks.value, draw_masks((3, 2, 4, 5), kind, seeded(3)))
     assert torch.equal(masks(), masks.value * level)
 
 
 def test_moments_and_range_of_both_kinds() -> None:
-    uniform, normal = (draw_masks((1, 1, 400, 500), kind, generator()).double() for kind in ("uniform", "normal"))
+    uniform, normal = (draw_masks((1, 1, 400, 500), kind, seeded()).double() for kind in ("uniform", "normal"))
     assert (uniform.min() >= -1, uniform.max() < 1) == (True, True)
     for values, moments in ((uniform, (0, 1 / 3, 0, 1 / 5)), (normal, (0, 1, 0, 3))):
         for power, moment in enumerate(moments, 1):
@@ -217,7 +214,7 @@ def test_trained_masks_are_parameters_and_fixed_ones_buffers() -> None:
 
 @pytest.mark.parametrize("redraw", ["train", "always"])
 def test_redrawn_masks_resume_where_they_were_saved(redraw: str) -> None:
-    masks, other = (Masks(3, (4, 5), Noise(redraw=redraw), generator=generator(seed)) for seed in (1, 2))
+    masks, other = (Masks(3, (4, 5), Noise(redraw=redraw), generator=seeded(seed)) for seed in (1, 2))
     seen = [masks() for _ in range(3)]
     assert not any(torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
     other.load_state_dict(masks.state_dict())
@@ -225,22 +222,22 @@ def test_redrawn_masks_resume_where_they_were_saved(redraw: str) -> None:
     first = masks.eval()()
     assert torch.equal(first, masks()) == (redraw == "train")
     assert torch.equal(first, masks.value * 0.1) == (redraw == "train")
-    twins = [Masks(3, (4, 5), Noise(redraw=redraw), generator=generator(1)) for _ in range(2)]
+    twins = [Masks(3, (4, 5), Noise(redraw=redraw), generator=seeded(1)) for _ in range(2)]
     assert torch.equal(*(twin() for twin in twins))
 
 
 @pytest.mark.parametrize("kind", ["uniform", "normal"])
 def test_redrawn_masks_keep_their_distribution(kind: str) -> None:
-    masks = Masks(3, (30, 30), Noise(redraw="always", kind=kind, level=1.0), generator=generator(4))
+    masks = Masks(3, (30, 30), Noise(redraw="always", kind=kind, level=1.0), generator=seeded(4))
     values = torch.stack([masks() for _ in range(20)])
     assert values.mean() == pytest.approx(0, abs=0.03)
     assert values.square().mean() == pytest.approx(1 / 3 if kind == "uniform" else 1, rel=0.04)
 
 
 def test_masks_neither_read_nor_move_the_global_seed() -> None:
-    masks = Masks(3, (4, 5), Noise(redraw="always"), generator=generator(1))
+    masks = Masks(3, (4, 5), Noise(redraw="always"), generator=seeded(1))
     before = torch.get_rng_state()
-    Masks(3, (4, 5), Noise(redraw="always"), generator=generator(1))
+    Masks(3, (4, 5), Noise(redraw="always"), generator=seeded(1))
     masks()
     assert torch.equal(before, torch.get_rng_state())
 
@@ -305,8 +302,8 @@ def test_defect_d7_what_is_mixed_is_what_was_asked_for(nmasks: int, mix: bool, s
 def test_defect_d14_debug_works_for_any_number_of_masks_and_channels(
     nmasks: int, channels: int, options: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    noise, x = Noise(nmasks=nmasks, level=1.0, **options), torch.randn(1, channels, 4, 5, generator=generator())
-    layer = PerturbConv2d(channels, 6, size=(4, 5), noise=noise, generator=generator(1))
+    noise, x = Noise(nmasks=nmasks, level=1.0, **options), torch.randn(1, channels, 4, 5, generator=seeded())
+    layer = PerturbConv2d(channels, 6, size=(4, 5), noise=noise, generator=seeded(1))
     layer(x)
     assert not caplog.records
     with caplog.at_level(logging.DEBUG, "perturblab.debug"):
@@ -332,14 +329,14 @@ def test_debug_shows_the_second_mask_and_the_second_channel(caplog: pytest.LogCa
 def test_init_leaves_the_masks_alone() -> None:
     layer = made(trained=True)
     before = layer.masks.value.clone()
-    init_weights(layer, generator(9))
+    init_weights(layer, seeded(9))
     assert torch.equal(before, layer.masks.value)
 
 
 @pytest.mark.parametrize("noise", [{}, {"unique": False}, {"constant": True}, {"trained": True}], ids=str)
 def test_statistics_of_perturbed_maps_follow_from_those_of_the_input(noise: dict[str, Any]) -> None:
     x = drawn(5, 3, 4, 6)
-    masks = Masks(3, (4, 6), Noise(nmasks=7, level=0.8, **noise), generator=generator(2)).double()()
+    masks = Masks(3, (4, 6), Noise(nmasks=7, level=0.8, **noise), generator=seeded(2)).double()()
     maps = perturb(x, masks)
     mean, variance = perturbed_moments(x, masks)
     torch.testing.assert_close(mean.flatten(), maps.mean((0, 2, 3)))
@@ -352,7 +349,7 @@ def test_the_replys_first_layer_in_pieces_is_the_published_one(train: bool) -> N
     found = []
     for way in (published, nullcontext):
         layer, x = made(PerturbLayerFirst, nmasks=40, level=0.7, settings={"mix_maps": True}), drawn(4, 3, 4, 5)
-        init_weights(layer, generator(3))
+        init_weights(layer, seeded(3))
         layer.norm.running_mean += 0.3
         layer.train(train)
         x.requires_grad_()

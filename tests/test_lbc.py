@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nets import seeded
 from perturblab.layers import AnchorConv2d, LocalBinaryConv2d, draw_anchors, local_binary_conv2d
 from perturblab.models import Task, build
 from perturblab.models.lbcnet import Identity
@@ -14,12 +15,8 @@ from perturblab.models.skeleton import init_weights
 from told import in_order
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def layer(**options: object) -> LocalBinaryConv2d:
-    return LocalBinaryConv2d(3, 4, 5, generator=generator(), **options)
+    return LocalBinaryConv2d(3, 4, 5, generator=seeded(), **options)
 
 
 def looped(x: Tensor, anchors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -38,7 +35,7 @@ def looped(x: Tensor, anchors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 def test_local_binary_conv2d_agrees_with_a_loop(kernel: int) -> None:
-    g = generator(kernel)
+    g = seeded(kernel)
     x, weight, bias = (torch.randn(*s, generator=g, dtype=torch.float64) for s in ((2, 2, 3, 4), (3, 4, 1, 1), (3,)))
     anchors = draw_anchors((4, 2, kernel, kernel), "binary", 0.9, g).double()
     torch.testing.assert_close(local_binary_conv2d(x, anchors, weight, bias), looped(x, anchors, weight, bias))
@@ -48,7 +45,7 @@ def test_local_binary_conv2d_agrees_with_a_loop(kernel: int) -> None:
     ("sparsity", "percent"), [(0.5, 39.35), (0.9, 59.34), (0.1, 9.516), (0.001, 0.09995), (1.0, 63.21)]
 )
 def test_non_zeros_are_those_of_draws_with_replacement(sparsity: float, percent: float) -> None:
-    anchors = draw_anchors((704, 384, 3, 3), "binary", sparsity, generator(1))
+    anchors = draw_anchors((704, 384, 3, 3), "binary", sparsity, seeded(1))
     count, share = anchors.numel(), 1 - math.exp(-sparsity)
     assert set(anchors.unique().tolist()) == {-1.0, 0.0, 1.0}
     nonzero = int(anchors.count_nonzero())
@@ -61,27 +58,27 @@ def test_non_zeros_are_those_of_draws_with_replacement(sparsity: float, percent:
 
 def test_draws_with_replacement_are_not_bernoulli() -> None:
     """floor(s N) draws: one draw of one place never gives none or two, which a coin for each place would."""
-    counts = [int(draw_anchors((1, 1, 3, 3), "binary", 0.12, generator(seed)).count_nonzero()) for seed in range(50)]
+    counts = [int(draw_anchors((1, 1, 3, 3), "binary", 0.12, seeded(seed)).count_nonzero()) for seed in range(50)]
     assert set(counts) == {1}
-    twice = [int(draw_anchors((1, 1, 3, 3), "binary", 0.23, generator(seed)).count_nonzero()) for seed in range(300)]
+    twice = [int(draw_anchors((1, 1, 3, 3), "binary", 0.23, seeded(seed)).count_nonzero()) for seed in range(300)]
     assert set(twice) == {1, 2}
     assert twice.count(1) == pytest.approx(300 / 9, abs=5 * math.sqrt(300 * 8 / 81))
 
 
 def test_every_place_and_both_signs_are_drawn_alike() -> None:
-    anchors = torch.stack([draw_anchors((1, 1, 3, 3), "binary", 0.5, generator(seed)) for seed in range(2000)])
+    anchors = torch.stack([draw_anchors((1, 1, 3, 3), "binary", 0.5, seeded(seed)) for seed in range(2000)])
     share = anchors.abs().mean(0).flatten()
     want = 1 - (8 / 9) ** 4
     assert share.tolist() == pytest.approx([want] * 9, abs=5 * math.sqrt(want * (1 - want) / 2000))
 
 
 def test_non_zeros_of_a_filter_in_the_cifar10_recipe() -> None:
-    anchors = draw_anchors((704, 384, 3, 3), "binary", 0.001, generator(2))
+    anchors = draw_anchors((704, 384, 3, 3), "binary", 0.001, seeded(2))
     assert float(anchors.abs().sum((1, 2, 3)).mean()) == pytest.approx(3.45, abs=0.1)
 
 
 def test_gaussian_anchors_are_dense_and_standard() -> None:
-    anchors = draw_anchors((64, 64, 3, 3), "gaussian", 0.5, generator())
+    anchors = draw_anchors((64, 64, 3, 3), "gaussian", 0.5, seeded())
     assert anchors.count_nonzero() == anchors.numel()
     assert anchors.mean() == pytest.approx(0, abs=0.03)
     assert anchors.var() == pytest.approx(1, abs=0.04)
@@ -99,7 +96,7 @@ def test_gaussian_anchors_are_dense_and_standard() -> None:
 )
 def test_what_cannot_be_drawn_is_refused(kind: str, sparsity: float, text: str) -> None:
     with pytest.raises(ValueError, match=in_order(text)):
-        draw_anchors((1, 1, 3, 3), kind, sparsity, generator())
+        draw_anchors((1, 1, 3, 3), kind, sparsity, seeded())
 
 
 @pytest.mark.parametrize("anchors", ["binary", "gaussian"])
@@ -109,9 +106,9 @@ def test_anchors_are_fixed_and_the_1x1_is_learned(anchors: str) -> None:
     assert [name for name, _ in module.named_buffers()] == ["anchors"]
     fixed, weight = module.anchors.clone(), module.weight.detach().clone()
     optimiser = torch.optim.SGD(module.parameters(), lr=0.1, weight_decay=0.1)
-    module(torch.randn(2, 3, 6, 6, generator=generator(1))).square().sum().backward()
+    module(torch.randn(2, 3, 6, 6, generator=seeded(1))).square().sum().backward()
     optimiser.step()
-    init_weights(module, generator(2))
+    init_weights(module, seeded(2))
     assert torch.equal(module.anchors, fixed)
     assert not torch.equal(module.weight, weight)
     assert not module.anchors.requires_grad
@@ -120,10 +117,10 @@ def test_anchors_are_fixed_and_the_1x1_is_learned(anchors: str) -> None:
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_anchors_alone_are_what_the_binary_convolution_has_before_its_relu(groups: int) -> None:
     """With every output taken as it is: the loop, its ReLU undone by asking for both signs."""
-    x = torch.randn(2, 4, 3, 5, generator=generator(1), dtype=torch.float64)
-    module = AnchorConv2d(4, 8, groups=groups, generator=generator()).double()
+    x = torch.randn(2, 4, 3, 5, generator=seeded(1), dtype=torch.float64)
+    module = AnchorConv2d(4, 8, groups=groups, generator=seeded()).double()
     assert module.anchors.shape == (8, 4 // groups, 3, 3)
-    assert torch.equal(module.anchors, draw_anchors((8, 4 // groups, 3, 3), "binary", 0.5, generator()).double())
+    assert torch.equal(module.anchors, draw_anchors((8, 4 // groups, 3, 3), "binary", 0.5, seeded()).double())
     dense = torch.zeros(8, 4, 3, 3, dtype=torch.float64)
     for out in range(8):
         first = out // (8 // groups) * (4 // groups)
@@ -135,7 +132,7 @@ def test_anchors_alone_are_what_the_binary_convolution_has_before_its_relu(group
 
 
 def test_anchors_of_one_channel_each_may_be_empty() -> None:
-    anchors = AnchorConv2d(20_000, 20_000, groups=20_000, generator=generator()).anchors
+    anchors = AnchorConv2d(20_000, 20_000, groups=20_000, generator=seeded()).anchors
     empty = float((anchors.abs().sum((1, 2, 3)) == 0).double().mean())
     assert empty == pytest.approx(math.exp(-4.5), abs=0.003)
 
@@ -143,7 +140,7 @@ def test_anchors_of_one_channel_each_may_be_empty() -> None:
 @pytest.mark.parametrize(("groups", "text"), [(0, "groups 0"), (3, "groups 3 4 channels 6")])
 def test_groups_that_cannot_divide_are_refused(groups: int, text: str) -> None:
     with pytest.raises(ValueError, match=in_order(text)):
-        AnchorConv2d(4, 6, groups=groups, generator=generator())
+        AnchorConv2d(4, 6, groups=groups, generator=seeded())
 
 
 def test_the_block_keeps_its_sign_and_its_size() -> None:
@@ -151,7 +148,7 @@ def test_the_block_keeps_its_sign_and_its_size() -> None:
     net = build("lbcnet", nfilters=4, nweights=6, depth=3, full=8, task=Task(size=(7, 9))).eval()
     blocks = [block for block in net.modules() if isinstance(block, Identity)]
     assert len(blocks) == 3
-    x = torch.randn(2, 4, 7, 9, generator=generator())
+    x = torch.randn(2, 4, 7, 9, generator=seeded())
     for block in blocks:
         first, second = block.body
         assert isinstance(first, nn.BatchNorm2d)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from nets import seeded
 from perturblab import checkpoint
 from perturblab.errors import UserError
 from perturblab.layers import Masks, Noise, NoiseLayer, PerturbConv2d, PerturbLayerFirst
@@ -20,9 +21,9 @@ LAYERS = (PerturbConv2d, NoiseLayer, PerturbLayerFirst)
 
 def layer(kind: type[nn.Module], memory: str, nmasks: int = 2, seed: int = 1) -> nn.Module:
     noise = Noise(nmasks=nmasks, level=0.7, memory=memory)
-    masks = torch.Generator().manual_seed(seed)
+    masks = seeded(seed)
     made = kind(3, 6, size=(4, 5), noise=noise, generator=masks)
-    generator = torch.Generator().manual_seed(5)
+    generator = seeded(5)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_(generator=generator)
@@ -30,7 +31,7 @@ def layer(kind: type[nn.Module], memory: str, nmasks: int = 2, seed: int = 1) ->
 
 
 def outcome(module: nn.Module) -> list[Tensor]:
-    x = torch.randn(4, 3, 4, 5, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    x = torch.randn(4, 3, 4, 5, generator=seeded(2)).requires_grad_()
     y = module(x)
     return [y, *torch.autograd.grad(y.square().sum(), [x, *module.parameters()])]
 
@@ -63,7 +64,7 @@ def test_layers_after_one_that_keeps_nothing_draw_the_same_masks() -> None:
 def test_bytes_that_are_kept() -> None:
     kept = {}
     for memory in MEMORY:
-        masks = Masks(8, (16, 16), Noise(nmasks=4, memory=memory), generator=torch.Generator().manual_seed(1))
+        masks = Masks(8, (16, 16), Noise(nmasks=4, memory=memory), generator=seeded(1))
         kept[memory] = sum(value.nbytes for value in masks.state_dict().values())
         assert masks.shape == tuple(masks.value.shape) == (8, 4, 16, 16)
     values = 8 * 4 * 16 * 16

@@ -11,12 +11,7 @@ from torch import Tensor, nn
 
 from mixing import drawn, looped, partners_in, same, units
 from nets import seeded
-from perturblab.layers import (
-    Mixing,
-    batch_step,
-    batchout_at,
-    find_sites,
-)
+from perturblab.layers import Mixing, batch_step, batchout_at, find_sites
 from perturblab.models import NETS, Task, build, published_sites
 from told import in_order
 

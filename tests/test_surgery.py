@@ -13,15 +13,7 @@ from torch import Tensor, nn
 
 from foreign import FOREIGN, Functional, foreign, images, new, structure
 from nets import seeded
-from perturblab.layers import (
-    Masks,
-    Noise,
-    PerturbConv2d,
-    perturb_layers,
-    perturbify,
-    substitute,
-    trace,
-)
+from perturblab.layers import Masks, Noise, PerturbConv2d, perturb_layers, perturbify, substitute, trace
 from perturblab.layers.substitute import Fit, Substitute, fit
 
 # --- what comes out -------------------------------------------------------------------------------------------------

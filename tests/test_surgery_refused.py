@@ -13,12 +13,7 @@ from torch.nn.utils import prune
 
 from foreign import Functional, new, structure
 from nets import seeded
-from perturblab.layers import (
-    batchout_at,
-    perturbify,
-    replace_layers,
-    trace,
-)
+from perturblab.layers import batchout_at, perturbify, replace_layers, trace
 from told import in_order
 
 # --- what is refused, and leaves the model untouched ----------------------------------------------------------------

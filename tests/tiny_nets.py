@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nets import seeded
 from perturblab.layers import Masks
 from perturblab.models import NETS, Task, build
 
@@ -22,7 +23,7 @@ def tiny(net: str, task: Task = SMALL, **options: Any) -> nn.Module:
 
 
 def images(count: int = 2, channels: int = 3, size: tuple[int, int] = (8, 8)) -> Tensor:
-    return torch.randn(count, channels, *size, generator=torch.Generator().manual_seed(1))
+    return torch.randn(count, channels, *size, generator=seeded(1))
 
 
 def masks_of(net: nn.Module) -> list[Masks]:
