@@ -326,7 +326,7 @@ def chosen(ids: Iterable[str], preset: Preset) -> list[Setup]:
             if setup not in SETUPS:
                 raise UserError(f"{name} rests on no run; see perturblab show {name}")
             if SETUPS[setup].missing:
-                raise UserError(f"{setup} cannot be run: {SETUPS[setup].missing}")
+                raise UserError(f"{setup} cannot be run: {SETUPS[setup].missing}; see perturblab show {setup}")
             if preset.only and setup not in preset.only:
                 fit = ", ".join(p.name for p in PRESETS.values() if not p.only or setup in p.only)
                 raise UserError(f"{setup} is none of the set-ups that preset {preset.name} is made for; choose {fit}")

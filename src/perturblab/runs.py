@@ -143,6 +143,10 @@ def _load_images(config: TrainConfig, show: Show) -> data.ImageData:
     for name in (loaded.display, *loaded.classes):
         if records.is_private(name):  # at the end of the training would be too late
             raise UserError(f"{name!r} reads like a path of this machine, which no record may hold; rename it")
+        if any("\ud800" <= char <= "\udfff" for char in name):
+            raise UserError(
+                f"the name {name!r} in {config.dataset_train} is not valid UTF-8, and no record can hold it; rename it"
+            )
     return loaded
 
 
