@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from pyautoattack import AutoAttack
 
+import good_files
 import nets
 from attack_runs import RUNS
 from builders import ONE_EPOCH, Tell, Told, command
@@ -166,3 +167,14 @@ def short_autoattack(monkeypatch: pytest.MonkeyPatch) -> None:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs of a study that are not processes of their own: each would import PyTorch again."""
     monkeypatch.setattr(study, "subprocess", SimpleNamespace(Popen=InProcess))
+
+
+# --- bad input
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of good files of every kind; tests copy them and break the copies."""
+    folder = tmp_path_factory.mktemp("good")
+    good_files.make(folder)
+    return folder

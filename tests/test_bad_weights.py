@@ -1,0 +1,170 @@
+"""Bad weights and masks: the safetensors files of a finished run."""
+
+import json
+import os
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from good_files import DIGITS
+from oracle import judge
+from strategies import changed, damaged, search
+
+Header = dict[str, Any]
+Change = Callable[[Path], Any]
+WEIGHTS, MASKS = "run/weights.safetensors", "run/masks.safetensors"
+ATTACK = "attack run --eps 0.1 --no-checks --quiet --json --subset"
+COMMANDS = {
+    "evaluate": (WEIGHTS, ["evaluate", "run", "--json"]),
+    "attack": (WEIGHTS, f"{ATTACK} {DIGITS} --attacks uniform".split()),
+    "resume": (MASKS, ["train", "--resume", "run", "--nepochs", "2", "--quiet"]),
+}
+
+
+def split(content: bytes) -> tuple[Header, bytes]:
+    """Read the header and the data of a safetensors file."""
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def joined(header: Header, data: bytes, length: int | None = None) -> bytes:
+    """Write the file again, with any length in front."""
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def names(header: Header) -> list[str]:
+    return [name for name in header if name != "__metadata__"]
+
+
+def header(change: Callable[[Header], Any]) -> Change:
+    def apply(path: Path) -> None:
+        found, data = split(path.read_bytes())
+        change(found)
+        path.write_bytes(joined(found, data))
+
+    return apply
+
+
+def first(**values: Any) -> Change:
+    return header(lambda h: h[names(h)[0]].update(values))
+
+
+def content(made: bytes) -> Change:
+    return lambda path: path.write_bytes(made)
+
+
+def every(value: float) -> Change:
+    """Put one number in every place."""
+
+    def apply(path: Path) -> None:
+        found, data = split(path.read_bytes())
+        path.write_bytes(joined(found, struct.pack("<f", value) * (len(data) // 4)))
+
+    return apply
+
+
+def instead(make: Callable[[Path], Any]) -> Change:
+    def apply(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return apply
+
+
+CHANGES: dict[str, Change] = {
+    "10^12 values": first(shape=[10**6, 10**6], data_offsets=[0, 4 * 10**12]),
+    "a shape of 10^12": first(shape=[10**12]),
+    "a shape beyond 64 bits": first(shape=[2**63, 2**63]),
+    "a negative shape": first(shape=[-1]),
+    "no shape": header(lambda h: h[names(h)[0]].pop("shape")),
+    "a shape of nothing": first(shape=[0]),
+    "offsets beyond the end": first(data_offsets=[0, 10**12]),
+    "offsets backwards": first(data_offsets=[100, 0]),
+    "offsets on each other": header(lambda h: h[names(h)[-1]].update(data_offsets=h[names(h)[0]]["data_offsets"])),
+    "another type": first(dtype="I32"),
+    "a wider type": first(dtype="F64"),
+    "an unknown type": first(dtype="F31"),
+    "a name that steers a terminal": header(lambda h: h.update({"\x1b[31mred/../../x": h.pop(names(h)[0])})),
+    "nothing": header(lambda h: h.clear()),
+    "metadata of numbers": header(lambda h: h.update(__metadata__={"a": 1})),
+    "metadata of lists": header(lambda h: h.update(__metadata__=[1])),
+    "empty": content(b""),
+    "three bytes": content(b"abc"),
+    "half": lambda path: path.write_bytes(path.read_bytes()[:300]),
+    "a header of 10^12 bytes": content(struct.pack("<Q", 10**12) + b"{}"),
+    "a header of 2^64 bytes": content(b"\xff" * 8 + b"{}"),
+    "no header": content(struct.pack("<Q", 0)),
+    "a header that is a list": content(struct.pack("<Q", 2) + b"[]"),
+    "a header that is not JSON": content(struct.pack("<Q", 4) + b"{\xff\xfe}"),
+    "deep brackets": content(struct.pack("<Q", 90000) + b"[" * 90000),
+    "a text": content(b"these are no weights, only a text of some length\n"),
+    "a pickle": content(b"\x80\x02cos\nmkdir\nq\x00X\x05\x00\x00\x00pwnedq\x01\x85q\x02Rq\x03."),
+    "gone": instead(lambda path: None),
+    "a folder": instead(lambda path: path.mkdir()),
+    "a pipe": instead(os.mkfifo),
+    "a device": instead(lambda path: path.symlink_to("/dev/zero")),
+    "a link to itself": instead(lambda path: path.symlink_to(path.name)),
+}
+
+
+def judged(good: Path, command: str, change: Change, pattern: str = "", **expected: Any) -> None:
+    file, argv = COMMANDS[command]
+    ended = judge(
+        good, argv, lambda folder: change(folder / file), names=[Path(file).name, "run", "logits"], **expected
+    )
+    assert re.search(pattern, ended.err), ended.err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "resume"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_bad_weights_and_masks(name: str, command: str, good: Path) -> None:
+    judged(good, command, CHANGES[name], r"(weights|masks)\.safetensors.*restore")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38, 0.0])
+def test_weights_of_one_number_are_counted_or_refused(value: float, good: Path) -> None:
+    judged(good, "evaluate", every(value), total=DIGITS, may_succeed=True)
+
+
+def test_autoattack_refuses_logits_that_are_not_finite(good: Path) -> None:
+    argv = f"{ATTACK} 2 --attacks autoattack".split()
+    ended = judge(good, argv, lambda folder: every(float("nan"))(folder / WEIGHTS))
+    assert "logits are not finite" in ended.err
+
+
+def test_weights_of_another_net(good: Path) -> None:
+    def prepare(folder: Path) -> None:
+        (folder / "colour/weights.safetensors").replace(folder / WEIGHTS)
+
+    ended = judge(good, COMMANDS["evaluate"][1], prepare, needs=["colour"])
+    assert re.search(r"weights\.safetensors holds the weights of another net .*restore", ended.err)
+
+
+@search(15)
+@given(st.data(), st.sampled_from(sorted(COMMANDS)), st.integers(0, 200))
+def test_damaged_weights_and_masks(good: Path, data: st.DataObject, command: str, start: int) -> None:
+    def change(path: Path) -> None:
+        path.write_bytes(data.draw(damaged(path.read_bytes(), start)))
+
+    judged(good, command, change, total=DIGITS, may_succeed=True)
+
+
+@search(15)
+@given(st.data(), st.sampled_from(sorted(COMMANDS)), st.sampled_from([None, None, None, 7, 10**9]))
+def test_odd_header_of_weights_and_masks(good: Path, data: st.DataObject, command: str, length: int | None) -> None:
+    def change(path: Path) -> None:
+        found, rest = split(path.read_bytes())
+        odd = data.draw(changed(found))
+        try:
+            path.write_bytes(joined(odd, rest, length))
+        except (ValueError, UnicodeEncodeError):  # a number of more digits than Python writes
+            path.write_bytes(joined({}, rest))
+
+    judged(good, command, change, total=DIGITS, may_succeed=True)
