@@ -228,6 +228,33 @@ def test_light_rooms_do_not_import_torch() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+LIGHT = """
+import sys
+
+def without(*heavy):
+    assert not set(heavy) & set(sys.modules), set(heavy) & set(sys.modules)
+
+import perturblab.catalogue
+without("torch", "numpy", "pydantic")
+import perturblab.stats
+without("torch", "scipy", "matplotlib")
+from perturblab import records
+records.environment(threads=1, precision="fp32", compile="off", device="cpu")
+without("torch", "scipy", "matplotlib", "datasets")
+import perturblab.report.tables
+without("torch", "scipy", "matplotlib", "rich")
+from perturblab.frames import frame
+assert not frame(sys.argv[1]).empty
+without("torch")
+"""
+
+
+def test_the_catalogue_records_and_their_tables_load_nothing_heavy() -> None:
+    folder = Path(__file__).parents[1] / "results" / "cifar10-jpeg"
+    done = subprocess.run([sys.executable, "-c", LIGHT, str(folder)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 TESTS = sorted(Path(__file__).parent.glob("*.py"))
 
 
