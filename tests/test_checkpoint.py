@@ -14,6 +14,7 @@ from perturblab.checkpoint import PREVIOUS, digest, load_checkpoint, save_checkp
 from perturblab.config import TrainConfig
 from perturblab.errors import UserError
 from perturblab.progress import Show
+from told import in_order
 
 QUIET = Show(quiet=True)
 
@@ -116,7 +117,7 @@ def test_what_does_not_read_back_replaces_nothing(path: Path, monkeypatch: pytes
 def test_another_version_is_refused_with_the_remedy(path: Path, version: object) -> None:
     path.with_name(PREVIOUS).unlink()
     torch.save(torch.load(path, weights_only=True) | {"version": version}, path)
-    with pytest.raises(UserError, match=rf"version {version!r}, expected {checkpoint.VERSION}; restore the file, or "):
+    with pytest.raises(UserError, match=in_order(f"version {version!r} {checkpoint.VERSION} ; restore")):
         load_checkpoint(path)
 
 
@@ -173,7 +174,7 @@ def test_a_second_process_on_one_run_is_kept_out(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"in\n"
-        with pytest.raises(UserError, match=r"another process is at work in .*run; wait for it, or "):
+        with pytest.raises(UserError, match=in_order("another process run ; wait")):
             execution.execute(run, QUIET)
         other.kill()
     assert execution.execute(run, QUIET) is not None

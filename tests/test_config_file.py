@@ -94,7 +94,7 @@ def test_names_that_repeat_each_other_are_never_unfolded(file: Path) -> None:
     """Each list names the one before nine times: unfolded, this is 9^40 words."""
     lines = ["a0: &a0 [x]", *(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 40))]
     file.write_text("\n".join(lines))
-    with pytest.raises(UserError, match="no flag is called 'a0'"):
+    with pytest.raises(UserError, match="'a0'"):
         flags_in(file, TrainConfig)
 
 

@@ -20,6 +20,7 @@ from perturblab.points import (
 from perturblab.presets import PRESETS, Preset, chosen, flags_of, is_comparable
 from perturblab.report.values import value
 from studies import TINY
+from told import in_order
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
@@ -107,7 +108,7 @@ def test_budgets_are_equal_for_all_set_ups_of_a_preset() -> None:
 def test_ids_may_be_set_ups_figures_or_relations() -> None:
     assert [setup.id for setup in chosen(["H5", "K4", "H5"], TINY)] == ["H5", "K4"]
     assert [setup.id for setup in chosen(["R-noise"], TINY)] == [RELATIONS["R-noise"].left, RELATIONS["R-noise"].right]
-    with pytest.raises(UserError, match=r"nothing in the catalogue is called 'K44'; did you mean K4\?"):
+    with pytest.raises(UserError, match=in_order("'K44' ; K4")):
         chosen(["K44"], TINY)
     with pytest.raises(UserError, match="cannot be run: "):
         chosen(["H1"], TINY)

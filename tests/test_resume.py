@@ -18,6 +18,7 @@ from perturblab.errors import UserError
 from perturblab.layers import fixed_buffers
 from perturblab.machine import out_of_memory
 from perturblab.progress import Show
+from told import in_order
 
 QUIET = Show(quiet=True)
 COUNT, BATCH, EPOCHS = 11, 4, 2  # three steps an epoch, the last one of three images
@@ -296,10 +297,10 @@ def test_an_older_record_never_stands_beside_newer_weights(stopped: Path, monkey
 def test_a_run_that_another_process_has_gone_on_with_is_refused(stopped: Path) -> None:
     one, two = (runs.resume_run(stopped, {}, QUIET) for _ in range(2))
     assert execution.execute(one, QUIET) is not None
-    with pytest.raises(UserError, match=r"another process has been at work; go on with --resume"):
+    with pytest.raises(UserError, match=in_order("another process ; --resume")):
         execution.execute(two, QUIET)
     fresh = runs.open_run(config(), stopped, QUIET)
-    with pytest.raises(UserError, match=r"another process has been at work"):
+    with pytest.raises(UserError, match="another process"):
         execution.execute(fresh, QUIET)
 
 
@@ -330,7 +331,7 @@ def test_more_epochs_and_other_threads_are_recorded_and_told(stopped: Path, caps
         torch.set_num_threads(before)
     parts = records.load(stopped / "record.json").parts
     assert [(p.epoch, p.step, p.nepochs, p.threads) for p in parts] == [(0, 0, 2, before), (0, 2, 3, before + 1)]
-    assert f"threads {before} before, {before + 1} now: the last bits may differ" in capsys.readouterr().err
+    assert f"threads {before} before, {before + 1} now" in capsys.readouterr().err
 
 
 def test_other_numerics_are_recorded_and_told(
@@ -342,7 +343,7 @@ def test_other_numerics_are_recorded_and_told(
     record = records.load(stopped / "record.json")
     assert [(p.step, p.numerics) for p in record.parts] == [(0, before), (2, before + 1)]
     assert (record.numerics, record.numbers) == (before + 1, (before, before + 1))
-    assert f"numerics {before} before, {before + 1} now: the last bits may differ" in capsys.readouterr().err
+    assert f"numerics {before} before, {before + 1} now" in capsys.readouterr().err
 
 
 def test_a_checkpoint_without_a_number_has_numerics_0(stopped: Path) -> None:

@@ -15,6 +15,7 @@ from perturblab.checkpoint import load_checkpoint
 from perturblab.config import TrainConfig
 from perturblab.errors import NonFiniteError
 from perturblab.progress import Show
+from told import in_order
 
 TINY = "--dataset-train digits --net-type lenet --nfilters 2 --nmasks 2 --train-size 20 --batch-size 10 --nthreads 1"
 
@@ -114,9 +115,7 @@ def test_a_loss_that_is_not_finite_is_told_with_its_own_step_and_rate_however_la
     state = train.start(model, recipe)
     for step, loss in enumerate((0.5, float("nan"), 0.5)):
         state.unread.append(train.Outcome(step, 0.1 * (step + 1), torch.tensor(loss), torch.tensor(1), 4))
-    with pytest.raises(
-        NonFiniteError, match=r"nan in epoch 1, step 2, at learning rate 0\.2; try --learning-rate 0\.02"
-    ):
+    with pytest.raises(NonFiniteError, match=in_order("nan epoch 1 step 2 0.2 ; --learning-rate 0.02")):
         state.read()
 
 
