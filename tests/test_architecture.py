@@ -258,6 +258,10 @@ def test_the_catalogue_records_and_their_tables_load_nothing_heavy() -> None:
 TESTS = sorted(Path(__file__).parent.glob("*.py"))
 
 
+def test_files_of_tests_stay_small_enough_to_read() -> None:
+    assert {path.name: lines for path in TESTS if (lines := len(path.read_text().splitlines())) > 500} == {}
+
+
 def test_no_file_of_tests_is_imported_by_another() -> None:
     """What several tests need lies in builders.py, or in another file without tests."""
     imports = {path.name: [name for name in imported(path) if name.startswith("test_")] for path in TESTS}

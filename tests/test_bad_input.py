@@ -408,6 +408,7 @@ def test_mistake(line: str, pattern: str, good: Path) -> None:
         ("train --net-type perturb_resnet18 --train_masks --redraw_masks train", r"both trained and redrawn"),
         ("train --net-type resnet18 --nmasks 3", r"--nmasks given"),
         ("train --device bogus", r"--device got 'bogus'"),
+        (f"train --device cuda:{torch.cuda.device_count()}", r"--device got 'cuda:\d+', which is not"),
         ("train TINY --out file/new", r"file"),
     ],
 )
@@ -419,10 +420,6 @@ def test_mistake_in_flags_is_told_before_the_data_are_read(
 
     monkeypatch.setattr(data, "load", never)
     refuse(good, words(line), pattern)
-
-
-def test_device_that_is_not_there(good: Path) -> None:
-    refuse(good, ["train", "--device", f"cuda:{torch.cuda.device_count()}"], r"--device got 'cuda:\d+', which is not")
 
 
 def test_loss_that_is_not_finite(tmp_path: Path) -> None:
@@ -437,13 +434,9 @@ def test_loss_that_is_not_finite(tmp_path: Path) -> None:
 def test_bytes_that_are_not_text() -> None:
     """A real process: an argument of bytes that are not UTF-8, and a terminal that knows ASCII only."""
     for argument, encoding in ((b"\xff\xfe", "utf-8"), ("é".encode(), "ascii")):
-        done = subprocess.run(
-            [sys.executable.encode(), b"-m", b"perturblab", b"train", b"--act", argument],
-            env={**os.environ, "PYTHONIOENCODING": encoding},
-            capture_output=True,
-            timeout=120,
-            check=False,
-        )
+        command = [sys.executable.encode(), *b"-m perturblab train --act".split(), argument]
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
         assert (done.returncode, done.stdout) == (2, b"")
         assert re.fullmatch(rb"perturblab: error: --act got .*; see --help\n", done.stderr), done.stderr
 
