@@ -13,7 +13,7 @@ def serve(connection: Connection, case: Layer | Training, way: str, device: str,
     import torch
     import torch._dynamo  # any optimiser or custom operator imports it at its first step
 
-    from perturblab.machine import keep_freed_memory
+    from perturblab.system.memory import keep_freed_memory
 
     if not WAYS[way].published:
         keep_freed_memory()

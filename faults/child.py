@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from perturblab import checkpoint, cli, execution, files, train
+from perturblab import checkpoint, cli, execution, train
+from perturblab.system import files
 
 PHASES = ("none", "start", "training step", "evaluation", "checkpoint write", "metrics and picture", "finish", "end")
 NONE, START, STEP, EVALUATION, WRITE, SAVE, FINISH, END = range(len(PHASES))

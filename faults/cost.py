@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 
 from faults.runs import World
-from perturblab import execution, files, runs
+from perturblab import execution, runs
 from perturblab.config import TrainConfig
 from perturblab.markdown import markdown_table
-from perturblab.progress import Show
+from perturblab.system import files
+from perturblab.system.terminal import Show
 
 WIDE: dict[str, Any] = {"net_type": "perturb_resnet18", "first_filter_size": 3, "optim_method": "Adam"}
 CASES: dict[str, dict[str, Any]] = {

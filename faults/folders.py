@@ -7,7 +7,7 @@ from pathlib import Path
 from faults.child import STEP, ended
 from faults.runs import EVERY, Straight, World, copied, differences, finished, go_on, in_one_line
 from faults.table import Row
-from perturblab import files
+from perturblab.system import files
 
 NEEDED = (files.CHECKPOINT, files.PREVIOUS)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from faults.child import Child, ended
-from perturblab import checkpoint, figures, files, records
+from perturblab import checkpoint, figures, records
 from perturblab.errors import UserError
+from perturblab.system import files
 
 EVERY = 0.15  # seconds between two checkpoints of a disturbed run, instead of 60
 TINY = "--dataset-train digits --train-size 120 --batch-size 10 --nthreads 1 --quiet"

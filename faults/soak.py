@@ -21,7 +21,7 @@ from perturblab import planning, study
 from perturblab.catalogue import SETUPS
 from perturblab.markdown import markdown_table
 from perturblab.presets import Preset
-from perturblab.progress import Show
+from perturblab.system.terminal import Show
 
 RECORDS = 1000
 REPORT_SECONDS = 20.0

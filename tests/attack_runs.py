@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from builders import Tell
 from perturblab import runs
 from perturblab.attacks import ATTACKS, PixelModel, Threat, to_pixels
-from perturblab.progress import Show
+from perturblab.system.terminal import Show
 
 _NET = "--dataset-train digits --net-type batchout_mnist --nfilters 8 --dropout 0 --optim-method Adam --nthreads 1"
 _LEARNT = f"{_NET} --learning-rate 5e-3 --batch-size 64 --nepochs 10"

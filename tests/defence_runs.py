@@ -11,8 +11,8 @@ from torch import Tensor
 
 from perturblab import execution, runs
 from perturblab.config import TrainConfig, validated
-from perturblab.progress import Show
 from perturblab.runs import Run
+from perturblab.system.terminal import Show
 
 QUIET = Show(quiet=True)
 # 120 images at 32 are three steps and one of 24.

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from perturblab import execution, records, runs
 from perturblab.config import TrainConfig
-from perturblab.progress import Show
 from perturblab.records import Record
 from perturblab.runs import Run
+from perturblab.system.terminal import Show
 
 QUIET = Show(quiet=True)
 FILES = {

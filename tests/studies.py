@@ -19,7 +19,7 @@ from perturblab.points import (
     save_points,
 )
 from perturblab.presets import Preset
-from perturblab.progress import Show
+from perturblab.system.terminal import Show
 
 QUIET = Show(quiet=True)
 TINY = Preset(

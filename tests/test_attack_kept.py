@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from attack_runs import LITTLE, TEST, attack, by_key, counted, kept, measured, opened_in_pixels
 from builders import Tell
-from perturblab import attacked, files, masking, unfinished
+from perturblab import attacked, masking, unfinished
 from perturblab.attacks import ATTACKS, Threat, autoattack
 from perturblab.points import WORST
+from perturblab.system import files
 
 pytestmark = pytest.mark.usefixtures("undrawn", "short_autoattack")
 

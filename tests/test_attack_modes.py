@@ -18,8 +18,8 @@ from builders import Tell
 from perturblab import runs
 from perturblab.attacks import ATTACKS, Threat, autoattack, deepfool, fgsm, pgd, still_right
 from perturblab.points import WORST
-from perturblab.progress import Show
 from perturblab.seeding import stream
+from perturblab.system.terminal import Show
 
 pytestmark = pytest.mark.usefixtures("undrawn", "short_autoattack")
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from perturblab import checkpoint, execution, files, runs
+from perturblab import checkpoint, execution, runs
 from perturblab.checkpoint import PREVIOUS, digest, load_checkpoint, save_checkpoint
 from perturblab.config import TrainConfig
 from perturblab.errors import UserError
-from perturblab.progress import Show
+from perturblab.system import files
+from perturblab.system.terminal import Show
 from told import in_order
 
 QUIET = Show(quiet=True)
@@ -168,7 +169,7 @@ def test_a_run_goes_on_from_the_one_before_to_the_same_weights(tmp_path: Path, m
 def test_a_second_process_on_one_run_is_kept_out(tmp_path: Path) -> None:
     run = runs.open_run(config(), tmp_path / "run", QUIET)
     code = (
-        "from pathlib import Path\nfrom perturblab.files import locked\nimport time\n"
+        "from pathlib import Path\nfrom perturblab.system.files import locked\nimport time\n"
         f"with locked(Path({str(run.folder)!r}), 'busy'):\n    print('in', flush=True)\n    time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:

@@ -9,7 +9,7 @@ import torch
 from data_folders import CIFAR10_NAMES, encoded, image_folder, never_read, pixels, put
 from perturblab import data
 from perturblab.data import cache, hub, pictures, sets
-from perturblab.files import cache_folder
+from perturblab.system.files import cache_folder
 from told import in_order
 
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -12,7 +12,7 @@ import pytest
 from perturblab import cli, execution, logs, records, runs
 from perturblab.config import TrainConfig
 from perturblab.errors import UserError
-from perturblab.progress import Show
+from perturblab.system.terminal import Show
 from told import in_order
 
 QUIET = Show(quiet=True)

@@ -26,14 +26,14 @@ from torch import Tensor, nn
 from builders import FULL, Tell
 from perturblab import attacks, matching, numerics, planning, records, study, train
 from perturblab.catalogue import SETUPS
-from perturblab.files import CHECKPOINT
 from perturblab.frames import frame
 from perturblab.kernels import native
 from perturblab.layers import Masks, Mixing, batch_step, batchout_at
 from perturblab.models import Task, build
 from perturblab.presets import PRESETS
-from perturblab.progress import Show
 from perturblab.report import measured
+from perturblab.system.files import CHECKPOINT
+from perturblab.system.terminal import Show
 
 FIXTURE = Path(__file__).parent / "fixtures" / "numerics.json"
 QUIET = Show(quiet=True)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from cases import CASES, NET_ROWS, Case
 from perturblab import cli, onnx_export
 from perturblab.errors import UserError
-from perturblab.extras import require
 from perturblab.layers import (
     LocalBinaryConv2d,
     Masks,
@@ -23,7 +22,8 @@ from perturblab.layers import (
     store_masks,
 )
 from perturblab.models import NETS, Task, build
-from perturblab.progress import Show
+from perturblab.system.extras import require
+from perturblab.system.terminal import Show
 
 NO_ONNX = "onnx, onnxscript or onnxruntime is not installed (extra onnx): nothing is exported to it"
 REDRAWN = [case for case in NET_ROWS if case.random == "always"]

@@ -24,9 +24,9 @@ from perturblab.errors import UserError
 from perturblab.markdown import escape
 from perturblab.points import load_points
 from perturblab.pretrained import from_pretrained, push_to_hub, save_pretrained
-from perturblab.progress import Show
 from perturblab.records import Record
 from perturblab.runs import trained_run
+from perturblab.system.terminal import Show
 
 ROOT = Path(__file__).parents[1]
 RUN = "--dataset-train digits --net-type perturb_resnet18 --nfilters 4 --nmasks 2 --level 0.3 --mix-maps --no-augment"

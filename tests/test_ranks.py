@@ -20,9 +20,9 @@ from perturblab import data, evaluate
 from perturblab.config import TrainConfig
 from perturblab.errors import NonFiniteError, RankLostError, UserError
 from perturblab.layers import BatchOut, Masks, Mixing, Noise, PerturbConv2d, batch_step
-from perturblab.progress import Show
 from perturblab.ranks import ALONE, Ranks
 from perturblab.runs import check_ranks, open_run
+from perturblab.system.terminal import Show
 from perturblab.train import Epoch, Recipe, start, train
 
 COUNT, CLASSES, BATCH = 23, 4, 5  # the last batch has 3 rows: 2 and 1 on two ranks

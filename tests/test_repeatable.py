@@ -13,7 +13,7 @@ import pytest
 from perturblab import cli, matching, records
 from perturblab.config import TrainConfig
 from perturblab.errors import UserError
-from perturblab.progress import Show
+from perturblab.system.terminal import Show
 
 QUIET = Show(quiet=True)
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from cases import NCLASSES, NET_ROWS, Case
-from perturblab import checkpoint, cli, data, execution, figures, files, numerics, records, runs, train
+from perturblab import checkpoint, cli, data, execution, figures, numerics, records, runs, train
 from perturblab.config import TrainConfig
 from perturblab.defences import DEFENCES
 from perturblab.errors import UserError
 from perturblab.layers import fixed_buffers
-from perturblab.machine import out_of_memory
-from perturblab.progress import Show
+from perturblab.system import files
+from perturblab.system.memory import out_of_memory
+from perturblab.system.terminal import Show
 from told import in_order
 
 QUIET = Show(quiet=True)

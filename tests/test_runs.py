@@ -23,8 +23,8 @@ from perturblab import checkpoint, data, execution, records, runs
 from perturblab.config import TrainConfig
 from perturblab.errors import NonFiniteError, UserError
 from perturblab.layers import Masks
-from perturblab.progress import Show
 from perturblab.seeding import stream
+from perturblab.system.terminal import Show
 from run_folders import (
     AUGMENTED,
     FILES,

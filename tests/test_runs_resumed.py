@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from perturblab import checkpoint, execution, files, runs
+from perturblab import checkpoint, execution, runs
 from perturblab.errors import UserError
+from perturblab.system import files
 from run_folders import AUGMENTED, FILES, QUIET, executed, metrics, opened, record_of, results, same, untimed, weights
 from told import in_order
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from perturblab import checkpoint, cli, records
-from perturblab.data.room import check_room
 from perturblab.errors import DataError, UserError
 from perturblab.plain import check_archive, check_plain
 from perturblab.saved import check_answers, check_rows
+from perturblab.system.memory import check_room
 
 ROW: dict[str, Any] = {
     **{"epoch": 0, "lr": 0.1, "train_loss": 1.0, "train_accuracy": 10.0, "seconds": 1.0, "images_per_second": 5.0},

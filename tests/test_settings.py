@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from perturblab import cli, configured, execution, machine, records, runs, train
+from perturblab import cli, configured, execution, records, runs, train
 from perturblab.checkpoint import load_checkpoint
 from perturblab.config import TrainConfig
 from perturblab.errors import NonFiniteError
-from perturblab.progress import Show
+from perturblab.system import memory, processes
+from perturblab.system.terminal import Show
 from told import in_order
 
 TINY = "--dataset-train digits --net-type lenet --nfilters 2 --nmasks 2 --train-size 20 --batch-size 10 --nthreads 1"
@@ -124,7 +125,7 @@ def test_a_loss_that_is_not_finite_is_told_with_its_own_step_and_rate_however_la
 def test_freed_memory_is_kept_unless_told_not_to(value: str, faults_less: bool) -> None:
     """Tensors of 64 MB, freed and allocated again: with the setting their pages are zeroed once, not every time."""
     code = (
-        "import resource, torch\nfrom perturblab.machine import keep_freed_memory\nmade = keep_freed_memory()\n"
+        "import resource, torch\nfrom perturblab.system.memory import keep_freed_memory\nmade = keep_freed_memory()\n"
         "def faults():\n  for _ in range(5): torch.ones(2**24)\n"
         "  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "warm = faults(), faults(), faults()\nprint(made, faults() - warm[-1])"
@@ -138,8 +139,8 @@ def test_freed_memory_is_kept_unless_told_not_to(value: str, faults_less: bool) 
 
 def test_allocator_of_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PERTURBLAB_MALLOC", raising=False)
-    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: object())
-    assert machine.keep_freed_memory() is False
+    monkeypatch.setattr(processes.ctypes, "CDLL", lambda name: object())
+    assert memory.keep_freed_memory() is False
 
 
 @pytest.mark.slow

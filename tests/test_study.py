@@ -18,8 +18,8 @@ from perturblab.points import (
     load_points,
     save_points,
 )
-from perturblab.progress import Show
 from perturblab.report import measured
+from perturblab.system.terminal import Show
 from studies import ATTACKED, FGSM, SETTINGS, TINY, keep_record, planned, points, run_all
 
 

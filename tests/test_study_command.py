@@ -15,7 +15,7 @@ import pytest
 from builders import Tell
 from perturblab import cli, presets, records
 from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS
-from perturblab.files import locked
+from perturblab.system.files import locked
 from studies import TINY, keep_record, planned
 from told import in_order
 

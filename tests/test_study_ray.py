@@ -16,10 +16,10 @@ import pytest
 from perturblab import cli, planning, records, study, study_ray
 from perturblab.catalogue import SETUPS
 from perturblab.errors import UserError
-from perturblab.files import locked
 from perturblab.presets import Preset
-from perturblab.progress import Show
 from perturblab.report import measured
+from perturblab.system.files import locked
+from perturblab.system.terminal import Show
 from told import in_order
 
 TINY = Preset(

@@ -16,7 +16,7 @@ import pytest
 from builders import Tell
 from perturblab import planning, study
 from perturblab.catalogue import SETUPS
-from perturblab.files import locked
+from perturblab.system.files import locked
 from studies import TINY, planned, run_all
 from told import in_order
 
@@ -96,7 +96,7 @@ def test_a_run_that_is_only_just_starting_hears_the_stop(ignored: bool, tmp_path
 
 def test_a_second_study_is_kept_out(tmp_path: Path, tell: Tell) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom perturblab.files import locked\n"
+        "import sys, time\nfrom pathlib import Path\nfrom perturblab.system.files import locked\n"
         f"with locked(Path({str(tmp_path)!r}), 'busy'):\n    print('in', flush=True)\n    time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:

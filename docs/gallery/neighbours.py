@@ -28,10 +28,10 @@ from torch.nn import functional as F
 from perturblab import cli, evaluate
 from perturblab.errors import UserError
 from perturblab.markdown import markdown_table
-from perturblab.progress import Show
 from perturblab.runs import trained_run
 from perturblab.seeding import stream
 from perturblab.stats import wilson
+from perturblab.system.terminal import Show
 
 FULL = {"run": Path("runs/robust/BO-cifar-none/seed-1"), "looked": 2000, "asked": 2000}
 SMALL = {"run": None, "looked": 100, "asked": 100}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from matplotlib import pyplot
 
-from perturblab.files import write_atomically
-from perturblab.machine import keep_freed_memory
 from perturblab.style import svg
+from perturblab.system.files import write_atomically
+from perturblab.system.memory import keep_freed_memory
 
 HERE = Path(__file__).parent
 SCRIPTS = ("masks", "one_mask_one_input", "neighbours", "arrangement", "metric_audit", "batchout_under_attack")

@@ -39,9 +39,9 @@ from perturblab.points import (
     raised_by,
     save_points,
 )
-from perturblab.progress import Show
 from perturblab.seeding import stream
 from perturblab.stats import wilson
+from perturblab.system.terminal import Show
 from perturblab.targets import Target, changes, make_target
 from perturblab.unfinished import UNFINISHED, Unfinished
 

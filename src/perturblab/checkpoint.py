@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from perturblab.errors import UserError
-from perturblab.files import MASKS, PREVIOUS, write_atomically
 from perturblab.plain import check_archive, check_plain
+from perturblab.system.files import MASKS, PREVIOUS, write_atomically
 
 VERSION = 3
 _HELD = {"config": dict, "hashes": dict, "model": dict, "fixed": dict, "state": dict, "rows": list, "correct": list}

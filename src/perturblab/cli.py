@@ -17,14 +17,15 @@ from perturblab import __version__, cli_catalogue, cli_export, cli_report
 from perturblab.arguments import Parser, add_fields, add_ignored, given, integers, parsed
 from perturblab.config import AttackConfig, TrainConfig, validated
 from perturblab.errors import NonFiniteError, RankLostError, UserError, one_line
-from perturblab.files import is_begun
-from perturblab.machine import asked_to_stop, is_first, launcher, world_size
+from perturblab.system.files import is_begun
+from perturblab.system.processes import is_first, launcher, world_size
+from perturblab.system.signals import asked_to_stop
 
 if TYPE_CHECKING:
-    from perturblab.progress import Show
     from perturblab.ranks import Ranks
     from perturblab.records import Record
     from perturblab.runs import Run
+    from perturblab.system.terminal import Show
 
 DONE, BUG, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -115,7 +116,7 @@ def _describe(args: argparse.Namespace) -> int:
 
     from perturblab.configured import build_net
     from perturblab.models import Task, describe
-    from perturblab.progress import Show
+    from perturblab.system.terminal import Show
 
     task = Task(nclasses, channels, (size[0], size[-1]))
     with torch.device("meta"):
@@ -151,8 +152,9 @@ def _train(args: argparse.Namespace) -> int:
     import torch
 
     from perturblab import logs, ranks
-    from perturblab.machine import hear_stops, keep_freed_memory
     from perturblab.runs import own_device
+    from perturblab.system.memory import keep_freed_memory
+    from perturblab.system.signals import hear_stops
 
     hear_stops()
     logs.check(config.log or ())
@@ -170,7 +172,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _train_in(config: TrainConfig, folder: Path, ranks: "Ranks", stop: Callable[[], bool] | None) -> int:
     from perturblab import execution, runs
-    from perturblab.progress import Show
+    from perturblab.system.terminal import Show
 
     show = Show(quiet=config.quiet)
     with ranks.agreed():
@@ -297,9 +299,9 @@ def _result(record: "Record", folder: Path) -> str:
 def _evaluate(args: argparse.Namespace) -> int:
     batch = integers(args.batch_size, "--batch-size")[0] if args.batch_size is not None else None
     from perturblab.execution import evaluate_run
-    from perturblab.progress import Show
     from perturblab.ranks import joined
     from perturblab.runs import own_device
+    from perturblab.system.terminal import Show
 
     with joined(own_device(Path(args.folder))) as ranks:
         result = evaluate_run(
@@ -339,9 +341,10 @@ def _attack(args: argparse.Namespace) -> int:
     import torch
 
     from perturblab.attacked import attack_run, was_checked
-    from perturblab.machine import hear_stops, keep_freed_memory
-    from perturblab.progress import Show
     from perturblab.robustness_figures import examples_of, table
+    from perturblab.system.memory import keep_freed_memory
+    from perturblab.system.signals import hear_stops
+    from perturblab.system.terminal import Show
 
     hear_stops()
     keep_freed_memory()
@@ -388,7 +391,7 @@ def main(argv: Sequence[str] | None = None, *, stop: Callable[[], bool] | None =
             print("perturblab: interrupted", file=sys.stderr)
         return INTERRUPTED
     except (MemoryError, RuntimeError, ImportError) as error:
-        from perturblab.machine import out_of_memory
+        from perturblab.system.memory import out_of_memory
 
         if (reason := out_of_memory(error)) is None:
             raise

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from perturblab.arguments import Parser, integers
 from perturblab.errors import UserError
-from perturblab.machine import asked_to_stop
+from perturblab.system.signals import asked_to_stop
 
 if TYPE_CHECKING:
     from perturblab.catalogue import Entry, Relation, Setup
     from perturblab.planning import Job, Standing
     from perturblab.presets import Preset
-    from perturblab.progress import Show
     from perturblab.study import Failure
+    from perturblab.system.terminal import Show
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 RESULTS = "results"  # where records lie unless --results says otherwise
@@ -251,9 +251,9 @@ def _plain(value: Any) -> str:
 
 def _run(args: argparse.Namespace) -> int:
     from perturblab import planning, study
-    from perturblab.files import locked
     from perturblab.presets import PRESETS
-    from perturblab.progress import Show
+    from perturblab.system.files import locked
+    from perturblab.system.terminal import Show
 
     show, jobs = Show(quiet=args.quiet), _jobs(args)
     place = _placed(args)

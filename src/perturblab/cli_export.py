@@ -9,7 +9,7 @@ from perturblab.arguments import Parser
 from perturblab.errors import UserError
 
 if TYPE_CHECKING:
-    from perturblab.progress import Show
+    from perturblab.system.terminal import Show
 
 DONE, FAILED = 0, 1
 
@@ -35,7 +35,7 @@ def _export(args: argparse.Namespace) -> int:
         raise UserError("export got no format; say --onnx FILE or --pretrained DIR")
     if args.push and not args.pretrained:
         raise UserError("--push uploads what --pretrained has made; give --pretrained DIR too")
-    from perturblab.progress import Show
+    from perturblab.system.terminal import Show
 
     run, show = Path(args.folder), Show(quiet=args.quiet)
     if args.onnx and (code := _onnx(run, Path(args.onnx), show, args.dataroot)):

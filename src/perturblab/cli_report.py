@@ -75,8 +75,8 @@ def _check_report_flags(args: argparse.Namespace) -> None:
 
 
 def _page(runs: "list[Run]", void: list[str], folder: Path, output: Path) -> int:
-    from perturblab.files import write_atomically
     from perturblab.report import measured, page
+    from perturblab.system.files import write_atomically
 
     write_atomically(output, page.page(runs, measured.load_failed(folder), void).encode())
     for answer in page.answered(runs):
@@ -97,8 +97,8 @@ def _print_table(runs: "list[Run]", control: str | None) -> None:
 
 
 def _write_between_markers(path: Path, table: str) -> None:
-    from perturblab.files import write_atomically
     from perturblab.report import tables
+    from perturblab.system.files import write_atomically
 
     try:
         text = path.read_text(encoding="utf-8")

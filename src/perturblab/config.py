@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from perturblab.errors import UserError
-from perturblab.files import expanded
+from perturblab.system.files import expanded
 
 Config = TypeVar("Config", bound=BaseModel)
 Positive = Annotated[int, Field(ge=1, lt=2**31)]

@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 
-from perturblab import checkpoint, evaluate, figures, files, logs, numerics, records, stats, train
+from perturblab import checkpoint, evaluate, figures, logs, numerics, records, stats, train
 from perturblab.config import TrainConfig
 from perturblab.errors import UserError
-from perturblab.files import CHECKPOINT, MASKS, locked, write_atomically
-from perturblab.machine import out_of_memory
-from perturblab.progress import Show
 from perturblab.ranks import ALONE, Ranks
 from perturblab.recording import circumstances, make_record, resolved_config
 from perturblab.runs import Run, check_ranks, trained_run
+from perturblab.system import files
+from perturblab.system.files import CHECKPOINT, MASKS, locked, write_atomically
+from perturblab.system.memory import out_of_memory
+from perturblab.system.terminal import Show
 
 SHOW_EVERY = 0.1  # seconds between two looks at the numbers, which wait for the device
 

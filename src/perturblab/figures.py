@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perturblab.errors import UserError, one_line
-from perturblab.files import write_atomically
 from perturblab.style import empty_figure, svg
+from perturblab.system.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from perturblab.extras import require
-from perturblab.files import write_atomically
+from perturblab.system.extras import require
+from perturblab.system.files import write_atomically
 
 KINDS = ("csv", "tb")
 Row = Mapping[str, Any]

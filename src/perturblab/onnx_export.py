@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from perturblab.attacks import to_pixels
 from perturblab.errors import UserError
-from perturblab.extras import require
-from perturblab.files import write_atomically
 from perturblab.kernels import published
 from perturblab.layers import Masks, store_masks
-from perturblab.progress import Show
 from perturblab.runs import trained_run
+from perturblab.system.extras import require
+from perturblab.system.files import write_atomically
+from perturblab.system.terminal import Show
 
 TOLERANCE = 1e-4  # of a logit, relative to the largest one where that is above 1
 _IMAGES = 1000  # real test images that are compared

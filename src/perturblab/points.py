@@ -9,8 +9,8 @@ from typing import Annotated, Any, NamedTuple, Self
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
 from perturblab.errors import UserError, one_line
-from perturblab.files import from_json, write_atomically
 from perturblab.stats import MIN_SEEDS, t_interval, wilson
+from perturblab.system.files import from_json, write_atomically
 
 VERSION = 1
 WORST = "worst case"

@@ -14,15 +14,15 @@ from perturblab import checkpoint, records
 from perturblab.attacks import PixelModel
 from perturblab.card import model_card
 from perturblab.configured import net_options
-from perturblab.data.room import check_room
 from perturblab.errors import UserError, one_line
-from perturblab.files import write_atomically
 from perturblab.layers import Masks
 from perturblab.layers.placement import COUNTER
 from perturblab.models import NETS, Task, build, options_read
 from perturblab.points import load_run_points
-from perturblab.progress import Show
 from perturblab.runs import trained_run
+from perturblab.system.files import write_atomically
+from perturblab.system.memory import check_room
+from perturblab.system.terminal import Show
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 

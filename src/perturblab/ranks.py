@@ -18,8 +18,8 @@ from torch import distributed as dist
 from torch.nn.modules.batchnorm import _NormBase
 
 from perturblab.errors import NonFiniteError, RankLostError, UserError
-from perturblab.machine import world_size
 from perturblab.seeding import stream
+from perturblab.system.processes import world_size
 
 Value = TypeVar("Value")
 Mix = Callable[[Tensor], Tensor]

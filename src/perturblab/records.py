@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field, FiniteFloat, JsonValue, ValidationError, 
 
 from perturblab import numerics
 from perturblab.errors import UserError, one_line
-from perturblab.files import from_json, write_atomically
 from perturblab.numerics import Fault
+from perturblab.system.files import from_json, write_atomically
 
 VERSION = 1
 PACKAGES = ("torch", "numpy", "scipy", "pillow", "datasets", "safetensors", "pydantic")

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from perturblab.errors import one_line
-from perturblab.files import write_atomically
 from perturblab.points import NO_WORST, WORST, Point, is_capped, lacks_worst, radius, said
 from perturblab.style import empty_figure, svg
+from perturblab.system.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

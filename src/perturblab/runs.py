@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from perturblab import checkpoint, data, evaluate, files, records, train
+from perturblab import checkpoint, data, evaluate, records, train
 from perturblab.attacks import PixelModel
 from perturblab.config import TrainConfig, validated
 from perturblab.configured import (
@@ -27,14 +27,15 @@ from perturblab.configured import (
 )
 from perturblab.defences import Adversary, adversarial_images
 from perturblab.errors import UserError
-from perturblab.files import CHECKPOINT
 from perturblab.layers import Mixing, batch_step, batchout_at, fixed_buffers
-from perturblab.machine import world_size
 from perturblab.models import Task
-from perturblab.progress import Show
 from perturblab.ranks import ALONE, Ranks
 from perturblab.saved import check_answers, check_rows, check_state
 from perturblab.seeding import stream
+from perturblab.system import files
+from perturblab.system.files import CHECKPOINT
+from perturblab.system.processes import world_size
+from perturblab.system.terminal import Show
 
 # Fields that set nothing, which checkpoints held before 30 November 2026.
 _FORMER_FIELDS = {"learning_rate_decay", "save", "logs"}

@@ -21,11 +21,11 @@ from typing import Any
 
 from perturblab import matching, records
 from perturblab.errors import UserError
-from perturblab.files import CHECKPOINT, PREVIOUS, sweep, write_atomically
-from perturblab.machine import STOPS
 from perturblab.planning import Job, unlike
 from perturblab.points import load_checks, load_points, point_files, save_checks, save_points
-from perturblab.progress import Show
+from perturblab.system.files import CHECKPOINT, PREVIOUS, sweep, write_atomically
+from perturblab.system.signals import STOPS
+from perturblab.system.terminal import Show
 
 FAILED = "failed.json"
 _MISTAKE = 2  # what the command line gives for a mistake of the user

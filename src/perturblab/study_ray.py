@@ -15,11 +15,11 @@ from typing import Any
 
 from perturblab import planning, study
 from perturblab.errors import UserError
-from perturblab.files import locked, write_atomically
-from perturblab.machine import asked_to_stop
 from perturblab.planning import Job
-from perturblab.progress import Show
 from perturblab.study import Failure, failed, forget_failure
+from perturblab.system.files import locked, write_atomically
+from perturblab.system.signals import asked_to_stop
+from perturblab.system.terminal import Show
 
 _LOOK_EVERY = 0.5  # seconds between two looks at the runs
 _TRIES_AGAIN = 5  # times that a run is begun anew because its machine was lost

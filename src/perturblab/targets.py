@@ -16,8 +16,8 @@ from perturblab.errors import UserError
 from perturblab.layers.inference import InferenceBatchOut
 from perturblab.layers.partners import BY_CLASS
 from perturblab.points import ACTIVE, AT_INFERENCE, FEWEST
-from perturblab.progress import Show
 from perturblab.seeding import stream
+from perturblab.system.terminal import Show
 
 _LOOKED_AT = 64  # images that show whether a net is random
 _REFERENCES = 1000  # training images among which BatchOut at inference draws

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from perturblab import files
+from perturblab.system import files
 
 UNFINISHED = ".unfinished"  # in place of the .json of the points
 _FORMAT = "1"

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from perturblab.data.known import numbers
 from perturblab.data.layouts import Source
-from perturblab.data.room import check_room
 from perturblab.data.sets import Decoded, Progress, Split
 from perturblab.errors import DataError
+from perturblab.system.memory import check_room
 
 # All that a pickled numpy array needs. `_reconstruct` is taken from an array because its module's name varies.
 _RECONSTRUCT: Callable[..., Any] = np.empty(0).__reduce__()[0]  # type: ignore[assignment]

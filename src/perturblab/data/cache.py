@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from perturblab.data.sets import Decoded, Split, content_hashes
-from perturblab.files import cache_folder
+from perturblab.system.files import cache_folder
 
 VERSION = 1
 

@@ -13,7 +13,7 @@ from perturblab.data.layouts import LAYOUTS, Source, complete, inside, sources
 from perturblab.data.pictures import read_parquet, read_pictures
 from perturblab.data.sets import Decoded, ImageData, Progress, check, content_hashes, image_size, silent
 from perturblab.errors import DataError
-from perturblab.files import expanded
+from perturblab.system.files import expanded
 
 _READERS = {
     "parquet": read_parquet,

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from perturblab.data.known import numbers
 from perturblab.data.layouts import Source, inside
-from perturblab.data.room import check_room
 from perturblab.data.sets import Decoded, Progress, Split, other_classes
 from perturblab.errors import DataError
+from perturblab.system.memory import check_room
 
 Pixels = NDArray[np.uint8]
 # Only formats that Pillow decodes by itself: EPS, for one, would start another program.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perturblab.files import cache_folder
+from perturblab.system.files import cache_folder
 
 _ACTS = {
     nn.ReLU: "relu",

@@ -8,9 +8,9 @@ from typing import Any
 
 from perturblab import numerics, records
 from perturblab.errors import UserError
-from perturblab.files import from_json
 from perturblab.points import WORST, Point, load_run_points
 from perturblab.records import Record
+from perturblab.system.files import from_json
 
 _PERCENT = frozenset({"exact", "train_accuracy", "batch_mean", "batch_mean_truncated", "smoothed"})
 FAILED = "failed.json"  # written by a study beside where the record would be

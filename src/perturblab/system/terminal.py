@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from perturblab.errors import one_line
-from perturblab.machine import is_first
+from perturblab.system.processes import is_first
 
 
 class Show:

@@ -1,0 +1,1 @@
+"""This machine: files, memory, signals, processes, the terminal. Nothing here imports torch."""
