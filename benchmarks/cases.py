@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from perturblab.kernels import published
 from perturblab.layers import Masks, Noise, PerturbConv2d
+from perturblab.layers.kernels import published
 from perturblab.models import build
 
 Step = Callable[[], Any]

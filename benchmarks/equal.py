@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from perturblab import data, evaluate, train
-from perturblab.kernels import published
+from perturblab.layers.kernels import published
 from perturblab.models import Task, build
 
 _MASKED = {"nfilters": 12, "first_filter_size": 3, "nmasks": 8, "level": 0.5}

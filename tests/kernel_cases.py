@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nets import seeded
-from perturblab.kernels import chunked, fused, native, perturb_conv2d, reference
 from perturblab.layers import ACTIVATIONS, activation
+from perturblab.layers.kernels import chunked, fused, native, perturb_conv2d, reference
 
 Case = dict[str, Tensor]
 Path2d = Callable[..., Tensor]

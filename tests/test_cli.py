@@ -12,7 +12,7 @@ import torch
 from builders import LENET, ONE_EPOCH, Tell, content
 from perturblab import data, records
 from perturblab.data import ImageData, Split
-from perturblab.kernels import debug_log
+from perturblab.layers.kernels import debug_log
 
 # --- train -----------------------------------------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import perturblab.layers
 from cases import CASES, LAYERS, NET_ROWS, Case
 from nets import seeded
-from perturblab.kernels import published
 from perturblab.layers import AnchorConv2d, LocalBinaryConv2d, Masks
+from perturblab.layers.kernels import published
 from perturblab.models import NETS
 from second import LEVEL
 

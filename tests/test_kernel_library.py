@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kernel_cases import assert_close, case, needs_compiler, outcome, spied, truth
-from perturblab.kernels import native, perturb_conv2d
+from perturblab.layers.kernels import native, perturb_conv2d
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_without_a_compiler_the_results_are_equal(variable: str, value: str, mon
 START = """
 import torch
 import kernel_cases as t
-from perturblab.kernels import native, perturb_conv2d
+from perturblab.layers.kernels import native, perturb_conv2d
 """
 
 

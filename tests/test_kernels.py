@@ -29,8 +29,8 @@ from kernel_cases import (
     typed,
 )
 from nets import seeded
-from perturblab.kernels import chunked, native, perturb_conv2d, published, reference
 from perturblab.layers import ACTIVATIONS, Noise, PerturbConv2d
+from perturblab.layers.kernels import chunked, native, perturb_conv2d, published, reference
 
 
 @needs_compiler

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nets import seeded
-from perturblab.kernels import perturbed_moments, published
 from perturblab.layers import (
     ACTIVATIONS,
     Masks,
@@ -31,6 +30,7 @@ from perturblab.layers import (
     perturb_conv2d,
     shift,
 )
+from perturblab.layers.kernels import perturbed_moments, published
 from perturblab.models.skeleton import init_weights
 from told import in_order
 

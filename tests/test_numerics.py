@@ -27,8 +27,8 @@ from builders import FULL, Tell
 from perturblab import attacks, matching, numerics, planning, records, study, train
 from perturblab.catalogue import SETUPS
 from perturblab.frames import frame
-from perturblab.kernels import native
 from perturblab.layers import Masks, Mixing, batch_step, batchout_at
+from perturblab.layers.kernels import native
 from perturblab.models import Task, build
 from perturblab.presets import PRESETS
 from perturblab.report import measured

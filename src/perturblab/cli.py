@@ -237,7 +237,7 @@ def _check_longer(config: TrainConfig, own: TrainConfig) -> None:
 def _show_perturbations() -> None:
     import logging
 
-    from perturblab.kernels import debug_log
+    from perturblab.layers.kernels import debug_log
 
     debug_log.setLevel(logging.DEBUG)
     debug_log.addHandler(logging.StreamHandler(sys.stderr))

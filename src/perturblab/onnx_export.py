@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from perturblab.attacks import to_pixels
 from perturblab.errors import UserError
-from perturblab.kernels import published
 from perturblab.layers import Masks, store_masks
+from perturblab.layers.kernels import published
 from perturblab.runs import trained_run
 from perturblab.system.extras import require
 from perturblab.system.files import write_atomically

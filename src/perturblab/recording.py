@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from perturblab import evaluate, numerics, records
 from perturblab.config import DEFENCE_OPTIONS, NET_OPTIONS
 from perturblab.configured import net_options, resolved_defence
-from perturblab.kernels.native import way
 from perturblab.layers import Masks
+from perturblab.layers.kernels.native import way
 from perturblab.models import Task, describe
 
 if TYPE_CHECKING:

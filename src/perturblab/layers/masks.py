@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from perturblab.kernels.native import as_stored
-from perturblab.kernels.reference import scaled
+from perturblab.layers.kernels.native import as_stored
+from perturblab.layers.kernels.reference import scaled
 
 KINDS = ("uniform", "normal")
 REDRAW = ("never", "train", "always")

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from perturblab.kernels import in_pieces, is_published, perturbed_moments
-from perturblab.kernels import perturb as perturb
-from perturblab.kernels import perturb_conv2d as perturb_conv2d
 from perturblab.layers.activations import activation
+from perturblab.layers.kernels import in_pieces, is_published, perturbed_moments
+from perturblab.layers.kernels import perturb as perturb
+from perturblab.layers.kernels import perturb_conv2d as perturb_conv2d
 from perturblab.layers.masks import Masks, Noise
 
 FILTER_SIZES = (0, 1, 3, 5, 7)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perturblab.kernels import is_published
+from perturblab.layers.kernels import is_published
 
 # (rows down, columns to the right); the nearest first, so that few channels too look to all sides evenly.
 MOVES = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from perturblab.kernels import published
 from perturblab.layers import AnchorConv2d, LocalBinaryConv2d, Masks, Shift
+from perturblab.layers.kernels import published
 from perturblab.models.skeleton import Task
 
 _POOLS = (torch.ops.aten.max_pool2d_with_indices.default, torch.ops.aten.avg_pool2d.default)

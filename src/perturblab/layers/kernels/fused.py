@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perturblab.kernels import chunked, compiled, native, reference
+from perturblab.layers.kernels import chunked, compiled, native, reference
 
 _published = False
 

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from perturblab.kernels.reference import Activation, scaled
+from perturblab.layers.kernels.reference import Activation, scaled
 
 
 def reduce_masks(x: Tensor, masks: Tensor, weight: Tensor, act: Activation) -> Tensor:

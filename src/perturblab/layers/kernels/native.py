@@ -109,7 +109,7 @@ def library(act: str, dtype: torch.dtype) -> ctypes.CDLL | None:
     program = compiler()
     if not program or os.environ.get("PERTURBLAB_NATIVE") == "0":
         return None
-    source = files("perturblab.kernels").joinpath("perturb.cpp").read_bytes()
+    source = files("perturblab.layers.kernels").joinpath("perturb.cpp").read_bytes()
     scalar = _SCALARS[dtype]
     command = [*program, *_FLAGS, f"-DACT={act}", f"-DSCALAR={scalar}"]
     key = hashlib.sha256(repr((command, _machine(), source)).encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from perturblab.kernels import reference
+from perturblab.layers.kernels import reference
 
 
 def perturb_conv2d(

@@ -4,10 +4,10 @@
 is for accelerators, `chunked` works everywhere.
 """
 
-from perturblab.kernels.chunked import in_pieces
-from perturblab.kernels.fused import is_published, perturb_conv2d, published
-from perturblab.kernels.moments import perturbed_moments
-from perturblab.kernels.reference import Activation, debug_log, perturb
+from perturblab.layers.kernels.chunked import in_pieces
+from perturblab.layers.kernels.fused import is_published, perturb_conv2d, published
+from perturblab.layers.kernels.moments import perturbed_moments
+from perturblab.layers.kernels.reference import Activation, debug_log, perturb
 
 __all__ = [
     "Activation",
