@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from perturblab.attacks import PixelModel, Threat, fgsm, pgd, to_pixels
 from perturblab.data.digits import read_digits
-from perturblab.evaluate import answers
 from perturblab.markdown import markdown_table
 from perturblab.models import Task, build
+from perturblab.training.evaluate import answers
 
 EPS, STEPS, BATCH = 0.1, 10, 250
 EPOCHS = 2  # enough for a net of which the attacks leave some images right: a count of 0 would agree with any other

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from perturblab import data, evaluate, train
+from perturblab import data
 from perturblab.layers.kernels import published
 from perturblab.models import Task, build
+from perturblab.training import evaluate, loop
 
 _MASKED = {"nfilters": 12, "first_filter_size": 3, "nmasks": 8, "level": 0.5}
 NETS: dict[str, dict[str, Any]] = {
@@ -51,7 +52,7 @@ def _trained(
     digits: data.ImageData, name: str, seed: int, nepochs: int, *, fast: bool, change: float
 ) -> tuple[list[float], int]:
     preparation = data.preparation(digits)
-    recipe = train.Recipe(nepochs=nepochs, batch_size=32, learning_rate=1e-3, dataset="digits", seed=seed)
+    recipe = loop.Recipe(nepochs=nepochs, batch_size=32, learning_rate=1e-3, dataset="digits", seed=seed)
     net = build(name, task=Task(10, 1, (8, 8)), seed=seed, **NETS[name])
     net = convert_conv2d_weight_memory_format(net, torch.channels_last)
     noise = torch.Generator().manual_seed(seed)
@@ -63,15 +64,15 @@ def _trained(
     def prepare(images: Tensor, _generator: torch.Generator | None = None) -> Tensor:
         return data.normalise(images, preparation).contiguous(memory_format=torch.channels_last)
 
-    def note(state: train.State) -> bool:
+    def note(state: loop.State) -> bool:
         totals.append(state.reached.loss / recipe.batch_size)
         return True
 
     losses: list[float] = []
     with nullcontext() if fast else published():
-        state = train.start(net, recipe)
+        state = loop.start(net, recipe)
         images, labels = digits.train.images, digits.train.labels
-        for _ in train.train(net, images, labels, recipe, state, prepare=prepare, after_step=note):
+        for _ in loop.train(net, images, labels, recipe, state, prepare=prepare, after_step=note):
             losses += [b - a for a, b in zip([0.0, *totals], totals, strict=False)]
             totals.clear()
         answers = evaluate.answers(net.eval(), digits.test.images, digits.test.labels, prepare=prepare)

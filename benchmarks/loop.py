@@ -10,9 +10,10 @@ from scipy import stats
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from perturblab import data, train
+from perturblab import data
 from perturblab.data.known import PREPARATIONS
 from perturblab.models import build
+from perturblab.training import loop
 
 NET = "resnet18"
 OPTIONS: dict[str, Any] = {"nfilters": 6}  # the narrowest that was trained: what surrounds a step weighs most here
@@ -44,10 +45,10 @@ def overhead(pairs: int, threads: int) -> dict[str, Any]:
 
 
 def _ours(images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
-    recipe = train.Recipe(nepochs=10**6, batch_size=BATCH)
+    recipe = loop.Recipe(nepochs=10**6, batch_size=BATCH)
     model = _net()
-    state = train.start(model, recipe)
-    epochs = train.train(model, images, labels, recipe, state, prepare=_prepared)
+    state = loop.start(model, recipe)
+    epochs = loop.train(model, images, labels, recipe, state, prepare=_prepared)
     return lambda: void(next(epochs))
 
 

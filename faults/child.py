@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from perturblab import checkpoint, cli, execution, train
+from perturblab import checkpoint, cli, execution
 from perturblab.system import files
+from perturblab.training import loop
 
 PHASES = ("none", "start", "training step", "evaluation", "checkpoint write", "metrics and picture", "finish", "end")
 NONE, START, STEP, EVALUATION, WRITE, SAVE, FINISH, END = range(len(PHASES))
@@ -203,10 +204,10 @@ def _watch(board: Board, every: float | None) -> None:
     _around(checkpoint, "save_fixed", board, WRITE)
     _around(checkpoint, "save_checkpoint", board, WRITE, after=board.written)
     _around(execution, "_finish", board, FINISH)
-    real = train.train
+    real = loop.train
 
     def trained(model: Any, images: Any, labels: Any, recipe: Any, state: Any, **given: Any) -> Iterator[Any]:
-        steps, after_step = train.steps_per_epoch(len(labels), recipe), given.pop("after_step")
+        steps, after_step = loop.steps_per_epoch(len(labels), recipe), given.pop("after_step")
         board.begin(state.epoch * steps + state.step)
 
         def counted(state: Any) -> bool:
@@ -215,7 +216,7 @@ def _watch(board: Board, every: float | None) -> None:
 
         yield from real(model, images, labels, recipe, state, after_step=counted, **given)
 
-    train.train = trained
+    loop.train = trained
 
 
 def _around(

@@ -260,7 +260,7 @@ def test_a_random_net_has_no_worst_case_and_says_so(here: Path, tell: Tell) -> N
 def test_every_verdict_is_a_fresh_draw_that_the_attack_has_not_seen(
     here: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from perturblab import evaluate
+    from perturblab.training import evaluate
 
     counters: list[tuple[str, int]] = []
 

@@ -17,7 +17,6 @@ from perturblab import cli, data, logs
 from perturblab.arguments import IGNORED, given, parsed
 from perturblab.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig, validated
 from perturblab.configured import net_options
-from perturblab.defences import DEFENCES
 from perturblab.errors import UserError
 from perturblab.layers import ACTIVATIONS, PARTNERS
 from perturblab.layers.batchout import ETA_PER, NOISE, ROWS, SHARED
@@ -29,8 +28,9 @@ from perturblab.models import NETS, options_read
 from perturblab.models.bottleneck_resnet import READINGS
 from perturblab.models.noise_resnet import OPERATORS
 from perturblab.models.vgg import NORM_ORDERS
-from perturblab.schedules import SCHEDULES
-from perturblab.train import OPTIMIZERS, PRECISIONS
+from perturblab.training.adversarial import DEFENCES
+from perturblab.training.loop import OPTIMIZERS, PRECISIONS
+from perturblab.training.schedules import SCHEDULES
 
 COMMANDS = ("models", "describe", "train", "evaluate", "attack", "list", "show", "run", "export", "report")
 # A value other than the default for every field, as it is typed.

@@ -23,7 +23,7 @@ from perturblab.configured import build_net, freeze, make_recipe, net_options
 from perturblab.data import ImageData, Split
 from perturblab.layers import Masks
 from perturblab.models import NETS, Task, describe
-from perturblab.train import make_optimizer, start
+from perturblab.training.loop import make_optimizer, start
 
 CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())  # noqa: SIM905
 SHARED_MASKS = {"nmasks": 64, "unique_masks": False}

@@ -15,9 +15,9 @@ from defence_runs import NORMED, QUIET, batch, executed, opened, recorded, same,
 from perturblab import execution, layers, records, runs
 from perturblab.config import TrainConfig
 from perturblab.configured import make_mixings
-from perturblab.defences import ActiveBatchOut
 from perturblab.errors import UserError
 from perturblab.layers import BatchOut, Mixing
+from perturblab.layers.inference import ActiveBatchOut
 from perturblab.models import Task, build
 from perturblab.runs import Run
 from perturblab.seeding import stream

@@ -16,12 +16,12 @@ from defence_runs import config, executed, in_pixels, opened, recorded, watched
 from perturblab import cli, configured, data
 from perturblab.attacks import Threat
 from perturblab.configured import make_adversary, make_mixings
-from perturblab.defences import Adversary
 from perturblab.errors import UserError
 from perturblab.layers import Mixing
 from perturblab.models import Task, build
-from perturblab.schedules import lr_factor
 from perturblab.seeding import stream
+from perturblab.training.adversarial import Adversary
+from perturblab.training.schedules import lr_factor
 from told import in_order
 
 # --- flags and records ----------------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy
 from defence_runs import ATTACKED, NORMED, PAPER, QUIET, batch, executed, in_pixels, opened, same, watched, weights
 from perturblab import execution
 from perturblab.attacks import Threat
-from perturblab.defences import DEFENCES, Adversary, adversarial_images
 from perturblab.models import Task, build
 from perturblab.runs import Run
 from perturblab.seeding import stream
+from perturblab.training.adversarial import DEFENCES, Adversary, adversarial_images
 
 # --- what the net is trained on -------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""`perturblab.evaluate`: whole numbers, and every published metric against a plain loop over its definition."""
+"""`perturblab.training.evaluate`: whole numbers, and every published metric against a plain loop over its definition."""
 
 import math
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from nets import seeded
 from perturblab.errors import NonFiniteError
-from perturblab.evaluate import Counts, answers, audit, batch_mean, published_best, smoothed
 from perturblab.models import Task, build
+from perturblab.training.evaluate import Counts, answers, audit, batch_mean, published_best, smoothed
 from told import in_order
 
 FLAGS = st.lists(st.booleans(), min_size=1, max_size=60)

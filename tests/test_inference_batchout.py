@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from nets import seeded
 from perturblab.attacks import Frozen, Threat, autoattack, fgsm, input_gradient, pgd, still_right, violations
-from perturblab.defences import ActiveBatchOut
 from perturblab.layers import BatchOut, Mixing, batch_step, inference_batchout
-from perturblab.layers.inference import InferenceBatchOut, inference_logits
+from perturblab.layers.inference import ActiveBatchOut, InferenceBatchOut, inference_logits
 from told import in_order
 
 

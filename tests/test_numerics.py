@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from builders import FULL, Tell
-from perturblab import attacks, matching, numerics, planning, records, study, train
+from perturblab import attacks, matching, numerics, planning, records, study
 from perturblab.catalogue import SETUPS
 from perturblab.frames import frame
 from perturblab.layers import Masks, Mixing, batch_step, batchout_at
@@ -34,6 +34,7 @@ from perturblab.presets import PRESETS
 from perturblab.report import measured
 from perturblab.system.files import CHECKPOINT
 from perturblab.system.terminal import Show
+from perturblab.training import loop
 
 FIXTURE = Path(__file__).parent / "fixtures" / "numerics.json"
 QUIET = Show(quiet=True)
@@ -57,7 +58,7 @@ NETS = {
     "plain net": Pinned("resnet18", {"nfilters": 3}),
     "BatchOut": Pinned("batchout_mnist", {"nfilters": 4}, "Adam", {"conv2": Mixing(eta="U[0,0.3]")}),
 }
-CASES = [f"{name}, {precision}" for name in NETS for precision in train.PRECISIONS]
+CASES = [f"{name}, {precision}" for name in NETS for precision in loop.PRECISIONS]
 ATTACK = "pgd on several masks"
 # Of the largest change of a tensor. Elsewhere sums run in another order; bfloat16 has 8 bits.
 TOLERANCES = {"fp32": 1e-4, "bf16": 0.1}
@@ -129,10 +130,10 @@ def trained(case: str) -> dict[str, Any]:
         before = {name: value.detach().clone() for name, value in net.state_dict().items()}
         if pinned.batchout:
             batchout_at(net, dict(pinned.batchout), generator=torch.Generator().manual_seed(1))
-        recipe = train.Recipe(1, BATCH, pinned.optimizer, 1e-3, precision=precision)
-        state = train.start(net, recipe)
+        recipe = loop.Recipe(1, BATCH, pinned.optimizer, 1e-3, precision=precision)
+        state = loop.start(net, recipe)
         state.permutation = torch.arange(len(labels))
-        epochs = train.train(
+        epochs = loop.train(
             net,
             pixels,
             labels,

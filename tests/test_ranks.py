@@ -16,14 +16,15 @@ import torch
 import torch.multiprocessing
 from torch import Tensor, distributed, nn
 
-from perturblab import data, evaluate
+from perturblab import data
 from perturblab.config import TrainConfig
 from perturblab.errors import NonFiniteError, RankLostError, UserError
 from perturblab.layers import BatchOut, Masks, Mixing, Noise, PerturbConv2d, batch_step
-from perturblab.ranks import ALONE, Ranks
 from perturblab.runs import check_ranks, open_run
 from perturblab.system.terminal import Show
-from perturblab.train import Epoch, Recipe, start, train
+from perturblab.training import evaluate
+from perturblab.training.loop import Epoch, Recipe, start, train
+from perturblab.training.ranks import ALONE, Ranks
 
 COUNT, CLASSES, BATCH = 23, 4, 5  # the last batch has 3 rows: 2 and 1 on two ranks
 PREPARATION = data.Preparation((0.4,), (0.3,), crop_padding=1, flip=True)
@@ -234,7 +235,7 @@ def test_a_run_is_that_of_one_process(name: str, found: Found) -> None:
 def test_the_tolerance_would_show_a_wrong_weight(found: Found) -> None:
     """Equal weights for uneven shares, what averaging the gradients of the ranks comes to, are not close."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("perturblab.train.cross_entropy", _mean_of_means)
+        patch.setattr("perturblab.training.loop.cross_entropy", _mean_of_means)
         wrong, _, _ = trained(ALONE, net())
     assert float((wrong["2.weight"] - found[0]["plain"][0]["2.weight"]).abs().max()) > 100 * CLOSE["atol"]
 

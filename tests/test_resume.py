@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from cases import NCLASSES, NET_ROWS, Case
-from perturblab import checkpoint, cli, data, execution, figures, numerics, records, runs, train
+from perturblab import checkpoint, cli, data, execution, figures, numerics, records, runs
 from perturblab.config import TrainConfig
-from perturblab.defences import DEFENCES
 from perturblab.errors import UserError
 from perturblab.layers import fixed_buffers
 from perturblab.system import files
 from perturblab.system.memory import out_of_memory
 from perturblab.system.terminal import Show
+from perturblab.training import loop
+from perturblab.training.adversarial import DEFENCES
 from told import in_order
 
 QUIET = Show(quiet=True)
@@ -44,20 +45,20 @@ def prepare(images: Tensor, generator: torch.Generator) -> Tensor:
     return images / 255 + 0.1 * torch.rand(images.shape, generator=generator)
 
 
-def steps_of(case: Case, model: nn.Module, state: train.State, recipe: train.Recipe, stop: bool) -> list[train.Epoch]:
+def steps_of(case: Case, model: nn.Module, state: loop.State, recipe: loop.Recipe, stop: bool) -> list[loop.Epoch]:
     """Train to the end, or for one step."""
     images, labels = sample(case)
-    return list(train.train(model, images, labels, recipe, state, prepare=prepare, after_step=lambda state: not stop))
+    return list(loop.train(model, images, labels, recipe, state, prepare=prepare, after_step=lambda state: not stop))
 
 
-def whole(model: nn.Module, state: train.State) -> str:
+def whole(model: nn.Module, state: loop.State) -> str:
     """Of all that training goes on from, but the seconds."""
     held = {name: value for name, value in state.state_dict().items() if name != "reached"}
     reached = [state.reached.loss, state.reached.correct, state.reached.images]
     return checkpoint.digest([dict(sorted(model.state_dict().items())), held, reached])
 
 
-def saved(folder: Path, model: nn.Module, state: train.State) -> None:
+def saved(folder: Path, model: nn.Module, state: loop.State) -> None:
     content = {"config": {}, "hashes": {}, "rows": [], "correct": []}
     content |= {"model": model.state_dict(), "state": state.state_dict()}
     checkpoint.save_checkpoint(folder / "checkpoint.pt", content, checkpoint.save_fixed(folder, fixed_buffers(model)))
@@ -65,22 +66,22 @@ def saved(folder: Path, model: nn.Module, state: train.State) -> None:
 
 @pytest.mark.parametrize("case", NET_ROWS, ids=lambda case: case.name)
 def test_every_net_stopped_after_every_step_and_gone_on_from_the_file(case: Case, tmp_path: Path) -> None:
-    recipe = train.Recipe(nepochs=EPOCHS, batch_size=BATCH, optimizer="SGD", learning_rate=1e-4, seed=3)
+    recipe = loop.Recipe(nepochs=EPOCHS, batch_size=BATCH, optimizer="SGD", learning_rate=1e-4, seed=3)
     model = case.new(seed=1)
-    state = train.start(model, recipe)
+    state = loop.start(model, recipe)
     before = {name: value.clone() for name, value in fixed_buffers(model).items()}
     steps_of(case, model, state, recipe, stop=False)
     want = whole(model, state)
     assert all(torch.equal(before[name], value) for name, value in fixed_buffers(model).items()), "written once"
 
     model = case.new(seed=1)
-    state = train.start(model, recipe)
+    state = loop.start(model, recipe)
     for done in range(EPOCHS * 3):
         steps_of(case, model, state, recipe, stop=True)
         assert state.epoch * 3 + state.step == done + 1
         saved(tmp_path, model, state)
         model = case.new(seed=100 + done)  # another net, other streams: all must come from the file
-        state = train.start(model, train.Recipe(nepochs=EPOCHS, batch_size=BATCH, seed=99))
+        state = loop.start(model, loop.Recipe(nepochs=EPOCHS, batch_size=BATCH, seed=99))
         content = checkpoint.load_checkpoint(tmp_path / "checkpoint.pt")
         model.load_state_dict(content["model"])
         state.load_state_dict(content["state"])
@@ -91,13 +92,13 @@ def test_every_net_stopped_after_every_step_and_gone_on_from_the_file(case: Case
 # --- every optimiser, defence and precision -------------------------------------------------------------------------
 
 PAIRS = [
-    (optimizer, defence, train.PRECISIONS[(i + j) % 2])
-    for (i, optimizer), (j, defence) in product(enumerate(train.OPTIMIZERS), enumerate(DEFENCES))
+    (optimizer, defence, loop.PRECISIONS[(i + j) % 2])
+    for (i, optimizer), (j, defence) in product(enumerate(loop.OPTIMIZERS), enumerate(DEFENCES))
 ]
 
 
 def test_the_cover_has_every_pair() -> None:
-    axes = (train.OPTIMIZERS, DEFENCES, train.PRECISIONS)
+    axes = (loop.OPTIMIZERS, DEFENCES, loop.PRECISIONS)
     for one, two in combinations(range(3), 2):
         assert {(row[one], row[two]) for row in PAIRS} == set(product(axes[one], axes[two]))
 
@@ -412,7 +413,7 @@ def test_no_memory_is_told_with_the_batch_size(
     def full(*given: Any, **more: Any) -> Iterator[None]:
         raise RuntimeError("can't allocate memory: you tried to allocate 400 bytes")
 
-    monkeypatch.setattr(train, "train", full)
+    monkeypatch.setattr(loop, "train", full)
     line = (
         f"train --dataset-train digits --net-type lenet --nfilters 2 --batch-size 77 --out {tmp_path / 'run'} --quiet"
     )

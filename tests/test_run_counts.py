@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from attack_runs import TEST
-from perturblab import data, evaluate, execution, runs
+from perturblab import data, execution, runs
 from perturblab.errors import UserError
 from perturblab.models import Task, build
 from perturblab.runs import Run
+from perturblab.training import evaluate
 from run_folders import QUIET, Finished, executed, metrics, record_of, weights
 from told import in_order
 

@@ -1,4 +1,4 @@
-"""`perturblab.schedules`: every epoch against the three published functions, every step against PyTorch."""
+"""`perturblab.training.schedules`: every epoch against the three published functions, every step against PyTorch."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from perturblab.config import TrainConfig
-from perturblab.schedules import SCHEDULES, lr_factor
+from perturblab.training.schedules import SCHEDULES, lr_factor
 from told import in_order
 
 LONGEST = 500  # epochs; the authors' first code has the longest default run

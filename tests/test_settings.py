@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from perturblab import cli, configured, execution, records, runs, train
+from perturblab import cli, configured, execution, records, runs
 from perturblab.checkpoint import load_checkpoint
 from perturblab.config import TrainConfig
 from perturblab.errors import NonFiniteError
 from perturblab.system import memory, processes
 from perturblab.system.terminal import Show
+from perturblab.training import loop
 from told import in_order
 
 TINY = "--dataset-train digits --net-type lenet --nfilters 2 --nmasks 2 --train-size 20 --batch-size 10 --nthreads 1"
@@ -63,10 +64,10 @@ def test_bf16_trains_in_bf16_and_keeps_float32_weights() -> None:
             seen.append(y.dtype)
             return y
 
-    recipe = train.Recipe(nepochs=1, batch_size=4, precision="bf16")
+    recipe = loop.Recipe(nepochs=1, batch_size=4, precision="bf16")
     model = Spy(3, 2)
     images, labels = torch.zeros(8, 3, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)
-    epochs = train.train(model, images, labels, recipe, train.start(model, recipe), prepare=lambda x, _: x.float())
+    epochs = loop.train(model, images, labels, recipe, loop.start(model, recipe), prepare=lambda x, _: x.float())
     assert [epoch.images for epoch in epochs] == [8]
     assert seen == [torch.bfloat16] * 2
     assert model.weight.dtype == model.weight.grad.dtype == torch.float32
@@ -81,13 +82,13 @@ def test_evaluation_is_float32_whatever_the_training_was(tmp_path: Path) -> None
 
 def test_deterministic_is_on_while_training_and_off_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    real = train.train
+    real = loop.train
 
     def spy(*args: object, **options: object) -> object:
         seen.append(torch.are_deterministic_algorithms_enabled())
         return real(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(train, "train", spy)
+    monkeypatch.setattr(loop, "train", spy)
     trained(tmp_path, "--deterministic", "on")
     trained(tmp_path, "", "off")
     assert seen == [True, False]
@@ -103,19 +104,19 @@ def test_same_bits_on_one_thread_and_on_two(tmp_path: Path) -> None:
 
 
 def test_steps_not_looked_at_yet_are_counted_before_a_state_is_saved() -> None:
-    model, recipe = nn.Linear(1, 2), train.Recipe(nepochs=1)
-    state = train.start(model, recipe)
+    model, recipe = nn.Linear(1, 2), loop.Recipe(nepochs=1)
+    state = loop.start(model, recipe)
     for step, correct in enumerate((1, 3)):
-        state.unread.append(train.Outcome(step, 0.1, torch.tensor(0.5 + step), torch.tensor(correct), 4))
+        state.unread.append(loop.Outcome(step, 0.1, torch.tensor(0.5 + step), torch.tensor(correct), 4))
     assert state.state_dict()["reached"] == {"loss": 8.0, "correct": 4, "images": 8, "seconds": 0.0}
     assert state.unread == []
 
 
 def test_a_loss_that_is_not_finite_is_told_with_its_own_step_and_rate_however_late() -> None:
-    model, recipe = nn.Linear(1, 2), train.Recipe(nepochs=1)
-    state = train.start(model, recipe)
+    model, recipe = nn.Linear(1, 2), loop.Recipe(nepochs=1)
+    state = loop.start(model, recipe)
     for step, loss in enumerate((0.5, float("nan"), 0.5)):
-        state.unread.append(train.Outcome(step, 0.1 * (step + 1), torch.tensor(loss), torch.tensor(1), 4))
+        state.unread.append(loop.Outcome(step, 0.1 * (step + 1), torch.tensor(loss), torch.tensor(1), 4))
     with pytest.raises(NonFiniteError, match=in_order("nan epoch 1 step 2 0.2 ; --learning-rate 0.02")):
         state.read()
 

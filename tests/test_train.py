@@ -1,4 +1,4 @@
-"""`perturblab.train`: bit for bit a bare loop, whatever interrupts it; every random stream on its own."""
+"""`perturblab.training.loop`: bit for bit a bare loop, whatever interrupts it; every random stream on its own."""
 
 import io
 import math
@@ -19,9 +19,9 @@ from perturblab.config import TrainConfig
 from perturblab.errors import NonFiniteError, UserError
 from perturblab.layers import Masks
 from perturblab.models import Task, build
-from perturblab.schedules import lr_factor
 from perturblab.seeding import stream
-from perturblab.train import OPTIMIZERS, Epoch, Recipe, State, make_optimizer, start, steps_per_epoch, train
+from perturblab.training.loop import OPTIMIZERS, Epoch, Recipe, State, make_optimizer, start, steps_per_epoch, train
+from perturblab.training.schedules import lr_factor
 from told import in_order
 
 COUNT, CLASSES, SIZE = 23, 4, (8, 8)

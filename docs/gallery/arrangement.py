@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from perturblab import evaluate
 from perturblab.markdown import markdown_table
 from perturblab.models import Task, build, describe
 from perturblab.seeding import stream
 from perturblab.stats import t_interval
+from perturblab.training import evaluate
 
 FULL = {"distances": (2, 5, 8, 11, 14), "seeds": (1, 2, 3), "steps": 250, "asked": 4000}
 SMALL = {"distances": (2,), "seeds": (1,), "steps": 2, "asked": 50}

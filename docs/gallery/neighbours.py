@@ -25,13 +25,14 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perturblab import cli, evaluate
+from perturblab import cli
 from perturblab.errors import UserError
 from perturblab.markdown import markdown_table
 from perturblab.runs import trained_run
 from perturblab.seeding import stream
 from perturblab.stats import wilson
 from perturblab.system.terminal import Show
+from perturblab.training import evaluate
 
 FULL = {"run": Path("runs/robust/BO-cifar-none/seed-1"), "looked": 2000, "asked": 2000}
 SMALL = {"run": None, "looked": 100, "asked": 100}

@@ -5,8 +5,8 @@ The map of the package, in the order in which a run passes through it:
 * `perturblab.data`: names or paths -> checked uint8 tensors in memory; augmentation on whole batches.
 * `perturblab.layers`: perturbation layers, pure function first, module second.
 * `perturblab.models`: the published nets; `build(name, **options)`.
-* `perturblab.train`: one visible loop; the published learning-rate schedules are in `perturblab.schedules`.
-* `perturblab.evaluate`: whole-number accuracy and the audit of the published metrics.
+* `perturblab.training.loop`: one visible loop; the published learning-rate schedules are in `perturblab.training.schedules`.
+* `perturblab.training.evaluate`: whole-number accuracy and the audit of the published metrics.
 * `perturblab.records`, `perturblab.stats`, `perturblab.report`: one record a run, intervals, verdicts, the page.
 * `perturblab.cli`: the command line.
 """

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perturblab import evaluate, masking, numerics, robustness_figures, runs
+from perturblab import masking, numerics, robustness_figures, runs
 from perturblab.attacks import (
     ATTACKS,
     Attack,
@@ -43,6 +43,7 @@ from perturblab.seeding import stream
 from perturblab.stats import wilson
 from perturblab.system.terminal import Show
 from perturblab.targets import Target, changes, make_target
+from perturblab.training import evaluate
 from perturblab.unfinished import UNFINISHED, Unfinished
 
 # By default, of digits and clothes in grey, and of all else; up to where little should be left right.

@@ -22,10 +22,10 @@ from perturblab.system.processes import is_first, launcher, world_size
 from perturblab.system.signals import asked_to_stop
 
 if TYPE_CHECKING:
-    from perturblab.ranks import Ranks
     from perturblab.records import Record
     from perturblab.runs import Run
     from perturblab.system.terminal import Show
+    from perturblab.training.ranks import Ranks
 
 DONE, BUG, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -151,10 +151,11 @@ def _train(args: argparse.Namespace) -> int:
     folder = Path(config.resume) if config.resume else _new_folder(config) if is_first() else None
     import torch
 
-    from perturblab import logs, ranks
+    from perturblab import logs
     from perturblab.runs import own_device
     from perturblab.system.memory import keep_freed_memory
     from perturblab.system.signals import hear_stops
+    from perturblab.training import ranks
 
     hear_stops()
     logs.check(config.log or ())
@@ -299,9 +300,9 @@ def _result(record: "Record", folder: Path) -> str:
 def _evaluate(args: argparse.Namespace) -> int:
     batch = integers(args.batch_size, "--batch-size")[0] if args.batch_size is not None else None
     from perturblab.execution import evaluate_run
-    from perturblab.ranks import joined
     from perturblab.runs import own_device
     from perturblab.system.terminal import Show
+    from perturblab.training.ranks import joined
 
     with joined(own_device(Path(args.folder))) as ranks:
         result = evaluate_run(

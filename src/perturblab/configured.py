@@ -10,11 +10,11 @@ from torch import nn
 from perturblab.attacks import Threat
 from perturblab.config import DEFENCE_OPTIONS, NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig, parse_eps
 from perturblab.data import Preparation
-from perturblab.defences import Adversary
 from perturblab.errors import UserError
 from perturblab.layers import Mixing, find_sites
 from perturblab.models import Task, build, options_read, published_sites, resolve
-from perturblab.train import Recipe
+from perturblab.training.adversarial import Adversary
+from perturblab.training.loop import Recipe
 
 _EARNED_BACK = 5000  # steps, at about 10 ms that compilation saves in each
 

@@ -11,16 +11,17 @@ from typing import Any
 
 import torch
 
-from perturblab import checkpoint, evaluate, figures, logs, numerics, records, stats, train
+from perturblab import checkpoint, figures, logs, numerics, records, stats
 from perturblab.config import TrainConfig
 from perturblab.errors import UserError
-from perturblab.ranks import ALONE, Ranks
 from perturblab.recording import circumstances, make_record, resolved_config
 from perturblab.runs import Run, check_ranks, trained_run
 from perturblab.system import files
 from perturblab.system.files import CHECKPOINT, MASKS, locked, write_atomically
 from perturblab.system.memory import out_of_memory
 from perturblab.system.terminal import Show
+from perturblab.training import evaluate, loop
+from perturblab.training.ranks import ALONE, Ranks
 
 SHOW_EVERY = 0.1  # seconds between two looks at the numbers, which wait for the device
 
@@ -97,7 +98,7 @@ def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> records.Record |
     saved = shown = started = time.monotonic()
     first = (run.state.epoch, run.state.step + 1)
 
-    def after_step(state: train.State) -> bool:
+    def after_step(state: loop.State) -> bool:
         nonlocal saved, shown
         now = time.monotonic()
         if run.config.compile == "on" and (state.epoch, state.step) == first:
@@ -116,7 +117,7 @@ def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> records.Record |
         show.bar(run.steps * run.recipe.nepochs, run.state.epoch * run.steps + run.state.step),
         logs.opened(run.folder, (run.config.log or ()) if run.ranks.first else (), run.rows) as log,
     ):
-        for reached in train.train(
+        for reached in loop.train(
             run.trained,
             run.training.images,
             run.training.labels,
@@ -157,7 +158,7 @@ def _finish(run: Run) -> records.Record:
     return record
 
 
-def _step_text(state: train.State, recipe: train.Recipe) -> str:
+def _step_text(state: loop.State, recipe: loop.Recipe) -> str:
     done = f"epoch {state.epoch + 1}/{recipe.nepochs}"
     reached = state.reached
     return (
@@ -166,7 +167,7 @@ def _step_text(state: train.State, recipe: train.Recipe) -> str:
     )
 
 
-def _epoch_text(row: dict[str, Any], recipe: train.Recipe) -> str:
+def _epoch_text(row: dict[str, Any], recipe: loop.Recipe) -> str:
     parts = [
         f"epoch {row['epoch'] + 1}/{recipe.nepochs}",
         f"loss {row['train_loss']:.4f}",
@@ -180,7 +181,7 @@ def _epoch_text(row: dict[str, Any], recipe: train.Recipe) -> str:
     return "  ".join(parts)
 
 
-def _row(run: Run, reached: train.Epoch) -> dict[str, Any]:
+def _row(run: Run, reached: loop.Epoch) -> dict[str, Any]:
     """Evaluate after an epoch, outside the training code."""
     row: dict[str, Any] = {
         "epoch": run.state.epoch - 1,

@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from perturblab import evaluate, numerics, records
+from perturblab import numerics, records
 from perturblab.config import DEFENCE_OPTIONS, NET_OPTIONS
 from perturblab.configured import net_options, resolved_defence
 from perturblab.layers import Masks
 from perturblab.layers.kernels.native import way
 from perturblab.models import Task, describe
+from perturblab.training import evaluate
 
 if TYPE_CHECKING:
     from perturblab.runs import Run

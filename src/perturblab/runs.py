@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from perturblab import checkpoint, data, evaluate, records, train
+from perturblab import checkpoint, data, records
 from perturblab.attacks import PixelModel
 from perturblab.config import TrainConfig, validated
 from perturblab.configured import (
@@ -25,17 +25,18 @@ from perturblab.configured import (
     make_recipe,
     net_options,
 )
-from perturblab.defences import Adversary, adversarial_images
 from perturblab.errors import UserError
 from perturblab.layers import Mixing, batch_step, batchout_at, fixed_buffers
 from perturblab.models import Task
-from perturblab.ranks import ALONE, Ranks
 from perturblab.saved import check_answers, check_rows, check_state
 from perturblab.seeding import stream
 from perturblab.system import files
 from perturblab.system.files import CHECKPOINT
 from perturblab.system.processes import world_size
 from perturblab.system.terminal import Show
+from perturblab.training import evaluate, loop
+from perturblab.training.adversarial import Adversary, adversarial_images
+from perturblab.training.ranks import ALONE, Ranks
 
 # Fields that set nothing, which checkpoints held before 30 November 2026.
 _FORMER_FIELDS = {"learning_rate_decay", "save", "logs"}
@@ -54,8 +55,8 @@ class Run:
     model: nn.Module
     mixings: dict[str, Mixing]  # where BatchOut stands
     adversary: Adversary | None
-    recipe: train.Recipe
-    state: train.State
+    recipe: loop.Recipe
+    state: loop.State
     device: torch.device
     rows: list[dict[str, Any]]  # one an epoch, as in metrics.jsonl
     correct: list[Tensor]  # audited answers, bool (N,), one an epoch
@@ -85,7 +86,7 @@ class Run:
     @property
     def steps(self) -> int:
         """Optimiser steps in an epoch."""
-        return train.steps_per_epoch(len(self.training), self.recipe)
+        return loop.steps_per_epoch(len(self.training), self.recipe)
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 (N, C, H, W) to what the model takes, on its device."""
@@ -182,8 +183,8 @@ def open_run(config: TrainConfig, folder: Path, show: Show, ranks: Ranks = ALONE
     mixings = make_mixings(config, model)
     if mixings:
         batchout_at(model, mixings, generator=stream(config.manual_seed, "batchout"))
-    state, preparation = train.start(model, recipe, ranks), chosen_preparation(config, data.preparation(images))
-    steps = train.steps_per_epoch(len(training), recipe) * recipe.nepochs
+    state, preparation = loop.start(model, recipe, ranks), chosen_preparation(config, data.preparation(images))
+    steps = loop.steps_per_epoch(len(training), recipe) * recipe.nepochs
     config = config.model_copy(update={"compile": decide_compile(config, device, steps)})
     return Run(
         config=config,
@@ -204,9 +205,9 @@ def open_run(config: TrainConfig, folder: Path, show: Show, ranks: Ranks = ALONE
     )
 
 
-def _check_last_batch(config: TrainConfig, task: Task, images: int, recipe: train.Recipe, ranks: Ranks) -> None:
+def _check_last_batch(config: TrainConfig, task: Task, images: int, recipe: loop.Recipe, ranks: Ranks) -> None:
     """Refuse at the start what batch norm would refuse at the end of the first epoch."""
-    last = min(images - (train.steps_per_epoch(images, recipe) - 1) * recipe.batch_size, recipe.batch_size)
+    last = min(images - (loop.steps_per_epoch(images, recipe) - 1) * recipe.batch_size, recipe.batch_size)
     if last < ranks.world:
         raise UserError(
             f"--batch-size {recipe.batch_size} leaves a batch of {last} of {images} training images for {ranks.world} "

@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 from torch import Tensor
 
-from perturblab import train
+from perturblab.training import loop
 
 Natural = Annotated[int, Field(ge=0, lt=2**63)]
 Percent = Annotated[FiniteFloat, Field(ge=0)]
@@ -92,7 +92,7 @@ def check_answers(correct: Sequence[Any], epochs: int, total: int) -> None:
         raise ValueError(f"the answers are not {epochs} times {total} of yes and no")
 
 
-def check_state(saved: Mapping[str, Any], state: train.State, images: int, recipe: train.Recipe) -> None:
+def check_state(saved: Mapping[str, Any], state: loop.State, images: int, recipe: loop.Recipe) -> None:
     """Refuse a state of the training that this run cannot have been in.
 
     Args:
@@ -105,7 +105,7 @@ def check_state(saved: Mapping[str, Any], state: train.State, images: int, recip
         ValueError: a part of it is impossible; names it.
         KeyError: a part is missing.
     """
-    steps = train.steps_per_epoch(images, recipe)
+    steps = loop.steps_per_epoch(images, recipe)
     epoch, step, order, reached = (saved[name] for name in ("epoch", "step", "permutation", "reached"))
     if type(epoch) is not int or epoch < 0 or type(step) is not int or not 0 <= step <= steps:
         raise ValueError(f"epoch {epoch!r}, step {step!r} of {steps}")
@@ -116,7 +116,7 @@ def check_state(saved: Mapping[str, Any], state: train.State, images: int, recip
     seen = min(step * recipe.batch_size, images)
     if (
         not isinstance(reached, Mapping)
-        or dict(reached).keys() != vars(train.Epoch()).keys()
+        or dict(reached).keys() != vars(loop.Epoch()).keys()
         or not _is_sum(reached, seen)
     ):
         raise ValueError(f"sums over other than the {seen} images of {step} steps")

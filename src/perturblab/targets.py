@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from perturblab import masking, runs
 from perturblab.attacks import Effort, Frozen, to_pixels
 from perturblab.config import AttackConfig
-from perturblab.defences import ActiveBatchOut
 from perturblab.errors import UserError
-from perturblab.layers.inference import InferenceBatchOut
+from perturblab.layers.inference import ActiveBatchOut, InferenceBatchOut
 from perturblab.layers.partners import BY_CLASS
 from perturblab.points import ACTIVE, AT_INFERENCE, FEWEST
 from perturblab.seeding import stream

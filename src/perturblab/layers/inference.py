@@ -112,3 +112,22 @@ class InferenceBatchOut(nn.Module):
             chosen = torch.randint(len(references), (self.draws,), generator=next_draw(self.drawn))
             references = references[chosen.to(references.device)]
         return inference_logits(self.net, x, references)
+
+
+class ActiveBatchOut(nn.Module):
+    """A published mistake: a net whose BatchOut mixes in evaluation too (github.com/Hrushikesh-github/BatchOut).
+
+    Args:
+        net: from images to logits.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.training = net.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to logits (N, classes)."""
+        with batch_step(active=True):
+            logits: Tensor = self.net(x)
+        return logits

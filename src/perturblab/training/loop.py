@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from perturblab.errors import NonFiniteError, UserError
-from perturblab.ranks import ALONE, Ranks
-from perturblab.schedules import lr_factor
 from perturblab.seeding import stream
+from perturblab.training.ranks import ALONE, Ranks
+from perturblab.training.schedules import lr_factor
 
 OPTIMIZERS = ("SGD", "Adam", "RMSprop", "AdamW")
 PRECISIONS = ("fp32", "bf16")
@@ -36,7 +36,7 @@ class Recipe:
         momentum: of SGD (Nesterov) and RMSprop.
         weight_decay: on every trainable tensor, batch norm, biases and trained masks included, as published.
         betas: of Adam and AdamW.
-        schedule: see `perturblab.schedules`.
+        schedule: see `perturblab.training.schedules`.
         dataset: recognised name of the training set, which the published schedules depend on.
         drop_last: skip an epoch's last batch when it is short, as the authors' first code does.
         seed: decides order, augmentation and dropout, each from its own stream.

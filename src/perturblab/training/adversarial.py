@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from perturblab.attacks import Threat, fgsm, pgd, untouched
-from perturblab.layers import batch_step
 
 DEFENCES = ("none", "batchout", "fgsm", "fgsm-half", "pgd")
 
@@ -58,22 +57,3 @@ def adversarial_images(
         if adversary.steps == 1:
             return fgsm(model, x, y, adversary.threat)
         return pgd(model, x, y, adversary.threat, steps=adversary.steps, generator=generator)
-
-
-class ActiveBatchOut(nn.Module):
-    """A published mistake: a net whose BatchOut mixes in evaluation too (github.com/Hrushikesh-github/BatchOut).
-
-    Args:
-        net: from images to logits.
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        self.training = net.training
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) to logits (N, classes)."""
-        with batch_step(active=True):
-            logits: Tensor = self.net(x)
-        return logits

@@ -1,0 +1,1 @@
+"""Training and exact evaluation: the loop, its schedules, several ranks, adversarial training."""
