@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from attack_runs import LITTLE, WEAK, attack, by_key, counted, kept, measured
 from builders import Tell
-from perturblab import masking
-from perturblab.attacks import ATTACKS, Threat
+from perturblab.attacks import ATTACKS, Threat, masking
+from perturblab.checks import Findings
 from perturblab.points import WORST
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -26,7 +26,7 @@ def test_the_flags_are_looked_for_anew_where_they_may_differ(
     looked = []
     examine = masking.examine
 
-    def spy(*args: Any, **given: Any) -> masking.Findings:
+    def spy(*args: Any, **given: Any) -> Findings:
         looked.append(sorted(given["black_boxes"]))
         return examine(*args, **given)
 
@@ -62,11 +62,11 @@ def test_without_checks_the_flags_that_are_known_stay(here: Path, tell: Tell) ->
     assert attack(tell, "random", f"{flags} --no-checks")[1]["flags"][0] == "random forward", "that needs no check"
 
 
-def found(**given: Any) -> Callable[..., masking.Findings]:
+def found(**given: Any) -> Callable[..., Findings]:
     """Checks that find this and nothing else."""
     numbers = {"images": 100, "classes": 10, "eps": 0.1, "zero": 0, "bad": 0, "softmax": False, "saturated": 0}
     numbers |= {"random": False, "large": 0, "fgsm": 50, "pgd": 40, "doubled": 40, "margin": 0}
-    return lambda *args, **_: masking.Findings(**numbers | given)
+    return lambda *args, **_: Findings(**numbers | given)
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from attack_runs import LITTLE, TEST, attack, by_key, counted, kept, measured, opened_in_pixels
 from builders import Tell
-from perturblab import attacked, masking, unfinished
-from perturblab.attacks import ATTACKS, Threat, autoattack
+from perturblab import attacked, unfinished
+from perturblab.attacks import ATTACKS, Threat, autoattack, masking
 from perturblab.points import WORST
 from perturblab.system import files
 

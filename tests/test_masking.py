@@ -26,9 +26,10 @@ from nets import (
     trained,
     watched,
 )
-from perturblab import masking, points
-from perturblab.attacks import Effort, Frozen, Threat, fgsm, input_gradient, pgd, square, still_right
-from perturblab.masking import Findings, examine
+from perturblab import points
+from perturblab.attacks import Effort, Frozen, Threat, fgsm, input_gradient, masking, pgd, square, still_right
+from perturblab.attacks.masking import examine
+from perturblab.checks import Findings
 
 LITTLE = Effort(steps=5, restarts=1)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perturblab import masking, numerics, robustness_figures, runs
+from perturblab import checks, numerics, robustness_figures, runs
 from perturblab.attacks import (
     ATTACKS,
     Attack,
@@ -17,6 +17,7 @@ from perturblab.attacks import (
     Threat,
     autoattack,
     deepfool_path,
+    masking,
     square,
     untouched,
     violations,
@@ -321,17 +322,17 @@ def _settle(target: Target) -> list[Point]:
 
 def _check(target: Target, measured: Sequence[Point], show: Show) -> None:
     """Look for signs of a masked gradient, once for the same net, images and effort."""
-    eps = masking.telling_radius(measured)
+    eps = checks.telling_radius(measured)
     count = min(target.config.check_subset, len(target.y))
     source = target.source_weights if target.source is not None else ""
     key = [target.subset, count, target.weights, target.config.norm, eps, asdict(target.effort), target.mode]
     key += [source, target.config.manual_seed]
-    if not masking.is_checked(target.folder, key):
+    if not checks.is_checked(target.folder, key):
         show.say(f"masking checks on {count} images at {radius(eps)}")
-        masking.save(target.folder, key, _findings(target, count, eps))
+        checks.add_check(target.folder, key, _findings(target, count, eps))
 
 
-def _findings(target: Target, count: int, eps: float) -> masking.Findings:
+def _findings(target: Target, count: int, eps: float) -> checks.Findings:
     model, effort = target.model, target.effort
     breakers: dict[str, masking.Breaker] = {}
     if not target.random:

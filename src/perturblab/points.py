@@ -214,7 +214,7 @@ def meaning(found: Mapping[str, Any]) -> list[str]:
     """Say which flags the numbers of the masking checks raise.
 
     Args:
-        found: as in `perturblab.masking.Findings`, by name.
+        found: as in `perturblab.checks.Findings`, by name.
     """
     few, point = _SHARE * found["images"], _POINTS * found["images"] / 100
     # Of a random net each of these counts is of draws of its own, and tells nothing beside another.

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perturblab import masking, runs
-from perturblab.attacks import Effort, Frozen, to_pixels
+from perturblab import runs
+from perturblab.attacks import Effort, Frozen, masking, to_pixels
 from perturblab.config import AttackConfig
 from perturblab.errors import UserError
 from perturblab.layers.inference import ActiveBatchOut, InferenceBatchOut

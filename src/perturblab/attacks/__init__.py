@@ -10,9 +10,9 @@
 from perturblab.attacks.autoattack import autoattack, square
 from perturblab.attacks.deepfool import deepfool, deepfool_path
 from perturblab.attacks.gradient import fgsm, fgsm_normalised, input_gradient, pgd, random_start, still_right
-from perturblab.attacks.named import ATTACKS, Attack, Effort
 from perturblab.attacks.noise import gaussian_noise, uniform_noise, universal, universal_perturbation
 from perturblab.attacks.pixels import Frozen, PixelModel, to_pixels, untouched
+from perturblab.attacks.registry import ATTACKS, Attack, Effort
 from perturblab.attacks.threat import Threat, project, violations
 
 __all__ = [
