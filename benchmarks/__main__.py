@@ -18,8 +18,8 @@ from benchmarks.equal import equal
 from benchmarks.loop import overhead
 from benchmarks.rates import rates
 from benchmarks.worker import Worker, alternate
-from perturblab import records
-from perturblab.markdown import markdown_table
+from perturblab.records import environment
+from perturblab.records.markdown import markdown_table
 
 # Seconds and GB of a step of the published code itself, made to run on torch 2.13, on another machine with two cores
 # (an Intel one with AMX): what the reference's own steps are compared with.
@@ -38,7 +38,7 @@ def main() -> int:
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     result: dict[str, Any] = {
-        "environment": records.environment(
+        "environment": environment.environment(
             threads=args.threads, precision="as named", compile="as named", device=device
         ).model_dump(),
         "rates": rates(device),

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from perturblab.attacks import PixelModel, Threat, fgsm, pgd, to_pixels
 from perturblab.data.digits import read_digits
-from perturblab.markdown import markdown_table
 from perturblab.models import Task, build
+from perturblab.records.markdown import markdown_table
 from perturblab.training.evaluate import answers
 
 EPS, STEPS, BATCH = 0.1, 10, 250

@@ -10,8 +10,8 @@ from PIL import Image
 
 from faults.runs import World
 from perturblab import execution, runs
-from perturblab.config import TrainConfig
-from perturblab.markdown import markdown_table
+from perturblab.records.config import TrainConfig
+from perturblab.records.markdown import markdown_table
 from perturblab.system import files
 from perturblab.system.terminal import Show
 

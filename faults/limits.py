@@ -9,7 +9,7 @@ from collections.abc import Callable
 from faults.child import ended
 from faults.runs import EVERY, TINY, Straight, World, differences, finished, go_on, in_one_line, must, torn
 from faults.table import Row
-from perturblab import records
+from perturblab.records import store
 
 DAY = 86400.0
 LARGE = "--net-type perturb_resnet18 --nfilters 8 --first_filter_size 3 --train-size 1000 --batch-size 1000"
@@ -31,8 +31,8 @@ def clock(world: World, run: Straight, each: int) -> Row:
             child.send(signal.SIGKILL)
             child.wait()
         wrong = torn(folder) or finished(world, run, folder, every=EVERY, before=jump)
-        if not wrong and not 0 < records.load(folder / "record.json").seconds < 600:
-            wrong = [f"it says that it took {records.load(folder / 'record.json').seconds} s"]
+        if not wrong and not 0 < store.load(folder / "record.json").seconds < 600:
+            wrong = [f"it says that it took {store.load(folder / 'record.json').seconds} s"]
         row.judge(wrong)
     return row
 

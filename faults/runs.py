@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from faults.child import Child, ended
-from perturblab import checkpoint, figures, records
+from perturblab import checkpoint
 from perturblab.errors import UserError
+from perturblab.records import store
+from perturblab.records.pictures import progress
 from perturblab.system import files
 
 EVERY = 0.15  # seconds between two checkpoints of a disturbed run, instead of 60
@@ -46,7 +48,7 @@ class World:
         # So that no child has to import what draws, nor, as another user, what only this one may read.
         for name in ("encodings.cp437", "numpy.ctypeslib", "torch.profiler", "torch._dynamo"):
             importlib.import_module(name)
-        figures.progress_svg([{"epoch": 0, "train_loss": 1.0}], folder / "warm.svg", "nothing")
+        progress.progress_svg([{"epoch": 0, "train_loss": 1.0}], folder / "warm.svg", "nothing")
 
     def new(self, name: str) -> Path:
         """A path in it that is not there yet."""
@@ -156,7 +158,7 @@ def _bytes(folder: Path, name: str) -> bytes:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    return records.load(folder / "record.json").model_dump(exclude={"seconds", "parts"})
+    return store.load(folder / "record.json").model_dump(exclude={"seconds", "parts"})
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:

@@ -19,8 +19,8 @@ from faults.runs import TINY, World
 from faults.studies import TINY as PRESET
 from perturblab import planning, study
 from perturblab.catalogue import SETUPS
-from perturblab.markdown import markdown_table
 from perturblab.presets import Preset
+from perturblab.records.markdown import markdown_table
 from perturblab.system.terminal import Show
 
 RECORDS = 1000

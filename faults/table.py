@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from perturblab.markdown import markdown_table
+from perturblab.records.markdown import markdown_table
 
 
 @dataclass

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from perturblab import cli
-from perturblab.points import Point
-from perturblab.records import Record, Study
+from perturblab.records.points import Point
+from perturblab.records.record import Record, Study
+from perturblab.records.results import Result
 from perturblab.report.claims import ClaimFinding
-from perturblab.report.measured import Run
 from perturblab.stats import wilson
 
 ROOT = Path(__file__).parents[1]
@@ -161,11 +161,11 @@ def curve(attack: str, *correct: int, total: int = 1000, **given: Any) -> list[P
     return [point(attack, k / 10, count, total=total, **given) for k, count in enumerate(correct)]
 
 
-def attacked(defence: str, rights: Sequence[Sequence[int]], **given: Any) -> list[Run]:
+def attacked(defence: str, rights: Sequence[Sequence[int]], **given: Any) -> list[Result]:
     """Build one run per seed: every image right at 0, and these under FGSM at 0.1."""
     config = {} if defence == "none" else {"defence": defence}
     return [
-        Run(make(seed, **config), (), (point("fgsm", 0.0, [1] * len(right)), point("fgsm", 0.1, right, **given)))
+        Result(make(seed, **config), (), (point("fgsm", 0.0, [1] * len(right)), point("fgsm", 0.1, right, **given)))
         for seed, right in enumerate(rights)
     ]
 
@@ -181,10 +181,10 @@ BATCHOUT = attacked(
 # --- runs of studies
 
 
-def run(setup: str, seed: int, correct: int = 9000, *, preset: str = "cpu", **given: Any) -> Run:
+def run(setup: str, seed: int, correct: int = 9000, *, preset: str = "cpu", **given: Any) -> Result:
     """Build a run of a study with so many of 10,000 test images right."""
     record = make(seed, correct).model_copy(update={"study": Study(setup=setup, preset=preset)})
-    return Run(record, tuple(given.get("metrics", ())), tuple(given.get("points", ())))
+    return Result(record, tuple(given.get("metrics", ())), tuple(given.get("points", ())))
 
 
 def epochs(exact: Sequence[float], **more: float) -> list[Mapping[str, Any]]:
@@ -192,7 +192,7 @@ def epochs(exact: Sequence[float], **more: float) -> list[Mapping[str, Any]]:
     return [{"epoch": i, "train_loss": 1.0, "exact": value, "total": 10, **more} for i, value in enumerate(exact)]
 
 
-def runs(setup: str, counts: Sequence[int], **given: Any) -> list[Run]:
+def runs(setup: str, counts: Sequence[int], **given: Any) -> list[Result]:
     """Build one run per seed, counted from 1."""
     return [run(setup, seed, correct, **given) for seed, correct in enumerate(counts, 1)]
 

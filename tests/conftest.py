@@ -16,7 +16,8 @@ import good_files
 import nets
 from attack_runs import RUNS
 from builders import ONE_EPOCH, Tell, Told, command
-from perturblab import execution, robustness_figures, study
+from perturblab import execution, study
+from perturblab.records.pictures import curves
 from run_folders import QUIET, Finished, opened
 from studies import InProcess
 
@@ -143,7 +144,7 @@ def here(attack_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pictures of attacks, which take longer than all the rest of the command."""
     for picture in ("curves_svg", "examples_svg"):
-        monkeypatch.setattr(robustness_figures, picture, lambda *args, **given: None)
+        monkeypatch.setattr(curves, picture, lambda *args, **given: None)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from perturblab import execution, runs
-from perturblab.config import TrainConfig, validated
+from perturblab.records.config import TrainConfig, validated
 from perturblab.runs import Run
 from perturblab.system.terminal import Show
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from perturblab import checkpoint, cli
-from perturblab.report.measured import FAILED
+from perturblab.records.paths import FAILED
 from perturblab.report.tables import BEGIN, END
 
 DIGITS = 597  # test images of the bundled digits

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perturblab import cli, records
+from perturblab import cli
+from perturblab.records import store
 
 ROOM = 3 << 30  # bytes of address space beyond what the process has when a command begins
 MEMORY = 700 << 20  # bytes that no bad input may take
@@ -144,7 +145,7 @@ def _wrong_success(ended: Ended, total: int | None) -> str:
 def _counted(argv: Sequence[str], folder: Path, out: str) -> frozenset[int]:
     if argv[0] == "train":
         place = argv[list(argv).index("--out" if "--out" in argv else "--resume") + 1]
-        return frozenset({records.load(folder / place / "record.json").counts.last.total})
+        return frozenset({store.load(folder / place / "record.json").counts.last.total})
     if argv[0] == "evaluate" and "--json" in argv:
         return frozenset({json.loads(out)["exact"]["total"]})
     if argv[0] == "attack" and "--json" in argv:

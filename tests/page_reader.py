@@ -9,14 +9,15 @@ from pathlib import Path
 from markupsafe import escape
 
 from builders import BATCHOUT, PLAIN, epochs, make, run
-from perturblab.records import Mask
-from perturblab.report import measured, page
-from perturblab.report.measured import Run
+from perturblab.records import results
+from perturblab.records.record import Mask
+from perturblab.records.results import Result
+from perturblab.report import page
 
 RESULTS = Path(__file__).parents[1] / "results"
 AUDITED = epochs([40.0, 50.0, 55.0], batch_mean=49.0, batch_mean_truncated=48.5, smoothed=48.0)
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
-DRAWN = Run(make(7, label="drawn").model_copy(update={"masks": [Mask(layer="conv1", shape=[1, 1], png=PNG)]}))
+DRAWN = Result(make(7, label="drawn").model_copy(update={"masks": [Mask(layer="conv1", shape=[1, 1], png=PNG)]}))
 SOME = [
     DRAWN,
     *(run("H5", s, 5000 + 40 * s, metrics=AUDITED) for s in (1, 2, 3)),
@@ -64,9 +65,9 @@ def some_page() -> str:
 
 
 @cache
-def committed() -> tuple[Run, ...]:
+def committed() -> tuple[Result, ...]:
     """Load the committed records, once for all tests that read them."""
-    return tuple(measured.load(RESULTS))
+    return tuple(results.load(RESULTS))
 
 
 def captions(text: str) -> list[str]:

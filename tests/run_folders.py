@@ -9,9 +9,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from perturblab import execution, records, runs
-from perturblab.config import TrainConfig
-from perturblab.records import Record
+from perturblab import execution, runs
+from perturblab.records import store
+from perturblab.records.config import TrainConfig
+from perturblab.records.record import Record
 from perturblab.runs import Run
 from perturblab.system.terminal import Show
 
@@ -63,7 +64,7 @@ def untimed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def record_of(folder: Path) -> Record:
-    return records.load(folder / "record.json")
+    return store.load(folder / "record.json")
 
 
 def results(folder: Path) -> Any:

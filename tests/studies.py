@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from builders import FULL, command
-from perturblab import planning, records, study
+from perturblab import planning, study
 from perturblab.catalogue import SETUPS
-from perturblab.points import (
-    Point,
-    file_of,
-    load_points,
-    save_points,
-)
 from perturblab.presets import Preset
+from perturblab.records import store
+from perturblab.records.paths import file_of
+from perturblab.records.points import Point, load_points, save_points
+from perturblab.records.record import Record
 from perturblab.system.terminal import Show
 
 QUIET = Show(quiet=True)
@@ -69,7 +67,7 @@ def keep_record(job: planning.Job, **config: Any) -> Path:
     record = copy.deepcopy(FULL) | {"seed": job.flags["manual_seed"]}
     record["config"] = json.loads(json.dumps({**job.flags, "dataset_train": "shown otherwise", **config}))
     path = job.results[0] / "record.json"
-    records.save(records.Record.model_validate(record), path)
+    store.save(Record.model_validate(record), path)
     return path
 
 

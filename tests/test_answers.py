@@ -6,9 +6,9 @@ from typing import Any
 
 from builders import claim, epochs, point, run, runs
 from perturblab.catalogue import RELATIONS
+from perturblab.records.results import Result
 from perturblab.report import answers, rows
 from perturblab.report.claims import claim_findings
-from perturblab.report.measured import Run
 from perturblab.report.places import by_place
 from perturblab.report.published import figure_findings
 
@@ -67,7 +67,7 @@ def test_an_answer_has_the_verdict_of_its_row_after_the_correction() -> None:
 
 
 def test_what_has_not_the_same_numerics_or_images_is_said_where_it_is_taken_together() -> None:
-    def changed(one: Run, **data: Any) -> Run:
+    def changed(one: Result, **data: Any) -> Result:
         number = data.pop("numerics", 0)
         images = one.record.data.model_copy(update=data)
         return replace(one, record=one.record.model_copy(update={"numerics": number, "data": images}))
@@ -110,7 +110,7 @@ def test_an_answer_says_what_was_corrected_for() -> None:
         assert re.search(r"; Holm p = \S+ over 2 comparisons with A1\.$", sentence)
 
 
-def attacked(data: str, attack: str, eps: float, more: int, flags: tuple[str, ...] = ()) -> list[Run]:
+def attacked(data: str, attack: str, eps: float, more: int, flags: tuple[str, ...] = ()) -> list[Result]:
     """Three seeds each with and without BatchOut: so many more of 100 images right with it."""
     more_said = {"settings": {"seed": 1, "steps": 50}} if attack == "pgd" else {}
     return [
@@ -122,8 +122,8 @@ def attacked(data: str, attack: str, eps: float, more: int, flags: tuple[str, ..
 
 
 def test_robustness_is_decided_by_the_strongest_attack_and_never_by_fgsm() -> None:
-    def word(*of: list[Run]) -> str:
-        merged: dict[tuple[str, int], Run] = {}
+    def word(*of: list[Result]) -> str:
+        merged: dict[tuple[str, int], Result] = {}
         for one in (one for some in of for one in some):
             assert one.record.study
             key = one.record.study.setup, one.record.seed
@@ -131,7 +131,7 @@ def test_robustness_is_decided_by_the_strongest_attack_and_never_by_fgsm() -> No
         _, batchout = answers.answers(claim_findings(by_place(merged.values())))
         return batchout.word
 
-    def told(*of: list[Run]) -> list[str]:
+    def told(*of: list[Result]) -> list[str]:
         return re.findall(r"MNIST|CIFAR-10|more|less|not shown|\d[\d.,]*", word(*of))
 
     fgsm = attacked("mnist", "fgsm", 0.3, 40)

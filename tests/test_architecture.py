@@ -238,12 +238,12 @@ import perturblab.catalogue
 without("torch", "numpy", "pydantic")
 import perturblab.stats
 without("torch", "scipy", "matplotlib")
-from perturblab import records
+from perturblab.records import record
 records.environment(threads=1, precision="fp32", compile="off", device="cpu")
 without("torch", "scipy", "matplotlib", "datasets")
 import perturblab.report.tables
 without("torch", "scipy", "matplotlib", "rich")
-from perturblab.frames import frame
+from perturblab.records.frame import frame
 assert not frame(sys.argv[1]).empty
 without("torch")
 """

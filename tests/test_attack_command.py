@@ -15,9 +15,10 @@ import torch
 
 from attack_runs import LITTLE, TEST, attack, by_key, counted, decoded, kept, opened_in_pixels
 from builders import Tell, Told
-from perturblab import cli, robustness_figures
+from perturblab import cli
 from perturblab.attacks import ATTACKS, Threat, deepfool, fgsm, still_right
-from perturblab.points import WORST
+from perturblab.records.attack_names import WORST
+from perturblab.records.pictures import examples
 from perturblab.stats import wilson
 
 pytestmark = pytest.mark.usefixtures("undrawn", "short_autoattack")
@@ -37,7 +38,7 @@ def wide(attack_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     with pytest.MonkeyPatch.context() as patch:
         out, err = [], []
         patch.setattr("builtins.print", lambda *args, file=None, **_: (out if file is None else err).append(args[0]))
-        patch.setattr(robustness_figures, "examples_svg", lambda *args, **given: None)
+        patch.setattr(examples, "examples_svg", lambda *args, **given: None)
         code = cli.main(shlex.split(f"attack {folder} {LITTLE} --attacks {MANY} --eps 0,8/255,0.2 --json"))
     return folder, Told(code, "\n".join(out), "\n".join(err))
 

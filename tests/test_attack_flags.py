@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from attack_runs import LITTLE, WEAK, attack, by_key, counted, kept, measured
 from builders import Tell
 from perturblab.attacks import ATTACKS, Threat, masking
-from perturblab.checks import Findings
-from perturblab.points import WORST
+from perturblab.records.attack_names import WORST
+from perturblab.records.checks import Findings
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 CHECKED, FLAGS = "--attacks fgsm,pgd --eps 0,0.1", ["not converged", "saturated logits"]

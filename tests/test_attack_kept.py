@@ -15,7 +15,7 @@ from attack_runs import LITTLE, TEST, attack, by_key, counted, kept, measured, o
 from builders import Tell
 from perturblab import attacked, unfinished
 from perturblab.attacks import ATTACKS, Threat, autoattack, masking
-from perturblab.points import WORST
+from perturblab.records.attack_names import WORST
 from perturblab.system import files
 
 pytestmark = pytest.mark.usefixtures("undrawn", "short_autoattack")

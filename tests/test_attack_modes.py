@@ -17,7 +17,7 @@ from attack_runs import LITTLE, TEST, attack, by_key, counted, decoded, kept, me
 from builders import Tell
 from perturblab import runs
 from perturblab.attacks import ATTACKS, Threat, autoattack, deepfool, fgsm, pgd, still_right
-from perturblab.points import WORST
+from perturblab.records.attack_names import WORST
 from perturblab.seeding import stream
 from perturblab.system.terminal import Show
 

@@ -8,7 +8,7 @@ import pytest
 
 from attack_runs import LITTLE, WEAK, attack, kept
 from builders import Tell
-from perturblab.points import WORST
+from perturblab.records.attack_names import WORST
 
 
 def test_only_pictures_that_were_made_are_named_and_all_curves_of_the_images_are_drawn(here: Path, tell: Tell) -> None:

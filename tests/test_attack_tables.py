@@ -10,9 +10,13 @@ from scipy import stats as scipy_stats
 
 from builders import BATCHOUT, CHECK, CONTROL, PLAIN, columns, make, point
 from perturblab.errors import UserError
-from perturblab.points import NO_WORST, WORST, said, save_points
-from perturblab.report import attacks, measured, volatility
-from perturblab.report.measured import Run
+from perturblab.records import results
+from perturblab.records.attack_names import WORST
+from perturblab.records.flags import said
+from perturblab.records.points import save_points
+from perturblab.records.results import Result
+from perturblab.records.worst_case import NO_WORST
+from perturblab.report import attacks, volatility
 
 
 def test_means_intervals_and_verdicts_are_those_of_the_seeds() -> None:
@@ -31,7 +35,7 @@ def test_a_set_whose_classes_were_chosen_tells_their_number_once() -> None:
     (run, *_) = PLAIN
     test = f"CIFAR-10, {len(run.record.data.classes)} classes"
     chosen = run.record.model_copy(update={"data": run.record.data.model_copy(update={"test": test})})
-    assert f"**{test}: fgsm, 8 test images**" in attacks.markdown([Run(chosen, (), run.points)], CONTROL)
+    assert f"**{test}: fgsm, 8 test images**" in attacks.markdown([Result(chosen, (), run.points)], CONTROL)
 
 
 def test_a_flagged_curve_says_so_beside_its_numbers() -> None:
@@ -54,7 +58,7 @@ def test_worst_case_is_over_all_attacks_that_keep_to_the_threat() -> None:
         point("pgd frozen", 0.1, [0, 0, 0, 0]),
         point("deepfool", 1, [0, 0, 0, 0], norm="l2"),
     ]
-    text = attacks.markdown([Run(record, (), (clean, fgsm, *more))])
+    text = attacks.markdown([Result(record, (), (clean, fgsm, *more))])
     worst = text.split(f"{WORST} of fgsm, pgd, 4 test images")[1]
     assert columns(worst)[0]["0.1"] == "**25.00**"  # only the second image is right under both, and was to begin with
 
@@ -63,7 +67,7 @@ def test_only_seeds_that_met_the_same_attacks_share_a_worst_case() -> None:
     right = [1, 1, 0, 0]
     met = [point("fgsm", 0.0, [1] * 4), point("fgsm", 0.1, right), point("pgd", 0.1, [1, 0, 0, 0])]
     more = [*met, point("square", 0.1, [0, 0, 0, 0])]
-    text = attacks.markdown([Run(make(0), (), tuple(met)), Run(make(1), (), tuple(more))])
+    text = attacks.markdown([Result(make(0), (), tuple(met)), Result(make(1), (), tuple(more))])
     few, many = (
         columns(text.split(f"{WORST} of {names}, 4 test")[1])[0] for names in ("fgsm, pgd", "fgsm, pgd, square")
     )
@@ -75,15 +79,15 @@ def test_a_published_mode_of_a_random_net_is_no_part_of_the_worst_case() -> None
     mode = {"mode": "BatchOut active in evaluation, a published mistake", "verdicts": 3}
     met = [point("fgsm", 0.1, [1, 1, 1, 0]), point("pgd", 0.1, [1, 1, 0, 0])]
     met += [point("uniform", 0.1, [0, 0, 0, 0], settings=mode), point("gaussian", 0.1, [0, 0, 0, 0], settings=mode)]
-    text = attacks.markdown([Run(make(0), (), tuple(met))])
+    text = attacks.markdown([Result(make(0), (), tuple(met))])
     assert columns(text.split(f"{WORST} of fgsm, pgd, 4 test images")[1])[0]["0.1"] == "**50.00**"
     assert NO_WORST not in text
 
 
 def test_a_random_net_is_said_to_have_no_worst_case() -> None:
     drawn = {"settings": {"verdicts": 3}}
-    random = Run(make(0), (), (point("fgsm", 0.1, [1, 0], **drawn), point("pgd", 0.1, [0, 1], **drawn)))
-    other = Run(make(1, defence="batchout"), (), (point("fgsm", 0.1, [1, 0]), point("pgd", 0.1, [0, 1])))
+    random = Result(make(0), (), (point("fgsm", 0.1, [1, 0], **drawn), point("pgd", 0.1, [0, 1], **drawn)))
+    other = Result(make(1, defence="batchout"), (), (point("fgsm", 0.1, [1, 0]), point("pgd", 0.1, [0, 1])))
     text = attacks.markdown([random, other])
     assert [line for line in text.splitlines() if NO_WORST in line] == [f"CIFAR-10, 2 classes, {CONTROL}: {NO_WORST}."]
     (row,) = columns(text.split(f"{WORST} of fgsm, pgd, 2 test images")[1])
@@ -99,7 +103,7 @@ def test_a_flag_of_the_checks_in_the_folder_is_shown_with_every_curve_of_the_sam
     save_points(run / "attacks" / "deepfool.json", [point("deepfool", 1, [0] * 8, subset="all", norm="l2")])
     (run / "attacks" / "checks.json").write_text(json.dumps([CHECK]))
     (run / "record.json").write_text(make(0).model_dump_json())
-    rows = [row for block in attacks.markdown(measured.load(tmp_path)).split("\n**") for row in columns(block)]
+    rows = [row for block in attacks.markdown(results.load(tmp_path)).split("\n**") for row in columns(block)]
     assert len(rows) == 5, "fgsm on few and many, autoattack, deepfool, the worst case"
     assert {row["flags"] for row in rows} == {said(("saturated logits",))}
 
@@ -110,11 +114,11 @@ def test_an_unknown_control_is_told_with_the_known_ones() -> None:
 
 
 def test_runs_are_found_by_their_records_and_attacks(tmp_path: Path) -> None:
-    assert measured.load(tmp_path) == []
+    assert results.load(tmp_path) == []
     with pytest.raises(UserError, match=r"no run .*attacked"):
-        attacks.markdown([Run(make(0))])
+        attacks.markdown([Result(make(0))])
     with pytest.raises(UserError, match="nowhere"):
-        measured.load(tmp_path / "nowhere")
+        results.load(tmp_path / "nowhere")
     record, points = PLAIN[0].record, PLAIN[0].points
     run = tmp_path / "deep" / "run"
     (run / "attacks").mkdir(parents=True)
@@ -122,16 +126,16 @@ def test_runs_are_found_by_their_records_and_attacks(tmp_path: Path) -> None:
     saved = {"version": 1, "points": [p.model_dump(mode="json") for p in points]}
     (run / "attacks" / "fgsm.json").write_text(json.dumps(saved))
     (run / "attacks" / "checks.json").write_text("[]")
-    assert measured.load(tmp_path) == [Run(record, (), points)]
+    assert results.load(tmp_path) == [Result(record, (), points)]
 
 
 def test_failures_of_a_study_are_found(tmp_path: Path) -> None:
     (tmp_path / "K4").mkdir()
     (tmp_path / "K4" / "failed.json").write_text('{"name": "K4 seed 1", "reason": "out of memory", "code": 1}')
-    assert measured.load_failed(tmp_path) == [measured.Failed("K4 seed 1", "out of memory")]
+    assert results.load_failed(tmp_path) == [results.Failed("K4 seed 1", "out of memory")]
     (tmp_path / "K4" / "failed.json").write_text("[]")
     with pytest.raises(UserError, match=r"failed\.json"):
-        measured.load_failed(tmp_path)
+        results.load_failed(tmp_path)
 
 
 # --- volatility -----------------------------------------------------------------------------------------------------
@@ -154,8 +158,8 @@ def zigzag(spread: float) -> tuple[dict[str, float], ...]:
 
 
 def test_spreads_are_compared_by_ratio_and_by_seed() -> None:
-    plain = [Run(make(seed), zigzag(value)) for seed, value in enumerate([1.0, 2.0, 4.0])]
-    mixed = [Run(make(seed, defence="batchout"), zigzag(2 * v)) for seed, v in enumerate([1.1, 2.0, 3.9])]
+    plain = [Result(make(seed), zigzag(value)) for seed, value in enumerate([1.0, 2.0, 4.0])]
+    mixed = [Result(make(seed, defence="batchout"), zigzag(2 * v)) for seed, v in enumerate([1.1, 2.0, 3.9])]
     ratios = [math.log(2.2), math.log(2.0), math.log(1.95)]
     half = scipy_stats.t.ppf(0.975, 2) * statistics.stdev(ratios) / math.sqrt(3)
     low, high = math.exp(statistics.mean(ratios) - half), math.exp(statistics.mean(ratios) + half)
@@ -182,7 +186,7 @@ def test_a_spread_is_written_so_that_it_can_be_told_from_nothing(value: float, s
 
 
 def test_the_flags_of_some_curves_are_told_by_seed() -> None:
-    one = Run(
+    one = Result(
         PLAIN[0].record, (), (point("fgsm", 0.1, [1, 0], flags=("b", "a")), point("pgd", 0.1, [1, 0], flags=("c",)))
     )
     (group,) = attacks.attacked_groups([one, *PLAIN[1:]])
@@ -192,15 +196,15 @@ def test_the_flags_of_some_curves_are_told_by_seed() -> None:
 
 
 def test_groups_on_other_images_are_not_compared() -> None:
-    plain = [Run(make(seed), zigzag(1.0)) for seed in range(3)]
-    other = [Run(make(seed, test="MNIST", defence="batchout"), zigzag(2.0)) for seed in range(3)]
+    plain = [Result(make(seed), zigzag(1.0)) for seed in range(3)]
+    other = [Result(make(seed, test="MNIST", defence="batchout"), zigzag(2.0)) for seed in range(3)]
     cells = [row["training loss"] for row in columns(volatility.markdown([*plain, *other], CONTROL))]
     assert sorted(cells) == ["1.0000", "2.0000"]
 
 
 def test_broken_metrics_are_told_by_their_path(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text(make(0).model_dump_json())
-    assert measured.load(tmp_path) == [Run(make(0))], "a record alone has no losses"
+    assert results.load(tmp_path) == [Result(make(0))], "a record alone has no losses"
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 0}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl"):
-        measured.load(tmp_path)
+        results.load(tmp_path)

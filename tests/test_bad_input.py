@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from good_files import SMALL, TINY
 from oracle import judge, run
 from perturblab import cli, data
-from perturblab.config import NET_OPTIONS
 from perturblab.models import NETS, options_read
+from perturblab.records.config import NET_OPTIONS
 from strategies import garbled, search
 
 # One mistake a line: the command line => a pattern for its error. Words in capitals stand for what is below.

@@ -16,7 +16,6 @@ import torch
 from perturblab import arguments, catalogue, cli
 from perturblab.catalogue import ENTRIES, KINDS, METRICS, MODES, RELATIONS, SETUPS, Entry, Measure, Setup
 from perturblab.catalogue.entry import Figure
-from perturblab.config import ATTACK_NAMES, TrainConfig, validated
 from perturblab.configured import (
     build_net,
     check_defence,
@@ -27,6 +26,7 @@ from perturblab.configured import (
 )
 from perturblab.layers import Masks
 from perturblab.models import Task, build, describe
+from perturblab.records.config import ATTACK_NAMES, TrainConfig, validated
 
 RUNNABLE = [setup for setup in SETUPS.values() if not setup.missing]
 runnable = pytest.mark.parametrize("setup", RUNNABLE, ids=lambda setup: setup.id)

@@ -11,8 +11,8 @@ import torch
 
 from perturblab import checkpoint, execution, runs
 from perturblab.checkpoint import PREVIOUS, digest, load_checkpoint, save_checkpoint
-from perturblab.config import TrainConfig
 from perturblab.errors import UserError
+from perturblab.records.config import TrainConfig
 from perturblab.system import files
 from perturblab.system.terminal import Show
 from told import in_order

@@ -12,9 +12,9 @@ from perturblab import presets, stats
 from perturblab.catalogue import RELATIONS, SETUPS
 from perturblab.errors import UserError
 from perturblab.presets import PRESETS
+from perturblab.records.results import Result
 from perturblab.report import answers, rows, values
 from perturblab.report.claims import claim_findings
-from perturblab.report.measured import Run
 from perturblab.report.places import by_place
 
 
@@ -88,7 +88,7 @@ def test_runs_are_compared_on_the_same_images(part: str) -> None:
 
 
 def test_runs_of_other_numerics_are_told_apart() -> None:
-    def of(number: int) -> list[Run]:
+    def of(number: int) -> list[Result]:
         made = runs("H5", [5100, 5150, 5200])
         new = {"numerics": number, "environment": made[0].record.environment.model_copy(update={"code": "another"})}
         return [replace(made[0], record=made[0].record.model_copy(update=new)), *made[1:]]
@@ -219,7 +219,7 @@ def test_differences_without_a_claim_are_corrected_for_all_with_the_same_net() -
 
 
 def test_throughout_training_means_every_epoch() -> None:
-    def of(last: float) -> list[Run]:
+    def of(last: float) -> list[Result]:
         left = [run("K1", s, metrics=epochs([50.0 + s, 60.0, 65.0])) for s in (1, 2, 3)]
         return left + [run("K3", s, metrics=epochs([45.0 + s, 55.0, 65.0 - last])) for s in (1, 2, 3)]
 

@@ -15,7 +15,6 @@ import perturblab
 from builders import Tell, Told
 from perturblab import cli, data, logs
 from perturblab.arguments import IGNORED, given, parsed
-from perturblab.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig, validated
 from perturblab.configured import net_options
 from perturblab.errors import UserError
 from perturblab.layers import ACTIVATIONS, PARTNERS
@@ -28,6 +27,7 @@ from perturblab.models import NETS, options_read
 from perturblab.models.bottleneck_resnet import READINGS
 from perturblab.models.noise_resnet import OPERATORS
 from perturblab.models.vgg import NORM_ORDERS
+from perturblab.records.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig, validated
 from perturblab.training.adversarial import DEFENCES
 from perturblab.training.loop import OPTIMIZERS, PRECISIONS
 from perturblab.training.schedules import SCHEDULES

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from perturblab import cli
-from perturblab.config import TrainConfig, validated
 from perturblab.config_file import flags_in
 from perturblab.errors import UserError
+from perturblab.records.config import TrainConfig, validated
 
 TINY = """\
 net_type: lenet

@@ -9,23 +9,13 @@ import numpy as np
 import pytest
 
 from builders import curve, point
-from perturblab import robustness_figures
 from perturblab.attacks import ATTACKS
-from perturblab.points import (
-    NO_WORST,
-    NOT_MONOTONE,
-    PGD_WEAKER,
-    UPPER_BOUND,
-    WORST,
-    Point,
-    Raised,
-    flagged,
-    is_capped,
-    radius,
-    said,
-    with_worst,
-)
-from perturblab.robustness_figures import table
+from perturblab.cli_attack_table import table
+from perturblab.records.attack_names import WORST, is_capped
+from perturblab.records.flags import NOT_MONOTONE, PGD_WEAKER, UPPER_BOUND, Raised, flagged, said
+from perturblab.records.pictures import curves, examples
+from perturblab.records.points import Point, radius
+from perturblab.records.worst_case import NO_WORST, with_worst
 from perturblab.stats import wilson
 
 
@@ -108,7 +98,7 @@ def words(path: Path) -> list[str]:
 
 
 def draw(points: list[Point], path: Path, title: str = "a net") -> list[str]:
-    robustness_figures.curves_svg(points, path, title=title, chance=10.0)
+    curves.curves_svg(points, path, title=title, chance=10.0)
     return words(path)
 
 
@@ -189,11 +179,11 @@ def test_every_name_of_a_curve_lies_in_the_picture(
 ) -> None:
     points = [p for n in range(names) for kind in ("fgsm", "deepfool") for p in curve(f"{kind}-{n}{way}", 900, 500)]
     figures = []
-    real = robustness_figures.svg
-    monkeypatch.setattr(robustness_figures, "svg", lambda draw: real(lambda: figures.append(draw()) or figures[-1]))
+    real = curves.svg
+    monkeypatch.setattr(curves, "svg", lambda draw: real(lambda: figures.append(draw()) or figures[-1]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        robustness_figures.curves_svg(points, tmp_path / "a.svg", title="a net", chance=10)
+        curves.curves_svg(points, tmp_path / "a.svg", title="a net", chance=10)
         (figure,) = figures
         figure.draw_without_rendering()
     assert len(figure.axes) == 2
@@ -224,7 +214,7 @@ def test_the_images_have_two_rows_a_radius_and_name_what_the_net_sees(tmp_path: 
     answers = {0.0: ["cat", "dog", "cow"], 0.1: ["dog", "dog", "cow"], 0.5: ["elk", "elk", "elk"]}
     paths = [tmp_path / "a.svg", tmp_path / "b.svg"]
     for path in paths:
-        robustness_figures.examples_svg(clean, attacked, answers, path, title="a net: pgd")
+        examples.examples_svg(clean, attacked, answers, path, title="a net: pgd")
     shown = words(paths[0])
     assert {"clean", "change / 0.1", "0.1", "change / 0.5", "0.5", "a net: pgd"} <= set(shown)
     assert [shown.count(name) for name in ("cat", "dog", "cow", "elk")] == [1, 3, 2, 3]
@@ -235,7 +225,7 @@ def test_the_images_have_two_rows_a_radius_and_name_what_the_net_sees(tmp_path: 
 
 
 def test_colours_and_markers_tell_more_curves_apart_than_there_are_attacks_and_their_frozen_twins() -> None:
-    colours, markers = robustness_figures._COLOURS, robustness_figures._MARKERS
+    colours, markers = curves._COLOURS, curves._MARKERS
     looks = [(colours[rank % len(colours)], markers[rank % len(markers)]) for rank in range(3 * len(ATTACKS))]
     assert len(set(looks)) == len(looks)
     assert all(one[0] != two[0] for one, two in pairwise(looks))

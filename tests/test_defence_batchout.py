@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from defence_runs import NORMED, QUIET, batch, executed, opened, recorded, same, watched, weights
-from perturblab import execution, layers, records, runs
-from perturblab.config import TrainConfig
+from perturblab import execution, layers, runs
 from perturblab.configured import make_mixings
 from perturblab.errors import UserError
 from perturblab.layers import BatchOut, Mixing
 from perturblab.layers.inference import ActiveBatchOut
 from perturblab.models import Task, build
+from perturblab.records import store
+from perturblab.records.config import TrainConfig
 from perturblab.runs import Run
 from perturblab.seeding import stream
 
@@ -95,7 +96,7 @@ def test_in_evaluation_batchout_is_gone(tmp_path: Path) -> None:
         torch.testing.assert_close(logits, plain(x), rtol=1e-4, atol=1e-5)
         assert torch.equal(logits, run.model(x)), "and nothing is drawn"
     right = int((logits.argmax(1) == run.images.test.labels).sum())
-    record = records.load(tmp_path / "run" / "record.json")
+    record = store.load(tmp_path / "run" / "record.json")
     assert record.counts.last.correct == right
 
 

@@ -4,8 +4,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from perturblab import figures
 from perturblab.errors import UserError
+from perturblab.records.pictures import progress
 
 
 def epochs(n, *, audited=False):
@@ -26,30 +26,30 @@ def texts(path):
 
 def test_the_figure_has_a_legend_entry_for_each_metric_there_is(tmp_path):
     path = tmp_path / "new" / "progress.svg"
-    figures.progress_svg(epochs(3, audited=True), path, "A run")
+    progress.progress_svg(epochs(3, audited=True), path, "A run")
     words = texts(path)
     for name in ("test, exact", "test, smoothed", "test, batch mean", "test, batch mean, truncated"):
         assert words.count(name) == 1
     assert (words.count("train"), words.count("validation"), words.count("A run")) == (2, 2, 1)
-    figures.progress_svg(epochs(3), path, "A run")
+    progress.progress_svg(epochs(3), path, "A run")
     assert texts(path).count("train") == 2
     assert not {"validation", "test, exact", "one epoch only: points, no curve"} & set(texts(path))
 
 
 def test_one_epoch_is_visible_and_says_so(tmp_path):
     path = tmp_path / "one.svg"
-    figures.progress_svg(epochs(1), path, "one")
+    progress.progress_svg(epochs(1), path, "one")
     assert "one epoch only: points, no curve" in texts(path)
     assert path.read_text().count("stroke: #0072b2") >= 4  # a marker and its legend entry in each panel
 
 
 def test_rows_without_any_metric_give_empty_panels(tmp_path):
-    figures.progress_svg([{"epoch": 0}, {"epoch": 1}], tmp_path / "empty.svg", "none")
+    progress.progress_svg([{"epoch": 0}, {"epoch": 1}], tmp_path / "empty.svg", "none")
     assert "none" in texts(tmp_path / "empty.svg")
 
 
 def test_a_hostile_title_is_text_only(tmp_path):
-    figures.progress_svg(epochs(2), tmp_path / "t.svg", "<script>$\\frac$\n--> & x")
+    progress.progress_svg(epochs(2), tmp_path / "t.svg", "<script>$\\frac$\n--> & x")
     assert "<script>$\\frac$ --> & x" in texts(tmp_path / "t.svg")
     assert "<script" not in (tmp_path / "t.svg").read_text()
 
@@ -57,14 +57,14 @@ def test_a_hostile_title_is_text_only(tmp_path):
 def test_the_readers_settings_do_not_change_the_figure(tmp_path):
     import matplotlib
 
-    figures.progress_svg(epochs(2), tmp_path / "a.svg", "t")
+    progress.progress_svg(epochs(2), tmp_path / "a.svg", "t")
     with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9, "svg.hashsalt": "other"}):
-        figures.progress_svg(epochs(2), tmp_path / "b.svg", "t")
+        progress.progress_svg(epochs(2), tmp_path / "b.svg", "t")
         assert matplotlib.rcParams["font.size"] == 30
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
 def test_no_epochs_is_an_error_and_writes_nothing(tmp_path):
     with pytest.raises(UserError, match=r"rows has no epoch"):
-        figures.progress_svg([], tmp_path / "p.svg", "t")
+        progress.progress_svg([], tmp_path / "p.svg", "t")
     assert not list(tmp_path.iterdir())

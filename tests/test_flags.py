@@ -5,22 +5,21 @@ import pytest
 
 from builders import curve, point
 from perturblab.attacks import ATTACKS
-from perturblab.points import (
-    ACTIVE,
+from perturblab.records.attack_names import ACTIVE, BLIND
+from perturblab.records.flags import (
     BLACK_BOX,
-    BLIND,
     NOT_MONOTONE,
     PGD_WEAKER,
     RANDOM,
     SATURATED,
     UPPER_BOUND,
-    Point,
     Raised,
     compared,
     flagged,
     rising,
     said,
 )
+from perturblab.records.points import Point
 
 
 def names(curves: set[tuple[str, ...]]) -> set[str]:

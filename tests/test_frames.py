@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas
 import pytest
 
-from perturblab import records
 from perturblab.errors import UserError
-from perturblab.frames import frame
-from perturblab.groups import group
+from perturblab.records import store
+from perturblab.records.frame import frame
+from perturblab.records.groups import group
 from perturblab.stats import t_interval, wilson
 
 RESULTS = Path(__file__).parents[1] / "results" / "cifar10-jpeg"
@@ -42,7 +42,7 @@ def test_seeds_of_an_experiment_have_one_label() -> None:
         "perturb_resnet18, 16 filters, noise": 53.67,
         "resnet18, 6 filters": 62.59,
     }
-    for found in group(records.load_all(RESULTS)):
+    for found in group(store.load_all(RESULTS)):
         values = [record.counts.last.accuracy for record in found.records]
         assert means[found.label] == round(t_interval(values).mean, 2)
 

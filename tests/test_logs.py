@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from perturblab import cli, execution, logs, records, runs
-from perturblab.config import TrainConfig
+from perturblab import cli, execution, logs, runs
 from perturblab.errors import UserError
+from perturblab.records import store
+from perturblab.records.config import TrainConfig
 from perturblab.system.terminal import Show
 from told import in_order
 
@@ -150,5 +151,5 @@ def test_a_resumed_run_can_be_given_a_log(tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "run" / "metrics.csv").exists()
     assert cli.main(f"train --resume {tmp_path / 'run'} --nepochs 2 --log csv --quiet".split()) == 0
     assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 3
-    assert records.load(tmp_path / "run" / "record.json").counts.last.epoch == 1
+    assert store.load(tmp_path / "run" / "record.json").counts.last.epoch == 1
     capsys.readouterr()

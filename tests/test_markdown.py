@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perturblab.markdown import Raw, escape, markdown_table
+from perturblab.records.markdown import Raw, escape, markdown_table
 
 
 def test_a_table_in_full() -> None:

@@ -26,10 +26,22 @@ from nets import (
     trained,
     watched,
 )
-from perturblab import points
 from perturblab.attacks import Effort, Frozen, Threat, fgsm, input_gradient, masking, pgd, square, still_right
 from perturblab.attacks.masking import examine
-from perturblab.checks import Findings
+from perturblab.records.checks import Findings
+from perturblab.records.flags import (
+    _ORDER,
+    ABOVE_CHANCE,
+    BLACK_BOX,
+    NAN,
+    NOT_CONVERGED,
+    NOT_MONOTONE,
+    PGD_WEAKER,
+    RANDOM,
+    SATURATED,
+    SOFTMAX,
+    ZERO,
+)
 
 LITTLE = Effort(steps=5, restarts=1)
 
@@ -67,7 +79,7 @@ def test_a_plain_trained_net_raises_no_flag() -> None:
 def test_a_quantised_net_has_zero_gradients_and_falls_to_a_black_box() -> None:
     model = Quantised(trained())
     found = looked(model, eps=0.15, black_boxes=by_square(model))
-    assert {points.ZERO, points.BLACK_BOX} <= set(found.flags())
+    assert {ZERO, BLACK_BOX} <= set(found.flags())
     x, y = digits()
     assert found.zero == count(model, x[:100], y[:100])
     assert found.fgsm == found.zero, "FGSM does not move"
@@ -76,7 +88,7 @@ def test_a_quantised_net_has_zero_gradients_and_falls_to_a_black_box() -> None:
 
 def test_softmax_outputs_are_seen_and_logits_are_not_taken_for_them() -> None:
     x, _ = digits()
-    assert points.SOFTMAX in looked(Softmaxed(trained())).flags()
+    assert SOFTMAX in looked(Softmaxed(trained())).flags()
     assert masking.is_softmax(Softmaxed(trained()), x[:10])
     assert not masking.is_softmax(trained(), x[:10])
     positive = Linear(torch.zeros(3, 64), torch.tensor([0.2, 0.3, 0.4]))
@@ -88,7 +100,7 @@ def test_softmax_outputs_are_seen_and_logits_are_not_taken_for_them() -> None:
 def test_saturated_logits_are_seen_and_the_margin_breaks_what_the_loss_does_not() -> None:
     model = Scaled(trained())
     found = looked(model, effort=Effort(steps=20, restarts=1))
-    assert points.SATURATED in found.flags()
+    assert SATURATED in found.flags()
     x, y = digits()
     _, logits = input_gradient(model, x[:100], y[:100])
     top = logits.topk(2).values
@@ -100,23 +112,23 @@ def test_saturated_logits_are_seen_and_the_margin_breaks_what_the_loss_does_not(
 def test_a_net_that_gives_no_number_is_told_so_and_is_not_called_random() -> None:
     found = looked(NotANumber(trained()))
     assert found.bad == 100
-    assert points.NAN in found.flags()
-    assert points.RANDOM not in found.flags()
+    assert NAN in found.flags()
+    assert RANDOM not in found.flags()
 
 
 def test_a_gradient_that_is_no_number_behind_finite_logits_is_seen() -> None:
     found = looked(NotANumberBehind(trained()))
     assert (found.bad, found.random) == (100, False)
-    assert points.NAN in found.flags()
+    assert NAN in found.flags()
 
 
 def test_a_random_net_is_seen_and_its_frozen_twin_is_not_one() -> None:
     x, _ = digits()
     model = Noisy(trained())
-    assert points.RANDOM in looked(model, effort=replace(LITTLE, draws=2)).flags()
+    assert RANDOM in looked(model, effort=replace(LITTLE, draws=2)).flags()
     assert masking.is_random(model, x[:10])
     assert not masking.is_random(Frozen(model), x[:10])
-    assert points.RANDOM not in looked(Frozen(model)).flags()
+    assert RANDOM not in looked(Frozen(model)).flags()
 
 
 def test_a_net_that_no_radius_breaks_is_above_chance() -> None:
@@ -125,17 +137,17 @@ def test_a_net_that_no_radius_breaks_is_above_chance() -> None:
     always = Linear(torch.zeros(10, 64), torch.eye(10)[0])
     found = examine(always, x[rows], y[rows], Threat("linf", 0.1), effort=LITTLE, generator=seeded())
     assert found.large == found.images == int(rows.sum())
-    assert points.ABOVE_CHANCE in found.flags()
+    assert ABOVE_CHANCE in found.flags()
 
 
 def test_steps_too_short_to_leave_the_middle_of_the_ball_are_seen() -> None:
     """The published PGD: ten steps of a thirtieth of the radius, which FGSM beats."""
     weak = looked(trained(), effort=Effort(steps=10, step_size=0.1 / 30), images=200)
-    assert {points.PGD_WEAKER, points.NOT_CONVERGED} <= set(weak.flags())
+    assert {PGD_WEAKER, NOT_CONVERGED} <= set(weak.flags())
     assert weak.pgd > weak.fgsm
     assert weak.doubled < weak.pgd - 2
     strong = looked(trained(), effort=Effort(steps=40, restarts=3), images=200)
-    assert not {points.PGD_WEAKER, points.NOT_CONVERGED} & set(strong.flags())
+    assert not {PGD_WEAKER, NOT_CONVERGED} & set(strong.flags())
 
 
 def test_an_error_that_only_noise_finds_is_a_black_box_stronger() -> None:
@@ -151,7 +163,7 @@ def test_an_error_that_only_noise_finds_is_a_black_box_stronger() -> None:
     x, y = torch.full((50, 1, 8, 8), 0.5), torch.zeros(50, dtype=torch.long)
     found = examine(Rough(), x, y, Threat("linf", 0.1), effort=Effort(steps=50), generator=seeded())
     assert found.black_box["uniform"] == 50
-    assert points.BLACK_BOX in found.flags()
+    assert BLACK_BOX in found.flags()
 
 
 # --- the numbers ----------------------------------------------------------------------------------------------------
@@ -324,17 +336,17 @@ FEW = {"images": 200, "fgsm": 120, "pgd": 100, "doubled": 100}
 @pytest.mark.parametrize(
     ("flag", "quiet", "loud"),
     [
-        (points.ABOVE_CHANCE, {"large": 100}, {"large": 101}),
-        (points.PGD_WEAKER, {"pgd": 502, "doubled": 502}, {"pgd": 503, "doubled": 503}),
-        (points.NOT_CONVERGED, {"doubled": 391}, {"doubled": 390}),  # less than a point of 1,000 images: 9
-        (points.BLACK_BOX, {"black_box": {"a": 2, "b": 0}}, {"black_box": {"a": 0, "b": 3}}),
-        (points.ZERO, {"zero": 10}, {"zero": 11}),
-        (points.NAN, {"bad": 0}, {"bad": 1}),
-        (points.SOFTMAX, {"softmax": False}, {"softmax": True}),
-        (points.SATURATED, {"saturated": 10}, {"saturated": 11}),
-        (points.NOT_CONVERGED, {"margin": 9}, {"margin": 10}),  # another loss finds more
-        (points.NOT_CONVERGED, FEW | {"doubled": 96}, FEW | {"doubled": 95}),  # a point of 200 images is noise
-        (points.RANDOM, {"random": False}, {"random": True}),
+        (ABOVE_CHANCE, {"large": 100}, {"large": 101}),
+        (PGD_WEAKER, {"pgd": 502, "doubled": 502}, {"pgd": 503, "doubled": 503}),
+        (NOT_CONVERGED, {"doubled": 391}, {"doubled": 390}),  # less than a point of 1,000 images: 9
+        (BLACK_BOX, {"black_box": {"a": 2, "b": 0}}, {"black_box": {"a": 0, "b": 3}}),
+        (ZERO, {"zero": 10}, {"zero": 11}),
+        (NAN, {"bad": 0}, {"bad": 1}),
+        (SOFTMAX, {"softmax": False}, {"softmax": True}),
+        (SATURATED, {"saturated": 10}, {"saturated": 11}),
+        (NOT_CONVERGED, {"margin": 9}, {"margin": 10}),  # another loss finds more
+        (NOT_CONVERGED, FEW | {"doubled": 96}, FEW | {"doubled": 95}),  # a point of 200 images is noise
+        (RANDOM, {"random": False}, {"random": True}),
     ],
 )
 def test_a_flag_is_raised_beyond_its_threshold_and_not_at_it(
@@ -359,12 +371,12 @@ def test_every_flag_has_words_of_its_own_and_all_can_be_raised_at_once() -> None
         "black_box": {"square": 1000},
     }
     flags = Findings(**CLEAN | worst).flags()
-    of_draws = {points.PGD_WEAKER, points.NOT_CONVERGED, points.BLACK_BOX}
+    of_draws = {PGD_WEAKER, NOT_CONVERGED, BLACK_BOX}
     random = Findings(**CLEAN | worst | {"random": True}).flags()
-    assert set(random) == {*flags, points.RANDOM} - of_draws, "of a random net these compare draws of their own"
-    flags.append(points.RANDOM)
+    assert set(random) == {*flags, RANDOM} - of_draws, "of a random net these compare draws of their own"
+    flags.append(RANDOM)
     assert len(flags) == len(set(flags)) == 9
-    assert (*flags, points.NOT_MONOTONE) == points._ORDER, "not monotone is told by the curve"
+    assert (*flags, NOT_MONOTONE) == _ORDER, "not monotone is told by the curve"
 
 
 # --- manners --------------------------------------------------------------------------------------------------------
@@ -391,4 +403,4 @@ def test_a_planted_error_is_found_so_that_the_net_raises_nothing_but_what_it_sho
     model = Planted(x + step, 0.3 * float(step[0].norm())).eval()
     found = examine(model, x, torch.zeros_like(y), Threat("linf", 0.1), effort=Effort(), generator=seeded())
     assert (found.fgsm, found.pgd, found.doubled) == (0, 0, 0)
-    assert not {points.PGD_WEAKER, points.BLACK_BOX, points.ZERO} & set(found.flags())
+    assert not {PGD_WEAKER, BLACK_BOX, ZERO} & set(found.flags())

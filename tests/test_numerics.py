@@ -1,7 +1,7 @@
 """The numerics number: bits of five nets under pinned weights, and records that a known fault makes void.
 
 A test here that fails says that bits have moved. If that was meant, raise NUMERICS by hand in
-src/perturblab/numerics.py, say in CHANGELOG.md what moved, and run `PYTHONPATH=src python tests/test_numerics.py`: it
+src/perturblab/records/numerics.py, say in CHANGELOG.md what moved, and run `PYTHONPATH=src python tests/test_numerics.py`: it
 writes the fixture again. Weights, masks and images come from Python's generator, not from torch's. BatchOut's partners,
 dropout and the start of PGD are drawn by torch: where its stream differs from the fixture's, the cases that draw are
 skipped, since they cannot be compared.
@@ -24,14 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from builders import FULL, Tell
-from perturblab import attacks, matching, numerics, planning, records, study
+from perturblab import attacks, matching, planning, study
 from perturblab.catalogue import SETUPS
-from perturblab.frames import frame
 from perturblab.layers import Masks, Mixing, batch_step, batchout_at
 from perturblab.layers.kernels import native
 from perturblab.models import Task, build
 from perturblab.presets import PRESETS
-from perturblab.report import measured
+from perturblab.records import environment, numerics, store
+from perturblab.records.frame import frame
+from perturblab.records.record import Record
+from perturblab.records.results import load, load_void
 from perturblab.system.files import CHECKPOINT
 from perturblab.system.terminal import Show
 from perturblab.training import loop
@@ -174,7 +176,7 @@ def drawn() -> str:
 
 def circumstances() -> dict[str, Any]:
     """What bits depend on beside this package."""
-    processor = records.processor()
+    processor = environment.processor()
     compiler = native.compiler()
     said = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False) if compiler else None
     return {
@@ -261,7 +263,7 @@ def test_which_records_a_fault_names(
 
 
 def test_a_fault_without_settings_names_every_record_of_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = records.Record.model_validate(FULL)
+    record = Record.model_validate(FULL)
     assert record.fault is None
     monkeypatch.setattr(numerics, "FAULTS", (fault := numerics.Fault((0, 1), "all wrong"),))
     assert record.fault == fault
@@ -276,7 +278,7 @@ def test_no_known_fault_names_the_number_of_today() -> None:
 def test_a_part_of_a_run_makes_all_of_it_void(monkeypatch: pytest.MonkeyPatch) -> None:
     part = {"epoch": 0, "step": 0, "nepochs": 1, "threads": 1, "device": "cpu", "kernel": "native", "torch": "2"}
     parts = [part | {"processor": "A", "numerics": number} for number in (1, 2)]
-    record = records.Record.model_validate(FULL | {"numerics": 2, "parts": parts})
+    record = Record.model_validate(FULL | {"numerics": 2, "parts": parts})
     assert record.numbers == (1, 2)
     monkeypatch.setattr(numerics, "FAULTS", (fault := numerics.Fault((1,), "wrong"),))
     assert record.fault == fault
@@ -290,9 +292,9 @@ def study_of_two(folder: Path) -> list[planning.Job]:
     for job in jobs[:2]:
         config = {**job.flags, "dataset_train": "digits as shown"}
         named = {"study": {"setup": job.setups[0], "preset": "quick"}, "seed": job.flags["manual_seed"]}
-        record = records.Record.model_validate(FULL | named | {"config": config})
+        record = Record.model_validate(FULL | named | {"config": config})
         for place in (job.work, *job.results):
-            records.save(record, place / "record.json")
+            store.save(record, place / "record.json")
         (job.work / CHECKPOINT).touch()
     return jobs
 
@@ -306,8 +308,8 @@ def test_a_void_run_is_told_and_begun_anew(tmp_path: Path, monkeypatch: pytest.M
     standing = planning.sort_jobs(jobs)
     assert (standing.missing, standing.done, standing.other) == ([jobs[0], jobs[2]], [jobs[1]], [])
     assert standing.notes == [f"note: void records, to be run again: 1 ({fault})"]
-    assert [run.record.study.setup for run in measured.load(results) if run.record.study] == ["H5"]
-    assert measured.load_void(results) == [f"K4 at quick, seed 1 is void ({fault}); run it again"]
+    assert [run.record.study.setup for run in load(results) if run.record.study] == ["H5"]
+    assert load_void(results) == [f"K4 at quick, seed 1 is void ({fault}); run it again"]
     assert len(frame(results)) == 1
     assert "--resume" in study.argv(jobs[0], 1)
     study.set_aside_void(standing.missing, QUIET)
@@ -321,8 +323,8 @@ def test_a_void_run_is_told_and_begun_anew(tmp_path: Path, monkeypatch: pytest.M
 def test_weights_of_a_void_run_are_trained_anew_for_an_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record that is kept is valid; the run that lies in the folder of the weights is not."""
     jobs = study_of_two(tmp_path)
-    valid = records.load(jobs[0].results[0] / "record.json").model_copy(update={"numerics": 2})
-    records.save(valid, jobs[0].results[0] / "record.json")
+    valid = store.load(jobs[0].results[0] / "record.json").model_copy(update={"numerics": 2})
+    store.save(valid, jobs[0].results[0] / "record.json")
     assert planning.sort_jobs(jobs).missing == [jobs[2]]
     monkeypatch.setattr(numerics, "FAULTS", (numerics.Fault((1,), "added twice", {"filter_size": (1,)}),))
     standing = planning.sort_jobs(jobs)
@@ -336,7 +338,7 @@ def test_a_void_run_is_evaluated_with_a_warning(tmp_path: Path, tell: Tell, monk
     folder = tmp_path / "run"
     line = f"train --dataset-train digits --net-type lenet --nfilters 2 --nepochs 1 --train-size 20 --out {folder}"
     assert tell(f"{line} --quiet")[0] == 0
-    assert records.load(folder / "record.json").numerics == numerics.NUMERICS
+    assert store.load(folder / "record.json").numerics == numerics.NUMERICS
     assert tell(f"evaluate {folder}")[2].count("void") == 0
     monkeypatch.setattr(numerics, "FAULTS", (fault := numerics.Fault((numerics.NUMERICS,), "added twice"),))
     code, _, err = tell(f"evaluate {folder}")
@@ -349,8 +351,8 @@ def test_the_page_names_void_records_and_leaves_them_out(
 ) -> None:
     named = {"study": {"setup": "K4", "preset": "cpu"}, "config": {"net_type": "resnet18"}}
     for seed in (1, 2):
-        record = records.Record.model_validate(FULL | named | {"seed": seed, "numerics": seed})
-        records.save(record, tmp_path / f"results/seed-{seed}/record.json")
+        record = Record.model_validate(FULL | named | {"seed": seed, "numerics": seed})
+        store.save(record, tmp_path / f"results/seed-{seed}/record.json")
     line = f"report {tmp_path}/results -o {tmp_path}/page.html"
     code, out, err = tell(line)
     assert (code, err) == (0, "")

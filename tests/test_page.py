@@ -14,13 +14,14 @@ from markupsafe import escape
 
 from builders import make, point, run
 from page_reader import AUDITED, RESULTS, SOME, Reader, committed, some_page
-from perturblab import cli, records
+from perturblab import cli
 from perturblab.catalogue import ENTRIES, RELATIONS
 from perturblab.errors import UserError
 from perturblab.presets import PRESETS, chosen
-from perturblab.records import Record
-from perturblab.report import measured, page, rows
-from perturblab.report.measured import Failed, Run
+from perturblab.records import results, store
+from perturblab.records.record import Record
+from perturblab.records.results import Failed, Result
+from perturblab.report import page, rows
 
 
 def test_the_same_records_give_the_same_bytes_in_any_order() -> None:
@@ -83,7 +84,7 @@ def test_the_attacks_of_a_run_are_repeated_too() -> None:
 
 
 def test_the_numerics_numbers_of_the_records_are_told() -> None:
-    def of(seed: int, number: int) -> Run:
+    def of(seed: int, number: int) -> Result:
         one = run("K4", seed)
         return replace(one, record=one.record.model_copy(update={"numerics": number}))
 
@@ -104,9 +105,9 @@ def test_no_records_are_told() -> None:
 def test_hostile_strings_are_text() -> None:
     evil = '<script>alert(1)</script><img src=x onerror="alert(1)">'
     record = make(1, label=evil, net_type=evil)
-    attacked = Run(record, (), tuple(point(f"fgsm{evil}", eps, [1, 0]) for eps in (0.0, 0.1)))
+    attacked = Result(record, (), tuple(point(f"fgsm{evil}", eps, [1, 0]) for eps in (0.0, 0.1)))
     placed = run("K4", 1)
-    flagged = Run(placed.record, (), (point("fgsm", 0.1, [1, 0], flags=(evil,)),))
+    flagged = Result(placed.record, (), (point("fgsm", 0.1, [1, 0], flags=(evil,)),))
     text = page.page([attacked, flagged], [Failed(evil, f"no {evil}")])
     seen = Reader(text)
     assert "script" not in seen.tags
@@ -122,14 +123,14 @@ def test_control_characters_are_shown_as_such() -> None:
 
 @pytest.mark.parametrize("where", ["record.json", "failed.json", "metrics.jsonl", "attacks/fgsm.json"])
 def test_half_a_character_is_one_sentence(where: str, tmp_path: Path) -> None:
-    records.save(make(1), tmp_path / "record.json")
+    store.save(make(1), tmp_path / "record.json")
     file = tmp_path / where
     broken = {"record.json": file.read_text() if file.is_file() else "", "failed.json": '{"name": "N", "reason": ""}'}
     broken |= {"metrics.jsonl": '{"epoch": 0, "train_loss": 1, "N": 1}', "attacks/fgsm.json": '{"version": 1, "N": 0}'}
     file.parent.mkdir(exist_ok=True)
     file.write_text(broken[where].replace("N", "a\\ud800b").replace('"seed"', '"\\ud800": 0, "seed"', 1))
     with pytest.raises(UserError, match="encode character"):
-        page.page(measured.load(tmp_path), measured.load_failed(tmp_path))
+        page.page(results.load(tmp_path), results.load_failed(tmp_path))
 
 
 def test_a_record_that_the_catalogue_has_no_place_for_is_not_dropped() -> None:
@@ -203,7 +204,7 @@ def flags_in(record: Record) -> dict[str, Any]:
 
 
 def test_runs_of_no_study_are_repeated_by_the_flags_of_their_records() -> None:
-    runs = measured.load(RESULTS / "cifar10-jpeg")
+    runs = results.load(RESULTS / "cifar10-jpeg")
     text = page.page(runs).split("The commands that repeat them")[1].split("</details>")[0]
     commands = [unescape(command) for command in re.findall(r"<code>(perturblab train [^<]*)</code>", text)]
     assert len(commands) == 3, "one a group of seeds"
@@ -221,7 +222,7 @@ def test_a_config_that_cannot_be_typed_gets_no_command() -> None:
     for config in ({"lr": 0.1}, {"net_type": "a\nb"}, {"dataset_train": "x"}):
         record = make(1).model_copy(update={"config": config})
         record = record.model_copy(update={"data": record.data.model_copy(update={"recognised": ""})})
-        text = page.page([Run(record)])
+        text = page.page([Result(record)])
         assert "cannot be given" in text
 
 
@@ -263,7 +264,7 @@ def test_the_command_writes_the_page_and_says_the_answers(
     said = capsys.readouterr().out
     assert said.startswith("Does noise help a perturbative network? ")
     assert "6 records; open " in said
-    assert (tmp_path / "out" / "page.html").read_text() == page.page(measured.load(folder))
+    assert (tmp_path / "out" / "page.html").read_text() == page.page(results.load(folder))
 
 
 def test_the_command_writes_between_markers(folder: Path, tmp_path: Path) -> None:
@@ -299,6 +300,6 @@ def test_flags_that_are_not_read_are_mistakes(
 
 
 def test_committed_records_make_a_page() -> None:
-    text = page.page(list(committed()), measured.load_failed(RESULTS))
+    text = page.page(list(committed()), results.load_failed(RESULTS))
     assert Reader(text).open == []
     assert len(text) < 8_000_000

@@ -10,8 +10,8 @@ from browser import needs_chromium, shown
 from builders import BATCHOUT, PLAIN, point, run
 from page_reader import AUDITED, SOME, captions, committed, some_page, table_below
 from perturblab.presets import PRESETS
+from perturblab.records.results import Result
 from perturblab.report import page
-from perturblab.report.measured import Run
 
 
 def test_a_flag_is_said_of_its_own_net_alone() -> None:
@@ -31,7 +31,7 @@ def test_a_flag_is_said_of_its_own_net_alone() -> None:
 
 def test_a_flag_of_one_seed_or_of_one_panel_says_which() -> None:
     more = [point("pgd", eps, [1, 0], subset="few", flags=("not converged",)) for eps in (0.1, 0.2)]
-    once = [Run(r.record, (), (*r.points, *(more if r.record.seed == 1 else ()))) for r in PLAIN]
+    once = [Result(r.record, (), (*r.points, *(more if r.record.seed == 1 else ()))) for r in PLAIN]
     (caption,) = captions(page.page(once))
     assert caption.endswith("filters (empirical upper bound, flags: not converged in seed 1 (panel 1)).")
     assert "but resnet18, 64 filters: n = 1, no interval (panel 1)" in caption, "the other attack has three seeds"
@@ -54,7 +54,7 @@ def test_an_interval_is_promised_only_where_there_is_one(seeds: dict[str, int], 
 
 
 def test_an_interval_is_missing_only_where_seeds_are() -> None:
-    more = Run(PLAIN[0].record, (), (*PLAIN[0].points, point("fgsm", 0.2, [1, 0, 0, 0, 0, 0, 0, 0])))
+    more = Result(PLAIN[0].record, (), (*PLAIN[0].points, point("fgsm", 0.2, [1, 0, 0, 0, 0, 0, 0, 0])))
     text = page.page([more, *PLAIN[1:]])
     (caption,) = captions(text)
     assert "but resnet18, 64 filters: n = 1 at some places, no interval there" in caption

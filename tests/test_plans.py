@@ -8,15 +8,13 @@ from typing import Any
 import pytest
 
 from builders import FULL
-from perturblab import cli, matching, planning, records, study, targets
+from perturblab import cli, matching, planning, study, targets
 from perturblab.attacks import ATTACKS
 from perturblab.catalogue import SETUPS
-from perturblab.config import TrainConfig, validated
-from perturblab.points import (
-    ACTIVE,
-    AT_INFERENCE,
-    BLIND,
-)
+from perturblab.records import store
+from perturblab.records.attack_names import ACTIVE, AT_INFERENCE, BLIND
+from perturblab.records.config import TrainConfig, validated
+from perturblab.records.record import Record, Study
 from studies import ATTACKED, FGSM, SETTINGS, TINY, keep_record, planned, points
 
 # --- plans -----------------------------------------------------------------------------------------------------------
@@ -37,9 +35,9 @@ def test_what_one_of_several_same_set_ups_has_is_given_to_the_others(tmp_path: P
     twin = replace(SETUPS["K4"], id="K4-twin")
     places = {"results": tmp_path / "results", "work": tmp_path / "runs"}
     (alone,) = planning.plan([SETUPS["K4"]], TINY, [1], **places)
-    record = records.Record.model_validate(FULL | {"study": {"setup": "K4", "preset": "tiny"}})
+    record = Record.model_validate(FULL | {"study": {"setup": "K4", "preset": "tiny"}})
     alone.results[0].mkdir(parents=True)
-    records.save(record, alone.results[0] / "record.json")
+    store.save(record, alone.results[0] / "record.json")
     (alone.results[0] / "metrics.jsonl").write_text('{"epoch": 0}\n')
     both = planning.plan([SETUPS["K4"], twin], TINY, [1, 2], **places)
     assert study.to_share(both[0]) == {"K4-twin": both[0].results[1]}
@@ -47,10 +45,10 @@ def test_what_one_of_several_same_set_ups_has_is_given_to_the_others(tmp_path: P
     left = study.share(both)
     assert study.to_share(both[0]) == {}
     assert [job.name for job in left] == [both[1].name], "seed 2 is to be run"
-    given = records.load(both[0].results[1] / "record.json")
-    assert given == record.model_copy(update={"study": records.Study(setup="K4-twin", preset="tiny")})
+    given = store.load(both[0].results[1] / "record.json")
+    assert given == record.model_copy(update={"study": Study(setup="K4-twin", preset="tiny")})
     assert (both[0].results[1] / "metrics.jsonl").read_text() == '{"epoch": 0}\n'
-    assert records.load(alone.results[0] / "record.json") == record
+    assert store.load(alone.results[0] / "record.json") == record
 
 
 def test_the_command_line_of_a_job_says_its_flags(tmp_path: Path) -> None:

@@ -9,15 +9,11 @@ import pytest
 from builders import CHECK, TOTAL, point
 from perturblab.attacks import ATTACKS
 from perturblab.errors import UserError
-from perturblab.points import (
-    SATURATED,
-    WORST,
-    Point,
-    file_of,
-    load_points,
-    load_run_points,
-    save_points,
-)
+from perturblab.records.attack_names import WORST
+from perturblab.records.flags import SATURATED
+from perturblab.records.paths import file_of
+from perturblab.records.points import Point, load_points, save_points
+from perturblab.records.worst_case import load_run_points
 
 
 def test_points_go_round_through_a_file(tmp_path: Path) -> None:

@@ -10,14 +10,11 @@ from builders import point
 from builders import run as finished
 from perturblab import planning
 from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Setup
-from perturblab.config import AttackConfig, TrainConfig, validated
 from perturblab.errors import UserError
-from perturblab.points import (
-    ACTIVE,
-    AT_INFERENCE,
-    Point,
-)
 from perturblab.presets import PRESETS, Preset, chosen, flags_of, is_comparable
+from perturblab.records.attack_names import ACTIVE, AT_INFERENCE
+from perturblab.records.config import AttackConfig, TrainConfig, validated
+from perturblab.records.points import Point
 from perturblab.report.values import value
 from studies import TINY
 from told import in_order

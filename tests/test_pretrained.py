@@ -17,14 +17,15 @@ import torch
 
 import hub_server
 from hub_server import TOKEN
-from perturblab import cli, records
+from perturblab import cli
 from perturblab.card import model_card
 from perturblab.data import load as load_data
 from perturblab.errors import UserError
-from perturblab.markdown import escape
-from perturblab.points import load_points
 from perturblab.pretrained import from_pretrained, push_to_hub, save_pretrained
-from perturblab.records import Record
+from perturblab.records import store
+from perturblab.records.markdown import escape
+from perturblab.records.points import load_points
+from perturblab.records.record import Record
 from perturblab.runs import trained_run
 from perturblab.system.terminal import Show
 
@@ -85,7 +86,7 @@ def test_a_run_with_batchout_leaves_its_counters_at_home(tmp_path: Path) -> None
 
 def test_it_is_a_model_card_to_the_hub_s_own_library(run: Path, saved: Path) -> None:
     """The metadata are read by huggingface_hub, and carry the exact figure."""
-    record = records.load(run / "record.json")
+    record = store.load(run / "record.json")
     card = huggingface_hub.ModelCard.load(saved / "README.md")
     (result,) = card.data.eval_results
     assert card.data.library_name == "perturblab"
@@ -100,7 +101,7 @@ def test_it_is_a_model_card_to_the_hub_s_own_library(run: Path, saved: Path) -> 
 
 def test_the_card_of_an_attacked_run_has_every_point_with_interval_and_flags() -> None:
     folder = ROOT / "results" / "robust" / "BO-mnist-fgsm-half" / "seed-1"
-    record, points = records.load(folder / "record.json"), load_points(folder / "attacks" / "pgd.json")
+    record, points = store.load(folder / "record.json"), load_points(folder / "attacks" / "pgd.json")
     assert {bool(point.flags) for point in points} == {False, True}
     card = model_card(record, points)
     low, high = points[0].wilson
@@ -116,7 +117,7 @@ def test_the_card_of_an_attacked_run_has_every_point_with_interval_and_flags() -
 
 def test_the_card_of_an_audited_run_tells_the_published_metrics() -> None:
     folder = ROOT / "results" / "robust" / "BO-mnist-batchout" / "seed-1"
-    content = records.load(folder / "record.json").model_dump(mode="json")
+    content = store.load(folder / "record.json").model_dump(mode="json")
     content["audit"]["last"] |= {"batch_mean": 94.286, "batch_mean_truncated": 93.865, "smoothed": 90.531}
     card = model_card(Record.model_validate(content))
     assert "selected on the test set, optimistic" in card
@@ -125,7 +126,7 @@ def test_the_card_of_an_audited_run_tells_the_published_metrics() -> None:
 
 def test_no_name_breaks_the_card() -> None:
     folder = ROOT / "results" / "robust" / "BO-mnist-batchout" / "seed-1"
-    content = records.load(folder / "record.json").model_dump(mode="json")
+    content = store.load(folder / "record.json").model_dump(mode="json")
     content["data"]["test"] = 'a\n---\n# b: "c" | <img src=x> `d`'
     card = model_card(Record.model_validate(content))
     assert huggingface_hub.ModelCard(card).data.eval_results[0].dataset_name == 'a --- # b: "c" | <img src=x> `d`'

@@ -17,9 +17,9 @@ import torch.multiprocessing
 from torch import Tensor, distributed, nn
 
 from perturblab import data
-from perturblab.config import TrainConfig
 from perturblab.errors import NonFiniteError, RankLostError, UserError
 from perturblab.layers import BatchOut, Masks, Mixing, Noise, PerturbConv2d, batch_step
+from perturblab.records.config import TrainConfig
 from perturblab.runs import check_ranks, open_run
 from perturblab.system.terminal import Show
 from perturblab.training import evaluate

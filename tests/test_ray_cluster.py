@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from perturblab import records
+from perturblab.records import store
+from perturblab.records.record import Record, Study
 
 PATIENCE = 240.0  # seconds, on a busy machine
 
@@ -145,13 +146,13 @@ def wait_until(met: Callable[[], object], process: "subprocess.Popen[str]") -> N
         time.sleep(0.1)
 
 
-def kept(folder: Path, names: Sequence[str]) -> dict[str, records.Record]:
+def kept(folder: Path, names: Sequence[str]) -> dict[str, Record]:
     """The records, which must be these and no others."""
     files = sorted((folder / "results").rglob("*.json"))
     assert files == [folder / f"results/quick/{name}/seed-1/record.json" for name in sorted(names)]
-    found = {file.parts[-3]: records.load(file) for file in files}
+    found = {file.parts[-3]: store.load(file) for file in files}
     for name, record in found.items():
-        assert record.study == records.Study(setup=name, preset="quick")
+        assert record.study == Study(setup=name, preset="quick")
         assert len((folder / f"results/quick/{name}/seed-1/metrics.jsonl").read_text().splitlines()) == 12
     return found
 

@@ -10,9 +10,9 @@ from builders import claim, epochs, make, point, run
 from perturblab import presets, stats
 from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Measure
 from perturblab.presets import PRESETS
+from perturblab.records.results import Result
 from perturblab.report import rows, values
 from perturblab.report.claims import claim_findings
-from perturblab.report.measured import Run
 from perturblab.report.places import by_place
 from perturblab.report.published import figure_findings
 
@@ -94,8 +94,8 @@ def test_seeds_and_sides_are_of_the_same_images_where_they_can_be() -> None:
 
 def test_only_finished_runs_of_studies_are_placed() -> None:
     unfinished = run("K4", 2)
-    unfinished = Run(unfinished.record.model_copy(update={"status": "interrupted"}))
-    placed = by_place([run("K4", 3), run("K4", 1), unfinished, Run(make(5)), run("nowhere", 1)])
+    unfinished = Result(unfinished.record.model_copy(update={"status": "interrupted"}))
+    placed = by_place([run("K4", 3), run("K4", 1), unfinished, Result(make(5)), run("nowhere", 1)])
     assert {place: list(seeds) for place, seeds in placed.items()} == {("cpu", "K4"): [1, 3]}
 
 

@@ -10,7 +10,7 @@ import perturblab
 from perturblab import cli
 from perturblab.arguments import given, parsed
 from perturblab.catalogue import ENTRIES, RELATIONS
-from perturblab.config import TrainConfig, validated
+from perturblab.records.config import TrainConfig, validated
 from perturblab.report import tables
 from snippets import blocks, commands, executed, promised
 

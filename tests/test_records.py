@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from builders import FULL
-from perturblab import records
 from perturblab.errors import UserError
-from perturblab.records import Record
+from perturblab.records import environment, store
+from perturblab.records.record import Record
 
 
 def changed(*changes):
@@ -41,10 +41,10 @@ def written(folder, value, name="record.json"):
 
 def test_round_trip_keeps_every_field_and_every_byte(tmp_path):
     path = tmp_path / "a" / "record.json"
-    records.save(Record.model_validate(FULL), path)
+    store.save(Record.model_validate(FULL), path)
     first = path.read_bytes()
     assert json.loads(first) == FULL
-    records.save(records.load(path), path)
+    store.save(store.load(path), path)
     assert path.read_bytes() == first
     assert first.startswith(b'{\n "audit"')
     assert first.endswith(b"}\n")
@@ -69,13 +69,13 @@ def test_round_trip_keeps_every_field_and_every_byte(tmp_path):
 def test_any_config_survives(tmp_path_factory, config, seed):
     path = tmp_path_factory.mktemp("any") / "record.json"
     record = Record.model_validate(FULL | {"config": config, "seed": seed})
-    records.save(record, path)
-    assert records.load(path) == record
+    store.save(record, path)
+    assert store.load(path) == record
 
 
 def test_optional_parts_may_be_missing(tmp_path):
     value = changed(("audit", ...), ("masks", ...), ("counts.best_val", None), ("counts.best_test", ...))
-    record = records.load(written(tmp_path, value))
+    record = store.load(written(tmp_path, value))
     assert (record.audit, record.masks, record.counts.best_val, record.counts.best_test) == (None, [], None, None)
 
 
@@ -125,7 +125,7 @@ def test_records_are_frozen():
 )
 def test_a_wrong_field_is_named_in_one_line(tmp_path, change, text):
     with pytest.raises(UserError) as caught:
-        records.load(written(tmp_path, changed(change)))
+        store.load(written(tmp_path, changed(change)))
     message = str(caught.value)
     assert message.startswith("run-1/record.json: ")
     assert text in message
@@ -135,7 +135,7 @@ def test_a_wrong_field_is_named_in_one_line(tmp_path, change, text):
 
 
 def test_a_record_without_a_version_is_of_the_first(tmp_path):
-    assert records.load(written(tmp_path, changed(("version", ...)))).version == 1
+    assert store.load(written(tmp_path, changed(("version", ...)))).version == 1
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_what_is_called_a_record_and_is_none_is_refused(tmp_path, content, text)
     """Also in a folder beside a record, where nobody would miss it."""
     path = written(tmp_path, "")
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    records.save(Record.model_validate(FULL), tmp_path / "run-0" / "record.json")
-    for load, where in ((records.load, path), (records.load_all, tmp_path)):
+    store.save(Record.model_validate(FULL), tmp_path / "run-0" / "record.json")
+    for load, where in ((store.load, path), (store.load_all, tmp_path)):
         with pytest.raises(UserError) as caught:
             load(where)
         assert str(caught.value).startswith("run-1/record.json")
@@ -170,9 +170,9 @@ def test_what_is_called_a_record_and_is_none_is_refused(tmp_path, content, text)
 
 def test_what_is_not_there_is_told(tmp_path):
     with pytest.raises(UserError, match=r"gone\.json .*No such file"):
-        records.load(tmp_path / "gone.json")
+        store.load(tmp_path / "gone.json")
     with pytest.raises(UserError, match=r"gone .*give the folder"):
-        records.load_all(tmp_path / "gone")
+        store.load_all(tmp_path / "gone")
 
 
 PRIVATE = ["/data/cifar", "~/data", "~", "/", "--out=/scratch/run", "at /mnt/disk now", "C:\\Users\\x", "file:/home/x"]
@@ -218,13 +218,13 @@ def test_numbers_are_finite(bad):
 
 def test_load_all_takes_records_only_sorted_by_path(tmp_path):
     for name, seed in (("b/record.json", 1), ("a/deep/record.json", 2), ("a-seed3.json", 3)):
-        records.save(Record.model_validate(FULL | {"seed": seed}), tmp_path / name)
+        store.save(Record.model_validate(FULL | {"seed": seed}), tmp_path / name)
     (tmp_path / "b" / "attacks").mkdir()
     (tmp_path / "b" / "attacks" / "fgsm.json").write_text('[{"attack": "fgsm"}]')
     (tmp_path / "other.json").write_text('{"version": 1}')
     (tmp_path / "folder.json").mkdir()
-    assert [record.seed for record in records.load_all(tmp_path)] == [2, 3, 1]
-    assert records.load_all(tmp_path / "b" / "attacks") == []
+    assert [record.seed for record in store.load_all(tmp_path)] == [2, 3, 1]
+    assert store.load_all(tmp_path / "b" / "attacks") == []
 
 
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
@@ -236,7 +236,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", crash)
     with pytest.raises(UserError, match=r"record\.json .*No space left.*writable"):
-        records.save(Record.model_validate(FULL), path)
+        store.save(Record.model_validate(FULL), path)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
 
@@ -244,11 +244,11 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
 def test_a_folder_in_the_way_is_the_users_mistake(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/record\.json .*written"):
-        records.save(Record.model_validate(FULL), tmp_path / "file" / "record.json")
+        store.save(Record.model_validate(FULL), tmp_path / "file" / "record.json")
 
 
 def test_environment_is_valid_and_says_nothing_of_host_or_user():
-    env = records.environment(threads=2, precision="fp32", compile="off", device="cpu")
+    env = environment.environment(threads=2, precision="fp32", compile="off", device="cpu")
     record = Record.model_validate(FULL | {"environment": env.model_dump()})
     text = record.environment.model_dump_json()
     words = set(text.replace('"', " ").split())
@@ -259,8 +259,8 @@ def test_environment_is_valid_and_says_nothing_of_host_or_user():
 
 
 def test_packages_leave_out_what_is_not_installed(monkeypatch):
-    monkeypatch.setattr(records, "PACKAGES", ("numpy", "no-such-package-here"))
-    assert list(records.packages()) == ["numpy"]
+    monkeypatch.setattr(environment, "PACKAGES", ("numpy", "no-such-package-here"))
+    assert list(environment.packages()) == ["numpy"]
 
 
 X86 = "processor\t: 0\nmodel name\t: A CPU\nflags\t\t: fpu avx2 avx512f amx_bf16\n\nprocessor\t: 1\nmodel name\t: B\n"
@@ -279,6 +279,6 @@ def test_processor(tmp_path, text, model, features):
     path = tmp_path / "cpuinfo"
     if text is not None:
         path.write_text(text)
-    got = records.processor(path)
+    got = environment.processor(path)
     assert got.model == (model or platform.processor() or platform.machine() or "unknown")
     assert (got.features, got.cores) == (features, os.cpu_count())

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from cases import NCLASSES, NET_ROWS, Case
-from perturblab import checkpoint, cli, data, execution, figures, numerics, records, runs
-from perturblab.config import TrainConfig
+from perturblab import checkpoint, cli, data, execution, runs
 from perturblab.errors import UserError
 from perturblab.layers import fixed_buffers
+from perturblab.records import numerics, store
+from perturblab.records.config import TrainConfig
+from perturblab.records.pictures import progress
+from perturblab.records.record import Record
 from perturblab.system import files
 from perturblab.system.memory import out_of_memory
 from perturblab.system.terminal import Show
@@ -29,7 +32,7 @@ COUNT, BATCH, EPOCHS = 11, 4, 2  # three steps an epoch, the last one of three i
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of the time of a short run goes into its picture."""
-    monkeypatch.setattr(figures, "progress_svg", lambda rows, path, title: None)
+    monkeypatch.setattr(progress, "progress_svg", lambda rows, path, title: None)
 
 
 # --- every net ------------------------------------------------------------------------------------------------------
@@ -123,7 +126,7 @@ def executed(folder: Path, stops: set[int], settings: TrainConfig) -> str:
         run = runs.resume_run(folder, {}, QUIET)
     assert done == 6
     assert run.state.epoch == 2
-    record = records.load(folder / "record.json").model_dump(exclude={"seconds"})
+    record = store.load(folder / "record.json").model_dump(exclude={"seconds"})
     return whole(run.model, run.state) + checkpoint.digest([record, run.correct])
 
 
@@ -253,7 +256,7 @@ def test_metrics_and_picture_are_written_when_an_epoch_has_ended(
     stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[int] = []
-    monkeypatch.setattr(figures, "progress_svg", lambda rows, path, title: drawn.append(len(rows)))
+    monkeypatch.setattr(progress, "progress_svg", lambda rows, path, title: drawn.append(len(rows)))
     monkeypatch.setattr(files, "SAVE_EVERY", -1.0)  # a checkpoint after every step
     assert execution.execute(runs.resume_run(stopped, {}, QUIET), QUIET) is not None
     assert drawn == [1, 2]
@@ -284,16 +287,16 @@ def test_what_a_kill_leaves_is_swept_and_hinders_no_start(tmp_path: Path) -> Non
 def test_an_older_record_never_stands_beside_newer_weights(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert execution.execute(runs.resume_run(stopped, {}, QUIET), QUIET) is not None
 
-    def die(record: records.Record, path: Path) -> None:
+    def die(record: Record, path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(records, "save", die)
+    monkeypatch.setattr(store, "save", die)
     with pytest.raises(KeyboardInterrupt):
         execution.execute(runs.resume_run(stopped, {"nepochs": 3}, QUIET), QUIET)
     assert not (stopped / "record.json").exists()
     monkeypatch.undo()
     assert execution.execute(runs.resume_run(stopped, {}, QUIET), QUIET) is not None
-    assert records.load(stopped / "record.json").counts.last.epoch == 2
+    assert store.load(stopped / "record.json").counts.last.epoch == 2
 
 
 def test_a_run_that_another_process_has_gone_on_with_is_refused(stopped: Path) -> None:
@@ -331,7 +334,7 @@ def test_more_epochs_and_other_threads_are_recorded_and_told(stopped: Path, caps
         assert cli.main(["train", "--resume", str(stopped), "--nepochs", "3", "--nthreads", str(before + 1)]) == 0
     finally:
         torch.set_num_threads(before)
-    parts = records.load(stopped / "record.json").parts
+    parts = store.load(stopped / "record.json").parts
     assert [(p.epoch, p.step, p.nepochs, p.threads) for p in parts] == [(0, 0, 2, before), (0, 2, 3, before + 1)]
     assert f"threads {before} before, {before + 1} now" in capsys.readouterr().err
 
@@ -342,7 +345,7 @@ def test_other_numerics_are_recorded_and_told(
     before = numerics.NUMERICS
     monkeypatch.setattr(numerics, "NUMERICS", before + 1)
     assert cli.main(["train", "--resume", str(stopped)]) == 0
-    record = records.load(stopped / "record.json")
+    record = store.load(stopped / "record.json")
     assert [(p.step, p.numerics) for p in record.parts] == [(0, before), (2, before + 1)]
     assert (record.numerics, record.numbers) == (before + 1, (before, before + 1))
     assert f"numerics {before} before, {before + 1} now" in capsys.readouterr().err
@@ -362,7 +365,7 @@ def test_the_source_hash_is_kept_and_says_nothing(
     before = numerics.code_hash()
     monkeypatch.setattr(numerics, "code_hash", lambda: "0" * 12)
     assert cli.main(["train", "--resume", str(stopped)]) == 0
-    record = records.load(stopped / "record.json")
+    record = store.load(stopped / "record.json")
     assert [(p.step, p.code) for p in record.parts] == [(0, before), (2, "0" * 12)]
     assert record.numbers == (numerics.NUMERICS,)
     assert "bits may differ" not in capsys.readouterr().err

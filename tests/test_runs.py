@@ -19,10 +19,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from attack_runs import TEST
-from perturblab import checkpoint, data, execution, records, runs
-from perturblab.config import TrainConfig
+from perturblab import checkpoint, data, execution, runs
 from perturblab.errors import NonFiniteError, UserError
 from perturblab.layers import Masks
+from perturblab.records import store
+from perturblab.records.config import TrainConfig
 from perturblab.seeding import stream
 from perturblab.system.terminal import Show
 from run_folders import (
@@ -57,7 +58,7 @@ def test_nothing_is_written_before_the_run_is_executed(tmp_path: Path) -> None:
 
 def test_the_record_is_valid_and_is_what_execute_returns(finished: Finished) -> None:
     assert record_of(finished.folder) == finished.record
-    assert records.load_all(finished.folder) == [finished.record]
+    assert store.load_all(finished.folder) == [finished.record]
     assert finished.record.status == "finished"
     assert finished.record.seed == 1
     assert finished.record.seconds > 0

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from perturblab import checkpoint, cli, records
+from perturblab import checkpoint, cli
 from perturblab.errors import DataError, UserError
 from perturblab.plain import check_archive, check_plain
+from perturblab.records import store
 from perturblab.saved import check_answers, check_rows
 from perturblab.system.memory import check_room
 
@@ -155,4 +156,4 @@ def test_a_record_counts_every_image_of_its_set(tmp_path: Path) -> None:
     text = (folder / "record.json").read_text().replace('"test": 597', '"test": 598')
     (folder / "record.json").write_text(text)
     with pytest.raises(UserError, match=r"counts.last.total is 597, expected data.sizes.test = 598"):
-        records.load(folder / "record.json")
+        store.load(folder / "record.json")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from perturblab.config import TrainConfig
+from perturblab.records.config import TrainConfig
 from perturblab.training.schedules import SCHEDULES, lr_factor
 from told import in_order
 

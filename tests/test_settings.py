@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from perturblab import cli, configured, execution, records, runs
+from perturblab import cli, configured, execution, runs
 from perturblab.checkpoint import load_checkpoint
-from perturblab.config import TrainConfig
 from perturblab.errors import NonFiniteError
+from perturblab.records import store
+from perturblab.records.config import TrainConfig
+from perturblab.records.record import Record
 from perturblab.system import memory, processes
 from perturblab.system.terminal import Show
 from perturblab.training import loop
@@ -22,10 +24,10 @@ from told import in_order
 TINY = "--dataset-train digits --net-type lenet --nfilters 2 --nmasks 2 --train-size 20 --batch-size 10 --nthreads 1"
 
 
-def trained(tmp_path: Path, flags: str, name: str = "run") -> records.Record:
+def trained(tmp_path: Path, flags: str, name: str = "run") -> Record:
     folder = tmp_path / name
     assert cli.main(shlex.split(f"train {TINY} {flags} --nepochs 2 --quiet --out {folder}")) == 0
-    return records.load(folder / "record.json")
+    return store.load(folder / "record.json")
 
 
 @pytest.mark.parametrize(
@@ -152,6 +154,6 @@ def test_compiled_run_takes_its_steps_and_says_what_the_first_cost(
     plain, compiled = trained(tmp_path, "--compile off", "off"), tmp_path / "on"
     assert cli.main(shlex.split(f"train {TINY} --compile on --nepochs 2 --out {compiled}")) == 0
     assert "the first step took" in capsys.readouterr().err
-    record = records.load(compiled / "record.json")
+    record = store.load(compiled / "record.json")
     assert record.environment.compile == "on"
     assert abs(record.counts.last.correct - plain.counts.last.correct) < 0.1 * plain.counts.last.total

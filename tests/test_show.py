@@ -11,7 +11,8 @@ from builders import Tell
 from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS
 from perturblab.cli_catalogue import _found, _how_to_run
 from perturblab.presets import PRESETS, chosen
-from perturblab.report import measured, rows
+from perturblab.records import results
+from perturblab.report import rows
 
 
 def test_show_says_what_a_figure_is_about_and_not_the_clean_accuracy(tell: Tell) -> None:
@@ -26,7 +27,7 @@ def test_show_says_what_a_figure_is_about_and_not_the_clean_accuracy(tell: Tell)
 
 def test_show_says_the_verdict_that_the_page_says(tell: Tell) -> None:
     folder = Path(__file__).parents[1] / "results"
-    page = rows.markdown(measured.load(folder))
+    page = rows.markdown(results.load(folder))
     for name in ("R-noise-K3", "R-batchout-fgsm-training", "R-A1-cnn", "R-noise"):
         said = json.loads(tell(f"show {name} --json --results {folder}")[1])["measured"]
         (verdict,) = {of["verdict"] for of in said if of.get("claim")}

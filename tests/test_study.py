@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 
-from perturblab import numerics, planning, records, study
+from perturblab import planning, study
 from perturblab.catalogue import SETUPS
-from perturblab.points import (
-    WORST,
-    file_of,
-    load_checks,
-    load_points,
-    save_points,
-)
-from perturblab.report import measured
+from perturblab.records import numerics, store
+from perturblab.records.attack_names import WORST
+from perturblab.records.checks import load_checks
+from perturblab.records.paths import file_of
+from perturblab.records.points import load_points, save_points
+from perturblab.records.record import Study
+from perturblab.records.results import Failed, load, load_failed
 from perturblab.system.terminal import Show
 from studies import ATTACKED, FGSM, SETTINGS, TINY, keep_record, planned, points, run_all
 
@@ -29,8 +28,8 @@ def test_what_is_missing_is_run_and_nothing_twice(tmp_path: Path) -> None:
     assert run_all(jobs) == []
     assert all(planning.is_done(job) for job in jobs)
     for name in ("K4", "H5"):
-        record = records.load(tmp_path / f"results/tiny/{name}/seed-1/record.json")
-        assert record.study == records.Study(setup=name, preset="tiny")
+        record = store.load(tmp_path / f"results/tiny/{name}/seed-1/record.json")
+        assert record.study == Study(setup=name, preset="tiny")
         assert record.environment.code == numerics.code_hash()
         assert len((tmp_path / f"results/tiny/{name}/seed-1/metrics.jsonl").read_text().splitlines()) == 2
         assert not (tmp_path / f"results/tiny/{name}/seed-1/weights.safetensors").exists()
@@ -180,15 +179,15 @@ def test_a_failed_attack_stays_listed_until_it_succeeds_itself(tmp_path: Path) -
     (failure,) = run_all([train, bad, good])
     assert failure.name == "K4 seed 1: fgsm-normalised"
     assert [planning.is_done(job) for job in (train, bad, good)] == [True, False, True]
-    listed = [measured.Failed(failure.name, failure.reason)]
-    assert measured.load_failed(folders["results"]) == listed
+    listed = [Failed(failure.name, failure.reason)]
+    assert load_failed(folders["results"]) == listed
     study.forget_failure(train)
-    assert measured.load_failed(folders["results"]) == listed, "nor does the training of the run remove it"
-    assert measured.load(folders["results"])[0].points
+    assert load_failed(folders["results"]) == listed, "nor does the training of the run remove it"
+    assert load(folders["results"])[0].points
     mended = replace(bad, attack={**fine, "subset": 30})
     study.failure_file(bad).parent.rename(study.failure_file(mended).parent)
     assert run_all([mended]) == []
-    assert measured.load_failed(folders["results"]) == []
+    assert load_failed(folders["results"]) == []
     assert not list(folders["results"].rglob("failed*"))
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from builders import Tell
-from perturblab import cli, presets, records
+from perturblab import cli, presets
 from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS
+from perturblab.records import store
+from perturblab.records.record import Study
 from perturblab.system.files import locked
 from studies import TINY, keep_record, planned
 from told import in_order
@@ -171,8 +173,8 @@ def test_an_array_of_jobs(tmp_path: Path) -> None:
     ]
     assert [process.wait() for process in tasks] == [0, 0]
     for name in ("K4", "H5"):
-        record = records.load(tmp_path / f"results/quick/{name}/seed-1/record.json")
-        assert record.study == records.Study(setup=name, preset="quick")
+        record = store.load(tmp_path / f"results/quick/{name}/seed-1/record.json")
+        assert record.study == Study(setup=name, preset="quick")
 
 
 @pytest.mark.parametrize(

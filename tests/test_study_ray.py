@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from perturblab import cli, planning, records, study, study_ray
+from perturblab import cli, planning, study, study_ray
 from perturblab.catalogue import SETUPS
 from perturblab.errors import UserError
 from perturblab.presets import Preset
-from perturblab.report import measured
+from perturblab.records import results
+from perturblab.records.record import Record, Study
 from perturblab.system.files import locked
 from perturblab.system.terminal import Show
 from told import in_order
@@ -45,8 +46,8 @@ def test_a_machine_hands_back_what_would_be_kept_and_keeps_nothing(tmp_path: Pat
     assert brought.failures == ()
     assert [sorted(files) for files in brought.folders] == [["metrics.jsonl", "record.json"]] * 2
     for setup, files in zip(job.setups, brought.folders, strict=True):
-        record = records.Record.model_validate_json(files["record.json"])
-        assert record.study == records.Study(setup=setup, preset="tiny")
+        record = Record.model_validate_json(files["record.json"])
+        assert record.study == Study(setup=setup, preset="tiny")
     assert not (tmp_path / "results").exists()
     assert (job.work / "checkpoint.pt").is_file()
 
@@ -73,10 +74,10 @@ def test_only_what_has_succeeded_is_no_longer_listed_as_failed(tmp_path: Path, m
     study.failed(attack, "out of memory", 1, Show(quiet=True))
     (failure,) = study_ray._home(job, 0, Show(quiet=True))
     assert failure.reason == "it was interrupted where it ran; the same command goes on"
-    listed = [measured.Failed(attack.name, "out of memory"), measured.Failed(failure.name, failure.reason)]
-    assert measured.load_failed(tmp_path) == listed
+    listed = [results.Failed(attack.name, "out of memory"), results.Failed(failure.name, failure.reason)]
+    assert results.load_failed(tmp_path) == listed
     assert study_ray._home(job, 1, Show(quiet=True)) == []
-    assert measured.load_failed(tmp_path) == listed[:1]
+    assert results.load_failed(tmp_path) == listed[:1]
 
 
 def test_a_run_that_is_called_off_while_it_is_started_is_not_left_behind(

@@ -17,8 +17,9 @@ from scipy import stats as scipy_stats
 
 import perturblab
 from builders import columns, make
-from perturblab import groups, stats
+from perturblab import stats
 from perturblab.errors import UserError
+from perturblab.records import groups
 from perturblab.report import tables
 
 SOURCES = str(Path(perturblab.__file__).parents[1])
@@ -318,9 +319,9 @@ ROWS = [{"epoch": n, "train_loss": 2 / (n + 1), "exact": 40.0 + n, "smoothed": 3
 CODE = """
 import json, sys
 from pathlib import Path
-from perturblab import figures
+from perturblab.records.pictures import progress
 from perturblab.report import tables
-from perturblab.records import Record
+from perturblab.records.record import Record
 given = json.load(open(sys.argv[1]))
 records = [Record.model_validate(value) for value in given["records"]]
 Path(sys.argv[2] + ".md").write_text(tables.markdown(records, "base"))

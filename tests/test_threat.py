@@ -12,8 +12,8 @@ from torch import nn
 from nets import NORMS, Noisy, count, digits, seeded, trained, watched
 from perturblab import attacks
 from perturblab.attacks import Frozen, PixelModel, Threat, pgd, project, to_pixels, untouched, violations
-from perturblab.config import AttackConfig, TrainConfig, parse_eps, validated
 from perturblab.errors import UserError
+from perturblab.records.config import AttackConfig, TrainConfig, parse_eps, validated
 from told import in_order
 
 # --- the threat -----------------------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from perturblab import data
-from perturblab.config import TrainConfig
 from perturblab.errors import NonFiniteError, UserError
 from perturblab.layers import Masks
 from perturblab.models import Task, build
+from perturblab.records.config import TrainConfig
 from perturblab.seeding import stream
 from perturblab.training.loop import OPTIMIZERS, Epoch, Recipe, State, make_optimizer, start, steps_per_epoch, train
 from perturblab.training.schedules import lr_factor

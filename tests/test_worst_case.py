@@ -3,14 +3,9 @@
 import numpy as np
 
 from builders import TOTAL, as_hex, point
-from perturblab.points import (
-    ACTIVE,
-    BLACK_BOX,
-    WORST,
-    lacks_worst,
-    with_worst,
-    worst_cases,
-)
+from perturblab.records.attack_names import ACTIVE, WORST
+from perturblab.records.flags import BLACK_BOX
+from perturblab.records.worst_case import lacks_worst, with_worst, worst_cases
 from perturblab.stats import wilson
 
 EPS = (0.0, 0.1, 0.2)

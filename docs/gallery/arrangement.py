@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from perturblab.markdown import markdown_table
 from perturblab.models import Task, build, describe
+from perturblab.records.markdown import markdown_table
 from perturblab.seeding import stream
 from perturblab.stats import t_interval
 from perturblab.training import evaluate

@@ -12,9 +12,10 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from perturblab.catalogue import ENTRIES
-from perturblab.markdown import markdown_table
-from perturblab.points import UPPER_BOUND, Point, said
-from perturblab.report.measured import load
+from perturblab.records.flags import UPPER_BOUND, said
+from perturblab.records.markdown import markdown_table
+from perturblab.records.points import Point
+from perturblab.records.results import load
 from perturblab.stats import Interval, t_interval
 
 RESULTS = Path(__file__).parents[2] / "results" / "robust"

@@ -14,7 +14,7 @@ from perturblab.data import load
 from perturblab.data.batches import normalise
 from perturblab.data.known import preparation
 from perturblab.layers import draw_masks, perturb
-from perturblab.markdown import markdown_table
+from perturblab.records.markdown import markdown_table
 
 FULL = {"levels": (0.0, 0.1, 0.5, 1.0, 2.0), "images": 10_000}
 SMALL = {"levels": (0.0, 1.0), "images": 50}

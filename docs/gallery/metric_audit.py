@@ -14,8 +14,8 @@ from statistics import fmean
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from perturblab.markdown import markdown_table
-from perturblab.report.measured import Run, load
+from perturblab.records.markdown import markdown_table
+from perturblab.records.results import Result, load
 from perturblab.stats import t_interval
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -31,7 +31,7 @@ _CURVES = (
 def draw(dataroot: str, shown: tuple[str, ...]) -> Figure:
     """Tell what every metric adds to the exact accuracy, set-up by set-up, and draw one run of some."""
     del dataroot  # the answers are in the records
-    groups = defaultdict[str, list[Run]](list)
+    groups = defaultdict[str, list[Result]](list)
     for run in load(RESULTS):
         if run.metrics and run.metrics[-1].get("smoothed") is not None and run.record.study:
             groups[run.record.study.setup].append(run)

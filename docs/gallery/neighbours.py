@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from perturblab import cli
 from perturblab.errors import UserError
-from perturblab.markdown import markdown_table
+from perturblab.records.markdown import markdown_table
 from perturblab.runs import trained_run
 from perturblab.seeding import stream
 from perturblab.stats import wilson

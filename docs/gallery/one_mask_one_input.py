@@ -27,7 +27,7 @@ from perturblab.data import load
 from perturblab.data.batches import normalise
 from perturblab.data.known import preparation
 from perturblab.layers import draw_masks, perturb, perturb_conv2d
-from perturblab.markdown import markdown_table
+from perturblab.records.markdown import markdown_table
 from perturblab.seeding import stream
 
 FULL = {"counts": (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000), "others": 10_000, "steps": 300}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib import pyplot
 
-from perturblab.style import svg
+from perturblab.records.pictures.style import svg
 from perturblab.system.files import write_atomically
 from perturblab.system.memory import keep_freed_memory
 

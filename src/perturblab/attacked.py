@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perturblab import checks, numerics, robustness_figures, runs
+from perturblab import runs
 from perturblab.attacks import (
     ATTACKS,
     Attack,
@@ -22,24 +22,15 @@ from perturblab.attacks import (
     untouched,
     violations,
 )
-from perturblab.config import AttackConfig
 from perturblab.errors import UserError
-from perturblab.points import (
-    ACTIVE,
-    FROZEN,
-    TRANSFER,
-    WORST,
-    Point,
-    file_of,
-    is_capped,
-    load_checks,
-    load_points,
-    load_run_points,
-    point_files,
-    radius,
-    raised_by,
-    save_points,
-)
+from perturblab.records import checks, numerics
+from perturblab.records.attack_names import ACTIVE, FROZEN, TRANSFER, WORST, is_capped
+from perturblab.records.checks import load_checks, raised_by
+from perturblab.records.config import AttackConfig
+from perturblab.records.paths import file_of, point_files
+from perturblab.records.pictures import curves, examples
+from perturblab.records.points import Point, load_points, radius, save_points
+from perturblab.records.worst_case import load_run_points
 from perturblab.seeding import stream
 from perturblab.stats import wilson
 from perturblab.system.terminal import Show
@@ -78,7 +69,7 @@ def attack_run(folder: Path, config: AttackConfig, show: Show) -> list[Point]:
     kept = _settle(target)
     title = f"{run.config.net} on {run.images.display}, seed {run.config.manual_seed}"
     same = [p for p in kept if (p.weights, p.subset) == (target.weights, target.subset)]
-    robustness_figures.curves_svg(
+    curves.curves_svg(
         [p for p in same if p.norm == config.norm or is_capped(p.attack)],
         folder / "attacks" / "curves.svg",
         title=title,
@@ -355,7 +346,7 @@ def _findings(target: Target, count: int, eps: float) -> checks.Findings:
 
 def _draw_examples(target: Target, points: Sequence[Point], title: str, classes: Sequence[str]) -> None:
     """Clean, perturbation and adversarial images at each radius."""
-    shown, radii = robustness_figures.examples_of(points)
+    shown, radii = examples.examples_of(points)
     if not radii:
         return
     whole = replace(target.effort, early_stop=False)  # what the radius allows is what is shown
@@ -363,7 +354,7 @@ def _draw_examples(target: Target, points: Sequence[Point], title: str, classes:
     with torch.no_grad(), untouched(target.model, seed=target.config.manual_seed):
         made = {eps: make_images(few, shown, eps) for eps in radii}
         answers = {eps: target.model(x).argmax(1).tolist() for eps, x in {0.0: few.x, **made}.items()}
-    robustness_figures.examples_svg(
+    examples.examples_svg(
         few.x.cpu().numpy(),
         {eps: x.cpu().numpy() for eps, x in made.items()},
         {eps: [classes[a] for a in found] for eps, found in answers.items()},

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from perturblab.errors import one_line
-from perturblab.groups import group
-from perturblab.markdown import escape, markdown_table
-from perturblab.points import Point, is_capped, radius, said
-from perturblab.records import Record
+from perturblab.records.attack_names import is_capped
+from perturblab.records.flags import said
+from perturblab.records.groups import group
+from perturblab.records.markdown import escape, markdown_table
+from perturblab.records.points import Point, radius
+from perturblab.records.record import Record
 from perturblab.stats import wilson
 
 _USE = """```python

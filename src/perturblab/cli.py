@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from perturblab import __version__, cli_catalogue, cli_export, cli_report
 from perturblab.arguments import Parser, add_fields, add_ignored, given, integers, parsed
-from perturblab.config import AttackConfig, TrainConfig, validated
 from perturblab.errors import NonFiniteError, RankLostError, UserError, one_line
+from perturblab.records.config import AttackConfig, TrainConfig, validated
 from perturblab.system.files import is_begun
 from perturblab.system.processes import is_first, launcher, world_size
 from perturblab.system.signals import asked_to_stop
 
 if TYPE_CHECKING:
-    from perturblab.records import Record
+    from perturblab.records.record import Record
     from perturblab.runs import Run
     from perturblab.system.terminal import Show
     from perturblab.training.ranks import Ranks
@@ -342,7 +342,8 @@ def _attack(args: argparse.Namespace) -> int:
     import torch
 
     from perturblab.attacked import attack_run, was_checked
-    from perturblab.robustness_figures import examples_of, table
+    from perturblab.cli_attack_table import table
+    from perturblab.records.pictures.examples import examples_of
     from perturblab.system.memory import keep_freed_memory
     from perturblab.system.signals import hear_stops
     from perturblab.system.terminal import Show

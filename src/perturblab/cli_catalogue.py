@@ -179,14 +179,15 @@ def _measured(
     entry: "Entry | None", setup: "Setup | None", relation: "Relation | None", folder: Path
 ) -> list[dict[str, Any]]:
     """What the runs below a folder say: what the figure or the claim is about, and of a set-up the last epochs."""
-    from perturblab.report import measured, rows
+    from perturblab.records import results
+    from perturblab.report import rows
     from perturblab.report.claims import claim_findings
     from perturblab.report.places import by_place
     from perturblab.report.published import figure_findings
 
     if folder == Path(RESULTS) and not folder.exists():  # nothing was run here yet
         return []
-    places, said = by_place(measured.load(folder)), list[dict[str, Any]]()
+    places, said = by_place(results.load(folder)), list[dict[str, Any]]()
     if relation is not None:
         of_claim = next(finding for finding in claim_findings(places) if finding.relation == relation)
         said += [

@@ -10,7 +10,7 @@ from perturblab.arguments import Parser
 from perturblab.errors import UserError
 
 if TYPE_CHECKING:
-    from perturblab.report.measured import Run
+    from perturblab.records.results import Result
 
 DONE = 0
 Add = Callable[[str, Callable[[argparse.Namespace], int], str], Parser]
@@ -36,10 +36,11 @@ def add_command(add: Add) -> None:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from perturblab.report import attacks, measured, rows, tables, volatility
+    from perturblab.records import results
+    from perturblab.report import attacks, rows, tables, volatility
 
     _check_report_flags(args)
-    runs, void = measured.load(Path(args.folder)), measured.load_void(Path(args.folder))
+    runs, void = results.load(Path(args.folder)), results.load_void(Path(args.folder))
     for line in void:
         print(line, file=sys.stderr)
     if args.attacks:
@@ -74,18 +75,19 @@ def _check_report_flags(args: argparse.Namespace) -> None:
             raise UserError(f"{flag} {value} is not read here; see perturblab report --help for what it belongs to")
 
 
-def _page(runs: "list[Run]", void: list[str], folder: Path, output: Path) -> int:
-    from perturblab.report import measured, page
+def _page(runs: "list[Result]", void: list[str], folder: Path, output: Path) -> int:
+    from perturblab.records import results
+    from perturblab.report import page
     from perturblab.system.files import write_atomically
 
-    write_atomically(output, page.page(runs, measured.load_failed(folder), void).encode())
+    write_atomically(output, page.page(runs, results.load_failed(folder), void).encode())
     for answer in page.answered(runs):
         print(f"{answer.question} {answer.word}.")
     print(f"{len(runs)} records; open {output} in a browser")
     return DONE
 
 
-def _print_table(runs: "list[Run]", control: str | None) -> None:
+def _print_table(runs: "list[Result]", control: str | None) -> None:
     from rich.console import Console
 
     from perturblab.report import tables

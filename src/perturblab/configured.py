@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from perturblab.attacks import Threat
-from perturblab.config import DEFENCE_OPTIONS, NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig, parse_eps
 from perturblab.data import Preparation
 from perturblab.errors import UserError
 from perturblab.layers import Mixing, find_sites
 from perturblab.models import Task, build, options_read, published_sites, resolve
+from perturblab.records.config import DEFENCE_OPTIONS, NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig, parse_eps
 from perturblab.training.adversarial import Adversary
 from perturblab.training.loop import Recipe
 

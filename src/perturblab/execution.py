@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 
-from perturblab import checkpoint, figures, logs, numerics, records, stats
-from perturblab.config import TrainConfig
+from perturblab import checkpoint, logs, stats
 from perturblab.errors import UserError
 from perturblab.recording import circumstances, make_record, resolved_config
+from perturblab.records import numerics, store
+from perturblab.records.config import TrainConfig
+from perturblab.records.pictures import progress
+from perturblab.records.record import Record
 from perturblab.runs import Run, check_ranks, trained_run
 from perturblab.system import files
 from perturblab.system.files import CHECKPOINT, MASKS, locked, write_atomically
@@ -26,7 +29,7 @@ from perturblab.training.ranks import ALONE, Ranks
 SHOW_EVERY = 0.1  # seconds between two looks at the numbers, which wait for the device
 
 
-def execute(run: Run, show: Show, stop: Callable[[], bool] = lambda: False) -> records.Record | None:
+def execute(run: Run, show: Show, stop: Callable[[], bool] = lambda: False) -> Record | None:
     """Train to the end, evaluating after every epoch, and write the run's folder.
 
     Args:
@@ -92,7 +95,7 @@ def _note_circumstances(run: Run, show: Show) -> None:
         show.say(f"{'; '.join(bits)}: the last bits may differ from those of a run that was not interrupted")
 
 
-def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> records.Record | None:
+def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> Record | None:
     if not run.ranks.alone:
         save(run)  # the end of another rank cannot be met by a last checkpoint, so there is one from the start
     saved = shown = started = time.monotonic()
@@ -149,12 +152,12 @@ def _deterministic(config: TrainConfig) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def _finish(run: Run) -> records.Record:
+def _finish(run: Run) -> Record:
     path, record = run.folder / "record.json", make_record(run)
     if run.ranks.first:
         # An older record must not stand beside newer weights, wherever the process is killed.
         checkpoint.save_weights(run.folder / "weights.safetensors", run.model, just_before=lambda: path.unlink(True))
-        records.save(record, path)
+        store.save(record, path)
     return record
 
 
@@ -244,7 +247,7 @@ def save(run: Run) -> None:
     write_atomically(metrics, "".join(json.dumps(row) + "\n" for row in run.rows).encode())
     if run.rows:
         title = f"{run.config.net} on {run.images.display}, seed {run.config.manual_seed}"
-        figures.progress_svg(run.rows, run.folder / "progress.svg", title=title)
+        progress.progress_svg(run.rows, run.folder / "progress.svg", title=title)
 
 
 def evaluate_run(
@@ -277,7 +280,7 @@ def evaluate_run(
     with ranks.agreed():
         run, saved = trained_run(folder, show, {} if dataroot is None else {"dataroot": dataroot}, ranks)
         # The weights are those of the last finished epoch count, which a longer run that was stopped has gone beyond.
-        finished = records.load(folder / "record.json").counts.last.epoch
+        finished = store.load(folder / "record.json").counts.last.epoch
     check_ranks(run)
     found = run.answers(run.images.test)
     counts = found.counts

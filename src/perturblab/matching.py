@@ -1,49 +1,24 @@
 """Whether what lies in a folder is what is asked for: a record of these settings, points of this attack on this net."""
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from perturblab import numerics, records
-from perturblab.config import AttackConfig, TrainConfig
-from perturblab.points import (
-    ACTIVE,
-    AT_INFERENCE,
-    BLIND,
-    FROZEN,
-    TRANSFER,
-    Point,
-    file_of,
-    is_capped,
-    load_checks,
-    load_points,
-    point_files,
-)
-from perturblab.records import Record
+from perturblab.records import numerics
+from perturblab.records.attack_names import ACTIVE, AT_INFERENCE, BLIND, FROZEN, TRANSFER, is_capped
+from perturblab.records.checks import load_checks
+from perturblab.records.config import AttackConfig, TrainConfig
+from perturblab.records.paths import file_of, hash_of_weights, point_files
+from perturblab.records.points import Point, load_points
+from perturblab.records.record import Record
+from perturblab.records.store import record_in
 
 _NAMES = {"dataset_train", "dataset_test", "dataroot"}  # a record calls the images by their display name
 _RULE = re.compile(r"all|last|alternate|all-after:.*|.*[*?[].*")  # places of BatchOut; a record has what they meant
 _EFFORT = ("steps", "step_size", "restarts", "queries")  # of an attack, as given
 _ALONE = ("deepfool", "deepfool-unclipped", "autoattack", "square")  # of a random net only its frozen twin meets them
-
-
-def record_in(folder: Path) -> Record | None:
-    """Read the record of a run.
-
-    Args:
-        folder: of the run, or of its results.
-
-    Returns:
-        The record; None where there is none.
-
-    Raises:
-        UserError: it is broken.
-    """
-    path = folder / "record.json"
-    return records.load(path) if path.is_file() else None
 
 
 def differing(record: Record, config: TrainConfig, given: Collection[str]) -> str:
@@ -118,7 +93,7 @@ def weights_of(work: Path, results: Path) -> str:
     here, kept = record_in(work), record_in(results)
     if here is None or (kept is not None and kept.model_copy(update={"study": None}) != here):
         return ""
-    return _hash_of_weights(work)
+    return hash_of_weights(work)
 
 
 def other_weights(work: Path, results: Path) -> str:
@@ -134,14 +109,9 @@ def other_weights(work: Path, results: Path) -> str:
     Raises:
         UserError: a record or a file of points is broken.
     """
-    now = _hash_of_weights(work) if record_in(work) is not None else ""
+    now = hash_of_weights(work) if record_in(work) is not None else ""
     found = {point.weights for path in point_files(results) for point in load_points(path)}
     return f"{', '.join(sorted(found))}, now {now}" if now and found and now not in found else ""
-
-
-def _hash_of_weights(folder: Path) -> str:
-    file = folder / "weights.safetensors"
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else ""
 
 
 def is_measured(config: AttackConfig, folder: Path, *, images: int | None, weights: str) -> bool:
@@ -156,7 +126,7 @@ def is_measured(config: AttackConfig, folder: Path, *, images: int | None, weigh
     Raises:
         UserError: a file of points or checks is broken.
     """
-    source = _hash_of_weights(Path(config.source)) if weights and config.source else ""
+    source = hash_of_weights(Path(config.source)) if weights and config.source else ""
     total = config.subset if images is None else min(config.subset or images, images)
     twins = [(twin, name) for name in dict.fromkeys(config.attacks) for twin in (name, name + FROZEN)]
     files = [file_of(folder, twin, "l2" if is_capped(name) else config.norm) for twin, name in twins]

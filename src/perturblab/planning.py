@@ -10,9 +10,10 @@ from typing import Any
 
 from perturblab import matching
 from perturblab.catalogue import Setup
-from perturblab.config import AttackConfig, TrainConfig, validated
-from perturblab.numerics import Fault
 from perturblab.presets import Preset, flags_of
+from perturblab.records import store
+from perturblab.records.config import AttackConfig, TrainConfig, validated
+from perturblab.records.numerics import Fault
 
 # Of a study's attacks, to tell the time left: passes through the net an image; images of a test and of a training set.
 _PASSES = {"pgd": 250, "autoattack": 5000, "deepfool": 50, "deepfool-unclipped": 50}
@@ -144,7 +145,7 @@ def sort_jobs(jobs: Iterable[Job]) -> Standing:
             other.append((job, why))
         else:
             missing.append(job)
-    kept = ((matching.record_in(folder), job.config) for job in done if not job.attack for folder in job.results)
+    kept = ((store.record_in(folder), job.config) for job in done if not job.attack for folder in job.results)
     notes = matching.versions((record, asked) for record, asked in kept if record)
     needs = {path for job in missing for path in job.needs}
     needed = {path.parent for path in needs if not path.is_file() or matching.fault_in(path.parent)}
@@ -173,9 +174,9 @@ def is_done(job: Job) -> bool:
     if void_of(job) or any(_differing(job, folder) for folder in job.results):
         return False
     if not job.attack:
-        return all(matching.record_in(folder) for folder in job.results)
+        return all(store.record_in(folder) for folder in job.results)
     folder, config = job.results[0], validated(AttackConfig, dict(job.attack))
-    record = matching.record_in(folder) or matching.record_in(job.work)
+    record = store.record_in(folder) or store.record_in(job.work)
     images = None if record is None else record.counts.last.total
     return matching.is_measured(config, folder, images=images, weights=matching.weights_of(job.work, folder))
 
@@ -193,7 +194,7 @@ def void_of(job: Job) -> Fault | None:
 
 
 def _differing(job: Job, folder: Path) -> str:
-    record = matching.record_in(folder)
+    record = store.record_in(folder)
     return "" if record is None else matching.differing(record, job.config, job.flags)
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Measure, Setup
-from perturblab.config import PUBLISHED
 from perturblab.errors import UserError
+from perturblab.records.config import PUBLISHED
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, Field, FiniteFloat, JsonValue, TypeAdapter, ValidationError, model_validator
 from torch import nn
 
-from perturblab import checkpoint, records
+from perturblab import checkpoint
 from perturblab.attacks import PixelModel
 from perturblab.card import model_card
 from perturblab.configured import net_options
@@ -18,7 +18,8 @@ from perturblab.errors import UserError, one_line
 from perturblab.layers import Masks
 from perturblab.layers.placement import COUNTER
 from perturblab.models import NETS, Task, build, options_read
-from perturblab.points import load_run_points
+from perturblab.records import store
+from perturblab.records.worst_case import load_run_points
 from perturblab.runs import trained_run
 from perturblab.system.files import write_atomically
 from perturblab.system.memory import check_room
@@ -102,7 +103,7 @@ def save_pretrained(
     is_taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if is_taken and not exist_ok:
         raise UserError(f"{folder} exists and is never overwritten; choose another folder")
-    card = model_card(records.load(run / "record.json"), load_run_points(run))
+    card = model_card(store.load(run / "record.json"), load_run_points(run))
     trained, _ = trained_run(run, show or Show(quiet=True), {} if dataroot is None else {"dataroot": dataroot})
     config = PretrainedConfig(
         net=trained.config.net,

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from perturblab import numerics, records
-from perturblab.config import DEFENCE_OPTIONS, NET_OPTIONS
 from perturblab.configured import net_options, resolved_defence
 from perturblab.layers import Masks
 from perturblab.layers.kernels.native import way
 from perturblab.models import Task, describe
+from perturblab.records import environment, numerics, record
+from perturblab.records.config import DEFENCE_OPTIONS, NET_OPTIONS
 from perturblab.training import evaluate
 
 if TYPE_CHECKING:
@@ -33,26 +33,26 @@ _PLACES = {
 }
 
 
-def make_record(run: "Run") -> records.Record:
+def make_record(run: "Run") -> record.Record:
     """The record of a finished run."""
     channels, *size = run.images.image_size
     described = describe(run.model, Task(len(run.images.classes), channels, (size[0], size[1])), run.config.net)
     splits = {"train": run.training, "val": run.validation or (), "test": run.images.test}
-    return records.Record(
-        version=records.VERSION,
+    return record.Record(
+        version=record.VERSION,
         config=resolved_config(run),
         seed=run.config.manual_seed,
         numerics=numerics.NUMERICS,
         counts=_counts(run.rows, audited=run.config.audit),
         audit=_audit(run.rows) if run.config.audit else None,
-        environment=records.environment(
+        environment=environment.environment(
             threads=torch.get_num_threads(),
             precision=run.config.precision,
             compile=run.config.compile,
             device=run.device.type,
             ranks=run.ranks.world,
         ),
-        data=records.Data(
+        data=record.Data(
             train=run.images.display,
             test=run.images.display,
             recognised=run.images.name,
@@ -60,9 +60,9 @@ def make_record(run: "Run") -> records.Record:
             classes=list(run.images.classes),
             sizes={name: len(split) for name, split in splits.items()},
         ),
-        parameters=records.Parameters(**{key: described[key] for key in records.Parameters.model_fields}),
+        parameters=record.Parameters(**{key: described[key] for key in record.Parameters.model_fields}),
         masks=mask_pictures(run.model),
-        parts=[records.Part(**part) for part in run.parts] if len(run.parts) > 1 else [],
+        parts=[record.Part(**part) for part in run.parts] if len(run.parts) > 1 else [],
         seconds=sum(row["seconds"] for row in run.rows),
         status="finished",
     )
@@ -76,7 +76,7 @@ def circumstances(run: "Run") -> dict[str, Any]:
         "device": run.device.type,
         "kernel": way() if run.device.type == "cpu" else "compiled",
         "torch": str(torch.__version__),
-        "processor": records.processor().model,
+        "processor": environment.processor().model,
         "numerics": numerics.NUMERICS,
         "code": numerics.code_hash(),
     }
@@ -110,46 +110,46 @@ def _preparation_and_defence(run: "Run") -> dict[str, Any]:
     return {name: value for name, value in preparation.items() if not value} | defence
 
 
-def _counts(rows: list[dict[str, Any]], *, audited: bool) -> records.Counts:
+def _counts(rows: list[dict[str, Any]], *, audited: bool) -> record.Counts:
     best = max((r for r in rows if r["val_accuracy"] is not None), key=lambda r: r["val_accuracy"], default=None)
-    return records.Counts(
+    return record.Counts(
         last=_count(rows[-1]),
         best_val=None if best is None else _count(best),
         best_test=_best_test(rows) if audited else None,
     )
 
 
-def _count(row: dict[str, Any]) -> records.Count:
-    return records.Count(epoch=row["epoch"], correct=row["correct"], total=row["total"])
+def _count(row: dict[str, Any]) -> record.Count:
+    return record.Count(epoch=row["epoch"], correct=row["correct"], total=row["total"])
 
 
-def _best_test(rows: list[dict[str, Any]]) -> records.BestTest:
+def _best_test(rows: list[dict[str, Any]]) -> record.BestTest:
     best = max(rows, key=lambda row: row["correct"])
     late = evaluate.published_best([row["batch_mean"] for row in rows])
-    published = None if late is None else records.PublishedBest(epoch=late, batch_mean=rows[late]["batch_mean"])
-    return records.BestTest(**_count(best).model_dump(), published_rule=published)
+    published = None if late is None else record.PublishedBest(epoch=late, batch_mean=rows[late]["batch_mean"])
+    return record.BestTest(**_count(best).model_dump(), published_rule=published)
 
 
-def _audit(rows: list[dict[str, Any]]) -> records.Audit:
-    def row(of: dict[str, Any]) -> records.AuditRow:
-        return records.AuditRow(**{name: of[name] for name in records.AuditRow.model_fields})
+def _audit(rows: list[dict[str, Any]]) -> record.Audit:
+    def row(of: dict[str, Any]) -> record.AuditRow:
+        return record.AuditRow(**{name: of[name] for name in record.AuditRow.model_fields})
 
-    return records.Audit(
+    return record.Audit(
         last=row(rows[-1]),
         best_smoothed=row(max(rows, key=lambda r: r["smoothed"])),
         best_exact=row(max(rows, key=lambda r: r["correct"])),
     )
 
 
-def mask_pictures(model: nn.Module) -> list[records.Mask]:
+def mask_pictures(model: nn.Module) -> list[record.Mask]:
     """One 8-bit picture a layer: the first mask of the first channel, black its lowest value, white its highest."""
     return [_mask_picture(name, m.value.detach()) for name, m in model.named_modules() if isinstance(m, Masks)]
 
 
-def _mask_picture(name: str, value: Tensor) -> records.Mask:
+def _mask_picture(name: str, value: Tensor) -> record.Mask:
     mask = value[0, 0].float().cpu()
     low, high = mask.min(), mask.max()
     gray = ((mask - low) / (high - low).clamp_min(1e-12) * 255).round().to(torch.uint8)
     file = io.BytesIO()
     Image.fromarray(gray.numpy()).save(file, "PNG")
-    return records.Mask(layer=name, shape=list(value.shape), png=base64.b64encode(file.getvalue()).decode())
+    return record.Mask(layer=name, shape=list(value.shape), png=base64.b64encode(file.getvalue()).decode())

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from perturblab import checkpoint, data, records
+from perturblab import checkpoint, data
 from perturblab.attacks import PixelModel
-from perturblab.config import TrainConfig, validated
 from perturblab.configured import (
     build_net,
     check_defence,
@@ -28,6 +27,8 @@ from perturblab.configured import (
 from perturblab.errors import UserError
 from perturblab.layers import Mixing, batch_step, batchout_at, fixed_buffers
 from perturblab.models import Task
+from perturblab.records import record, store
+from perturblab.records.config import TrainConfig, validated
 from perturblab.saved import check_answers, check_rows, check_state
 from perturblab.seeding import stream
 from perturblab.system import files
@@ -143,7 +144,7 @@ def _load_images(config: TrainConfig, show: Show) -> data.ImageData:
         loaded = data.combine(loaded, test)
     loaded = data.select_classes(loaded, config.classes) if config.classes else loaded
     for name in (loaded.display, *loaded.classes):
-        if records.is_private(name):  # at the end of the training would be too late
+        if record.is_private(name):  # at the end of the training would be too late
             raise UserError(f"{name!r} reads like a path of this machine, which no record may hold; rename it")
         if any("\ud800" <= char <= "\udfff" for char in name):
             raise UserError(
@@ -346,7 +347,7 @@ def trained_run(folder: Path, show: Show, changes: dict[str, Any], ranks: Ranks 
     """
     saved = checkpoint.load_checkpoint(folder / CHECKPOINT, show.warn)
     path = folder / "record.json"
-    if path.is_file() and (fault := records.load(path).fault):
+    if path.is_file() and (fault := store.load(path).fault):
         show.warn(f"warning: {folder} is void ({fault}); train it anew")
     run = open_run(_changed(saved_config(folder, saved), changes), folder, show, ranks)
     _check_contents(run, saved, ("test",))

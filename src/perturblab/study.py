@@ -19,10 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from perturblab import matching, records
+from perturblab import matching
 from perturblab.errors import UserError
 from perturblab.planning import Job, unlike
-from perturblab.points import load_checks, load_points, point_files, save_checks, save_points
+from perturblab.records import store
+from perturblab.records.checks import load_checks, save_checks
+from perturblab.records.paths import point_files
+from perturblab.records.points import load_points, save_points
+from perturblab.records.record import Study
 from perturblab.system.files import CHECKPOINT, PREVIOUS, sweep, write_atomically
 from perturblab.system.signals import STOPS
 from perturblab.system.terminal import Show
@@ -288,10 +292,10 @@ def _reason(job: Job, code: int) -> str:
 
 def _keep(job: Job, setup: str, folder: Path) -> None:
     """Put the record, with the name of its set-up, and the metrics where results are kept."""
-    record = records.load(job.work / "record.json")
-    study = records.Study(setup=setup, preset=job.preset)
+    record = store.load(job.work / "record.json")
+    study = Study(setup=setup, preset=job.preset)
     write_atomically(folder / "metrics.jsonl", (job.work / "metrics.jsonl").read_bytes())
-    records.save(record.model_copy(update={"study": study}), folder / "record.json")
+    store.save(record.model_copy(update={"study": study}), folder / "record.json")
 
 
 def _keep_attacks(job: Job, folder: Path) -> None:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from perturblab import runs
 from perturblab.attacks import Effort, Frozen, masking, to_pixels
-from perturblab.config import AttackConfig
 from perturblab.errors import UserError
 from perturblab.layers.inference import ActiveBatchOut, InferenceBatchOut
 from perturblab.layers.partners import BY_CLASS
-from perturblab.points import ACTIVE, AT_INFERENCE, FEWEST
+from perturblab.records.attack_names import ACTIVE, AT_INFERENCE
+from perturblab.records.config import AttackConfig
+from perturblab.records.flags import FEWEST
 from perturblab.seeding import stream
 from perturblab.system.terminal import Show
 

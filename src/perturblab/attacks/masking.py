@@ -24,7 +24,7 @@ from perturblab.attacks import (
     untouched,
 )
 from perturblab.attacks.gradient import Loss, sum_loss
-from perturblab.checks import Findings
+from perturblab.records.checks import Findings
 
 Breaker = Callable[[Tensor, Tensor, Threat, torch.Generator], Tensor]
 

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 from perturblab import stats
 from perturblab.errors import UserError
-from perturblab.groups import Group, group
-from perturblab.markdown import Raw, escape, markdown_table
-from perturblab.points import NO_WORST, WORST, Point, is_capped, lacks_worst, radius, said, with_worst
-from perturblab.report.measured import Run
+from perturblab.records.attack_names import WORST, is_capped
+from perturblab.records.flags import said
+from perturblab.records.groups import Group, group
+from perturblab.records.markdown import Raw, escape, markdown_table
+from perturblab.records.points import Point, radius
+from perturblab.records.results import Result
+from perturblab.records.worst_case import NO_WORST, lacks_worst, with_worst
 
 _EFFORT = ("steps", "step_size", "restarts", "queries", "draws", "verdicts", "mode")
 Curves = Mapping[int, Sequence[Point]]  # seed -> points
@@ -23,11 +26,11 @@ class Attacked:
     points: Curves
 
 
-def markdown(runs: Sequence[Run], control: str | None = None) -> str:
+def markdown(runs: Sequence[Result], control: str | None = None) -> str:
     """Write one table for each data set, attack and set of images; a row a group, a column a radius.
 
     Args:
-        runs: from `perturblab.report.measured.load`; those that were not attacked are left out.
+        runs: from `perturblab.records.results.load`; those that were not attacked are left out.
         control: label of the group that the others are compared with, paired by seed; None for no comparison.
 
     Returns:
@@ -52,7 +55,7 @@ def markdown(runs: Sequence[Run], control: str | None = None) -> str:
     return "\n".join(blocks)
 
 
-def attacked_groups(runs: Sequence[Run]) -> list[Attacked]:
+def attacked_groups(runs: Sequence[Result]) -> list[Attacked]:
     """Group the runs that were attacked.
 
     Args:

@@ -9,7 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from perturblab.errors import one_line
-from perturblab.style import empty_figure, svg
+from perturblab.records.pictures.style import empty_figure, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

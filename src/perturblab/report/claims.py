@@ -7,10 +7,10 @@ from statistics import fmean
 
 from perturblab import stats
 from perturblab.catalogue import RELATIONS, SETUPS, Relation
-from perturblab.points import BLACK_BOX, NOT_CONVERGED, PGD_WEAKER, SATURATED, said
 from perturblab.presets import PRESETS, differing, flags_of
-from perturblab.records import Parameters
-from perturblab.report.measured import Run
+from perturblab.records.flags import BLACK_BOX, NOT_CONVERGED, PGD_WEAKER, SATURATED, said
+from perturblab.records.record import Parameters
+from perturblab.records.results import Result
 from perturblab.report.places import Places, Seeds, flags_in, mixture, presets_run, values_of
 from perturblab.report.values import EVERY_EPOCH, exact, images_of_all, trained
 
@@ -323,5 +323,5 @@ def _throughout(
     return worst, said
 
 
-def _audited(run: Run) -> list[Mapping[str, float]]:
+def _audited(run: Result) -> list[Mapping[str, float]]:
     return [row for row in run.metrics if row.get("exact") is not None]

@@ -8,11 +8,13 @@ from statistics import fmean
 
 from perturblab import stats
 from perturblab.errors import one_line
-from perturblab.points import is_capped, radius, said
 from perturblab.presets import DECIDING
+from perturblab.records.attack_names import is_capped
+from perturblab.records.flags import said
+from perturblab.records.points import radius
+from perturblab.records.results import Result
 from perturblab.report import attacks
 from perturblab.report.charts import Line, Numbers, Panel, numbers, panels_svg
-from perturblab.report.measured import Run
 from perturblab.report.places import Places, Seeds
 
 _METRICS = (("exact", "exact"), ("batch_mean", "batch mean"), ("smoothed", "smoothed"))
@@ -44,7 +46,7 @@ def _chart(title: str, more: str, panels: Sequence[Panel], name: str) -> Chart:
     return Chart(title, f"{title}, {more}", svg, tuple(numbers(panel) for panel in panels))
 
 
-def attack_charts(runs: Sequence[Run]) -> list[Chart]:
+def attack_charts(runs: Sequence[Result]) -> list[Chart]:
     """A panel for each data set and attack, a line a group of runs."""
     by_data: dict[str, list[attacks.Attacked]] = {}
     for group in attacks.attacked_groups(runs):

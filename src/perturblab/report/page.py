@@ -8,15 +8,15 @@ from typing import Any
 
 from perturblab.catalogue import SETUPS, Setup
 from perturblab.catalogue.entry import typed
-from perturblab.config import TrainConfig
-from perturblab.groups import Group, group
 from perturblab.presets import PRESETS, Preset, flags_of
-from perturblab.records import Record
+from perturblab.records.config import TrainConfig
+from perturblab.records.groups import Group, group
+from perturblab.records.record import Record
+from perturblab.records.results import Failed, Result
 from perturblab.report import tables
 from perturblab.report.answers import Answer, answers
 from perturblab.report.claims import EVIDENCE, LEARNED, claim_findings
 from perturblab.report.curves import attack_charts, audit_charts, learning_charts
-from perturblab.report.measured import Failed, Run
 from perturblab.report.places import Places, by_place, place_of
 from perturblab.report.published import figure_findings
 from perturblab.report.rows import claim_row, open_claim, sections
@@ -41,7 +41,7 @@ class Repeat:
     command: str
 
 
-def page(runs: Sequence[Run], failed: Sequence[Failed] = (), void: Sequence[str] = ()) -> str:
+def page(runs: Sequence[Result], failed: Sequence[Failed] = (), void: Sequence[str] = ()) -> str:
     """Write the page.
 
     Args:
@@ -85,7 +85,7 @@ def page(runs: Sequence[Run], failed: Sequence[Failed] = (), void: Sequence[str]
     return _NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", html)
 
 
-def answered(runs: Sequence[Run]) -> tuple[Answer, Answer]:
+def answered(runs: Sequence[Result]) -> tuple[Answer, Answer]:
     """The two answers alone, for a terminal.
 
     Args:
@@ -94,7 +94,7 @@ def answered(runs: Sequence[Run]) -> tuple[Answer, Answer]:
     return answers(claim_findings(by_place(runs)))
 
 
-def _masks(runs: Iterable[Run]) -> list[dict[str, str]]:
+def _masks(runs: Iterable[Result]) -> list[dict[str, str]]:
     record = next((run.record for run in runs if run.record.masks), None)
     if record is None:
         return []
@@ -145,18 +145,18 @@ def _runs(setup: Setup, preset: Preset) -> Iterable[str]:
         yield typed({**attack, **source}, "perturblab", "attack", "RUN")
 
 
-def _groups(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+def _groups(runs: Sequence[Result]) -> list[tuple[str, ...]]:
     """The records that belong to no study of this catalogue, as lines of a table."""
     others = _others(runs)
     return tables.cells(others) if others else []
 
 
-def _repeats(runs: Sequence[Run]) -> list[Repeat]:
+def _repeats(runs: Sequence[Result]) -> list[Repeat]:
     """The commands of these records."""
     return [Repeat(of.label, tuple(record.seed for record in of.records), _command(of)) for of in group(_others(runs))]
 
 
-def _others(runs: Sequence[Run]) -> list[Record]:
+def _others(runs: Sequence[Result]) -> list[Record]:
     """Records that stand nowhere else on the page."""
     return [run.record for run in runs if place_of(run) is None]
 
@@ -176,7 +176,7 @@ def _command(of: Group) -> str:
     return typed({**words, "manual_seed": record.seed}) + " --out RUN"
 
 
-def _compute(runs: Iterable[Run]) -> list[tuple[str, int, str, str, str]]:
+def _compute(runs: Iterable[Result]) -> list[tuple[str, int, str, str, str]]:
     spent: dict[str, list[Record]] = {}
     attacked: dict[str, float] = {}
     for run in runs:

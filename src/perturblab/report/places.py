@@ -6,21 +6,21 @@ from collections.abc import Iterable, Mapping
 from perturblab.catalogue import SETUPS, Measure
 from perturblab.errors import UserError
 from perturblab.presets import PRESETS
-from perturblab.records import Record
-from perturblab.report.measured import Run
+from perturblab.records.record import Record
+from perturblab.records.results import Result
 from perturblab.report.values import Value, value
 
-Seeds = Mapping[int, Run]
+Seeds = Mapping[int, Result]
 Places = Mapping[tuple[str, str], Seeds]  # (preset, set-up) -> seed -> run
 
 
-def place_of(run: Run) -> tuple[str, str] | None:
+def place_of(run: Result) -> tuple[str, str] | None:
     """Where a run stands in the catalogue: preset and set-up; None where it is of no study of it, or not finished."""
     study = run.record.study
     return (study.preset, study.setup) if study and run.record.status == "finished" and study.setup in SETUPS else None
 
 
-def by_place(runs: Iterable[Run]) -> dict[tuple[str, str], dict[int, Run]]:
+def by_place(runs: Iterable[Result]) -> dict[tuple[str, str], dict[int, Result]]:
     """Sort finished runs into the catalogue.
 
     Args:
@@ -32,7 +32,7 @@ def by_place(runs: Iterable[Run]) -> dict[tuple[str, str], dict[int, Run]]:
     Raises:
         UserError: two different records of the same run.
     """
-    found: dict[tuple[str, str], dict[int, Run]] = {}
+    found: dict[tuple[str, str], dict[int, Result]] = {}
     for run in sorted(runs, key=lambda run: run.record.seed):
         place, seed = place_of(run), run.record.seed
         if place is not None and found.setdefault(place, {}).setdefault(seed, run) != run:

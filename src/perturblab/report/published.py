@@ -7,7 +7,7 @@ from statistics import fmean
 from perturblab import stats
 from perturblab.catalogue import ENTRIES, SETUPS, Entry
 from perturblab.presets import PRESETS, is_comparable
-from perturblab.report.measured import Run
+from perturblab.records.results import Result
 from perturblab.report.places import Places, flags_in, mixture, presets_run, values_of
 from perturblab.report.values import AUDITED, BEST_EPOCH, exact, images_of_all
 
@@ -94,7 +94,7 @@ def _figure(entry: Entry, places: Places, preset: str) -> Measured | None:
     )
 
 
-def _unlike(entry: Entry, runs: Sequence[Run], preset: str, images: int) -> str:
+def _unlike(entry: Entry, runs: Sequence[Result], preset: str, images: int) -> str:
     """Why runs say nothing about a published number; "" where they followed the published protocol."""
     setup = SETUPS[entry.setup]
     whys = []

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from perturblab import stats
 from perturblab.catalogue import SETUPS, Relation, find
 from perturblab.errors import UserError
-from perturblab.markdown import markdown_table
-from perturblab.points import said
+from perturblab.records.flags import said
+from perturblab.records.markdown import markdown_table
+from perturblab.records.results import Result
 from perturblab.report import tables
 from perturblab.report.charts import dots_svg
 from perturblab.report.claims import ClaimFinding, Compared, claim_findings
-from perturblab.report.measured import Run
 from perturblab.report.places import by_place
 from perturblab.report.published import FigureFinding, Measured, figure_findings
 from perturblab.report.volatility import fine
@@ -36,7 +36,7 @@ class Row:
     measured: bool = False
 
 
-def markdown(runs: Sequence[Run], tag: str | None = None) -> str:
+def markdown(runs: Sequence[Result], tag: str | None = None) -> str:
     """Write the claims and figures that were measured as Markdown tables.
 
     Args:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from perturblab import stats
 from perturblab.errors import UserError, one_line
-from perturblab.groups import Group, group
-from perturblab.markdown import escape, markdown_table
-from perturblab.records import Record
+from perturblab.records.groups import Group, group
+from perturblab.records.markdown import escape, markdown_table
+from perturblab.records.record import Record
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from perturblab.catalogue import Measure
-from perturblab.points import ACTIVE, AT_INFERENCE, Point
-from perturblab.report.measured import Run
+from perturblab.records.attack_names import ACTIVE, AT_INFERENCE
+from perturblab.records.points import Point
+from perturblab.records.results import Result
 from perturblab.report.volatility import spreads
 
 _CLOSE = 1e-6  # radii are typed as decimals here and as fractions there
@@ -35,7 +36,7 @@ class Value:
     images: int = 0
 
 
-def value(run: Run, measure: Measure, images: int = 0) -> Value | None:
+def value(run: Result, measure: Measure, images: int = 0) -> Value | None:
     """Read from a run what a figure is about.
 
     Args:
@@ -52,22 +53,22 @@ def value(run: Run, measure: Measure, images: int = 0) -> Value | None:
     return READERS[measure.metric](run)
 
 
-def exact(run: Run) -> Value:
+def exact(run: Result) -> Value:
     """Exact accuracy on test after the last epoch, in percent."""
     last = run.record.counts.last
     return Value(last.accuracy, images=last.total)
 
 
-def trained(run: Run) -> Value | None:
+def trained(run: Result) -> Value | None:
     """Accuracy on the training images over the last epoch, in percent; None where it was not recorded."""
     rows = [row for row in run.metrics if row.get("train_accuracy") is not None]
     return Value(rows[-1]["train_accuracy"]) if rows else None
 
 
-def _best(key: str, first: int = 0) -> Callable[[Run], Value | None]:
+def _best(key: str, first: int = 0) -> Callable[[Result], Value | None]:
     """The best audited epoch on test, from epoch index `first` on where a run is longer than that."""
 
-    def read(run: Run) -> Value | None:
+    def read(run: Result) -> Value | None:
         audited = [row for row in run.metrics if row.get(key) is not None]
         ruled = [row for row in audited if row["epoch"] >= first] or audited
         return Value(max(row[key] for row in ruled), images=run.record.counts.last.total) if ruled else None
@@ -75,16 +76,16 @@ def _best(key: str, first: int = 0) -> Callable[[Run], Value | None]:
     return read
 
 
-def _volatility(run: Run) -> Value | None:
+def _volatility(run: Result) -> Value | None:
     found = spreads(run.metrics)
     return Value(found["training loss"]) if "training loss" in found else None
 
 
-def _nothing(run: Run) -> None:
+def _nothing(run: Result) -> None:
     """Nothing here measures it."""
 
 
-READERS: Mapping[str, Callable[[Run], Value | None]] = {
+READERS: Mapping[str, Callable[[Result], Value | None]] = {
     "exact": exact,
     EVERY_EPOCH: exact,
     "train": trained,
@@ -95,7 +96,7 @@ READERS: Mapping[str, Callable[[Run], Value | None]] = {
 }
 
 
-def images_of_all(*sides: tuple[Iterable[Run], Measure]) -> int:
+def images_of_all(*sides: tuple[Iterable[Result], Measure]) -> int:
     """Say on how many test images an attack was made in every run, so that seeds and sides are of the same ones.
 
     Args:

@@ -7,10 +7,10 @@ from statistics import fmean, stdev
 from typing import Any
 
 from perturblab import stats
-from perturblab.groups import group
-from perturblab.markdown import Raw, markdown_table
-from perturblab.records import Record
-from perturblab.report.measured import Run
+from perturblab.records.groups import group
+from perturblab.records.markdown import Raw, markdown_table
+from perturblab.records.record import Record
+from perturblab.records.results import Result
 
 _MOST_DECIMALS = 9  # what is smaller is the noise of floats
 Spreads = Mapping[str, float]  # which loss -> standard deviation of its change
@@ -49,11 +49,11 @@ def fine(value: float, sign: str = "") -> str:
     return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"
 
 
-def markdown(runs: Sequence[Run], control: str | None = None) -> str:
+def markdown(runs: Sequence[Result], control: str | None = None) -> str:
     """Write the spreads, a row a group: means over seeds and, paired by seed, the ratio to the control.
 
     Args:
-        runs: from `perturblab.report.measured.load`; those without metrics are left out.
+        runs: from `perturblab.records.results.load`; those without metrics are left out.
         control: label of the group that the others on the same images are compared with; None for no comparison.
 
     Returns:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perturblab.errors import UserError, one_line
-from perturblab.records import Record
+from perturblab.records.record import Record
 
 # What differs between two seeds of one experiment without changing what is measured.
 UNCOMPARED = frozenset({"seed", "label", "out", "save", "logs", "results", "resume", "dataroot", "quiet", "jobs"})

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perturblab.errors import UserError, one_line
-from perturblab.style import empty_figure, svg
+from perturblab.records.pictures.style import empty_figure, svg
 from perturblab.system.files import write_atomically
 
 if TYPE_CHECKING:

@@ -1,23 +1,23 @@
 """What a run has left: its record, the metrics of its epochs, the points of its curves under attack."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perturblab import numerics, records
 from perturblab.errors import UserError
-from perturblab.points import WORST, Point, load_run_points
-from perturblab.records import Record
+from perturblab.records import numerics, store
+from perturblab.records.attack_names import WORST
+from perturblab.records.metrics import load_metrics
+from perturblab.records.paths import FAILED
+from perturblab.records.points import Point
+from perturblab.records.record import Record
+from perturblab.records.worst_case import load_run_points
 from perturblab.system.files import from_json
-
-_PERCENT = frozenset({"exact", "train_accuracy", "batch_mean", "batch_mean_truncated", "smoothed"})
-FAILED = "failed.json"  # written by a study beside where the record would be
 
 
 @dataclass(frozen=True)
-class Run:
+class Result:
     """One run, as far as it was kept.
 
     Args:
@@ -44,7 +44,7 @@ class Failed:
     reason: str
 
 
-def load(folder: Path) -> list[Run]:
+def load(folder: Path) -> list[Result]:
     """Read every run below a folder.
 
     Args:
@@ -58,7 +58,7 @@ def load(folder: Path) -> list[Run]:
     Raises:
         UserError: the folder is missing, or a file is broken (none is left out in silence).
     """
-    return [_run(path, record) for path, record in records.found(folder) if not record.fault]
+    return [_result(path, record) for path, record in store.found(folder) if not record.fault]
 
 
 def load_void(folder: Path) -> list[str]:
@@ -73,7 +73,7 @@ def load_void(folder: Path) -> list[str]:
     Raises:
         UserError: as for `load`.
     """
-    found = [record for _, record in records.found(folder)] if numerics.FAULTS else []
+    found = [record for _, record in store.found(folder)] if numerics.FAULTS else []
     return [
         f"{_name(record)}, seed {record.seed} is void ({fault}); run it again"
         for record in found
@@ -106,31 +106,8 @@ def load_failed(folder: Path) -> list[Failed]:
     return found
 
 
-def _run(path: Path, record: Record) -> Run:
+def _result(path: Path, record: Record) -> Result:
     if path.name != "record.json":
-        return Run(record)
+        return Result(record)
     points = [point for point in load_run_points(path.parent) if point.attack != WORST]
-    return Run(record, _metrics(path.with_name("metrics.jsonl")), tuple(points))
-
-
-def _metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
-    if not path.is_file():
-        return ()
-    try:
-        rows = tuple(from_json(line) for line in path.read_text(encoding="utf-8").splitlines())
-        for row in rows:
-            _check(row)
-    except (ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as metrics ({error}); restore the file") from error
-    return rows
-
-
-def _check(row: Any) -> None:
-    """A row of numbers, some of them unknown; of every epoch at least its loss."""
-    if not isinstance(row, dict) or not isinstance(row.get("epoch"), int) or row.get("train_loss") is None:
-        raise ValueError(f"an epoch without a loss: {str(row)[:60]}")
-    for key, value in row.items():
-        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
-            raise ValueError(f"{key[:40]} is {str(value)[:40]}, expected a finite number")
-        if value is not None and key in _PERCENT and not 0 <= value <= 100:
-            raise ValueError(f"{key} is {str(value)[:40]}, expected percent")
+    return Result(record, load_metrics(path.with_name("metrics.jsonl")), tuple(points))

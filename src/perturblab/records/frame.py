@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perturblab import records
-from perturblab.groups import group
+from perturblab.records import store
+from perturblab.records.groups import group
 from perturblab.stats import wilson
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def frame(folder: str | Path) -> "pandas.DataFrame":
     import pandas
 
     rows = []
-    for found in group([record for record in records.load_all(Path(folder)) if not record.fault]):
+    for found in group([record for record in store.load_all(Path(folder)) if not record.fault]):
         for record in found.records:
             last = record.counts.last
             low, high = wilson(last.correct, last.total)

@@ -1,27 +1,27 @@
 """A net under attack, to be looked at: accuracy against the radius as a table and as curves, and the images."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from perturblab.errors import one_line
-from perturblab.points import NO_WORST, WORST, Point, is_capped, lacks_worst, radius, said
-from perturblab.style import empty_figure, svg
+from perturblab.records.attack_names import WORST, is_capped
+from perturblab.records.flags import said
+from perturblab.records.pictures.style import empty_figure, svg
+from perturblab.records.points import Point
+from perturblab.records.worst_case import NO_WORST, lacks_worst
 from perturblab.system.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Images = npt.NDArray[np.float32]
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b", "#bcbd22")
 _MARKERS = "osD^vPX*<>"  # one more than colours, so that the pairs repeat late
-_COLUMNS = 5
 _WIDTH = 84  # letters below a panel
 _BELOW = 4.2  # lines from a panel to its legend: ticks and the axis's name stand between
 
@@ -73,13 +73,13 @@ def _wrapped(name: str) -> str:
 def _figure(panels: int, title: str, points: Sequence[Point], lines: int) -> "Figure":
     figure = empty_figure(1.5 + 5.5 * panels, 5.3 + 0.22 * lines)
     figure.suptitle(one_line(title))
-    notes = _notes(points)
+    notes = notes_under(points)
     if notes:
         figure.supxlabel("\n".join(notes), fontsize=9, color="#a00000", wrap=True)
     return figure
 
 
-def _notes(points: Sequence[Point]) -> list[str]:
+def notes_under(points: Sequence[Point]) -> list[str]:
     """What must be said beside the numbers, a line each."""
     flags = list(dict.fromkeys(flag for point in points for flag in point.flags))
     return [*([said(flags)] if flags else []), *([NO_WORST] if lacks_worst(points) else [])]
@@ -141,102 +141,3 @@ def _radius_axis(axes: "Axes", points: Sequence[Point]) -> None:
     else:
         axes.set_xticks(radii, [f"{eps:g}" for eps in radii])
         axes.set(xlabel=f"radius of the {name} ball, pixels in [0, 1]")
-
-
-def table(points: Sequence[Point], *, terminal: bool = False) -> str:
-    """Lay accuracies out, a row an attack and a column a radius, with Wilson intervals, and the flags under them.
-
-    Args:
-        points: of one net and set of images.
-        terminal: print the worst case in bold there; elsewhere its name is marked as in Markdown.
-    """
-    lines = []
-    for capped in (False, True):
-        chosen = [p for p in points if is_capped(p.attack) == capped]
-        if chosen:
-            lines += _block(chosen, "iterations" if capped else f"{chosen[0].norm}, eps", terminal=terminal)
-    for p in points:
-        if p.parts:
-            left = ", ".join(f"{part} {correct}" for part, correct in p.parts)
-            lines.append(f"{p.attack} at {radius(p.eps)}, images left right after each part: {left}")
-    met = sorted({name for p in points if p.attack == WORST for name in p.settings["attacks"]})
-    lines += [f"{WORST} over all attacks that these images have met: {', '.join(met)}"] if met else []
-    lines.append(
-        f"accuracy in percent of {points[0].total} test images and its 95 % Wilson interval; "
-        "an accuracy under attack is never a guarantee"
-    )
-    return "\n".join([*lines, *(f"* {note}" if note != NO_WORST else note for note in _notes(points))])
-
-
-def _block(points: Sequence[Point], head: str, *, terminal: bool) -> list[str]:
-    radii = sorted({p.eps for p in points})
-    rows, bold = [[head, *map(radius, radii)]], [False]
-    for name in dict.fromkeys(p.attack for p in points):
-        at = {p.eps: p for p in points if p.attack == name}
-        marked = name == WORST and not terminal
-        cells = [f"{at[e].percent:.2f}{'*' if at[e].flags else ''}" if e in at else "" for e in radii]
-        rows.append([f"**{name}**" if marked else name, *cells])
-        rows.append(["", *("[{:.1f}, {:.1f}]".format(*at[e].wilson) if e in at else "" for e in radii)])
-        bold += [name == WORST and terminal] * 2
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    return [f"\x1b[1m{line}\x1b[0m" if is_bold else line for line, is_bold in zip(lines, bold, strict=True)]
-
-
-def examples_of(points: Sequence[Point]) -> tuple[str, list[float]]:
-    """Choose whose images are drawn: FGSM's where the call had it and not PGD, else PGD's, which takes least time.
-
-    Args:
-        points: of one call.
-
-    Returns:
-        Name of the attack, and its radii but 0, ascending; with no radius there is no picture of images.
-    """
-    radii: dict[str, set[float]] = {}
-    for point in points:
-        if point.eps and point.attack != WORST and not is_capped(point.attack) and "mistake" not in point.settings:
-            radii.setdefault(point.attack, set()).add(point.eps)
-    shown = "fgsm" if "fgsm" in radii and "pgd" not in radii else "pgd"
-    return shown, sorted(radii.get(shown) or set().union(*radii.values()))
-
-
-def examples_svg(
-    clean: Images,
-    attacked: Mapping[float, Images],
-    answers: Mapping[float, Sequence[str]],
-    path: Path,
-    *,
-    title: str,
-) -> None:
-    """Draw clean images, perturbations and adversarial images, two rows a radius, with what the net answers.
-
-    Args:
-        clean: (N, C, H, W) in [0, 1].
-        attacked: radius -> (N, C, H, W).
-        answers: radius -> names of the classes that the net sees, N; 0 for the clean images.
-        path: the SVG file to write, atomically.
-        title: one line over the figure.
-    """
-
-    def draw() -> "Figure":
-        count = min(_COLUMNS, len(clean))
-        figure = empty_figure(1.4 + 1.5 * count, 1.1 + 3.1 * len(attacked) + 1.5)
-        figure.suptitle(one_line(title))
-        axes = figure.subplots(1 + 2 * len(attacked), count, squeeze=False)
-        _image_row(axes[0], clean, answers[0.0], "clean")
-        for rank, (eps, images) in enumerate(attacked.items()):
-            shift = 0.5 + (images - clean) / (2 * max(eps, 1e-6))  # grey is no change
-            _image_row(axes[1 + 2 * rank], shift, [""] * count, f"change / {eps:.3g}")
-            _image_row(axes[2 + 2 * rank], images, answers[eps], f"{eps:.3g}")
-        return figure
-
-    write_atomically(path, svg(draw, {"axes.grid": False, "svg.image_inline": True}))
-
-
-def _image_row(row: Sequence["Axes"], images: Images, names: Sequence[str], label: str) -> None:
-    for axes, image, name in zip(row, images, names, strict=False):
-        shown = np.clip(image.transpose(1, 2, 0), 0, 1)
-        axes.imshow(shown if shown.shape[2] == 3 else shown[..., 0], cmap="gray", vmin=0, vmax=1)
-        axes.set(xticks=[], yticks=[])
-        axes.set_title(one_line(name), fontsize=9)
-    row[0].set_ylabel(label)

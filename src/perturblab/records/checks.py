@@ -1,17 +1,17 @@
 """Findings of the masking checks, as a run's folder keeps them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perturblab.points import (
-    Point,
-    is_capped,
-    load_checks,
-    meaning,
-    save_checks,
-)
+from perturblab.errors import UserError
+from perturblab.records.attack_names import is_capped
+from perturblab.records.flags import Raised, meaning
+from perturblab.records.paths import CHECKS
+from perturblab.records.points import Point
+from perturblab.system.files import from_json, write_atomically
 
 
 @dataclass(frozen=True)
@@ -95,3 +95,32 @@ def add_check(folder: Path, key: Sequence[Any], findings: Findings) -> None:
     """
     new = {"key": key, "flags": findings.flags(), "findings": asdict(findings)}
     save_checks(folder, [*load_checks(folder), new])
+
+
+def load_checks(folder: Path) -> list[dict[str, Any]]:
+    """Read what the masking checks have left in a run's folder; nothing where there were none.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        UserError: the file is not what this version writes.
+    """
+    path = folder / "attacks" / CHECKS
+    try:
+        kept: list[dict[str, Any]] = from_json(path.read_text(encoding="utf-8")) if path.is_file() else []
+        list(map(raised_by, kept))
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as masking checks ({error}); delete it to check again") from error
+    return kept
+
+
+def save_checks(folder: Path, checks: Sequence[Mapping[str, Any]]) -> None:
+    """Write what the masking checks have found, whole or not at all."""
+    write_atomically(folder / "attacks" / CHECKS, (json.dumps(checks, indent=1) + "\n").encode())
+
+
+def raised_by(check: Mapping[str, Any]) -> Raised:
+    """Say what a check raised: by its numbers, since what they mean may have been refined."""
+    _, _, weights, norm, _, _, mode, *_ = check["key"]
+    return Raised((str(weights), str(mode)), str(norm), meaning(check["findings"]))

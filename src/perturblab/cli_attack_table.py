@@ -1,0 +1,48 @@
+"""The table that an attack ends with."""
+
+from collections.abc import Sequence
+
+from perturblab.records.attack_names import WORST, is_capped
+from perturblab.records.pictures.curves import notes_under
+from perturblab.records.points import Point, radius
+from perturblab.records.worst_case import NO_WORST
+
+
+def table(points: Sequence[Point], *, terminal: bool = False) -> str:
+    """Lay accuracies out, a row an attack and a column a radius, with Wilson intervals, and the flags under them.
+
+    Args:
+        points: of one net and set of images.
+        terminal: print the worst case in bold there; elsewhere its name is marked as in Markdown.
+    """
+    lines = []
+    for capped in (False, True):
+        chosen = [p for p in points if is_capped(p.attack) == capped]
+        if chosen:
+            lines += _block(chosen, "iterations" if capped else f"{chosen[0].norm}, eps", terminal=terminal)
+    for p in points:
+        if p.parts:
+            left = ", ".join(f"{part} {correct}" for part, correct in p.parts)
+            lines.append(f"{p.attack} at {radius(p.eps)}, images left right after each part: {left}")
+    met = sorted({name for p in points if p.attack == WORST for name in p.settings["attacks"]})
+    lines += [f"{WORST} over all attacks that these images have met: {', '.join(met)}"] if met else []
+    lines.append(
+        f"accuracy in percent of {points[0].total} test images and its 95 % Wilson interval; "
+        "an accuracy under attack is never a guarantee"
+    )
+    return "\n".join([*lines, *(f"* {note}" if note != NO_WORST else note for note in notes_under(points))])
+
+
+def _block(points: Sequence[Point], head: str, *, terminal: bool) -> list[str]:
+    radii = sorted({p.eps for p in points})
+    rows, bold = [[head, *map(radius, radii)]], [False]
+    for name in dict.fromkeys(p.attack for p in points):
+        at = {p.eps: p for p in points if p.attack == name}
+        marked = name == WORST and not terminal
+        cells = [f"{at[e].percent:.2f}{'*' if at[e].flags else ''}" if e in at else "" for e in radii]
+        rows.append([f"**{name}**" if marked else name, *cells])
+        rows.append(["", *("[{:.1f}, {:.1f}]".format(*at[e].wilson) if e in at else "" for e in radii)])
+        bold += [name == WORST and terminal] * 2
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return [f"\x1b[1m{line}\x1b[0m" if is_bold else line for line, is_bold in zip(lines, bold, strict=True)]

@@ -1,0 +1,1 @@
+"""SVG pictures of a run: its progress, its curves under attack, its attacked images."""

@@ -1,0 +1,100 @@
+"""The worst case over all attacks that an image has met."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perturblab.records.attack_names import ACTIVE, BLIND, WORST, is_capped
+from perturblab.records.checks import load_checks, raised_by
+from perturblab.records.flags import NOT_MONOTONE, flagged, in_order
+from perturblab.records.paths import point_files
+from perturblab.records.points import Point, load_points
+from perturblab.stats import wilson
+
+NO_WORST = "no worst case of a random net: every attack was judged by draws of its own"
+
+
+def worst_cases(points: Iterable[Point], clean: str) -> list[Point]:
+    """Reduce the attacks to the worst case of every image, radius by radius.
+
+    Args:
+        points: of one net, norm and set of images, without published mistakes and without curves by iterations.
+        clean: answers without an attack, as in `Point`.
+
+    Returns:
+        One point a radius: an image counts as right when every attack left it right at that radius and at every
+        smaller one, whose balls lie inside, and when it was right to begin with.
+    """
+    groups: dict[tuple[Any, ...], list[Point]] = {}
+    for point in points:
+        groups.setdefault((point.eps, point.norm, point.subset, point.weights), []).append(point)
+    found, inside = list[Point](), dict[tuple[str, ...], tuple[int, set[str]]]()
+    for (eps, norm, subset, weights), members in sorted(groups.items(), key=lambda item: item[0]):
+        bits, attacks = inside.get((norm, subset, weights), (int(clean, 16), set[str]()))
+        for point in members:
+            bits &= int(point.answers, 16)
+        met = attacks | {p.attack for p in members}
+        inside[norm, subset, weights] = bits, met if eps else attacks  # without a radius nothing was attacked
+        first = members[0]
+        correct = bits.bit_count()
+        found.append(
+            Point(
+                attack=WORST,
+                eps=eps,
+                norm=norm,
+                correct=correct,
+                total=first.total,
+                wilson=wilson(correct, first.total),
+                answers=f"{bits:0{len(first.answers)}x}",
+                subset=subset,
+                weights=weights,
+                settings={"attacks": sorted(met)},
+            )
+        )
+    return found
+
+
+def with_worst(points: Sequence[Point], clean: Mapping[tuple[str, str], str] | None = None) -> list[Point]:
+    """Add the worst cases of every net, norm and set of images, over all honest attacks, whatever call measured them.
+
+    Args:
+        points: of any nets, norms and sets of images.
+        clean: (weights, subset) -> answers without an attack; from the points of radius 0 where it is not known.
+
+    Returns:
+        The points, and behind them a worst case wherever there were two attacks, with the flags of all of them.
+    """
+    honest = [p for p in points if p.is_honest]
+    worst = []
+    for weights, norm, subset in dict.fromkeys((p.weights, p.norm, p.subset) for p in honest):
+        chosen = [p for p in honest if (p.weights, p.norm, p.subset) == (weights, norm, subset)]
+        if len({p.attack for p in chosen}) > 1:
+            untouched = next((p.answers for p in chosen if p.eps == 0), "f" * len(chosen[0].answers))
+            # That noise happened to break less at a larger radius says nothing of a worst case, which never rises.
+            flags = in_order({f for p in chosen for f in p.flags if f != NOT_MONOTONE or p.attack not in BLIND})
+            found = worst_cases(chosen, (clean or {}).get((weights, subset), untouched))
+            worst += [p.model_copy(update={"flags": flags if p.eps else ()}) for p in found]
+    return [*points, *worst]
+
+
+def lacks_worst(points: Sequence[Point]) -> bool:
+    """Say whether the worst case of these points of one net is missing because the net is random."""
+    by_radius = [p for p in points if p.is_random and not is_capped(p.attack) and "mistake" not in p.settings]
+    return len({p.attack for p in by_radius if not p.settings.get("mode", "").startswith(ACTIVE)}) > 1
+
+
+def load_run_points(folder: Path, clean: Mapping[tuple[str, str], str] | None = None) -> list[Point]:
+    """Read the points of every attack that a run has met, in the order of their files, then the worst cases.
+
+    Args:
+        folder: of the run.
+        clean: as for `with_worst`.
+
+    Returns:
+        Points with all flags that the checks in the folder and the points together raise, whichever call made them.
+
+    Raises:
+        UserError: a file is not what this version writes.
+    """
+    points = [point for file in point_files(folder) for point in load_points(file)]
+    return with_worst(flagged(points, list(map(raised_by, load_checks(folder)))), clean)
