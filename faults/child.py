@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from perturblab import checkpoint, cli, execution
+from perturblab import cli
+from perturblab.runs import checkpoint, train
 from perturblab.system import files
 from perturblab.training import loop
 
@@ -198,12 +199,12 @@ def _watch(board: Board, every: float | None) -> None:
     if every is not None:
         files.SAVE_EVERY = every
     _around(cli, "validated", board, START, stay=True)
-    _around(execution, "_execute", board, STEP)
-    _around(execution, "_row", board, EVALUATION)
-    _around(execution, "save", board, SAVE)
+    _around(train, "_execute", board, STEP)
+    _around(train, "_row", board, EVALUATION)
+    _around(train, "save", board, SAVE)
     _around(checkpoint, "save_fixed", board, WRITE)
     _around(checkpoint, "save_checkpoint", board, WRITE, after=board.written)
-    _around(execution, "_finish", board, FINISH)
+    _around(train, "_finish", board, FINISH)
     real = loop.train
 
     def trained(model: Any, images: Any, labels: Any, recipe: Any, state: Any, **given: Any) -> Iterator[Any]:

@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from faults.runs import World
-from perturblab import execution, runs
 from perturblab.records.config import TrainConfig
 from perturblab.records.markdown import markdown_table
+from perturblab.runs import open, train
+from perturblab.runs.run import Run
 from perturblab.system import files
 from perturblab.system.terminal import Show
 
@@ -31,8 +32,8 @@ def costs(world: World) -> str:
     for name, flags in CASES.items():
         folder = world.new("saved")
         config = TrainConfig(**{"dataset_train": str(images), "batch_size": 2, "nepochs": 1, **flags})
-        run = runs.open_run(config, folder, Show(quiet=True))
-        execution.execute(run, Show(quiet=True), lambda: True)  # one step, so that Adam has its moments
+        run = open.open_run(config, folder, Show(quiet=True))
+        train.execute(run, Show(quiet=True), lambda: True)  # one step, so that Adam has its moments
         row = {
             "train_loss": 1.0,
             "train_accuracy": 50.0,
@@ -49,11 +50,11 @@ def costs(world: World) -> str:
     return markdown_table(["run", "checkpoint, MB", "masks, MB, written once", *of_it], rows)
 
 
-def _timed(run: runs.Run) -> tuple[float, float]:
+def _timed(run: Run) -> tuple[float, float]:
     """Seconds of a save, the picture included, and of the processor in it."""
     began, busy = time.monotonic(), time.process_time()
     run.shown = -1
-    execution.save(run)
+    train.save(run)
     return time.monotonic() - began, time.process_time() - busy
 
 

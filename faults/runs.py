@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from faults.child import Child, ended
-from perturblab import checkpoint
 from perturblab.errors import UserError
 from perturblab.records import store
 from perturblab.records.pictures import progress
+from perturblab.runs import checkpoint
 from perturblab.system import files
 
 EVERY = 0.15  # seconds between two checkpoints of a disturbed run, instead of 60

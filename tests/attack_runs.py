@@ -12,8 +12,8 @@ import pytest
 from torch import Tensor, nn
 
 from builders import Tell
-from perturblab import runs
 from perturblab.attacks import ATTACKS, PixelModel, Threat, to_pixels
+from perturblab.runs import open
 from perturblab.system.terminal import Show
 
 _NET = "--dataset-train digits --net-type batchout_mnist --nfilters 8 --dropout 0 --optim-method Adam --nthreads 1"
@@ -57,7 +57,7 @@ def by_key(points: list[dict[str, Any]]) -> dict[tuple[str, float], dict[str, An
 
 def opened_in_pixels(folder: Path) -> tuple[PixelModel, Tensor, Tensor]:
     """A run's net in pixels and its test images, opened as a user of the library would."""
-    run, _ = runs.trained_run(folder, Show(quiet=True), {})
+    run, _ = open.trained_run(folder, Show(quiet=True), {})
     test = run.images.test
     return run.in_pixels.eval(), to_pixels(test.images), test.labels
 

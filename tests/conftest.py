@@ -16,8 +16,9 @@ import good_files
 import nets
 from attack_runs import RUNS
 from builders import ONE_EPOCH, Tell, Told, command
-from perturblab import execution, study
+from perturblab import study
 from perturblab.records.pictures import curves
+from perturblab.runs import train
 from run_folders import QUIET, Finished, opened
 from studies import InProcess
 
@@ -102,7 +103,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("runs") / "finished"
     learning = {"optim_method": "Adam", "dropout": 0.1, "nfilters": 8, "first_filter_size": 3}
     run = opened(folder, train_size=200, val_size=50, batch_size=64, nepochs=13, audit=True, **learning)
-    record = execution.execute(run, QUIET)
+    record = train.execute(run, QUIET)
     assert record is not None
     return Finished(folder, run, record)
 

@@ -9,9 +9,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from perturblab import execution, runs
 from perturblab.records.config import TrainConfig, validated
-from perturblab.runs import Run
+from perturblab.runs import open, train
+from perturblab.runs.run import Run
 from perturblab.system.terminal import Show
 
 QUIET = Show(quiet=True)
@@ -28,12 +28,12 @@ def config(**given: Any) -> TrainConfig:
 
 
 def opened(folder: Path, **given: Any) -> Run:
-    return runs.open_run(config(**given), folder, QUIET)
+    return open.open_run(config(**given), folder, QUIET)
 
 
 def executed(folder: Path, **given: Any) -> Run:
     run = opened(folder, **given)
-    assert execution.execute(run, QUIET) is not None
+    assert train.execute(run, QUIET) is not None
     return run
 
 
@@ -82,7 +82,7 @@ def watched(run: Run) -> Seen:
         return False
 
     run.augmented, run.during = watch_images, watch_labels  # type: ignore[method-assign]
-    assert execution.execute(run, QUIET, after_step) is not None
+    assert train.execute(run, QUIET, after_step) is not None
     return seen
 
 

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from perturblab import checkpoint, cli
+from perturblab import cli
 from perturblab.records.paths import FAILED
 from perturblab.report.tables import BEGIN, END
+from perturblab.runs import checkpoint
 
 DIGITS = 597  # test images of the bundled digits
 SMALL = "--net-type lenet --nfilters 2 --nepochs 1 --batch-size 2 --nthreads 1 --quiet"

@@ -9,11 +9,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from perturblab import execution, runs
 from perturblab.records import store
 from perturblab.records.config import TrainConfig
 from perturblab.records.record import Record
-from perturblab.runs import Run
+from perturblab.runs import open, train
+from perturblab.runs.run import Run
 from perturblab.system.terminal import Show
 
 QUIET = Show(quiet=True)
@@ -32,12 +32,12 @@ def config(**given: Any) -> TrainConfig:
 
 
 def opened(folder: Path, **given: Any) -> Run:
-    return runs.open_run(config(**given), folder, QUIET)
+    return open.open_run(config(**given), folder, QUIET)
 
 
 def executed(folder: Path, **given: Any) -> Run:
     run = opened(folder, **given)
-    assert execution.execute(run, QUIET) is not None
+    assert train.execute(run, QUIET) is not None
     return run
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from attack_runs import LITTLE, TEST, attack, by_key, counted, kept, measured, opened_in_pixels
 from builders import Tell
-from perturblab import attacked, unfinished
 from perturblab.attacks import ATTACKS, Threat, autoattack, masking
 from perturblab.records.attack_names import WORST
+from perturblab.runs.attack import measure, partial
 from perturblab.system import files
 
 pytestmark = pytest.mark.usefixtures("undrawn", "short_autoattack")
@@ -30,7 +30,7 @@ def test_a_second_call_measures_nothing_and_says_the_same(
     assert measured(made) == [("fgsm", 0.0), ("fgsm", 0.1), ("pgd", 0.0), ("pgd", 0.1)]
     files = {path.name: path.read_bytes() for path in (here / "plain" / "attacks").iterdir()}
     monkeypatch.setattr(masking, "examine", None)  # a call would fail
-    monkeypatch.setattr(attacked, "deepfool_path", None)
+    monkeypatch.setattr(measure, "deepfool_path", None)
     with counted() as made:
         assert attack(tell, "plain", flags) == first
     assert measured(made) == []
@@ -87,7 +87,7 @@ def test_a_point_that_was_interrupted_goes_on_behind_its_last_batch(
         return known(model, x, *rest, **given)
 
     monkeypatch.setitem(ATTACKS, plain, replace(ATTACKS[plain], run=spied))
-    monkeypatch.setattr(attacked, "autoattack", spied)
+    monkeypatch.setattr(measure, "autoattack", spied)
     monkeypatch.setattr(files, "SAVE_EVERY", -1.0)  # written after every batch
     assert tell(f"attack plain {LITTLE} {flags}").code == 130
     file = here / "plain" / "attacks" / f"{name}.unfinished"
@@ -107,7 +107,7 @@ def test_what_was_left_of_another_point_is_not_taken_over(
     straight = by_key(attack(tell, "plain", flags))
     shutil.rmtree(here / "plain" / "attacks")
     monkeypatch.setattr(files, "SAVE_EVERY", -1.0)
-    monkeypatch.setattr(unfinished.Unfinished, "remove", lambda self: None)
+    monkeypatch.setattr(partial.Unfinished, "remove", lambda self: None)
     changed = {"other batches": "--batch-size 8", "another seed": "--manual-seed 2"}.get(left, "")
     attack(tell, "plain", f"{flags} {changed}")
     file = here / "plain" / "attacks" / "square.unfinished"
@@ -127,7 +127,7 @@ def test_a_random_net_leaves_no_batches_since_its_draws_cannot_go_on(
     here: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "SAVE_EVERY", -1.0)
-    monkeypatch.setattr(unfinished.Unfinished, "remove", lambda self: None)
+    monkeypatch.setattr(partial.Unfinished, "remove", lambda self: None)
     for run, count in (("random", 0), ("plain", 1)):
         attack(tell, run, "--attacks pgd --eps 0.1 --subset 8 --no-checks")
         assert len(list((here / run / "attacks").glob("*.unfinished"))) == count

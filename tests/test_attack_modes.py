@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from attack_runs import LITTLE, TEST, attack, by_key, counted, decoded, kept, measured, opened_in_pixels
 from builders import Tell
-from perturblab import runs
 from perturblab.attacks import ATTACKS, Threat, autoattack, deepfool, fgsm, pgd, still_right
 from perturblab.records.attack_names import WORST
+from perturblab.runs import open
 from perturblab.seeding import stream
 from perturblab.system.terminal import Show
 
@@ -93,7 +93,7 @@ def test_the_published_mistakes_are_named_and_stay_out_of_the_worst_case(here: P
     """The run normalises: one deviation for all pixels."""
     flags = "--attacks fgsm,uniform,fgsm-unclipped,fgsm-normalised --eps 0,0.3 --subset 200 --no-checks"
     points = by_key(attack(tell, "three", flags))
-    run, _ = runs.trained_run(here / "three", Show(quiet=True), {})
+    run, _ = open.trained_run(here / "three", Show(quiet=True), {})
     (deviation,) = run.preparation.std
     assert 0.2 < deviation < 0.5
     wrong = points["fgsm-normalised", 0.3]

@@ -16,17 +16,11 @@ import torch
 from perturblab import arguments, catalogue, cli
 from perturblab.catalogue import ENTRIES, KINDS, METRICS, MODES, RELATIONS, SETUPS, Entry, Measure, Setup
 from perturblab.catalogue.entry import Figure
-from perturblab.configured import (
-    build_net,
-    check_defence,
-    make_adversary,
-    make_mixings,
-    make_recipe,
-    net_options,
-)
 from perturblab.layers import Masks
 from perturblab.models import Task, build, describe
 from perturblab.records.config import ATTACK_NAMES, TrainConfig, validated
+from perturblab.runs.build import build_net, make_recipe, net_options
+from perturblab.runs.defence import check_defence, make_adversary, make_mixings
 
 RUNNABLE = [setup for setup in SETUPS.values() if not setup.missing]
 runnable = pytest.mark.parametrize("setup", RUNNABLE, ids=lambda setup: setup.id)

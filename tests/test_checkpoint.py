@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from perturblab import checkpoint, execution, runs
-from perturblab.checkpoint import PREVIOUS, digest, load_checkpoint, save_checkpoint
 from perturblab.errors import UserError
 from perturblab.records.config import TrainConfig
+from perturblab.runs import checkpoint, open, train
+from perturblab.runs.checkpoint import PREVIOUS, digest, load_checkpoint, save_checkpoint
 from perturblab.system import files
 from perturblab.system.terminal import Show
 from told import in_order
@@ -148,26 +148,26 @@ def config(**given: Any) -> TrainConfig:
 
 def test_flags_that_set_nothing_may_stand_in_a_checkpoint(tmp_path: Path) -> None:
     held = config().model_dump() | {"save": "saved", "logs": None, "learning_rate_decay": None}
-    assert runs.saved_config(tmp_path, {"config": held}) == config()
+    assert open.saved_config(tmp_path, {"config": held}) == config()
     with pytest.raises(UserError, match="--other got 1"):
-        runs.saved_config(tmp_path, {"config": held | {"other": 1}})
+        open.saved_config(tmp_path, {"config": held | {"other": 1}})
 
 
 def test_a_run_goes_on_from_the_one_before_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "SAVE_EVERY", -1.0)  # a checkpoint after every step
-    assert execution.execute(runs.open_run(config(), tmp_path / "whole", QUIET), QUIET) is not None
+    assert train.execute(open.open_run(config(), tmp_path / "whole", QUIET), QUIET) is not None
     steps = iter(range(100))
-    begun = runs.open_run(config(), tmp_path / "torn", QUIET)
-    assert execution.execute(begun, QUIET, lambda: next(steps) == 3) is None
+    begun = open.open_run(config(), tmp_path / "torn", QUIET)
+    assert train.execute(begun, QUIET, lambda: next(steps) == 3) is None
     torn(tmp_path / "torn" / "checkpoint.pt")
-    again = runs.resume_run(tmp_path / "torn", {}, QUIET)
-    assert execution.execute(again, QUIET) is not None
+    again = open.resume_run(tmp_path / "torn", {}, QUIET)
+    assert train.execute(again, QUIET) is not None
     weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "torn")]
     assert weights[0] == weights[1]
 
 
 def test_a_second_process_on_one_run_is_kept_out(tmp_path: Path) -> None:
-    run = runs.open_run(config(), tmp_path / "run", QUIET)
+    run = open.open_run(config(), tmp_path / "run", QUIET)
     code = (
         "from pathlib import Path\nfrom perturblab.system.files import locked\nimport time\n"
         f"with locked(Path({str(run.folder)!r}), 'busy'):\n    print('in', flush=True)\n    time.sleep(60)"
@@ -176,9 +176,9 @@ def test_a_second_process_on_one_run_is_kept_out(tmp_path: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == b"in\n"
         with pytest.raises(UserError, match=in_order("another process run ; wait")):
-            execution.execute(run, QUIET)
+            train.execute(run, QUIET)
         other.kill()
-    assert execution.execute(run, QUIET) is not None
+    assert train.execute(run, QUIET) is not None
 
 
 def test_a_folder_is_free_again_after_an_error(tmp_path: Path) -> None:

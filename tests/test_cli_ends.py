@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from builders import LENET, ONE_EPOCH, Tell, content
-from perturblab import checkpoint, cli, execution
+from perturblab import cli
+from perturblab.runs import checkpoint, train
 
 
 def process(*argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -72,7 +73,7 @@ def test_second_interrupt_does_not_wait(
         raise AssertionError("went on after the second interrupt")
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(execution, "execute", execute)
+    monkeypatch.setattr(train, "execute", execute)
     told = tell(f"train {ONE_EPOCH} --quiet --out run")
     assert (told.code, told.out, told.err) == (130, "", "perturblab: interrupted\n")
     assert signal.getsignal(signal.SIGINT) is before

@@ -13,9 +13,8 @@ import pytest
 
 import perturblab
 from builders import Tell, Told
-from perturblab import cli, data, logs
+from perturblab import cli, data
 from perturblab.arguments import IGNORED, given, parsed
-from perturblab.configured import net_options
 from perturblab.errors import UserError
 from perturblab.layers import ACTIVATIONS, PARTNERS
 from perturblab.layers.batchout import ETA_PER, NOISE, ROWS, SHARED
@@ -28,6 +27,8 @@ from perturblab.models.bottleneck_resnet import READINGS
 from perturblab.models.noise_resnet import OPERATORS
 from perturblab.models.vgg import NORM_ORDERS
 from perturblab.records.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig, validated
+from perturblab.runs import logs
+from perturblab.runs.build import net_options
 from perturblab.training.adversarial import DEFENCES
 from perturblab.training.loop import OPTIMIZERS, PRECISIONS
 from perturblab.training.schedules import SCHEDULES

@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 import torch
 
-from perturblab import checkpoint, cli, data
+from perturblab import cli, data
 from perturblab.arguments import given, parsed
-from perturblab.configured import build_net, freeze, make_recipe, net_options
 from perturblab.data import ImageData, Split
 from perturblab.layers import Masks
 from perturblab.models import NETS, Task, describe
 from perturblab.records.config import TrainConfig, validated
+from perturblab.runs import checkpoint
+from perturblab.runs.build import build_net, freeze, make_recipe, net_options
 from perturblab.training.loop import make_optimizer, start
 
 CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())  # noqa: SIM905

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from defence_runs import NORMED, QUIET, batch, executed, opened, recorded, same, watched, weights
-from perturblab import execution, layers, runs
-from perturblab.configured import make_mixings
+from perturblab import layers
 from perturblab.errors import UserError
 from perturblab.layers import BatchOut, Mixing
 from perturblab.layers.inference import ActiveBatchOut
 from perturblab.models import Task, build
 from perturblab.records import store
 from perturblab.records.config import TrainConfig
-from perturblab.runs import Run
+from perturblab.runs import open, train
+from perturblab.runs.defence import make_mixings
+from perturblab.runs.run import Run
 from perturblab.seeding import stream
 
 # --- BatchOut in training -------------------------------------------------------------------------------------------
@@ -107,7 +108,7 @@ def test_measuring_does_not_move_the_draws(inference: bool, tmp_path: Path, monk
     def placed(config: TrainConfig, model: nn.Module) -> dict[str, Mixing]:
         return {name: replace(mixing, inference=inference) for name, mixing in make_mixings(config, model).items()}
 
-    monkeypatch.setattr(runs, "make_mixings", placed)
+    monkeypatch.setattr(open, "make_mixings", placed)
     for audit in (False, True):
         executed(tmp_path / str(audit), defence="batchout", nepochs=2, audit=audit)
     assert same(weights(tmp_path / "False"), weights(tmp_path / "True"))
@@ -176,11 +177,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 ) -> None:
     made, want = iter(range(1, steps)), straight(kind)
     run = opened(tmp_path / "run", nepochs=2, **KINDS[kind])
-    assert execution.execute(run, QUIET, lambda: next(made, None) is None) is None
+    assert train.execute(run, QUIET, lambda: next(made, None) is None) is None
     torch.manual_seed(steps)
-    resumed = runs.resume_run(tmp_path / "run", {}, QUIET)
+    resumed = open.resume_run(tmp_path / "run", {}, QUIET)
     assert resumed.state.epoch * resumed.steps + resumed.state.step == steps
-    assert execution.execute(resumed, QUIET) is not None
+    assert train.execute(resumed, QUIET) is not None
     assert same(weights(tmp_path / "run"), weights(want))
     assert untimed(tmp_path / "run") == untimed(want)
     assert recorded(tmp_path / "run") == recorded(want)
@@ -188,6 +189,6 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 
 def test_a_run_whose_batchout_stands_elsewhere_is_not_taken_up(tmp_path: Path) -> None:
     run = opened(tmp_path / "run", defence="batchout", nepochs=2)
-    execution.execute(run, QUIET, lambda: True)
+    train.execute(run, QUIET, lambda: True)
     with pytest.raises(UserError, match="of another net"):
-        runs.resume_run(tmp_path / "run", {"batchout_at": "conv1"}, QUIET)
+        open.resume_run(tmp_path / "run", {"batchout_at": "conv1"}, QUIET)

@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 
 from defence_runs import config, executed, in_pixels, opened, recorded, watched
-from perturblab import cli, configured, data
+from perturblab import cli, data
 from perturblab.attacks import Threat
-from perturblab.configured import make_adversary, make_mixings
 from perturblab.errors import UserError
 from perturblab.layers import Mixing
 from perturblab.models import Task, build
+from perturblab.runs.build import make_recipe
+from perturblab.runs.defence import make_adversary, make_mixings
 from perturblab.seeding import stream
 from perturblab.training.adversarial import Adversary
 from perturblab.training.schedules import lr_factor
@@ -329,7 +330,7 @@ def test_the_batchout_schedule_epoch_by_epoch(dataset: str) -> None:
 
 
 def test_the_recipe_takes_the_schedule(tmp_path: Path) -> None:
-    recipe = configured.make_recipe(config(optimizer_schedule="batchout"), "MNIST")
+    recipe = make_recipe(config(optimizer_schedule="batchout"), "MNIST")
     assert recipe.schedule == "batchout"
 
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from defence_runs import ATTACKED, NORMED, PAPER, QUIET, batch, executed, in_pixels, opened, same, watched, weights
-from perturblab import execution
 from perturblab.attacks import Threat
 from perturblab.models import Task, build
-from perturblab.runs import Run
+from perturblab.runs import train
+from perturblab.runs.run import Run
 from perturblab.seeding import stream
 from perturblab.training.adversarial import DEFENCES, Adversary, adversarial_images
 
@@ -99,7 +99,7 @@ def test_fgsm_training_meets_the_images_of_the_formula(defence: str, net: dict[s
 def test_pgd_training_raises_the_loss_further_than_fgsm(tmp_path: Path) -> None:
     """In eval mode, on the net of the step; PGD starts at random and so never gives the same images twice."""
     run = opened(tmp_path / "run", nepochs=3, learning_rate=0.1, optim_method="SGD")
-    assert execution.execute(run, QUIET) is not None
+    assert train.execute(run, QUIET) is not None
     model, test = run.in_pixels.eval(), run.images.test
     x, y = test.images[:100].float() / 255, test.labels[:100]
     found = [x]
@@ -185,7 +185,7 @@ def test_a_run_leaves_the_global_random_state_alone_and_does_not_depend_on_it(de
         torch.manual_seed(seed)
         run = opened(tmp_path / str(seed), defence=defence)
         before = torch.get_rng_state()
-        assert execution.execute(run, QUIET) is not None
+        assert train.execute(run, QUIET) is not None
         assert torch.equal(torch.get_rng_state(), before)
     assert same(weights(tmp_path / "1"), weights(tmp_path / "2"))
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from perturblab import cli, execution, logs, runs
+from perturblab import cli
 from perturblab.errors import UserError
 from perturblab.records import store
 from perturblab.records.config import TrainConfig
+from perturblab.runs import logs, open, train
 from perturblab.system.terminal import Show
 from told import in_order
 
@@ -58,7 +59,7 @@ def agree(folder: Path) -> None:
 
 def test_both_logs_hold_every_number(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason=NO_TENSORBOARD)
-    record = execution.execute(runs.open_run(config("csv", "tb"), tmp_path / "run", QUIET), QUIET)
+    record = train.execute(open.open_run(config("csv", "tb"), tmp_path / "run", QUIET), QUIET)
     assert record is not None
     agree(tmp_path / "run")
     assert "log" not in record.config, "what is shown does not make another experiment"
@@ -68,7 +69,7 @@ def test_logs_change_nothing_in_the_run(tmp_path: Path) -> None:
     found = []
     for log in ((), ("csv",)):
         folder = tmp_path / f"run{len(log)}"
-        record = execution.execute(runs.open_run(config(*log), folder, QUIET), QUIET)
+        record = train.execute(open.open_run(config(*log), folder, QUIET), QUIET)
         assert record is not None
         found.append((record.counts, record.config, (folder / "weights.safetensors").read_bytes()))
         assert (folder / "metrics.csv").exists() is bool(log)
@@ -81,11 +82,11 @@ def test_a_resumed_run_goes_on_in_its_logs(after: int, tmp_path: Path) -> None:
     """Stopped within an epoch, at its end, or in the next: what is measured twice counts once."""
     pytest.importorskip("tensorboard", reason=NO_TENSORBOARD)
     steps = iter(range(after))
-    stopped = execution.execute(
-        runs.open_run(config("csv", "tb"), tmp_path, QUIET), QUIET, lambda: next(steps, None) is None
+    stopped = train.execute(
+        open.open_run(config("csv", "tb"), tmp_path, QUIET), QUIET, lambda: next(steps, None) is None
     )
     assert stopped is None
-    assert execution.execute(runs.resume_run(tmp_path, {}, QUIET), QUIET) is not None
+    assert train.execute(open.resume_run(tmp_path, {}, QUIET), QUIET) is not None
     agree(tmp_path)
 
 

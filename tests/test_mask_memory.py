@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nets import seeded
-from perturblab import checkpoint
 from perturblab.errors import UserError
 from perturblab.layers import Masks, Noise, NoiseLayer, PerturbConv2d, PerturbLayerFirst
 from perturblab.layers.masks import MEMORY
 from perturblab.models import Task, build, describe
+from perturblab.runs import checkpoint
 from told import in_order
 
 LAYERS = (PerturbConv2d, NoiseLayer, PerturbLayerFirst)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cases import CASES, NET_ROWS, Case
-from perturblab import cli, onnx_export
+from perturblab import cli
 from perturblab.errors import UserError
 from perturblab.layers import (
     LocalBinaryConv2d,
@@ -22,6 +22,8 @@ from perturblab.layers import (
     store_masks,
 )
 from perturblab.models import NETS, Task, build
+from perturblab.runs.export import onnx as onnx_module
+from perturblab.runs.export.onnx import onnx_bytes
 from perturblab.system.extras import require
 from perturblab.system.terminal import Show
 
@@ -225,7 +227,7 @@ def test_a_run_as_one_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     shapes = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (pixels, logits)]
     assert (pixels.name, logits.name) == ("pixels", "logits")
     assert shapes == [["batch", 1, 8, 8], ["batch", 10]]
-    net, x = onnx_export.trained_run(run, Show(quiet=True), {})[0].in_pixels, torch.rand(5, 1, 8, 8)
+    net, x = onnx_module.trained_run(run, Show(quiet=True), {})[0].in_pixels, torch.rand(5, 1, 8, 8)
     session = sys.modules["onnxruntime"].InferenceSession(str(path))
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(session.run(None, {"pixels": x.numpy()})[0]), net(x))
@@ -248,7 +250,7 @@ def test_the_comparison_finds_what_differs(by: float, holds: bool) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
     x = torch.rand(30, 1, 8, 8)
-    found = onnx_export.compared(net, onnx_export.onnx_bytes(Shifted(net, by), (1, 8, 8)), x)
+    found = onnx_module.compared(net, onnx_module.onnx_bytes(Shifted(net, by), (1, 8, 8)), x)
     assert found.images == 30
     assert found.holds is holds
     assert found.largest == pytest.approx(9 * by, abs=1e-5)
@@ -261,7 +263,7 @@ def test_the_comparison_finds_what_differs(by: float, holds: bool) -> None:
 def test_every_image_is_compared_once() -> None:
     for count in (1, 2, 8, 9, 72, 73, 200):
         x = torch.arange(float(count)).view(count, 1, 1, 1)
-        parts = list(onnx_export._batches(x))
+        parts = list(onnx_module._batches(x))
         assert torch.equal(torch.cat(parts), x)
         assert [len(part) for part in parts[:2]] == [min(1, count), min(7, count - 1)][: len(parts)]
 
@@ -270,8 +272,8 @@ def test_a_wrong_file_is_a_failed_check_and_is_not_written(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     onnx()
-    honest = onnx_export.onnx_bytes
-    monkeypatch.setattr(onnx_export, "onnx_bytes", lambda net, size: honest(Shifted(net, 0.01), size))
+    honest = onnx_bytes
+    monkeypatch.setattr(onnx_module, "onnx_bytes", lambda net, size: honest(Shifted(net, 0.01), size))
     assert cli.main(["export", str(run), "--onnx", str(tmp_path / "net.onnx"), "--quiet"]) == 1
     told = capsys.readouterr()
     assert told.err.startswith("perturblab: failed check: ")
@@ -367,7 +369,7 @@ def test_another_operator_than_noise(operator: str) -> None:
     whole = build("noiseresnet18", task=Task(5, 3, (8, 8)), nfilters=5, first_filter_size=3, operator=operator)
     stages = (whole.get_submodule(name) for name in ("stem", "layer1.0", "layer2.0"))
     net = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-    assert onnx_export.compared(net, onnx_export.onnx_bytes(net, (3, 8, 8)), torch.rand(20, 3, 8, 8)).holds
+    assert onnx_module.compared(net, onnx_module.onnx_bytes(net, (3, 8, 8)), torch.rand(20, 3, 8, 8)).holds
 
 
 @torch.no_grad()
@@ -376,6 +378,6 @@ def test_a_net_of_someone_else_after_surgery() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(96, 5)).eval()
     perturbify(net, image_size=8, nmasks=2)
-    content = onnx_export.onnx_bytes(net, (3, 8, 8))
+    content = onnx_module.onnx_bytes(net, (3, 8, 8))
     library.checker.check_model(library.load_from_string(content))
-    assert onnx_export.compared(net, content, torch.rand(20, 3, 8, 8)).holds
+    assert onnx_module.compared(net, content, torch.rand(20, 3, 8, 8)).holds

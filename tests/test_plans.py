@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from builders import FULL
-from perturblab import cli, matching, planning, study, targets
+from perturblab import cli, matching, planning, study
 from perturblab.attacks import ATTACKS
 from perturblab.catalogue import SETUPS
 from perturblab.records import store
 from perturblab.records.attack_names import ACTIVE, AT_INFERENCE, BLIND
 from perturblab.records.config import TrainConfig, validated
 from perturblab.records.record import Record, Study
+from perturblab.runs.attack import target
 from studies import ATTACKED, FGSM, SETTINGS, TINY, keep_record, planned, points
 
 # --- plans -----------------------------------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ def test_points_of_other_weights_do_not_count(tmp_path: Path) -> None:
     here["study"] = None
     (train.work / "record.json").write_text(json.dumps(here))
     assert not planning.is_done(job)
-    points(train.results[0], "fgsm", SETTINGS, weights=targets._hash_of_weights(train.work))
+    points(train.results[0], "fgsm", SETTINGS, weights=target._hash_of_weights(train.work))
     assert planning.is_done(job)
 
 

@@ -18,15 +18,15 @@ import torch
 import hub_server
 from hub_server import TOKEN
 from perturblab import cli
-from perturblab.card import model_card
 from perturblab.data import load as load_data
 from perturblab.errors import UserError
-from perturblab.pretrained import from_pretrained, push_to_hub, save_pretrained
 from perturblab.records import store
 from perturblab.records.markdown import escape
 from perturblab.records.points import load_points
 from perturblab.records.record import Record
-from perturblab.runs import trained_run
+from perturblab.runs.export.card import model_card
+from perturblab.runs.export.hub import from_pretrained, push_to_hub, save_pretrained
+from perturblab.runs.open import trained_run
 from perturblab.system.terminal import Show
 
 ROOT = Path(__file__).parents[1]
@@ -242,7 +242,7 @@ from pathlib import Path
 import torch
 from perturblab import cli
 from perturblab.errors import UserError
-from perturblab.pretrained import from_pretrained, push_to_hub
+from perturblab.runs.export.hub import from_pretrained, push_to_hub
 
 argv, folder, state, token = shlex.split(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), os.environ["HF_TOKEN"]
 os.environ["HF_TOKEN"] = "wrong"

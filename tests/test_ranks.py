@@ -20,7 +20,7 @@ from perturblab import data
 from perturblab.errors import NonFiniteError, RankLostError, UserError
 from perturblab.layers import BatchOut, Masks, Mixing, Noise, PerturbConv2d, batch_step
 from perturblab.records.config import TrainConfig
-from perturblab.runs import check_ranks, open_run
+from perturblab.runs.open import check_ranks, open_run
 from perturblab.system.terminal import Show
 from perturblab.training import evaluate
 from perturblab.training.loop import Epoch, Recipe, start, train

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from cases import NCLASSES, NET_ROWS, Case
-from perturblab import checkpoint, cli, data, execution, runs
+from perturblab import cli, data
 from perturblab.errors import UserError
 from perturblab.layers import fixed_buffers
 from perturblab.records import numerics, store
 from perturblab.records.config import TrainConfig
 from perturblab.records.pictures import progress
 from perturblab.records.record import Record
+from perturblab.runs import checkpoint, open, train
 from perturblab.system import files
 from perturblab.system.memory import out_of_memory
 from perturblab.system.terminal import Show
@@ -113,17 +114,17 @@ def config(**given: Any) -> TrainConfig:
 
 def executed(folder: Path, stops: set[int], settings: TrainConfig) -> str:
     """A run that stops after each of these steps and goes on from its folder."""
-    run, done = runs.open_run(settings, folder, QUIET), 0
+    run, done = open.open_run(settings, folder, QUIET), 0
 
     def stop() -> bool:
         nonlocal done
         done += 1
         return done in stops
 
-    while execution.execute(run, QUIET, stop) is None:
+    while train.execute(run, QUIET, stop) is None:
         torch.manual_seed(done)  # whatever another process has in its global stream
         torch._dynamo.reset()
-        run = runs.resume_run(folder, {}, QUIET)
+        run = open.resume_run(folder, {}, QUIET)
     assert done == 6
     assert run.state.epoch == 2
     record = store.load(folder / "record.json").model_dump(exclude={"seconds"})
@@ -167,38 +168,38 @@ def test_compiled(net: dict[str, Any], tmp_path: Path) -> None:
 def stopped(tmp_path: Path) -> Path:
     """A run that was stopped after its second step."""
     steps = iter(range(9))
-    assert execution.execute(runs.open_run(config(), tmp_path / "run", QUIET), QUIET, lambda: next(steps) == 1) is None
+    assert train.execute(open.open_run(config(), tmp_path / "run", QUIET), QUIET, lambda: next(steps) == 1) is None
     return tmp_path / "run"
 
 
 def test_masks_are_written_once_and_not_into_the_checkpoint(stopped: Path) -> None:
     held = torch.load(stopped / "checkpoint.pt", weights_only=True)
-    run = runs.resume_run(stopped, {}, QUIET)
+    run = open.resume_run(stopped, {}, QUIET)
     assert set(held["fixed"]) == set(run.unchanging)
     assert held["fixed"]
     assert not set(held["fixed"]) & set(held["model"])
     assert set(held["fixed"]) | set(held["model"]) == set(run.model.state_dict())
     before = files.stamp(stopped / files.MASKS)
-    assert execution.execute(run, QUIET) is not None
+    assert train.execute(run, QUIET) is not None
     assert files.stamp(stopped / files.MASKS) == before
 
 
 def test_trained_and_redrawn_masks_are_where_they_can_change(tmp_path: Path) -> None:
-    trained = runs.open_run(config(train_masks=True), tmp_path / "trained", QUIET)
+    trained = open.open_run(config(train_masks=True), tmp_path / "trained", QUIET)
     assert trained.unchanging == {}
-    assert execution.execute(trained, QUIET) is not None
+    assert train.execute(trained, QUIET) is not None
     assert not (tmp_path / "trained" / files.MASKS).exists()
-    redrawn = runs.open_run(config(redraw_masks="train"), tmp_path / "redrawn", QUIET)
+    redrawn = open.open_run(config(redraw_masks="train"), tmp_path / "redrawn", QUIET)
     assert not any("draws" in name for name in redrawn.unchanging), "the counter of the draws changes"
 
 
 def test_masks_left_by_another_start_are_replaced(stopped: Path, tmp_path: Path) -> None:
-    other = runs.open_run(config(manual_seed=2), tmp_path / "other", QUIET)
+    other = open.open_run(config(manual_seed=2), tmp_path / "other", QUIET)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / files.MASKS).write_bytes((stopped / files.MASKS).read_bytes())
     assert not files.is_begun(tmp_path / "other"), "killed before its first checkpoint: it may be started again"
-    assert execution.execute(other, QUIET, lambda: True) is None
-    runs.resume_run(tmp_path / "other", {}, QUIET)
+    assert train.execute(other, QUIET, lambda: True) is None
+    open.resume_run(tmp_path / "other", {}, QUIET)
 
 
 @pytest.mark.parametrize("spoil", ["missing", "torn", "of another run"])
@@ -209,14 +210,14 @@ def test_without_its_masks_a_run_is_refused(spoil: str, stopped: Path, tmp_path:
     elif spoil == "torn":
         path.write_bytes(path.read_bytes()[:-9])
     else:
-        execution.execute(runs.open_run(config(manual_seed=2), tmp_path / "other", QUIET), QUIET, lambda: True)
+        train.execute(open.open_run(config(manual_seed=2), tmp_path / "other", QUIET), QUIET, lambda: True)
         path.write_bytes((tmp_path / "other" / files.MASKS).read_bytes())
     with pytest.raises(UserError, match=rf"{files.MASKS} .*(missing|cannot be read|does not hold).*; restore the file"):
-        runs.resume_run(stopped, {}, QUIET)
+        open.resume_run(stopped, {}, QUIET)
 
 
 def test_a_folder_that_is_deleted_meanwhile_is_written_anew(tmp_path: Path) -> None:
-    run = runs.open_run(config(), tmp_path / "run", QUIET)
+    run = open.open_run(config(), tmp_path / "run", QUIET)
     want = executed(tmp_path / "straight", set(), config())
 
     def delete() -> bool:
@@ -224,10 +225,10 @@ def test_a_folder_that_is_deleted_meanwhile_is_written_anew(tmp_path: Path) -> N
             path.unlink()
         return False
 
-    execution.save(run)
+    train.save(run)
     run.stamp = files.stamp(run.folder / files.CHECKPOINT)
-    assert execution.execute(run, QUIET, delete) is not None
-    again = runs.resume_run(tmp_path / "run", {}, QUIET)
+    assert train.execute(run, QUIET, delete) is not None
+    again = open.resume_run(tmp_path / "run", {}, QUIET)
     assert want.startswith(whole(again.model, again.state))
 
 
@@ -244,9 +245,9 @@ def test_at_every_moment_there_is_a_checkpoint(stopped: Path, monkeypatch: pytes
         return real(path, target)
 
     monkeypatch.setattr(Path, "replace", watched)
-    run = runs.resume_run(stopped, {}, QUIET)
+    run = open.resume_run(stopped, {}, QUIET)
     for _ in range(2):
-        execution.save(run)
+        train.save(run)
     assert len(seen) >= 4
     monkeypatch.undo()
     assert not list(stopped.glob(".*"))
@@ -258,7 +259,7 @@ def test_metrics_and_picture_are_written_when_an_epoch_has_ended(
     drawn: list[int] = []
     monkeypatch.setattr(progress, "progress_svg", lambda rows, path, title: drawn.append(len(rows)))
     monkeypatch.setattr(files, "SAVE_EVERY", -1.0)  # a checkpoint after every step
-    assert execution.execute(runs.resume_run(stopped, {}, QUIET), QUIET) is not None
+    assert train.execute(open.resume_run(stopped, {}, QUIET), QUIET) is not None
     assert drawn == [1, 2]
     assert len((stopped / "metrics.jsonl").read_text().splitlines()) == 2
 
@@ -268,10 +269,10 @@ def test_where_files_have_one_name_only_the_one_before_is_moved(stopped: Path, m
         raise OSError("no hard links here")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    run = runs.resume_run(stopped, {}, QUIET)
-    execution.save(run)
+    run = open.resume_run(stopped, {}, QUIET)
+    train.save(run)
     assert (stopped / files.PREVIOUS).is_file()
-    runs.resume_run(stopped, {}, QUIET)
+    open.resume_run(stopped, {}, QUIET)
 
 
 def test_what_a_kill_leaves_is_swept_and_hinders_no_start(tmp_path: Path) -> None:
@@ -285,28 +286,28 @@ def test_what_a_kill_leaves_is_swept_and_hinders_no_start(tmp_path: Path) -> Non
 
 
 def test_an_older_record_never_stands_beside_newer_weights(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert execution.execute(runs.resume_run(stopped, {}, QUIET), QUIET) is not None
+    assert train.execute(open.resume_run(stopped, {}, QUIET), QUIET) is not None
 
     def die(record: Record, path: Path) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(store, "save", die)
     with pytest.raises(KeyboardInterrupt):
-        execution.execute(runs.resume_run(stopped, {"nepochs": 3}, QUIET), QUIET)
+        train.execute(open.resume_run(stopped, {"nepochs": 3}, QUIET), QUIET)
     assert not (stopped / "record.json").exists()
     monkeypatch.undo()
-    assert execution.execute(runs.resume_run(stopped, {}, QUIET), QUIET) is not None
+    assert train.execute(open.resume_run(stopped, {}, QUIET), QUIET) is not None
     assert store.load(stopped / "record.json").counts.last.epoch == 2
 
 
 def test_a_run_that_another_process_has_gone_on_with_is_refused(stopped: Path) -> None:
-    one, two = (runs.resume_run(stopped, {}, QUIET) for _ in range(2))
-    assert execution.execute(one, QUIET) is not None
+    one, two = (open.resume_run(stopped, {}, QUIET) for _ in range(2))
+    assert train.execute(one, QUIET) is not None
     with pytest.raises(UserError, match=in_order("another process ; --resume")):
-        execution.execute(two, QUIET)
-    fresh = runs.open_run(config(), stopped, QUIET)
+        train.execute(two, QUIET)
+    fresh = open.open_run(config(), stopped, QUIET)
     with pytest.raises(UserError, match="another process"):
-        execution.execute(fresh, QUIET)
+        train.execute(fresh, QUIET)
 
 
 # --- what is told ---------------------------------------------------------------------------------------------------
@@ -352,9 +353,9 @@ def test_other_numerics_are_recorded_and_told(
 
 
 def test_a_checkpoint_without_a_number_has_numerics_0(stopped: Path) -> None:
-    run = runs.resume_run(stopped, {}, QUIET)
+    run = open.resume_run(stopped, {}, QUIET)
     del run.parts[0]["numerics"]
-    record = execution.execute(run, QUIET)
+    record = train.execute(run, QUIET)
     assert record is not None
     assert [p.numerics for p in record.parts] == [0, numerics.NUMERICS]
 

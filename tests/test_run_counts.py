@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from attack_runs import TEST
-from perturblab import data, execution, runs
+from perturblab import data
 from perturblab.errors import UserError
 from perturblab.models import Task, build
-from perturblab.runs import Run
+from perturblab.runs import open
+from perturblab.runs.evaluate import evaluate_run
+from perturblab.runs.run import Run
 from perturblab.training import evaluate
 from run_folders import QUIET, Finished, executed, metrics, record_of, weights
 from told import in_order
@@ -127,7 +129,7 @@ def test_which_epoch_is_best_on_scripted_answers(
 
 def test_evaluate_run_gives_the_last_row_of_the_metrics(finished: Finished) -> None:
     row = metrics(finished.folder)[-1]
-    result = execution.evaluate_run(finished.folder, QUIET, audited=True)
+    result = evaluate_run(finished.folder, QUIET, audited=True)
     assert result.keys() == {"exact", "wilson", "batch_mean", "batch_mean_truncated", "smoothed", "n_batches"}
     assert result["exact"] == {"correct": row["correct"], "total": TEST}
     for name in ("batch_mean", "batch_mean_truncated", "smoothed", "n_batches"):
@@ -140,9 +142,9 @@ def test_evaluate_run_gives_the_last_row_of_the_metrics(finished: Finished) -> N
 
 
 def test_evaluate_run_with_another_batch_and_without_the_audit(finished: Finished) -> None:
-    plain = execution.evaluate_run(finished.folder, QUIET)
+    plain = evaluate_run(finished.folder, QUIET)
     assert plain.keys() == {"exact", "wilson"}
-    result = execution.evaluate_run(finished.folder, QUIET, audited=True, batch_size=10)
+    result = evaluate_run(finished.folder, QUIET, audited=True, batch_size=10)
     rows, right = metrics(finished.folder), finished.run.correct[-1]
     assert result["exact"] == plain["exact"]
     assert result["n_batches"] == 60
@@ -152,7 +154,7 @@ def test_evaluate_run_with_another_batch_and_without_the_audit(finished: Finishe
 
 def test_evaluate_run_leaves_the_folder_as_it_is(finished: Finished) -> None:
     before = {path.name: path.read_bytes() for path in finished.folder.iterdir()}
-    execution.evaluate_run(finished.folder, QUIET, audited=True)
+    evaluate_run(finished.folder, QUIET, audited=True)
     assert {path.name: path.read_bytes() for path in finished.folder.iterdir()} == before
 
 
@@ -161,14 +163,14 @@ def test_evaluate_run_of_a_run_without_validation_and_audit(redraw: str, tmp_pat
     """Also where every forward draws its masks: the weights must say which ones the count was made with."""
     executed(tmp_path / "run", redraw_masks=redraw)
     row = metrics(tmp_path / "run")[-1]
-    result = execution.evaluate_run(tmp_path / "run", QUIET, audited=True)
+    result = evaluate_run(tmp_path / "run", QUIET, audited=True)
     assert result["exact"] == {"correct": row["correct"], "total": TEST}
     assert result["n_batches"] == 38
 
 
 @pytest.mark.parametrize(
     "open_again",
-    [lambda folder: runs.resume_run(folder, {}, QUIET), lambda folder: execution.evaluate_run(folder, QUIET)],
+    [lambda folder: open.resume_run(folder, {}, QUIET), lambda folder: evaluate_run(folder, QUIET)],
 )
 def test_a_folder_that_is_no_run_is_refused(open_again: Callable[[Path], Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=in_order("checkpoint.pt ; folder")):

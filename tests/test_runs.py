@@ -1,4 +1,4 @@
-"""`perturblab.runs`: what a run leaves in its folder; auditing and test labels change nothing in it."""
+"""`perturblab.runs.open`: what a run leaves in its folder; auditing and test labels change nothing in it."""
 
 import base64
 import io
@@ -19,11 +19,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from attack_runs import TEST
-from perturblab import checkpoint, data, execution, runs
+from perturblab import data
 from perturblab.errors import NonFiniteError, UserError
 from perturblab.layers import Masks
 from perturblab.records import store
 from perturblab.records.config import TrainConfig
+from perturblab.runs import checkpoint, open, train
 from perturblab.seeding import stream
 from perturblab.system.terminal import Show
 from run_folders import (
@@ -227,8 +228,8 @@ def test_same_seed_same_bits_another_seed_others(tmp_path: Path) -> None:
 
 
 def test_a_record_says_everything_needed_to_repeat_the_run(finished: Finished, tmp_path: Path) -> None:
-    run = runs.open_run(TrainConfig(**finished.record.config, manual_seed=finished.record.seed), tmp_path, QUIET)
-    assert execution.execute(run, QUIET) is not None
+    run = open.open_run(TrainConfig(**finished.record.config, manual_seed=finished.record.seed), tmp_path, QUIET)
+    assert train.execute(run, QUIET) is not None
     assert same(weights(tmp_path), weights(finished.folder))
     assert results(tmp_path) == results(finished.folder)
 
@@ -237,7 +238,7 @@ def test_training_images_are_augmented_and_test_images_are_not(pictures: Path, t
     run = opened(tmp_path / "run", **AUGMENTED, dataset_train=str(pictures), audit=True)
     inputs: dict[bool, list[Tensor]] = {True: [], False: []}
     run.model.register_forward_pre_hook(lambda model, args: inputs[model.training].append(args[0].clone()))
-    assert execution.execute(run, QUIET) is not None
+    assert train.execute(run, QUIET) is not None
     assert run.preparation == data.preparation(replace(run.images, name="CIFAR10"))
     order, augmentation = stream(1, "order"), stream(1, "augmentation")
     for epoch in range(3):
@@ -253,10 +254,10 @@ def test_training_images_are_augmented_and_test_images_are_not(pictures: Path, t
 
 
 def test_test_labels_and_images_never_reach_training(finished: Finished, tmp_path: Path) -> None:
-    run = runs.open_run(finished.run.config, tmp_path / "run", QUIET)
+    run = open.open_run(finished.run.config, tmp_path / "run", QUIET)
     garbage = torch.full_like(run.images.test.labels, 3), torch.zeros_like(run.images.test.images)
     run.images = replace(run.images, test=data.Split(garbage[1], garbage[0]))
-    assert execution.execute(run, QUIET) is not None
+    assert train.execute(run, QUIET) is not None
     assert same(weights(tmp_path / "run"), weights(finished.folder))
     rows, want = metrics(tmp_path / "run"), metrics(finished.folder)
     for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"):
@@ -272,7 +273,7 @@ def test_measuring_changes_nothing_in_the_training(redraw: str, measured: dict[s
     without = opened(tmp_path / "plain", redraw_masks=redraw)
     without.training = with_measure.training
     for run in (with_measure, without):
-        assert execution.execute(run, QUIET) is not None
+        assert train.execute(run, QUIET) is not None
     one, two = weights(tmp_path / "measured"), weights(tmp_path / "plain")
     counters = {name for name in one if name.endswith("draws")}  # how often masks were drawn is no weight
     assert all(torch.equal(one[name], two[name]) for name in one.keys() - counters)
@@ -288,7 +289,7 @@ def test_nothing_is_recorded_after_a_loss_that_is_not_finite(
 ) -> None:
     run = opened(tmp_path / "run", learning_rate=1e30, nepochs=1, batch_size=batch, **measured)
     with pytest.raises(NonFiniteError, match=r"not finite|the loss is"):
-        execution.execute(run, QUIET)
+        train.execute(run, QUIET)
     assert not {path.name for path in tmp_path.glob("run/*")} & {"record.json", "weights.safetensors"}
 
 
@@ -303,7 +304,7 @@ def test_a_last_batch_of_one_is_refused_before_anything_is_trained(tmp_path: Pat
 
 def test_progress_off_a_terminal_is_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     show = Show()
-    execution.execute(runs.open_run(config(val_size=10, audit=True), tmp_path / "run", show), show)
+    train.execute(open.open_run(config(val_size=10, audit=True), tmp_path / "run", show), show)
     out, err = capsys.readouterr()
     assert out == ""
     lines = [line for line in err.splitlines() if line.startswith("epoch")]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from perturblab import checkpoint, execution, runs
 from perturblab.errors import UserError
+from perturblab.runs import checkpoint, evaluate, open, train
 from perturblab.system import files
 from run_folders import AUGMENTED, FILES, QUIET, executed, metrics, opened, record_of, results, same, untimed, weights
 from told import in_order
@@ -61,11 +61,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     kind: str, steps: int, straight: Callable[[str], Path], pictures: Path, tmp_path: Path
 ) -> None:
     run = opened(tmp_path / "run", **settings(kind, pictures))
-    assert execution.execute(run, QUIET, after(steps)) is None
+    assert train.execute(run, QUIET, after(steps)) is None
     assert not (tmp_path / "run" / "record.json").exists()
-    resumed = runs.resume_run(tmp_path / "run", {}, QUIET)
+    resumed = open.resume_run(tmp_path / "run", {}, QUIET)
     assert resumed.state.epoch * resumed.steps + resumed.state.step == steps
-    assert execution.execute(resumed, QUIET) is not None
+    assert train.execute(resumed, QUIET) is not None
     assert_same_run(tmp_path / "run", straight(kind))
 
 
@@ -73,10 +73,10 @@ def test_stopped_at_every_step(straight: Callable[[str], Path], tmp_path: Path) 
     kind = next(iter(KINDS))
     run = opened(tmp_path / "run", **KINDS[kind])
     for _ in range(11):
-        assert execution.execute(run, QUIET, after(1)) is None
-        run = runs.resume_run(tmp_path / "run", {}, QUIET)
-    assert execution.execute(run, QUIET, after(1)) is None, "the last step is done, the last epoch not yet counted"
-    assert execution.execute(runs.resume_run(tmp_path / "run", {}, QUIET), QUIET) is not None
+        assert train.execute(run, QUIET, after(1)) is None
+        run = open.resume_run(tmp_path / "run", {}, QUIET)
+    assert train.execute(run, QUIET, after(1)) is None, "the last step is done, the last epoch not yet counted"
+    assert train.execute(open.resume_run(tmp_path / "run", {}, QUIET), QUIET) is not None
     assert_same_run(tmp_path / "run", straight(kind))
 
 
@@ -93,18 +93,18 @@ def test_a_crash_loses_only_what_came_after_the_last_checkpoint(
         return False
 
     with pytest.raises(ZeroDivisionError, match="crash"):
-        execution.execute(opened(tmp_path / "run", **KINDS[kind]), QUIET, crash)
-    run = runs.resume_run(tmp_path / "run", {}, QUIET)
+        train.execute(opened(tmp_path / "run", **KINDS[kind]), QUIET, crash)
+    run = open.resume_run(tmp_path / "run", {}, QUIET)
     assert run.state.epoch * run.steps + run.state.step == steps
-    assert execution.execute(run, QUIET) is not None
+    assert train.execute(run, QUIET) is not None
     assert_same_run(tmp_path / "run", straight(kind))
 
 
 def test_a_finished_run_goes_on_to_more_epochs(straight: Callable[[str], Path], tmp_path: Path) -> None:
     kind = next(iter(KINDS))
     executed(tmp_path / "run", **KINDS[kind], nepochs=1)
-    run = runs.resume_run(tmp_path / "run", {"nepochs": 3}, QUIET)
-    assert execution.execute(run, QUIET) is not None
+    run = open.resume_run(tmp_path / "run", {"nepochs": 3}, QUIET)
+    assert train.execute(run, QUIET) is not None
     assert_same_run(tmp_path / "run", straight(kind))
 
 
@@ -112,7 +112,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
     executed(tmp_path / "run", audit=True)
     want, rows = weights(tmp_path / "run"), metrics(tmp_path / "run")
     record = record_of(tmp_path / "run")
-    assert execution.execute(runs.resume_run(tmp_path / "run", {}, QUIET), QUIET) is not None
+    assert train.execute(open.resume_run(tmp_path / "run", {}, QUIET), QUIET) is not None
     assert same(weights(tmp_path / "run"), want)
     assert metrics(tmp_path / "run") == rows
     assert record_of(tmp_path / "run") == record
@@ -121,15 +121,15 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("audit", [False, True], ids=["plain", "audit"])
 def test_fewer_epochs_than_begun_are_refused(audit: bool, tmp_path: Path) -> None:
     """The weights have had a step of the second epoch: they are no result of a run of one epoch."""
-    execution.execute(opened(tmp_path / "run", audit=audit), QUIET, after(5))
+    train.execute(opened(tmp_path / "run", audit=audit), QUIET, after(5))
     with pytest.raises(UserError, match="nepochs"):
-        execution.execute(runs.resume_run(tmp_path / "run", {"nepochs": 1}, QUIET), QUIET)
+        train.execute(open.resume_run(tmp_path / "run", {"nepochs": 1}, QUIET), QUIET)
     assert not (tmp_path / "run" / "record.json").exists()
 
 
 def test_fewer_epochs_are_taken_where_they_are_just_done(tmp_path: Path) -> None:
-    execution.execute(opened(tmp_path / "run"), QUIET, after(4))
-    assert execution.execute(runs.resume_run(tmp_path / "run", {"nepochs": 1}, QUIET), QUIET) is not None
+    train.execute(opened(tmp_path / "run"), QUIET, after(4))
+    assert train.execute(open.resume_run(tmp_path / "run", {"nepochs": 1}, QUIET), QUIET) is not None
     assert_same_run(tmp_path / "run", executed(tmp_path / "one", nepochs=1).folder)
 
 
@@ -137,10 +137,10 @@ def test_weights_and_metrics_are_not_mixed_when_a_longer_run_is_stopped(tmp_path
     """Whichever epoch the weights are of, every metric of `evaluate --audit` is that epoch's."""
     folder = tmp_path / "run"
     executed(folder, audit=True, nepochs=2, batch_size=60, train_size=120)  # 9 full test batches: the start still shows
-    execution.execute(runs.resume_run(folder, {"nepochs": 5}, QUIET), QUIET, after(5))
+    train.execute(open.resume_run(folder, {"nepochs": 5}, QUIET), QUIET, after(5))
     rows = metrics(folder)
     assert len(rows) == 4
-    result = execution.evaluate_run(folder, QUIET, audited=True)
+    result = evaluate.evaluate_run(folder, QUIET, audited=True)
     names = ("batch_mean", "batch_mean_truncated", "smoothed", "n_batches")
     have = (result["exact"]["correct"], *(result[name] for name in names))
     assert have in [(row["correct"], *(row[name] for name in names)) for row in rows]
@@ -153,8 +153,8 @@ def test_other_images_than_the_run_was_started_with_are_refused(tmp_path: Path, 
     del saved["digest"]
     torch.save({**saved, "digest": checkpoint.digest(saved)}, tmp_path / "run" / "checkpoint.pt")
     for again in (
-        lambda: runs.resume_run(tmp_path / "run", {}, QUIET),
-        lambda: execution.evaluate_run(tmp_path / "run", QUIET),
+        lambda: open.resume_run(tmp_path / "run", {}, QUIET),
+        lambda: evaluate.evaluate_run(tmp_path / "run", QUIET),
     ):
         with pytest.raises(UserError, match=in_order("test images pets ; --dataroot")):
             again()

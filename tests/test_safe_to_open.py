@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from perturblab import checkpoint, cli
+from perturblab import cli
 from perturblab.errors import DataError, UserError
-from perturblab.plain import check_archive, check_plain
 from perturblab.records import store
-from perturblab.saved import check_answers, check_rows
+from perturblab.runs import checkpoint
+from perturblab.runs.plain_data import check_archive, check_plain
+from perturblab.runs.resume_checks import check_answers, check_rows
 from perturblab.system.memory import check_room
 
 ROW: dict[str, Any] = {

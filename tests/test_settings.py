@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from perturblab import cli, configured, execution, runs
-from perturblab.checkpoint import load_checkpoint
+from perturblab import cli
 from perturblab.errors import NonFiniteError
 from perturblab.records import store
 from perturblab.records.config import TrainConfig
 from perturblab.records.record import Record
+from perturblab.runs import build, evaluate, open
+from perturblab.runs.checkpoint import load_checkpoint
 from perturblab.system import memory, processes
 from perturblab.system.terminal import Show
 from perturblab.training import loop
@@ -42,7 +43,7 @@ def trained(tmp_path: Path, flags: str, name: str = "run") -> Record:
 )
 def test_compilation_is_decided_by_device_and_length(given: str, device: str, steps: int, decided: str) -> None:
     config = TrainConfig.model_validate({"compile": given})
-    assert configured.decide_compile(config, torch.device(device), steps) == decided
+    assert build.decide_compile(config, torch.device(device), steps) == decided
 
 
 def test_settings_are_recorded_and_kept_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,8 +53,8 @@ def test_settings_are_recorded_and_kept_on_resume(tmp_path: Path, monkeypatch: p
     assert record.config["deterministic"] is True
     assert load_checkpoint(tmp_path / "run/checkpoint.pt")["config"]["compile"] == "off"
     # Whatever would be decided now, the run keeps what was decided then.
-    monkeypatch.setattr(configured, "_EARNED_BACK", 0)
-    run = runs.resume_run(tmp_path / "run", {"nepochs": 3}, Show(quiet=True))
+    monkeypatch.setattr(build, "_EARNED_BACK", 0)
+    run = open.resume_run(tmp_path / "run", {"nepochs": 3}, Show(quiet=True))
     assert run.config.compile == "off"
 
 
@@ -78,7 +79,7 @@ def test_bf16_trains_in_bf16_and_keeps_float32_weights() -> None:
 def test_evaluation_is_float32_whatever_the_training_was(tmp_path: Path) -> None:
     """The counts of a bf16 run are those that its weights give in float32."""
     record = trained(tmp_path, "--precision bf16")
-    result = execution.evaluate_run(tmp_path / "run", Show(quiet=True))
+    result = evaluate.evaluate_run(tmp_path / "run", Show(quiet=True))
     assert result["exact"]["correct"] == record.counts.last.correct
 
 

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from perturblab import cli
 from perturblab.errors import UserError
 from perturblab.records.markdown import markdown_table
-from perturblab.runs import trained_run
+from perturblab.runs.open import trained_run
 from perturblab.seeding import stream
 from perturblab.stats import wilson
 from perturblab.system.terminal import Show

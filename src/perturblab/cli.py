@@ -23,7 +23,7 @@ from perturblab.system.signals import asked_to_stop
 
 if TYPE_CHECKING:
     from perturblab.records.record import Record
-    from perturblab.runs import Run
+    from perturblab.runs.run import Run
     from perturblab.system.terminal import Show
     from perturblab.training.ranks import Ranks
 
@@ -114,8 +114,8 @@ def _describe(args: argparse.Namespace) -> int:
     channels, nclasses = (integers(args.channels, "--channels")[0], integers(args.nclasses, "--nclasses")[0])
     import torch
 
-    from perturblab.configured import build_net
     from perturblab.models import Task, describe
+    from perturblab.runs.build import build_net
     from perturblab.system.terminal import Show
 
     task = Task(nclasses, channels, (size[0], size[-1]))
@@ -151,8 +151,8 @@ def _train(args: argparse.Namespace) -> int:
     folder = Path(config.resume) if config.resume else _new_folder(config) if is_first() else None
     import torch
 
-    from perturblab import logs
-    from perturblab.runs import own_device
+    from perturblab.runs import logs
+    from perturblab.runs.open import own_device
     from perturblab.system.memory import keep_freed_memory
     from perturblab.system.signals import hear_stops
     from perturblab.training import ranks
@@ -172,21 +172,21 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _train_in(config: TrainConfig, folder: Path, ranks: "Ranks", stop: Callable[[], bool] | None) -> int:
-    from perturblab import execution, runs
+    from perturblab.runs import open, train
     from perturblab.system.terminal import Show
 
     show = Show(quiet=config.quiet)
     with ranks.agreed():
         if config.resume:
-            run = runs.resume_run(folder, _changes(config, folder), show, ranks)
+            run = open.resume_run(folder, _changes(config, folder), show, ranks)
         else:
-            run = runs.open_run(config, folder, show, ranks)
-    runs.check_ranks(run)
+            run = open.open_run(config, folder, show, ranks)
+    open.check_ranks(run)
     _introduce(run, show)
     resume = f"{launcher()} train --resume {folder}"
     try:
         with asked_to_stop(stop, once=True) as asked:
-            record = execution.execute(run, show, asked)
+            record = train.execute(run, show, asked)
     except RankLostError as error:
         raise RankLostError(f"rank {ranks.rank}: {error}; go on from the last checkpoint with: {resume}") from error
     if record is None:
@@ -215,9 +215,9 @@ def _new_folder(config: TrainConfig) -> Path:
 
 def _changes(config: TrainConfig, folder: Path) -> dict[str, Any]:
     """What a resumed run takes from this call; anything else that differs is refused."""
-    from perturblab import runs
+    from perturblab.runs import open
 
-    own = runs.saved_config(folder)
+    own = open.saved_config(folder)
     said = {name: getattr(config, name) for name in config.model_fields_set - {"resume"}}
     other = sorted(name for name, value in said.items() if name not in _MAY_CHANGE and value != getattr(own, name))
     if other:
@@ -299,8 +299,8 @@ def _result(record: "Record", folder: Path) -> str:
 
 def _evaluate(args: argparse.Namespace) -> int:
     batch = integers(args.batch_size, "--batch-size")[0] if args.batch_size is not None else None
-    from perturblab.execution import evaluate_run
-    from perturblab.runs import own_device
+    from perturblab.runs.evaluate import evaluate_run
+    from perturblab.runs.open import own_device
     from perturblab.system.terminal import Show
     from perturblab.training.ranks import joined
 
@@ -341,9 +341,9 @@ def _attack(args: argparse.Namespace) -> int:
     config = validated(AttackConfig, given(args, AttackConfig))
     import torch
 
-    from perturblab.attacked import attack_run, was_checked
     from perturblab.cli_attack_table import table
     from perturblab.records.pictures.examples import examples_of
+    from perturblab.runs.attack.measure import attack_run, was_checked
     from perturblab.system.memory import keep_freed_memory
     from perturblab.system.signals import hear_stops
     from perturblab.system.terminal import Show

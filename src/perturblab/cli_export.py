@@ -46,7 +46,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _onnx(run: Path, path: Path, show: "Show", dataroot: str | None) -> int:
-    from perturblab.onnx_export import MismatchError, export_onnx
+    from perturblab.runs.export.onnx import MismatchError, export_onnx
 
     try:
         found = export_onnx(run, path, show, dataroot=dataroot)
@@ -61,7 +61,7 @@ def _onnx(run: Path, path: Path, show: "Show", dataroot: str | None) -> int:
 
 
 def _pretrained(run: Path, args: argparse.Namespace, show: "Show") -> None:
-    from perturblab.pretrained import push_to_hub, save_pretrained
+    from perturblab.runs.export.hub import push_to_hub, save_pretrained
 
     # A push that failed is said again: what was saved before it is pushed then.
     folder = save_pretrained(run, Path(args.pretrained), show=show, dataroot=args.dataroot, exist_ok=bool(args.push))

@@ -1,5 +1,7 @@
 """Where BatchOut was published for each net, and at which magnitude."""
 
+from typing import Any
+
 # (name of the module whose output is mixed, magnitude as typed on the command line)
 Site = tuple[str, str]
 
@@ -29,3 +31,11 @@ def published_sites(name: str) -> tuple[Site, ...]:
         `named_modules`, whose output is mixed, and the magnitude as text. Empty where nothing was published.
     """
     return SITES.get(name, ())
+
+
+def published_mixing(net: str) -> dict[str, Any]:
+    """The paper moves half of the rows; its reproduction, whose nets the others are, all of them, and in the VGGs with
+    the same partners at every place."""
+    if net.startswith("batchout_"):
+        return {"k": 0.5}
+    return {"k": 1.0, "shared": "partners"} if net.startswith("vgg") else {"k": 1.0}

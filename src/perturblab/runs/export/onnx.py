@@ -17,7 +17,7 @@ from perturblab.attacks import to_pixels
 from perturblab.errors import UserError
 from perturblab.layers import Masks, store_masks
 from perturblab.layers.kernels import published
-from perturblab.runs import trained_run
+from perturblab.runs.open import trained_run
 from perturblab.system.extras import require
 from perturblab.system.files import write_atomically
 from perturblab.system.terminal import Show

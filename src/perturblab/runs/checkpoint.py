@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from perturblab.errors import UserError
-from perturblab.plain import check_archive, check_plain
+from perturblab.runs.plain_data import check_archive, check_plain
 from perturblab.system.files import MASKS, PREVIOUS, write_atomically
 
 VERSION = 3

@@ -10,17 +10,17 @@ import torch
 from pydantic import BaseModel, Field, FiniteFloat, JsonValue, TypeAdapter, ValidationError, model_validator
 from torch import nn
 
-from perturblab import checkpoint
 from perturblab.attacks import PixelModel
-from perturblab.card import model_card
-from perturblab.configured import net_options
 from perturblab.errors import UserError, one_line
 from perturblab.layers import Masks
 from perturblab.layers.placement import COUNTER
 from perturblab.models import NETS, Task, build, options_read
 from perturblab.records import store
 from perturblab.records.worst_case import load_run_points
-from perturblab.runs import trained_run
+from perturblab.runs import checkpoint
+from perturblab.runs.build import net_options
+from perturblab.runs.export.card import model_card
+from perturblab.runs.open import trained_run
 from perturblab.system.files import write_atomically
 from perturblab.system.memory import check_room
 from perturblab.system.terminal import Show

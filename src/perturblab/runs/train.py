@@ -5,26 +5,24 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from perturblab import checkpoint, logs, stats
 from perturblab.errors import UserError
-from perturblab.recording import circumstances, make_record, resolved_config
 from perturblab.records import numerics, store
 from perturblab.records.config import TrainConfig
 from perturblab.records.pictures import progress
 from perturblab.records.record import Record
-from perturblab.runs import Run, check_ranks, trained_run
+from perturblab.runs import checkpoint, logs
+from perturblab.runs.evaluate import test_row
+from perturblab.runs.record import circumstances, make_record, resolved_config
+from perturblab.runs.run import Run
 from perturblab.system import files
 from perturblab.system.files import CHECKPOINT, MASKS, locked, write_atomically
 from perturblab.system.memory import out_of_memory
 from perturblab.system.terminal import Show
-from perturblab.training import evaluate, loop
-from perturblab.training.ranks import ALONE, Ranks
+from perturblab.training import loop
 
 SHOW_EVERY = 0.1  # seconds between two looks at the numbers, which wait for the device
 
@@ -135,7 +133,7 @@ def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> Record | None:
             show.say(_epoch_text(run.rows[-1], run.recipe))
     finished = run.state.epoch == run.recipe.nepochs
     if finished and "correct" not in run.rows[-1]:  # stopped, and then said to be over: its last epoch was not to be
-        run.rows[-1] |= _test_row(run)
+        run.rows[-1] |= test_row(run)
     save(run)
     return _finish(run) if finished else None
 
@@ -200,27 +198,13 @@ def _row(run: Run, reached: loop.Epoch) -> dict[str, Any]:
         answers = run.answers(run.validation)
         row |= {"val_loss": answers.loss, "val_accuracy": answers.counts.percent}
     if run.config.audit or run.state.epoch == run.recipe.nepochs or _is_best_validation(run, row):
-        row |= _test_row(run)
+        row |= test_row(run)
     return row
 
 
 def _is_best_validation(run: Run, row: dict[str, Any]) -> bool:
     best = max((r["val_accuracy"] for r in run.rows if r["val_accuracy"] is not None), default=-1.0)
     return row["val_accuracy"] is not None and row["val_accuracy"] > best
-
-
-def _test_row(run: Run) -> dict[str, Any]:
-    answers = run.answers(run.images.test)
-    row: dict[str, Any] = {"test_loss": answers.loss, "exact": answers.counts.percent, **asdict(answers.counts)}
-    if run.config.audit:
-        run.correct.append(answers.correct)
-        row |= evaluate.audit(answers.correct, run.config.batch_size, start=_carried(run.rows))
-    return row
-
-
-def _carried(rows: list[dict[str, Any]]) -> float:
-    """The smoothed value that the last of these epochs left to the next."""
-    return float(rows[-1].get("smoothed", 0.0)) if rows else 0.0
 
 
 def save(run: Run) -> None:
@@ -248,46 +232,3 @@ def save(run: Run) -> None:
     if run.rows:
         title = f"{run.config.net} on {run.images.display}, seed {run.config.manual_seed}"
         progress.progress_svg(run.rows, run.folder / "progress.svg", title=title)
-
-
-def evaluate_run(
-    folder: Path,
-    show: Show,
-    *,
-    audited: bool = False,
-    batch_size: int | None = None,
-    dataroot: str | None = None,
-    ranks: Ranks = ALONE,
-) -> dict[str, Any]:
-    """Count a run's correct test images anew, from its weights.
-
-    Args:
-        folder: the run's folder.
-        show: where progress goes.
-        audited: add the published metrics, computed from the same answers.
-        batch_size: nominal test batch of the audit; the run's by default.
-        dataroot: where the data set is looked for first; the run's by default.
-        ranks: this process among those that count.
-
-    Returns:
-        ``exact`` {correct, total}, ``wilson`` [low, high] in percent; audited, also ``batch_mean``,
-        ``batch_mean_truncated``, ``smoothed`` (percent; it starts from what the run's epoch before left) and
-        ``n_batches``.
-
-    Raises:
-        UserError: no such run, other test images than the run's, weights of another net.
-    """
-    with ranks.agreed():
-        run, saved = trained_run(folder, show, {} if dataroot is None else {"dataroot": dataroot}, ranks)
-        # The weights are those of the last finished epoch count, which a longer run that was stopped has gone beyond.
-        finished = store.load(folder / "record.json").counts.last.epoch
-    check_ranks(run)
-    found = run.answers(run.images.test)
-    counts = found.counts
-    result: dict[str, Any] = {"exact": asdict(counts), "wilson": list(stats.wilson(counts.correct, counts.total))}
-    if audited:
-        metrics = evaluate.audit(
-            found.correct, batch_size or run.config.batch_size, start=_carried(saved["rows"][:finished])
-        )
-        result |= {name: metrics[name] for name in ("batch_mean", "batch_mean_truncated", "smoothed", "n_batches")}
-    return result

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perturblab import runs
 from perturblab.attacks import (
     ATTACKS,
     Attack,
@@ -31,12 +30,13 @@ from perturblab.records.paths import file_of, point_files
 from perturblab.records.pictures import curves, examples
 from perturblab.records.points import Point, load_points, radius, save_points
 from perturblab.records.worst_case import load_run_points
+from perturblab.runs import open
+from perturblab.runs.attack.partial import UNFINISHED, Unfinished
+from perturblab.runs.attack.target import Target, changes, make_target
 from perturblab.seeding import stream
 from perturblab.stats import wilson
 from perturblab.system.terminal import Show
-from perturblab.targets import Target, changes, make_target
 from perturblab.training import evaluate
-from perturblab.unfinished import UNFINISHED, Unfinished
 
 # By default, of digits and clothes in grey, and of all else; up to where little should be left right.
 _GREY = {"linf": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), "l2": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)}
@@ -60,7 +60,7 @@ def attack_run(folder: Path, config: AttackConfig, show: Show) -> list[Point]:
             be checked, a broken file.
     """
     names = _checked_names(config)
-    run, _ = runs.trained_run(folder, show, changes(config))
+    run, _ = open.trained_run(folder, show, changes(config))
     target = make_target(run, config, show)
     load_run_points(folder)  # a broken file is told before hours are spent
     measured = _measure_all(target, _plan(names, target, run.images.name), show)

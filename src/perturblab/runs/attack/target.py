@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perturblab import runs
 from perturblab.attacks import Effort, Frozen, masking, to_pixels
 from perturblab.errors import UserError
 from perturblab.layers.inference import ActiveBatchOut, InferenceBatchOut
@@ -16,6 +15,8 @@ from perturblab.layers.partners import BY_CLASS
 from perturblab.records.attack_names import ACTIVE, AT_INFERENCE
 from perturblab.records.config import AttackConfig
 from perturblab.records.flags import FEWEST
+from perturblab.runs import open
+from perturblab.runs.run import Run
 from perturblab.seeding import stream
 from perturblab.system.terminal import Show
 
@@ -60,7 +61,7 @@ class Target:
     paths: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
-def make_target(run: runs.Run, config: AttackConfig, show: Show) -> Target:
+def make_target(run: Run, config: AttackConfig, show: Show) -> Target:
     """Get a run ready for an attack.
 
     Args:
@@ -121,13 +122,13 @@ def changes(config: AttackConfig) -> dict[str, Any]:
         config: what was asked for.
 
     Returns:
-        For `perturblab.runs.trained_run`.
+        For `perturblab.runs.open.trained_run`.
     """
     found: dict[str, Any] = {"device": config.device}
     return found if config.dataroot is None else found | {"dataroot": str(Path(config.dataroot).absolute())}
 
 
-def _in_mode(run: runs.Run, config: AttackConfig, x: Tensor) -> tuple[nn.Module, nn.Module, str]:
+def _in_mode(run: Run, config: AttackConfig, x: Tensor) -> tuple[nn.Module, nn.Module, str]:
     """The net, what is frozen of it, and the name of its mode."""
     net = run.in_pixels.eval()
     asked = [flag for flag in ("batchout_in_eval", "inference_batchout") if getattr(config, flag)]
@@ -151,8 +152,8 @@ def _in_mode(run: runs.Run, config: AttackConfig, x: Tensor) -> tuple[nn.Module,
     return net, net, ""
 
 
-def _source(run: runs.Run, config: AttackConfig, x: Tensor, show: Show) -> nn.Module:
-    other, _ = runs.trained_run(Path(str(config.source)), show, changes(config))
+def _source(run: Run, config: AttackConfig, x: Tensor, show: Show) -> nn.Module:
+    other, _ = open.trained_run(Path(str(config.source)), show, changes(config))
     if other.images.hashes["test"] != run.images.hashes["test"]:
         raise UserError(f"--source {config.source} was trained on other images than {run.folder}; choose another")
     if _hash_of_weights(other.folder) == _hash_of_weights(run.folder):

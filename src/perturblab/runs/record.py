@@ -9,16 +9,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from perturblab.configured import net_options, resolved_defence
 from perturblab.layers import Masks
 from perturblab.layers.kernels.native import way
 from perturblab.models import Task, describe
 from perturblab.records import environment, numerics, record
 from perturblab.records.config import DEFENCE_OPTIONS, NET_OPTIONS
+from perturblab.runs.build import net_options
+from perturblab.runs.defence import resolved_defence
 from perturblab.training import evaluate
 
 if TYPE_CHECKING:
-    from perturblab.runs import Run
+    from perturblab.runs.run import Run
 
 # What stays out of a record: it says where things lay, or how much was shown.
 _PLACES = {

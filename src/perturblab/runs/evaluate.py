@@ -1,0 +1,70 @@
+"""A run's test images counted, after an epoch and anew from its weights."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from perturblab import stats
+from perturblab.records import store
+from perturblab.runs.open import check_ranks, trained_run
+from perturblab.runs.run import Run
+from perturblab.system.terminal import Show
+from perturblab.training import evaluate
+from perturblab.training.ranks import ALONE, Ranks
+
+
+def test_row(run: Run) -> dict[str, Any]:
+    answers = run.answers(run.images.test)
+    row: dict[str, Any] = {"test_loss": answers.loss, "exact": answers.counts.percent, **asdict(answers.counts)}
+    if run.config.audit:
+        run.correct.append(answers.correct)
+        row |= evaluate.audit(answers.correct, run.config.batch_size, start=_carried(run.rows))
+    return row
+
+
+def _carried(rows: list[dict[str, Any]]) -> float:
+    """The smoothed value that the last of these epochs left to the next."""
+    return float(rows[-1].get("smoothed", 0.0)) if rows else 0.0
+
+
+def evaluate_run(
+    folder: Path,
+    show: Show,
+    *,
+    audited: bool = False,
+    batch_size: int | None = None,
+    dataroot: str | None = None,
+    ranks: Ranks = ALONE,
+) -> dict[str, Any]:
+    """Count a run's correct test images anew, from its weights.
+
+    Args:
+        folder: the run's folder.
+        show: where progress goes.
+        audited: add the published metrics, computed from the same answers.
+        batch_size: nominal test batch of the audit; the run's by default.
+        dataroot: where the data set is looked for first; the run's by default.
+        ranks: this process among those that count.
+
+    Returns:
+        ``exact`` {correct, total}, ``wilson`` [low, high] in percent; audited, also ``batch_mean``,
+        ``batch_mean_truncated``, ``smoothed`` (percent; it starts from what the run's epoch before left) and
+        ``n_batches``.
+
+    Raises:
+        UserError: no such run, other test images than the run's, weights of another net.
+    """
+    with ranks.agreed():
+        run, saved = trained_run(folder, show, {} if dataroot is None else {"dataroot": dataroot}, ranks)
+        # The weights are those of the last finished epoch count, which a longer run that was stopped has gone beyond.
+        finished = store.load(folder / "record.json").counts.last.epoch
+    check_ranks(run)
+    found = run.answers(run.images.test)
+    counts = found.counts
+    result: dict[str, Any] = {"exact": asdict(counts), "wilson": list(stats.wilson(counts.correct, counts.total))}
+    if audited:
+        metrics = evaluate.audit(
+            found.correct, batch_size or run.config.batch_size, start=_carried(saved["rows"][:finished])
+        )
+        result |= {name: metrics[name] for name in ("batch_mean", "batch_mean_truncated", "smoothed", "n_batches")}
+    return result

@@ -1,0 +1,1 @@
+"""A trained run for others: a model card, the hub's format, ONNX."""
