@@ -17,10 +17,11 @@ import torch
 from faults.child import Child
 from faults.runs import TINY, World
 from faults.studies import TINY as PRESET
-from perturblab import planning, study
-from perturblab.catalogue import SETUPS
-from perturblab.presets import Preset
 from perturblab.records.markdown import markdown_table
+from perturblab.studies import plan
+from perturblab.studies.catalogue import SETUPS
+from perturblab.studies.jobs import run_jobs
+from perturblab.studies.presets import Preset
 from perturblab.system.terminal import Show
 
 RECORDS = 1000
@@ -86,9 +87,9 @@ def large_study(world: World, runs: int, folder: Path) -> list[Sample]:
 
     def run(argv: Sequence[str]) -> int:
         seeds = range(1, runs + 1)
-        jobs = planning.plan([SETUPS["H5"]], tiny, seeds, results=folder / "results", work=folder / "work")
-        missing = [job for job in jobs if not planning.is_done(job)]
-        return len(study.run_jobs(missing, processes=2, threads=1, show=Show(quiet=True)))
+        jobs = plan.plan([SETUPS["H5"]], tiny, seeds, results=folder / "results", work=folder / "work")
+        missing = [job for job in jobs if not plan.is_done(job)]
+        return len(run_jobs(missing, processes=2, threads=1, show=Show(quiet=True)))
 
     return watched(world.start([], run=run), Counter(folder / "results"), 5.0)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from faults.child import Child, ended
 from faults.runs import World, differences, must, torn
 from faults.table import Row
-from perturblab import presets
+from perturblab.studies import presets
 from perturblab.system import files
 
 TINY = presets.Preset(

@@ -16,9 +16,9 @@ import good_files
 import nets
 from attack_runs import RUNS
 from builders import ONE_EPOCH, Tell, Told, command
-from perturblab import study
 from perturblab.records.pictures import curves
 from perturblab.runs import train
+from perturblab.studies import jobs
 from run_folders import QUIET, Finished, opened
 from studies import InProcess
 
@@ -168,7 +168,7 @@ def short_autoattack(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs of a study that are not processes of their own: each would import PyTorch again."""
-    monkeypatch.setattr(study, "subprocess", SimpleNamespace(Popen=InProcess))
+    monkeypatch.setattr(jobs, "subprocess", SimpleNamespace(Popen=InProcess))
 
 
 # --- bad input

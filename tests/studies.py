@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from builders import FULL, command
-from perturblab import planning, study
-from perturblab.catalogue import SETUPS
-from perturblab.presets import Preset
 from perturblab.records import store
 from perturblab.records.paths import file_of
 from perturblab.records.points import Point, load_points, save_points
 from perturblab.records.record import Record
+from perturblab.studies import plan
+from perturblab.studies.catalogue import SETUPS
+from perturblab.studies.jobs import Failure, run_jobs
+from perturblab.studies.presets import Preset
 from perturblab.system.terminal import Show
 
 QUIET = Show(quiet=True)
@@ -29,15 +30,13 @@ TINY = Preset(
 )
 
 
-def planned(folder: Path, *names: str, seeds: int = 1, preset: Preset = TINY, **given: Any) -> list[planning.Job]:
+def planned(folder: Path, *names: str, seeds: int = 1, preset: Preset = TINY, **given: Any) -> list[plan.Job]:
     setups = [SETUPS[name] for name in names]
-    return planning.plan(
-        setups, preset, range(1, seeds + 1), results=folder / "results", work=folder / "runs", given=given
-    )
+    return plan.plan(setups, preset, range(1, seeds + 1), results=folder / "results", work=folder / "runs", given=given)
 
 
-def run_all(jobs: list[planning.Job], **given: Any) -> list[study.Failure]:
-    return study.run_jobs(jobs, processes=2, threads=1, show=QUIET, **given)
+def run_all(jobs: list[plan.Job], **given: Any) -> list[Failure]:
+    return run_jobs(jobs, processes=2, threads=1, show=QUIET, **given)
 
 
 ATTACKED = replace(
@@ -62,7 +61,7 @@ def points(folder: Path, attack: str, settings: dict[str, Any], *, total: int = 
     save_points(file, [*load_points(file), *new])
 
 
-def keep_record(job: planning.Job, **config: Any) -> Path:
+def keep_record(job: plan.Job, **config: Any) -> Path:
     """A record as the study would keep it, with the config changed; nothing is trained."""
     record = copy.deepcopy(FULL) | {"seed": job.flags["manual_seed"]}
     record["config"] = json.loads(json.dumps({**job.flags, "dataset_train": "shown otherwise", **config}))

@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from builders import claim, epochs, point, run, runs
-from perturblab.catalogue import RELATIONS
 from perturblab.records.results import Result
 from perturblab.report import answers, rows
 from perturblab.report.claims import claim_findings
 from perturblab.report.places import by_place
 from perturblab.report.published import figure_findings
+from perturblab.studies.catalogue import RELATIONS
 
 
 def test_the_answers_come_from_the_deciding_claims() -> None:

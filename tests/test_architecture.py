@@ -234,7 +234,7 @@ import sys
 def without(*heavy):
     assert not set(heavy) & set(sys.modules), set(heavy) & set(sys.modules)
 
-import perturblab.catalogue
+import perturblab.studies.catalogue
 without("torch", "numpy", "pydantic")
 import perturblab.stats
 without("torch", "scipy", "matplotlib")

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from perturblab import arguments, catalogue, cli
-from perturblab.catalogue import ENTRIES, KINDS, METRICS, MODES, RELATIONS, SETUPS, Entry, Measure, Setup
-from perturblab.catalogue.entry import Figure
+from perturblab import arguments, cli
 from perturblab.layers import Masks
 from perturblab.models import Task, build, describe
 from perturblab.records.config import ATTACK_NAMES, TrainConfig, validated
 from perturblab.runs.build import build_net, make_recipe, net_options
 from perturblab.runs.defence import check_defence, make_adversary, make_mixings
+from perturblab.studies import catalogue
+from perturblab.studies.catalogue import ENTRIES, KINDS, METRICS, MODES, RELATIONS, SETUPS, Entry, Measure, Setup
+from perturblab.studies.catalogue.types import Figure
 
 RUNNABLE = [setup for setup in SETUPS.values() if not setup.missing]
 runnable = pytest.mark.parametrize("setup", RUNNABLE, ids=lambda setup: setup.id)

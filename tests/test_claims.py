@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from builders import claim, epochs, run, runs
-from perturblab import presets, stats
-from perturblab.catalogue import RELATIONS, SETUPS
+from perturblab import stats
 from perturblab.errors import UserError
-from perturblab.presets import PRESETS
 from perturblab.records.results import Result
 from perturblab.report import answers, rows, values
 from perturblab.report.claims import claim_findings
 from perturblab.report.places import by_place
+from perturblab.studies import setups
+from perturblab.studies.catalogue import RELATIONS, SETUPS
+from perturblab.studies.presets import PRESETS
 
 
 def test_a_claim_is_judged_on_differences_paired_by_seed() -> None:
@@ -62,7 +63,7 @@ def test_no_claim_is_judged_by_one_run_against_itself(preset: str) -> None:
         relation = finding.relation
         if not relation.right or relation.left == relation.right:
             continue
-        sides = [presets.flags_of(SETUPS[side], PRESETS[preset], 1) for side in (relation.left, relation.right)]
+        sides = [setups.flags_of(SETUPS[side], PRESETS[preset], 1) for side in (relation.left, relation.right)]
         is_same = sides[0] == sides[1]
         assert relation.measure.metric in ("smoothed", "best epoch") or finding.removed == (
             {preset: "gives both sides the same flags"} if is_same else {}

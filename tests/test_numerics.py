@@ -24,16 +24,18 @@ import torch
 from torch import Tensor, nn
 
 from builders import FULL, Tell
-from perturblab import attacks, matching, planning, study
-from perturblab.catalogue import SETUPS
+from perturblab import attacks
 from perturblab.layers import Masks, Mixing, batch_step, batchout_at
 from perturblab.layers.kernels import native
 from perturblab.models import Task, build
-from perturblab.presets import PRESETS
 from perturblab.records import environment, numerics, store
 from perturblab.records.frame import frame
 from perturblab.records.record import Record
 from perturblab.records.results import load, load_void
+from perturblab.studies import done, plan
+from perturblab.studies.catalogue import SETUPS
+from perturblab.studies.jobs import argv, set_aside_void
+from perturblab.studies.presets import PRESETS
 from perturblab.system.files import CHECKPOINT
 from perturblab.system.terminal import Show
 from perturblab.training import loop
@@ -284,11 +286,11 @@ def test_a_part_of_a_run_makes_all_of_it_void(monkeypatch: pytest.MonkeyPatch) -
     assert record.fault == fault
 
 
-def study_of_two(folder: Path) -> list[planning.Job]:
+def study_of_two(folder: Path) -> list[plan.Job]:
     """Plan a study of two runs and an attack on the first, and write records and checkpoints as if it had been run."""
     attack = {"attacks": "fgsm", "eps": "0,0.1", "subset": 20}
     tiny = replace(PRESETS["quick"], setups=("K4", "H5"), seeds=1, attacks={"K4": (attack,)})
-    jobs = planning.plan([SETUPS["K4"], SETUPS["H5"]], tiny, None, results=folder / "results", work=folder / "runs")
+    jobs = plan.plan([SETUPS["K4"], SETUPS["H5"]], tiny, None, results=folder / "results", work=folder / "runs")
     for job in jobs[:2]:
         config = {**job.flags, "dataset_train": "digits as shown"}
         named = {"study": {"setup": job.setups[0], "preset": "quick"}, "seed": job.flags["manual_seed"]}
@@ -301,23 +303,23 @@ def study_of_two(folder: Path) -> list[planning.Job]:
 
 def test_a_void_run_is_told_and_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs, results = study_of_two(tmp_path), tmp_path / "results"
-    monkeypatch.setattr(matching, "is_measured", lambda *given, **more: True)
-    assert planning.sort_jobs(jobs).done == jobs
+    monkeypatch.setattr(done, "is_measured", lambda *given, **more: True)
+    assert plan.sort_jobs(jobs).done == jobs
     assert len(frame(results)) == 2
     monkeypatch.setattr(numerics, "FAULTS", (fault := numerics.Fault((1,), "added twice", {"filter_size": (1,)}),))
-    standing = planning.sort_jobs(jobs)
+    standing = plan.sort_jobs(jobs)
     assert (standing.missing, standing.done, standing.other) == ([jobs[0], jobs[2]], [jobs[1]], [])
     assert standing.notes == [f"note: void records, to be run again: 1 ({fault})"]
     assert [run.record.study.setup for run in load(results) if run.record.study] == ["H5"]
     assert load_void(results) == [f"K4 at quick, seed 1 is void ({fault}); run it again"]
     assert len(frame(results)) == 1
-    assert "--resume" in study.argv(jobs[0], 1)
-    study.set_aside_void(standing.missing, QUIET)
-    assert "--resume" not in study.argv(jobs[0], 1), "what is void does not go on"
+    assert "--resume" in argv(jobs[0], 1)
+    set_aside_void(standing.missing, QUIET)
+    assert "--resume" not in argv(jobs[0], 1), "what is void does not go on"
     assert (tmp_path / "runs/quick/K4/seed-1-void-1" / CHECKPOINT).is_file()
     assert (results / "quick/K4/seed-1-void-1/record.json").is_file()
     assert (jobs[1].work / CHECKPOINT).is_file()
-    assert planning.sort_jobs(jobs).missing == [jobs[0]], "what is set aside is found by no job"
+    assert plan.sort_jobs(jobs).missing == [jobs[0]], "what is set aside is found by no job"
 
 
 def test_weights_of_a_void_run_are_trained_anew_for_an_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,11 +327,11 @@ def test_weights_of_a_void_run_are_trained_anew_for_an_attack(tmp_path: Path, mo
     jobs = study_of_two(tmp_path)
     valid = store.load(jobs[0].results[0] / "record.json").model_copy(update={"numerics": 2})
     store.save(valid, jobs[0].results[0] / "record.json")
-    assert planning.sort_jobs(jobs).missing == [jobs[2]]
+    assert plan.sort_jobs(jobs).missing == [jobs[2]]
     monkeypatch.setattr(numerics, "FAULTS", (numerics.Fault((1,), "added twice", {"filter_size": (1,)}),))
-    standing = planning.sort_jobs(jobs)
+    standing = plan.sort_jobs(jobs)
     assert (standing.missing, standing.done) == ([jobs[0], jobs[2]], [jobs[1]])
-    study.set_aside_void(standing.missing, QUIET)
+    set_aside_void(standing.missing, QUIET)
     assert not jobs[0].work.exists()
     assert (jobs[0].results[0] / "record.json").is_file()
 

@@ -15,13 +15,14 @@ from markupsafe import escape
 from builders import make, point, run
 from page_reader import AUDITED, RESULTS, SOME, Reader, committed, some_page
 from perturblab import cli
-from perturblab.catalogue import ENTRIES, RELATIONS
 from perturblab.errors import UserError
-from perturblab.presets import PRESETS, chosen
 from perturblab.records import results, store
 from perturblab.records.record import Record
 from perturblab.records.results import Failed, Result
 from perturblab.report import page, rows
+from perturblab.studies.catalogue import ENTRIES, RELATIONS
+from perturblab.studies.presets import PRESETS
+from perturblab.studies.setups import chosen
 
 
 def test_the_same_records_give_the_same_bytes_in_any_order() -> None:

@@ -9,9 +9,9 @@ import pytest
 from browser import needs_chromium, shown
 from builders import BATCHOUT, PLAIN, point, run
 from page_reader import AUDITED, SOME, captions, committed, some_page, table_below
-from perturblab.presets import PRESETS
 from perturblab.records.results import Result
 from perturblab.report import page
+from perturblab.studies.presets import PRESETS
 
 
 def test_a_flag_is_said_of_its_own_net_alone() -> None:

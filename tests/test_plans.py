@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 
 from builders import FULL
-from perturblab import cli, matching, planning, study
+from perturblab import cli
 from perturblab.attacks import ATTACKS
-from perturblab.catalogue import SETUPS
 from perturblab.records import store
 from perturblab.records.attack_names import ACTIVE, AT_INFERENCE, BLIND
 from perturblab.records.config import TrainConfig, validated
 from perturblab.records.record import Record, Study
 from perturblab.runs.attack import target
+from perturblab.studies import done, plan
+from perturblab.studies.catalogue import SETUPS
+from perturblab.studies.jobs import argv, share, to_share
 from studies import ATTACKED, FGSM, SETTINGS, TINY, keep_record, planned, points
 
 # --- plans -----------------------------------------------------------------------------------------------------------
@@ -25,7 +27,7 @@ def test_a_plan_goes_seed_by_seed_and_runs_what_is_the_same_once(tmp_path: Path)
     jobs = planned(tmp_path, "K4", "H5", seeds=2)
     assert [job.name for job in jobs] == ["K4 seed 1", "H5 seed 1", "K4 seed 2", "H5 seed 2"]
     twin = replace(SETUPS["K4"], id="K4-twin")
-    (job,) = planning.plan([SETUPS["K4"], twin], TINY, [1], results=tmp_path / "results", work=tmp_path / "runs")
+    (job,) = plan.plan([SETUPS["K4"], twin], TINY, [1], results=tmp_path / "results", work=tmp_path / "runs")
     assert job.setups == ("K4", "K4-twin")
     assert [str(path.relative_to(tmp_path)) for path in job.results] == [
         *("results/tiny/K4/seed-1", "results/tiny/K4-twin/seed-1")
@@ -35,16 +37,16 @@ def test_a_plan_goes_seed_by_seed_and_runs_what_is_the_same_once(tmp_path: Path)
 def test_what_one_of_several_same_set_ups_has_is_given_to_the_others(tmp_path: Path) -> None:
     twin = replace(SETUPS["K4"], id="K4-twin")
     places = {"results": tmp_path / "results", "work": tmp_path / "runs"}
-    (alone,) = planning.plan([SETUPS["K4"]], TINY, [1], **places)
+    (alone,) = plan.plan([SETUPS["K4"]], TINY, [1], **places)
     record = Record.model_validate(FULL | {"study": {"setup": "K4", "preset": "tiny"}})
     alone.results[0].mkdir(parents=True)
     store.save(record, alone.results[0] / "record.json")
     (alone.results[0] / "metrics.jsonl").write_text('{"epoch": 0}\n')
-    both = planning.plan([SETUPS["K4"], twin], TINY, [1, 2], **places)
-    assert study.to_share(both[0]) == {"K4-twin": both[0].results[1]}
-    assert study.to_share(both[1]) == {}
-    left = study.share(both)
-    assert study.to_share(both[0]) == {}
+    both = plan.plan([SETUPS["K4"], twin], TINY, [1, 2], **places)
+    assert to_share(both[0]) == {"K4-twin": both[0].results[1]}
+    assert to_share(both[1]) == {}
+    left = share(both)
+    assert to_share(both[0]) == {}
     assert [job.name for job in left] == [both[1].name], "seed 2 is to be run"
     given = store.load(both[0].results[1] / "record.json")
     assert given == record.model_copy(update={"study": Study(setup="K4-twin", preset="tiny")})
@@ -54,7 +56,7 @@ def test_what_one_of_several_same_set_ups_has_is_given_to_the_others(tmp_path: P
 
 def test_the_command_line_of_a_job_says_its_flags(tmp_path: Path) -> None:
     (job,) = planned(tmp_path, "K7", dataroot="somewhere", classes=("1", "0"))
-    line = study.argv(job, 1)[3:]
+    line = argv(job, 1)[3:]
     config = validated(TrainConfig, cli.given(cli.parsed(cli._parser(), line), TrainConfig))
     assert {name: getattr(config, name) for name in job.flags if name != "dataroot"} == {
         name: value for name, value in job.flags.items() if name != "dataroot"
@@ -130,7 +132,7 @@ def test_an_attack_counts_as_done_when_it_was_made_as_asked_for(
     keep_record(train)
     for attack, settings, more in found:
         points(train.results[0], attack, {k: v for k, v in settings.items() if v is not ...}, **more)
-    assert planning.is_done(replace(train, attack=asked)) == is_done
+    assert plan.is_done(replace(train, attack=asked)) == is_done
 
 
 def test_the_checks_of_an_attack_are_those_asked_for(tmp_path: Path) -> None:
@@ -155,7 +157,7 @@ def test_the_checks_of_an_attack_are_those_asked_for(tmp_path: Path) -> None:
         changed = [other if n == place else value for n, value in enumerate(key)]
         content = [{"key": changed, "flags": [], "findings": findings}]
         (train.results[0] / "attacks" / "checks.json").write_text(json.dumps(content))
-        assert planning.is_done(job) == (place == 4), "the radius is chosen by what was measured"
+        assert plan.is_done(job) == (place == 4), "the radius is chosen by what was measured"
 
 
 def test_points_of_other_weights_do_not_count(tmp_path: Path) -> None:
@@ -165,29 +167,29 @@ def test_points_of_other_weights_do_not_count(tmp_path: Path) -> None:
     points(train.results[0], "fgsm", SETTINGS, weights="a")
     train.work.mkdir(parents=True)
     (train.work / "weights.safetensors").write_bytes(b"other ones")
-    assert planning.is_done(job), "nothing says whose weights these are"
+    assert plan.is_done(job), "nothing says whose weights these are"
     (train.work / "record.json").write_bytes(record.read_bytes().replace(b'"seconds": 12.5', b'"seconds": 13.5'))
-    assert planning.is_done(job), "they are of another run than the record"
+    assert plan.is_done(job), "they are of another run than the record"
     here = json.loads(record.read_text())
     here["study"] = None
     (train.work / "record.json").write_text(json.dumps(here))
-    assert not planning.is_done(job)
+    assert not plan.is_done(job)
     points(train.results[0], "fgsm", SETTINGS, weights=target._hash_of_weights(train.work))
-    assert planning.is_done(job)
+    assert plan.is_done(job)
 
 
 def test_the_attacks_that_need_one_answer_for_one_image_are_known_without_torch() -> None:
-    assert set(matching._ALONE) == {name for name, attack in ATTACKS.items() if attack.fixed}
+    assert set(done._ALONE) == {name for name, attack in ATTACKS.items() if attack.fixed}
     assert set(BLIND) == {name for name, attack in ATTACKS.items() if not attack.looks}
 
 
 def test_a_record_of_other_settings_is_neither_done_nor_run(tmp_path: Path) -> None:
     setups, folders = [SETUPS["K4"]], {"results": tmp_path / "results", "work": tmp_path / "runs"}
-    train, *attacks = planning.plan(setups, replace(ATTACKED, seeds=1), [1], **folders)
+    train, *attacks = plan.plan(setups, replace(ATTACKED, seeds=1), [1], **folders)
     keep_record(train)
-    assert planning.is_done(train)
+    assert plan.is_done(train)
     path = keep_record(train, learning_rate=0.25, nepochs=3)
-    standing = planning.sort_jobs([train, *attacks])
+    standing = plan.sort_jobs([train, *attacks])
     assert (standing.done, standing.missing) == ([], []), "what attacks such a run is no better"
     assert [job for job, _ in standing.other] == [train, *attacks]
     assert standing.other[0][1] == (
@@ -195,7 +197,7 @@ def test_a_record_of_other_settings_is_neither_done_nor_run(tmp_path: Path) -> N
         f"move {path.parent} away to run it anew"
     )
     path.unlink()
-    assert planning.sort_jobs([train]).missing == [train]
+    assert plan.sort_jobs([train]).missing == [train]
 
 
 @pytest.mark.parametrize(
@@ -221,14 +223,14 @@ def test_settings_are_compared_by_what_they_mean(
     (job,) = planned(tmp_path, "K4")
     flags = {name: value for name, value in job.flags.items() if name not in asked}
     keep_record(replace(job, flags=flags), **found)
-    assert planning.is_done(replace(job, flags={**job.flags, **asked})) == is_same
+    assert plan.is_done(replace(job, flags={**job.flags, **asked})) == is_same
 
 
 def test_records_of_several_versions_are_told_apart(tmp_path: Path) -> None:
     jobs = planned(tmp_path, "K4", "H5", seeds=3)
     for job in jobs:
         keep_record(job)
-    assert planning.sort_jobs(jobs).notes == []
+    assert plan.sort_jobs(jobs).notes == []
     for job, number in zip(jobs, (1, 1, 0, 0, 0, 0), strict=True):
         path = job.results[0] / "record.json"
         content = json.loads(path.read_text())
@@ -236,7 +238,7 @@ def test_records_of_several_versions_are_told_apart(tmp_path: Path) -> None:
         content["data"]["hashes"]["train"] = "feedbeef" if job is jobs[5] else "0123456789"
         path.write_text(json.dumps(content))
     name = FULL["data"]["train"]
-    assert planning.sort_jobs(jobs).notes == [
+    assert plan.sort_jobs(jobs).notes == [
         "note: the records come from 2 versions of the numerics: 4 of 0, 2 of 1",
         "note: the records come from 2 versions of digits: "
         f"5 of {name} test cd train 012345, 1 of {name} test cd train feedbe",
@@ -244,4 +246,4 @@ def test_records_of_several_versions_are_told_apart(tmp_path: Path) -> None:
     other = replace(jobs[5], flags={**jobs[5].flags, "classes": ("0", "1")})
     path = jobs[5].results[0] / "record.json"
     path.write_text(path.read_text().replace('"config": {', '"config": {"classes": ["0", "1"], ', 1))
-    assert len(planning.sort_jobs([*jobs[:5], other]).notes) == 1, "other data were asked for"
+    assert len(plan.sort_jobs([*jobs[:5], other]).notes) == 1, "other data were asked for"

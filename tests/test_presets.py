@@ -8,14 +8,15 @@ import pytest
 
 from builders import point
 from builders import run as finished
-from perturblab import planning
-from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Setup
 from perturblab.errors import UserError
-from perturblab.presets import PRESETS, Preset, chosen, flags_of, is_comparable
 from perturblab.records.attack_names import ACTIVE, AT_INFERENCE
 from perturblab.records.config import AttackConfig, TrainConfig, validated
 from perturblab.records.points import Point
 from perturblab.report.values import value
+from perturblab.studies import plan
+from perturblab.studies.catalogue import ENTRIES, RELATIONS, SETUPS, Setup
+from perturblab.studies.presets import PRESETS, Preset
+from perturblab.studies.setups import chosen, flags_of, is_comparable
 from studies import TINY
 from told import in_order
 
@@ -121,10 +122,10 @@ def test_presets_of_one_size_share_their_records(tmp_path: Path) -> None:
     at = {name: tmp_path / name for name in ("results", "work")}
     jobs = {
         job.name: job
-        for job in planning.plan(chosen((), large), large, None, results=at["results"], work=at["work"])
+        for job in plan.plan(chosen((), large), large, None, results=at["results"], work=at["work"])
         if "K4" in job.setups
     }
-    for job in planning.plan([SETUPS["K4"]], small, (1, 2, 3), results=at["results"], work=at["work"]):
+    for job in plan.plan([SETUPS["K4"]], small, (1, 2, 3), results=at["results"], work=at["work"]):
         assert job.results[0] in jobs[job.name].results
         assert job.flags == jobs[job.name].flags
     for preset in PRESETS.values():
@@ -133,7 +134,7 @@ def test_presets_of_one_size_share_their_records(tmp_path: Path) -> None:
 
 def test_seeds_of_the_preset_are_those_of_each_set_up(tmp_path: Path) -> None:
     more = replace(TINY, seeds=1, more_seeds={"H5": 3})
-    jobs = planning.plan([SETUPS["K4"], SETUPS["H5"]], more, None, results=tmp_path, work=tmp_path)
+    jobs = plan.plan([SETUPS["K4"], SETUPS["H5"]], more, None, results=tmp_path, work=tmp_path)
     assert [job.name for job in jobs] == ["K4 seed 1", "H5 seed 1", "H5 seed 2", "H5 seed 3"]
 
 

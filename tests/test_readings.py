@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 from builders import claim, epochs, make, point, run
-from perturblab import presets, stats
-from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS, Measure
-from perturblab.presets import PRESETS
+from perturblab import stats
 from perturblab.records.results import Result
 from perturblab.report import rows, values
 from perturblab.report.claims import claim_findings
 from perturblab.report.places import by_place
 from perturblab.report.published import figure_findings
+from perturblab.studies import presets, setups
+from perturblab.studies.catalogue import ENTRIES, RELATIONS, SETUPS, Measure
+from perturblab.studies.presets import PRESETS
 
 
 def test_the_last_epoch_is_the_headline_and_the_published_metrics_are_of_the_best_one() -> None:
@@ -186,7 +187,7 @@ def test_the_preset_nearest_to_the_published_protocol_comes_first() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
 def test_comparable_means_that_no_flag_differs(preset: presets.Preset) -> None:
-    for setup in presets.chosen((), preset):
-        flags = {**presets.flags_of(setup, preset, 1), "audit": True}
-        full = {**presets.flags_of(setup, PRESETS["full"], 1), "audit": True}
-        assert presets.is_comparable(setup, preset) == (flags == full)
+    for setup in setups.chosen((), preset):
+        flags = {**setups.flags_of(setup, preset, 1), "audit": True}
+        full = {**setups.flags_of(setup, PRESETS["full"], 1), "audit": True}
+        assert setups.is_comparable(setup, preset) == (flags == full)

@@ -9,9 +9,9 @@ import pytest
 import perturblab
 from perturblab import cli
 from perturblab.arguments import given, parsed
-from perturblab.catalogue import ENTRIES, RELATIONS
 from perturblab.records.config import TrainConfig, validated
 from perturblab.report import tables
+from perturblab.studies.catalogue import ENTRIES, RELATIONS
 from snippets import blocks, commands, executed, promised
 
 ROOT = Path(__file__).parents[1]

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from perturblab import cli, matching
+from perturblab import cli
 from perturblab.errors import UserError
 from perturblab.records import store
 from perturblab.records.config import TrainConfig
 from perturblab.records.record import VERSION
+from perturblab.studies import done
 from perturblab.system.terminal import Show
 
 QUIET = Show(quiet=True)
@@ -77,8 +78,8 @@ def test_a_record_with_flags_that_set_nothing_loads_and_is_what_is_asked_for(tmp
     (tmp_path / "record.json").write_text(json.dumps(content))
     record = store.load(tmp_path / "record.json")
     assert record.config.keys() >= {"save", "logs", "learning_rate_decay"}
-    assert matching.differing(record, TrainConfig(**flags), flags.keys()) == ""
-    assert matching.differing(record, TrainConfig(**flags | {"momentum": 0.5}), flags.keys()) == "momentum 0.9, now 0.5"
+    assert done.differing(record, TrainConfig(**flags), flags.keys()) == ""
+    assert done.differing(record, TrainConfig(**flags | {"momentum": 0.5}), flags.keys()) == "momentum 0.9, now 0.5"
 
 
 def test_a_newer_one_is_refused_with_the_remedy(tmp_path: Path) -> None:

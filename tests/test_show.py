@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from builders import Tell
-from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS
 from perturblab.cli_catalogue import _found, _how_to_run
-from perturblab.presets import PRESETS, chosen
 from perturblab.records import results
 from perturblab.report import rows
+from perturblab.studies.catalogue import ENTRIES, RELATIONS, SETUPS
+from perturblab.studies.presets import PRESETS
+from perturblab.studies.setups import chosen
 
 
 def test_show_says_what_a_figure_is_about_and_not_the_clean_accuracy(tell: Tell) -> None:

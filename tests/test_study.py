@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from perturblab import planning, study
-from perturblab.catalogue import SETUPS
 from perturblab.records import numerics, store
 from perturblab.records.attack_names import WORST
 from perturblab.records.checks import load_checks
@@ -18,15 +16,18 @@ from perturblab.records.paths import file_of
 from perturblab.records.points import load_points, save_points
 from perturblab.records.record import Study
 from perturblab.records.results import Failed, load, load_failed
+from perturblab.studies import plan
+from perturblab.studies.catalogue import SETUPS
+from perturblab.studies.jobs import failure_file, forget_failure, run_jobs, share
 from perturblab.system.terminal import Show
 from studies import ATTACKED, FGSM, SETTINGS, TINY, keep_record, planned, points, run_all
 
 
 def test_what_is_missing_is_run_and_nothing_twice(tmp_path: Path) -> None:
     jobs = planned(tmp_path, "K4", "H5")
-    assert not any(planning.is_done(job) for job in jobs)
+    assert not any(plan.is_done(job) for job in jobs)
     assert run_all(jobs) == []
-    assert all(planning.is_done(job) for job in jobs)
+    assert all(plan.is_done(job) for job in jobs)
     for name in ("K4", "H5"):
         record = store.load(tmp_path / f"results/tiny/{name}/seed-1/record.json")
         assert record.study == Study(setup=name, preset="tiny")
@@ -38,7 +39,7 @@ def test_what_is_missing_is_run_and_nothing_twice(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("in_process")
 def test_what_is_trained_is_attacked_as_the_preset_says(tmp_path: Path) -> None:
     setups, folders = [SETUPS["K4"]], {"results": tmp_path / "results", "work": tmp_path / "runs"}
-    jobs = planning.plan(setups, ATTACKED, None, **folders)
+    jobs = plan.plan(setups, ATTACKED, None, **folders)
     assert [job.name for job in jobs] == [
         *("K4 seed 1", "K4 seed 2"),
         *(f"K4 seed {seed}: {names}" for names in ("fgsm,deepfool", "transfer-fgsm") for seed in (1, 2)),
@@ -49,14 +50,14 @@ def test_what_is_trained_is_attacked_as_the_preset_says(tmp_path: Path) -> None:
     assert {failure.reason for failure in failures} == {"it needs a run that is not trained; say the same once it is"}
     assert not list((tmp_path / "results").rglob("*.json")), "nothing is written for what could not begin"
     assert run_all(trained) == []
-    assert not any(planning.is_done(job) for job in attacks)
+    assert not any(plan.is_done(job) for job in attacks)
     assert run_all(jobs[2:]) == []
-    assert all(planning.is_done(job) for job in jobs)
+    assert all(plan.is_done(job) for job in jobs)
     kept = tmp_path / "results" / "tiny" / "K4" / "seed-1" / "attacks"
     assert {path.name for path in kept.glob("*.json")} >= {"fgsm.json", "deepfool.json", "transfer-fgsm.json"}
     wider = replace(ATTACKED, attacks={"K4": ({**ATTACKED.attacks["K4"][0], "eps": "0,0.1,0.2"},)})
-    more = planning.plan(setups, wider, None, **folders)
-    assert [planning.is_done(job) for job in more] == [True, True, False, False], "a radius more is not yet measured"
+    more = plan.plan(setups, wider, None, **folders)
+    assert [plan.is_done(job) for job in more] == [True, True, False, False], "a radius more is not yet measured"
 
 
 @pytest.mark.usefixtures("in_process")
@@ -65,22 +66,22 @@ def test_a_run_whose_weights_are_gone_is_trained_anew_for_its_next_attack(
 ) -> None:
     setups, folders = [SETUPS["K4"]], {"results": tmp_path / "results", "work": tmp_path / "runs"}
     first, second = ({"attacks": name, "eps": "0,0.1", "subset": 20, "checks": False} for name in ("fgsm", "uniform"))
-    assert run_all(planning.plan(setups, replace(ATTACKED, seeds=1, attacks={"K4": (first,)}), None, **folders)) == []
+    assert run_all(plan.plan(setups, replace(ATTACKED, seeds=1, attacks={"K4": (first,)}), None, **folders)) == []
     shutil.rmtree(tmp_path / "runs")
-    jobs = planning.plan(setups, replace(ATTACKED, seeds=1, attacks={"K4": (first, second)}), None, **folders)
-    standing = planning.sort_jobs(jobs)
+    jobs = plan.plan(setups, replace(ATTACKED, seeds=1, attacks={"K4": (first, second)}), None, **folders)
+    standing = plan.sort_jobs(jobs)
     assert standing.missing == [jobs[0], jobs[2]]
     assert standing.done == [jobs[1]]
     assert standing.notes == ["note: runs trained anew to be attacked, since their weights are not here: 1"]
     with monkeypatch.context() as later:
         later.setattr(numerics, "code_hash", lambda: "0" * 12)
-        assert planning.sort_jobs(jobs).notes[1:] == [], "other sources are no other numbers"
+        assert plan.sort_jobs(jobs).notes[1:] == [], "other sources are no other numbers"
         later.setattr(numerics, "NUMERICS", numerics.NUMERICS + 1)
-        (note,) = planning.sort_jobs(jobs).notes[1:]
+        (note,) = plan.sort_jobs(jobs).notes[1:]
         assert "1 of these were trained under another numerics number" in note
-    assert study.share(standing.missing) == standing.missing
+    assert share(standing.missing) == standing.missing
     assert run_all(standing.missing) == []
-    assert all(planning.is_done(job) for job in jobs)
+    assert all(plan.is_done(job) for job in jobs)
     attacks = tmp_path / "results/tiny/K4/seed-1/attacks"
     found = [point for name in ("fgsm", "uniform") for point in load_points(file_of(attacks.parent, name, "linf"))]
     assert len(found) == 4
@@ -95,9 +96,9 @@ def test_two_studies_over_one_run_lose_no_points_of_each_other(tmp_path: Path) -
     """Each has results of its own, so that what lies beside the weights may lack what one of them has."""
     first, second = ({"attacks": "fgsm", "eps": eps, "subset": 20, "checks": True} for eps in ("0,0.1", "0,0.2"))
 
-    def study_of(results: str, *attacks: dict[str, Any]) -> list[planning.Job]:
+    def study_of(results: str, *attacks: dict[str, Any]) -> list[plan.Job]:
         preset = replace(ATTACKED, seeds=1, attacks={"K4": attacks})
-        return planning.plan([SETUPS["K4"]], preset, None, results=tmp_path / results, work=tmp_path / "runs")
+        return plan.plan([SETUPS["K4"]], preset, None, results=tmp_path / results, work=tmp_path / "runs")
 
     one = study_of("one", first)
     assert run_all(one) == []
@@ -111,12 +112,12 @@ def test_two_studies_over_one_run_lose_no_points_of_each_other(tmp_path: Path) -
     assert all(after[p.key] == p.answers for p in before)
     assert all(check in load_checks(kept) for check in checks)
     assert len(load_checks(kept)) == 2
-    assert all(planning.is_done(job) for job in study_of("one", first, second))
+    assert all(plan.is_done(job) for job in study_of("one", first, second))
 
 
 @pytest.mark.usefixtures("in_process")
 def test_broken_points_beside_the_weights_fail_that_attack_alone(tmp_path: Path) -> None:
-    jobs = planning.plan([SETUPS["K4"]], ATTACKED, None, results=tmp_path / "results", work=tmp_path / "runs")
+    jobs = plan.plan([SETUPS["K4"]], ATTACKED, None, results=tmp_path / "results", work=tmp_path / "runs")
     trained, attacks = jobs[:2], jobs[2:4]
     assert run_all(trained) == []
     save_points(attacks[0].results[0] / "attacks/fgsm.json", [])
@@ -127,8 +128,8 @@ def test_broken_points_beside_the_weights_fail_that_attack_alone(tmp_path: Path)
     assert failure.name == attacks[0].name
     assert str(broken) in failure.reason
     assert "delete it" in failure.reason
-    assert study.failure_file(attacks[0]).is_file()
-    assert planning.is_done(attacks[1]), "the other run goes on"
+    assert failure_file(attacks[0]).is_file()
+    assert plan.is_done(attacks[1]), "the other run goes on"
     assert broken.read_text() == "{"
 
 
@@ -148,21 +149,21 @@ def test_points_of_other_weights_are_kept_and_told(tmp_path: Path) -> None:
         )
     assert {path: path.read_bytes() for path in before} == before
     assert not file_of(train.work, "fgsm", "linf").exists(), "an attack that could not count is not begun"
-    assert [job for job, _ in planning.sort_jobs([train, attack]).other] == [attack]
+    assert [job for job, _ in plan.sort_jobs([train, attack]).other] == [attack]
 
 
 def test_two_attacks_on_one_run_wait_for_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each would write what the other does not know."""
     one = replace(ATTACKED, seeds=1)
     both = ({"attacks": "fgsm", "eps": "0,0.1", "subset": n, "checks": False} for n in (20, 30))
-    jobs = planning.plan(
+    jobs = plan.plan(
         [SETUPS["K4"]],
         replace(one, attacks={"K4": tuple(both)}),
         None,
         results=tmp_path / "results",
         work=tmp_path / "runs",
     )
-    assert study.run_jobs(jobs, processes=3, threads=1, show=Show()) == []
+    assert run_jobs(jobs, processes=3, threads=1, show=Show()) == []
     said = [line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines() if line.startswith("K4 seed 1")]
     assert said == ["begun", "done"] * 3
     points = json.loads((tmp_path / "results/tiny/K4/seed-1/attacks/fgsm.json").read_text())["points"]
@@ -174,18 +175,18 @@ def test_a_failed_attack_stays_listed_until_it_succeeds_itself(tmp_path: Path) -
     setups, folders = [SETUPS["K4"]], {"results": tmp_path / "results", "work": tmp_path / "runs"}
     fine = {"attacks": "fgsm", "eps": "0,0.1", "subset": 20, "checks": False}
     both = replace(ATTACKED, seeds=1, attacks={"K4": ({**fine, "norm": "l2", "attacks": "fgsm-normalised"}, fine)})
-    train, bad, good = planning.plan(setups, both, None, **folders)
-    assert len({study.failure_file(job) for job in (train, bad, good)}) == 3
+    train, bad, good = plan.plan(setups, both, None, **folders)
+    assert len({failure_file(job) for job in (train, bad, good)}) == 3
     (failure,) = run_all([train, bad, good])
     assert failure.name == "K4 seed 1: fgsm-normalised"
-    assert [planning.is_done(job) for job in (train, bad, good)] == [True, False, True]
+    assert [plan.is_done(job) for job in (train, bad, good)] == [True, False, True]
     listed = [Failed(failure.name, failure.reason)]
     assert load_failed(folders["results"]) == listed
-    study.forget_failure(train)
+    forget_failure(train)
     assert load_failed(folders["results"]) == listed, "nor does the training of the run remove it"
     assert load(folders["results"])[0].points
     mended = replace(bad, attack={**fine, "subset": 30})
-    study.failure_file(bad).parent.rename(study.failure_file(mended).parent)
+    failure_file(bad).parent.rename(failure_file(mended).parent)
     assert run_all([mended]) == []
     assert load_failed(folders["results"]) == []
     assert not list(folders["results"].rglob("failed*"))
@@ -199,7 +200,7 @@ def test_what_was_begun_with_other_settings_is_not_kept_as_what_is_asked_for(tmp
     record = before.results[0] / "record.json"
     record.unlink()
     (job,) = planned(tmp_path, "K4", preset=replace(TINY, flags={**TINY.flags, "nepochs": 1}))
-    ((_, why),) = planning.sort_jobs([job]).other
+    ((_, why),) = plan.sort_jobs([job]).other
     assert why == f"its record is of other settings (nepochs 2, now 1); move {job.work} away to run it anew"
     (failure,) = run_all([job])
     assert failure.reason == why

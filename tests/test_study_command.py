@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from builders import Tell
-from perturblab import cli, presets
-from perturblab.catalogue import ENTRIES, RELATIONS, SETUPS
+from perturblab import cli
 from perturblab.records import store
 from perturblab.records.record import Study
+from perturblab.studies import presets
+from perturblab.studies.catalogue import ENTRIES, RELATIONS, SETUPS
 from perturblab.system.files import locked
 from studies import TINY, keep_record, planned
 from told import in_order

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
-from perturblab import cli, planning, study, study_ray
-from perturblab.catalogue import SETUPS
+from perturblab import cli
 from perturblab.errors import UserError
-from perturblab.presets import Preset
 from perturblab.records import results
 from perturblab.records.record import Record, Study
+from perturblab.studies import jobs, plan
+from perturblab.studies import ray as ray_module
+from perturblab.studies.catalogue import SETUPS
+from perturblab.studies.presets import Preset
 from perturblab.system.files import locked
 from perturblab.system.terminal import Show
 from told import in_order
@@ -32,17 +34,17 @@ TINY = Preset(
 )
 
 
-def planned(folder: Path, flags: dict[str, Any] | None = None) -> planning.Job:
+def planned(folder: Path, flags: dict[str, Any] | None = None) -> plan.Job:
     setups = [SETUPS["K4"], replace(SETUPS["K4"], id="K4-twin")]
     preset = replace(TINY, flags={**TINY.flags, **(flags or {})})
-    (job,) = planning.plan(setups, preset, [1], results=folder / "results", work=folder / "runs")
+    (job,) = plan.plan(setups, preset, [1], results=folder / "results", work=folder / "runs")
     return job
 
 
 @pytest.mark.usefixtures("in_process")
 def test_a_machine_hands_back_what_would_be_kept_and_keeps_nothing(tmp_path: Path) -> None:
     job = planned(tmp_path)
-    brought = study_ray._run(job, 1)
+    brought = ray_module._run(job, 1)
     assert brought.failures == ()
     assert [sorted(files) for files in brought.folders] == [["metrics.jsonl", "record.json"]] * 2
     for setup, files in zip(job.setups, brought.folders, strict=True):
@@ -54,7 +56,7 @@ def test_a_machine_hands_back_what_would_be_kept_and_keeps_nothing(tmp_path: Pat
 
 @pytest.mark.usefixtures("in_process")
 def test_a_run_that_fails_there_is_a_failure_here(tmp_path: Path) -> None:
-    brought = study_ray._run(planned(tmp_path, {"depth": 3}), 1)
+    brought = ray_module._run(planned(tmp_path, {"depth": 3}), 1)
     (failure,) = brought.failures
     assert re.search(in_order("--depth perturb_resnet18"), failure.reason)
     assert [sorted(files) for files in brought.folders] == [["failed.json"], []]
@@ -66,17 +68,17 @@ def test_only_what_has_succeeded_is_no_longer_listed_as_failed(tmp_path: Path, m
     attack = replace(job, attack={"attacks": "fgsm"}, results=job.results[:1])
     errors = {name: type(name, (Exception,), {}) for name in ("RayError", "TaskCancelledError")}
     answers = [
-        study_ray.Brought(({"failed.json": b'{"name": "K4 seed 1", "reason": "no", "code": 1}'}, {}), ()),
-        study_ray.Brought(({"record.json": b"{}"}, {"record.json": b"{}"}), ()),
+        ray_module.Brought(({"failed.json": b'{"name": "K4 seed 1", "reason": "no", "code": 1}'}, {}), ()),
+        ray_module.Brought(({"record.json": b"{}"}, {"record.json": b"{}"}), ()),
     ]
     ray = SimpleNamespace(get=lambda number: answers[number], exceptions=SimpleNamespace(**errors))
     monkeypatch.setitem(sys.modules, "ray", ray)
-    study.failed(attack, "out of memory", 1, Show(quiet=True))
-    (failure,) = study_ray._home(job, 0, Show(quiet=True))
+    jobs.failed(attack, "out of memory", 1, Show(quiet=True))
+    (failure,) = ray_module._home(job, 0, Show(quiet=True))
     assert failure.reason == "it was interrupted where it ran; the same command goes on"
     listed = [results.Failed(attack.name, "out of memory"), results.Failed(failure.name, failure.reason)]
     assert results.load_failed(tmp_path) == listed
-    assert study_ray._home(job, 1, Show(quiet=True)) == []
+    assert ray_module._home(job, 1, Show(quiet=True)) == []
     assert results.load_failed(tmp_path) == listed[:1]
 
 
@@ -85,17 +87,17 @@ def test_a_run_that_is_called_off_while_it_is_started_is_not_left_behind(
 ) -> None:
     """Ray interrupts wherever a task stands: here, when the process is there and the study does not yet know of it."""
     processes = []
-    start = study._started
+    start = jobs._started
 
-    def called_off(job: planning.Job, threads: int) -> "subprocess.Popen[bytes]":
+    def called_off(job: plan.Job, threads: int) -> "subprocess.Popen[bytes]":
         processes.append(start(job, threads))
         signal.raise_signal(signal.SIGINT)
         return processes[0]
 
-    monkeypatch.setattr(study, "_started", called_off)
+    monkeypatch.setattr(jobs, "_started", called_off)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        study_ray._run(planned(tmp_path, {"nepochs": 10_000}), 1)
+        ray_module._run(planned(tmp_path, {"nepochs": 10_000}), 1)
     assert [process.returncode for process in processes] == [cli.INTERRUPTED], "a clean stop"
     assert not (tmp_path / "results").exists(), "what was called off has not failed"
     assert signal.getsignal(signal.SIGINT) is before
@@ -110,7 +112,7 @@ def test_what_is_left_of_the_last_attempt_is_waited_for(tmp_path: Path) -> None:
             free.wait()
 
     held = threading.Event()
-    holder, waiter = threading.Thread(target=hold), threading.Thread(target=study_ray._wait_for, args=(tmp_path,))
+    holder, waiter = threading.Thread(target=hold), threading.Thread(target=ray_module._wait_for, args=(tmp_path,))
     holder.start()
     held.wait()
     waiter.start()
@@ -125,21 +127,21 @@ def test_what_is_left_of_the_last_attempt_is_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("need", "enough"),
     [
-        (study_ray.Need(cpus=4), True),
-        (study_ray.Need(cpus=2, gpus=0.5), True),
-        (study_ray.Need(cpus=5), False),
-        (study_ray.Need(gpus=2), False),
-        (study_ray.Need(cpus=4, gpus=1), False),  # no single machine has both
-        (study_ray.Need(cpus=8), False),  # the one that had them is lost
+        (ray_module.Need(cpus=4), True),
+        (ray_module.Need(cpus=2, gpus=0.5), True),
+        (ray_module.Need(cpus=5), False),
+        (ray_module.Need(gpus=2), False),
+        (ray_module.Need(cpus=4, gpus=1), False),  # no single machine has both
+        (ray_module.Need(cpus=8), False),  # the one that had them is lost
     ],
 )
 def test_that_no_machine_suffices_is_told(
-    need: study_ray.Need, enough: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    need: ray_module.Need, enough: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machines = [({"CPU": 4.0}, True), ({"CPU": 2.0, "GPU": 1.0}, True), ({"CPU": 8.0}, False), ({}, True)]
     nodes = [{"NodeID": str(number), "Alive": alive, "Resources": has} for number, (has, alive) in enumerate(machines)]
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(nodes=lambda: nodes))
-    assert study_ray._machines(need, Show(quiet=True)) == {"0", "1", "3"}
+    assert ray_module._machines(need, Show(quiet=True)) == {"0", "1", "3"}
     told = f"warning: no machine of the cluster has {need.cpus} cores and {need.gpus:g} GPUs; the runs wait for one\n"
     assert capsys.readouterr() == ("", "" if enough else told)
 
@@ -194,14 +196,14 @@ def test_a_cluster_that_is_slow_to_serve_a_client_is_asked_again(
 
     ray = SimpleNamespace(init=init, shutdown=lambda: calls.append("shutdown"))
     monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setattr(study_ray, "_knock", lambda on: None)
+    monkeypatch.setattr(ray_module, "_knock", lambda on: None)
     if refusals < 3:
-        with study_ray.connected("ray://head:10001", study_ray.Need()):
+        with ray_module.connected("ray://head:10001", ray_module.Need()):
             pass
         assert calls == ["ray://head:10001"] * 3 + ["shutdown"]
     else:
         with pytest.raises(UserError, match=r"no cluster answers \(RuntimeError: it took too long\)"):
-            study_ray.connected("ray://head:10001", study_ray.Need()).__enter__()
+            ray_module.connected("ray://head:10001", ray_module.Need()).__enter__()
         assert calls == ["ray://head:10001"] * 3
 
 
@@ -209,4 +211,4 @@ def test_ray_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=in_order("Ray ; pip install 'perturblab[ray]'")):
-        study_ray.connected("ray", study_ray.Need()).__enter__()
+        ray_module.connected("ray", ray_module.Need()).__enter__()

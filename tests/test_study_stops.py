@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from builders import Tell
-from perturblab import planning, study
-from perturblab.catalogue import SETUPS
+from perturblab.studies import plan
+from perturblab.studies.catalogue import SETUPS
+from perturblab.studies.jobs import FAILED, _log, argv
 from perturblab.system.files import locked
 from studies import TINY, planned, run_all
 from told import in_order
@@ -24,13 +25,13 @@ from told import in_order
 @pytest.mark.usefixtures("in_process")
 def test_a_run_that_fails_is_listed_and_tried_again(tmp_path: Path) -> None:
     bad = replace(SETUPS["K4"], id="bad", flags={**SETUPS["K4"].flags, "depth": 3})
-    jobs = planning.plan([bad, SETUPS["H5"]], TINY, [1], results=tmp_path / "results", work=tmp_path / "runs")
+    jobs = plan.plan([bad, SETUPS["H5"]], TINY, [1], results=tmp_path / "results", work=tmp_path / "runs")
     (failure,) = run_all(jobs)
     assert failure.name == "bad seed 1"
     assert re.search(in_order("--depth perturb_resnet18"), failure.reason)
     written = json.loads((tmp_path / "results/tiny/bad/seed-1/failed.json").read_text())
     assert written["reason"] == failure.reason
-    assert [planning.is_done(job) for job in jobs] == [False, True], "the other run went on"
+    assert [plan.is_done(job) for job in jobs] == [False, True], "the other run went on"
     good = [replace(jobs[0], flags={k: v for k, v in jobs[0].flags.items() if k != "depth"})]
     assert run_all(good) == []
     assert not (tmp_path / "results/tiny/bad/seed-1/failed.json").exists()
@@ -41,7 +42,7 @@ def test_a_run_that_is_killed_is_told_as_killed_and_done_by_the_next_call(tmp_pa
     endless = replace(TINY, flags={**TINY.flags, "nepochs": 10**6})
     jobs = planned(tmp_path, "K4", preset=endless)
     jobs[0].work.parent.mkdir(parents=True)
-    study._log(jobs[0]).write_text("of another time\n")
+    _log(jobs[0]).write_text("of another time\n")
     killed = list[int]()
 
     def kill() -> bool:
@@ -76,9 +77,9 @@ def test_a_stop_ends_cleanly_and_the_next_call_goes_on(tmp_path: Path) -> None:
         return jobs[0].work.is_dir()
 
     assert run_all(jobs, stop=stop) == []
-    assert not planning.is_done(jobs[0])
+    assert not plan.is_done(jobs[0])
     assert checkpoint.is_file()
-    assert "--resume" in study.argv(jobs[0], 1)
+    assert "--resume" in argv(jobs[0], 1)
 
 
 @pytest.mark.parametrize("ignored", [True, False])
@@ -90,8 +91,8 @@ def test_a_run_that_is_only_just_starting_hears_the_stop(ignored: bool, tmp_path
         assert run_all([job], stop=job.work.with_name("seed-1.log").is_file) == []
     finally:
         signal.signal(signal.SIGINT, before)
-    assert not planning.is_done(job), "it went on to its end"
-    assert not list(tmp_path.rglob(study.FAILED)), "it did not fail: the same command does it"
+    assert not plan.is_done(job), "it went on to its end"
+    assert not list(tmp_path.rglob(FAILED)), "it did not fail: the same command does it"
 
 
 def test_a_second_study_is_kept_out(tmp_path: Path, tell: Tell) -> None:

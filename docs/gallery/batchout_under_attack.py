@@ -11,12 +11,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from perturblab.catalogue import ENTRIES
 from perturblab.records.flags import UPPER_BOUND, said
 from perturblab.records.markdown import markdown_table
 from perturblab.records.points import Point
 from perturblab.records.results import load
 from perturblab.stats import Interval, t_interval
+from perturblab.studies.catalogue import ENTRIES
 
 RESULTS = Path(__file__).parents[2] / "results" / "robust"
 FULL = {"attacks": ("fgsm", "pgd", "autoattack")}

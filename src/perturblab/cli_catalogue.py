@@ -18,10 +18,10 @@ from perturblab.errors import UserError
 from perturblab.system.signals import asked_to_stop
 
 if TYPE_CHECKING:
-    from perturblab.catalogue import Entry, Relation, Setup
-    from perturblab.planning import Job, Standing
-    from perturblab.presets import Preset
-    from perturblab.study import Failure
+    from perturblab.studies.catalogue import Entry, Relation, Setup
+    from perturblab.studies.jobs import Failure
+    from perturblab.studies.plan import Job, Standing
+    from perturblab.studies.presets import Preset
     from perturblab.system.terminal import Show
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
@@ -65,7 +65,7 @@ def add_commands(add: Add) -> None:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from perturblab import catalogue
+    from perturblab.studies import catalogue
 
     items: list[Entry | Relation | Setup] = [
         *catalogue.ENTRIES.values(),
@@ -96,19 +96,19 @@ def _list(args: argparse.Namespace) -> int:
 
 def _unpublished() -> "list[Setup]":
     """Controls and other set-ups that no published figure rests on."""
-    from perturblab.catalogue import ENTRIES, SETUPS
+    from perturblab.studies.catalogue import ENTRIES, SETUPS
 
     published = {entry.setup for entry in ENTRIES.values()}
     return [setup for setup in SETUPS.values() if setup.id not in published and setup.id not in ENTRIES]
 
 
 def _found(name: str) -> "tuple[Entry | None, Setup | None, Relation | None]":
-    from perturblab import catalogue
+    from perturblab.studies import catalogue
 
     entry, relation = catalogue.ENTRIES.get(name), catalogue.RELATIONS.get(name)
     setup = catalogue.SETUPS.get(entry.setup if entry is not None else name)
     if entry is None and relation is None and setup is None:
-        from perturblab.presets import not_found
+        from perturblab.studies.setups import not_found
 
         raise not_found(name)
     return entry, setup, relation
@@ -128,8 +128,8 @@ def _show(args: argparse.Namespace) -> int:
 
 def _how_to_run(name: str, entry: "Entry | None", setup: "Setup | None", relation: "Relation | None") -> dict[str, str]:
     """The command, or why there is none."""
-    from perturblab.catalogue import SETUPS
-    from perturblab.presets import flags_of
+    from perturblab.studies.catalogue import SETUPS
+    from perturblab.studies.setups import flags_of
 
     sides: tuple[str, ...] = () if setup is None else (setup.id,)
     measure = None if entry is None else entry.measure
@@ -151,8 +151,8 @@ def _preset_for(sides: Sequence[str], relation: "Relation | None", *, attacked: 
 
     One that would leave nothing of a difference, or would not attack what is asked about under attack, comes last.
     """
-    from perturblab.presets import PRESETS
     from perturblab.report.claims import is_removed, pairs
+    from perturblab.studies.presets import PRESETS
 
     def suits(preset: "Preset") -> tuple[bool, ...]:
         starts = (*preset.special, *preset.attacks)
@@ -251,24 +251,25 @@ def _plain(value: Any) -> str:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from perturblab import planning, study
-    from perturblab.presets import PRESETS
+    from perturblab.studies.jobs import set_aside_void, share, to_share
+    from perturblab.studies.plan import sort_jobs
+    from perturblab.studies.presets import PRESETS
     from perturblab.system.files import locked
     from perturblab.system.terminal import Show
 
     show, jobs = Show(quiet=args.quiet), _jobs(args)
     place = _placed(args)
-    standing = planning.sort_jobs(jobs)
+    standing = sort_jobs(jobs)
     if args.on is not None and (left := sum(bool(job.attack) for job in standing.missing)):
         # Nothing can be attacked on a machine that does not have the weights.
         show.warn(f"{left} attacks are left out: the weights stay where a run is trained; attack without --on there")
         jobs = [job for job in jobs if not job.attack]
-        standing = planning.sort_jobs(jobs)
+        standing = sort_jobs(jobs)
     missing = standing.missing
     _say_standing(args.preset, len(jobs), standing, show)
     if args.dry_run or not missing:
         nothing = "nothing else is missing" if standing.other else "nothing is missing"
-        given = ((job.name, ", ".join(study.to_share(job))) for job in missing)
+        given = ((job.name, ", ".join(to_share(job))) for job in missing)
         names = (f"{name}: trained already, kept for {more} too" if more else name for name, more in given)
         print("\n".join(names) or nothing)
         return DONE
@@ -284,8 +285,8 @@ def _run(args: argparse.Namespace) -> int:
             busy = f"another study is at work in {folder}; wait for it, or choose another {flag}"
             shared = args.seed is not None and folder not in own
             stack.enter_context(locked(folder, busy, shared=shared))
-        study.set_aside_void(missing, show)
-        missing = study.share(missing)
+        set_aside_void(missing, show)
+        missing = share(missing)
         run_all = stack.enter_context(place)
         stop = stack.enter_context(asked_to_stop(args.stop))
         failures = run_all(missing, show=show, stop=stop)
@@ -309,8 +310,9 @@ def _say_standing(preset: str, jobs: int, standing: "Standing", show: "Show") ->
 
 
 def _jobs(args: argparse.Namespace) -> "list[Job]":
-    from perturblab.planning import plan
-    from perturblab.presets import PRESETS, chosen
+    from perturblab.studies.plan import plan
+    from perturblab.studies.presets import PRESETS
+    from perturblab.studies.setups import chosen
 
     if args.preset not in PRESETS:
         raise UserError(f"--preset got {args.preset!r}; choose one of {', '.join(PRESETS)}")
@@ -330,7 +332,7 @@ def _jobs(args: argparse.Namespace) -> "list[Job]":
 
 def _placed(args: argparse.Namespace) -> "AbstractContextManager[Callable[..., list[Failure]]]":
     """What runs jobs, here or on a cluster; entered, it is ready."""
-    from perturblab import study
+    from perturblab.studies.jobs import run_jobs
 
     at_once = integers(args.jobs, "--jobs")[0] if args.jobs is not None else None
     if args.on is None:
@@ -338,13 +340,13 @@ def _placed(args: argparse.Namespace) -> "AbstractContextManager[Callable[..., l
             raise UserError(f"{unread[0]} given without --on, which it belongs to; drop it, or give --on ray")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         processes = at_once or min(cores, 4)
-        return nullcontext(partial(study.run_jobs, processes=processes, threads=max(1, cores // processes)))
-    from perturblab import study_ray
+        return nullcontext(partial(run_jobs, processes=processes, threads=max(1, cores // processes)))
+    from perturblab.studies import ray
 
-    need = study_ray.Need(
+    need = ray.Need(
         integers(args.cpus, "--cpus")[0] if args.cpus is not None else 1, _gpus(args.gpus) if args.gpus else 0.0
     )
-    return study_ray.connected(args.on, need, at_once)
+    return ray.connected(args.on, need, at_once)
 
 
 def _gpus(text: str) -> float:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from perturblab import stats
-from perturblab.presets import PRESETS
 from perturblab.report.claims import ClaimFinding, Compared
+from perturblab.studies.presets import PRESETS
 
 # What is said of each claim.
 _NOISE = {

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from perturblab import stats
-from perturblab.catalogue import RELATIONS, SETUPS, Relation
-from perturblab.presets import PRESETS, differing, flags_of
 from perturblab.records.flags import BLACK_BOX, NOT_CONVERGED, PGD_WEAKER, SATURATED, said
 from perturblab.records.record import Parameters
 from perturblab.records.results import Result
 from perturblab.report.places import Places, Seeds, flags_in, mixture, presets_run, values_of
 from perturblab.report.values import EVERY_EPOCH, exact, images_of_all, trained
+from perturblab.studies.catalogue import RELATIONS, SETUPS, Relation
+from perturblab.studies.presets import PRESETS
+from perturblab.studies.setups import differing, flags_of
 
 _BASELINE, EVIDENCE = "K1", 55.0  # the 3x3 net, and the percent on CIFAR-10 below which a study is none
 LEARNED = 40.0  # percent of the training images below which a net is not trained; chosen after the first K3 (31 %)

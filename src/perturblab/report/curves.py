@@ -8,7 +8,6 @@ from statistics import fmean
 
 from perturblab import stats
 from perturblab.errors import one_line
-from perturblab.presets import DECIDING
 from perturblab.records.attack_names import is_capped
 from perturblab.records.flags import said
 from perturblab.records.points import radius
@@ -16,6 +15,7 @@ from perturblab.records.results import Result
 from perturblab.report import attacks
 from perturblab.report.charts import Line, Numbers, Panel, numbers, panels_svg
 from perturblab.report.places import Places, Seeds
+from perturblab.studies.presets import DECIDING
 
 _METRICS = (("exact", "exact"), ("batch_mean", "batch mean"), ("smoothed", "smoothed"))
 # Whose curves are drawn, where they were run: a picture a recipe, since ten curves in one cannot be told apart.

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perturblab.catalogue import SETUPS, Setup
-from perturblab.catalogue.entry import typed
-from perturblab.presets import PRESETS, Preset, flags_of
 from perturblab.records.config import TrainConfig
 from perturblab.records.groups import Group, group
 from perturblab.records.record import Record
@@ -20,6 +17,10 @@ from perturblab.report.curves import attack_charts, audit_charts, learning_chart
 from perturblab.report.places import Places, by_place, place_of
 from perturblab.report.published import figure_findings
 from perturblab.report.rows import claim_row, open_claim, sections
+from perturblab.studies.catalogue import SETUPS, Setup
+from perturblab.studies.catalogue.types import typed
+from perturblab.studies.presets import PRESETS, Preset
+from perturblab.studies.setups import flags_of
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # control characters that no HTML may hold

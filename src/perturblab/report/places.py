@@ -3,12 +3,12 @@
 import json
 from collections.abc import Iterable, Mapping
 
-from perturblab.catalogue import SETUPS, Measure
 from perturblab.errors import UserError
-from perturblab.presets import PRESETS
 from perturblab.records.record import Record
 from perturblab.records.results import Result
 from perturblab.report.values import Value, value
+from perturblab.studies.catalogue import SETUPS, Measure
+from perturblab.studies.presets import PRESETS
 
 Seeds = Mapping[int, Result]
 Places = Mapping[tuple[str, str], Seeds]  # (preset, set-up) -> seed -> run

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from perturblab import stats
-from perturblab.catalogue import SETUPS, Relation, find
 from perturblab.errors import UserError
 from perturblab.records.flags import said
 from perturblab.records.markdown import markdown_table
@@ -16,6 +15,7 @@ from perturblab.report.claims import ClaimFinding, Compared, claim_findings
 from perturblab.report.places import by_place
 from perturblab.report.published import FigureFinding, Measured, figure_findings
 from perturblab.report.volatility import fine
+from perturblab.studies.catalogue import SETUPS, Relation, find
 
 SECTIONS = {
     "pnn": "Perturbative neural networks, the reproduction, the authors' reply",

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from perturblab.catalogue import Measure
 from perturblab.records.attack_names import ACTIVE, AT_INFERENCE
 from perturblab.records.points import Point
 from perturblab.records.results import Result
 from perturblab.report.volatility import spreads
+from perturblab.studies.catalogue import Measure
 
 _CLOSE = 1e-6  # radii are typed as decimals here and as fractions there
 _FIRST_COUNTED = 11  # epoch index; the published code looks for the best one from there on

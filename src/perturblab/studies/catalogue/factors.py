@@ -1,7 +1,7 @@
 """Differences one factor at a time: the reply's recipe, noise in every manner, the controls that nobody published."""
 
-from perturblab.catalogue.entry import Relation, tagged
-from perturblab.catalogue.sources import KL, PAPER, UP
+from perturblab.studies.catalogue.sources import KL, PAPER, UP
+from perturblab.studies.catalogue.types import Relation, tagged
 
 _NOBODY = "Nobody published this control"
 _WHY = KL.format("README, conclusion")

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from perturblab.catalogue import pnn
-from perturblab.catalogue.entry import variant
+from perturblab.studies.catalogue import pnn
+from perturblab.studies.catalogue.types import variant
 
 _BY_ID = {setup.id: setup for setup in pnn.SETUPS}
 _K1, _K3, _K4, _K5, _H2, _H4, _H5, _A1, _A2 = (

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from perturblab.catalogue.batchout_figures import CLEAN, fgsm
-from perturblab.catalogue.batchout_vgg import UNSAID
-from perturblab.catalogue.entry import Entry, Figure, Measure
-from perturblab.catalogue.sources import R1
+from perturblab.studies.catalogue.batchout_figures import CLEAN, fgsm
+from perturblab.studies.catalogue.batchout_vgg import UNSAID
+from perturblab.studies.catalogue.sources import R1
+from perturblab.studies.catalogue.types import Entry, Figure, Measure
 
 _MAX = 8 / 255
 _SPREAD = "Within one run the same attack varies by 5 to 16 points from checkpoint to checkpoint."

@@ -6,7 +6,7 @@ earlier, A the authors' reply, U what a user of the reply measured.
 
 from typing import Any
 
-from perturblab.catalogue.entry import Setup
+from perturblab.studies.catalogue.types import Setup
 
 CIFAR = {"dataset_test": "CIFAR10", "dataset_train": "CIFAR10"}
 _TYPED = "--dataset-test 'CIFAR10' --dataset-train 'CIFAR10'"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from perturblab.catalogue.entry import Setup, typed, variant
+from perturblab.studies.catalogue.types import Setup, typed, variant
 
 # The paper states no optimiser, rate, batch size or augmentation; the re-implementation's recipe on MNIST stands in.
 _MNIST: dict[str, Any] = {

@@ -19,14 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from perturblab import matching
 from perturblab.errors import UserError
-from perturblab.planning import Job, unlike
 from perturblab.records import store
 from perturblab.records.checks import load_checks, save_checks
 from perturblab.records.paths import point_files
 from perturblab.records.points import load_points, save_points
 from perturblab.records.record import Study
+from perturblab.studies.done import fault_in
+from perturblab.studies.plan import Job, unlike
 from perturblab.system.files import CHECKPOINT, PREVIOUS, sweep, write_atomically
 from perturblab.system.signals import STOPS
 from perturblab.system.terminal import Show
@@ -58,7 +58,7 @@ def set_aside_void(jobs: Iterable[Job], show: Show) -> None:
     """
     for job in (job for job in jobs if not job.attack):
         for folder in (job.work, *job.results):
-            if fault := matching.fault_in(folder):
+            if fault := fault_in(folder):
                 names = (folder.with_name(f"{folder.name}-void-{number}") for number in itertools.count(1))
                 aside = next(path for path in names if not path.exists())
                 try:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from perturblab.catalogue.batchout import RADII, SHARES
-from perturblab.catalogue.entry import Entry, Figure, Measure
-from perturblab.catalogue.sources import BATCHOUT, R2, TRIALS
+from perturblab.studies.catalogue.batchout import RADII, SHARES
+from perturblab.studies.catalogue.sources import BATCHOUT, R2, TRIALS
+from perturblab.studies.catalogue.types import Entry, Figure, Measure
 
 CLEAN = Measure("exact")
 _PIXELS = (1, 2, 3, 4, 5)  # of 255
@@ -32,7 +32,7 @@ def fgsm(eps: float, norm: str = "linf", attack: str = "fgsm", mode: str = "") -
         eps: radius in pixels of [0, 1].
         norm: "linf", or "l2" for the fast gradient method.
         attack: "fgsm", or a published mistake in its place.
-        mode: see `perturblab.catalogue.entry.MODES`.
+        mode: see `perturblab.studies.catalogue.types.MODES`.
 
     Returns:
         What is read from a run.

@@ -8,12 +8,21 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from perturblab import matching
-from perturblab.catalogue import Setup
-from perturblab.presets import Preset, flags_of
 from perturblab.records import store
 from perturblab.records.config import AttackConfig, TrainConfig, validated
 from perturblab.records.numerics import Fault
+from perturblab.studies.catalogue import Setup
+from perturblab.studies.done import (
+    differing,
+    fault_in,
+    has_other_numerics,
+    is_measured,
+    other_weights,
+    versions,
+    weights_of,
+)
+from perturblab.studies.presets import Preset
+from perturblab.studies.setups import flags_of
 
 # Of a study's attacks, to tell the time left: passes through the net an image; images of a test and of a training set.
 _PASSES = {"pgd": 250, "autoattack": 5000, "deepfool": 50, "deepfool-unclipped": 50}
@@ -146,13 +155,13 @@ def sort_jobs(jobs: Iterable[Job]) -> Standing:
         else:
             missing.append(job)
     kept = ((store.record_in(folder), job.config) for job in done if not job.attack for folder in job.results)
-    notes = matching.versions((record, asked) for record, asked in kept if record)
+    notes = versions((record, asked) for record, asked in kept if record)
     needs = {path for job in missing for path in job.needs}
-    needed = {path.parent for path in needs if not path.is_file() or matching.fault_in(path.parent)}
+    needed = {path.parent for path in needs if not path.is_file() or fault_in(path.parent)}
     anew = [job for job in done if not job.attack and job.work in needed]
     if anew:
         notes.append(f"note: runs trained anew to be attacked, since their weights are not here: {len(anew)}")
-    if others := sum(matching.has_other_numerics(job.results[0]) for job in anew):
+    if others := sum(has_other_numerics(job.results[0]) for job in anew):
         notes.append(
             f"note: {others} of these were trained under another numerics number; if the weights differ now, no attack "
             "is added to their points"
@@ -178,7 +187,7 @@ def is_done(job: Job) -> bool:
     folder, config = job.results[0], validated(AttackConfig, dict(job.attack))
     record = store.record_in(folder) or store.record_in(job.work)
     images = None if record is None else record.counts.last.total
-    return matching.is_measured(config, folder, images=images, weights=matching.weights_of(job.work, folder))
+    return is_measured(config, folder, images=images, weights=weights_of(job.work, folder))
 
 
 def void_of(job: Job) -> Fault | None:
@@ -190,12 +199,12 @@ def void_of(job: Job) -> Fault | None:
     Raises:
         UserError: a record is broken.
     """
-    return next((fault for folder in job.results if (fault := matching.fault_in(folder))), None)
+    return next((fault for folder in job.results if (fault := fault_in(folder))), None)
 
 
 def _differing(job: Job, folder: Path) -> str:
     record = store.record_in(folder)
-    return "" if record is None else matching.differing(record, job.config, job.flags)
+    return "" if record is None else differing(record, job.config, job.flags)
 
 
 def unlike(job: Job) -> str:
@@ -214,6 +223,6 @@ def unlike(job: Job) -> str:
     if places:
         there, said = " and ".join(map(str, places)), next(iter(places.values()))
         return f"its record is of other settings ({said}); move {there} away to run it anew"
-    if said := matching.other_weights(job.work, job.results[0]):
+    if said := other_weights(job.work, job.results[0]):
         return f"its points are of other weights ({said}); move {job.results[0]} away to measure them anew"
     return ""

@@ -19,19 +19,19 @@ import difflib
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
-from perturblab.catalogue import (
+from perturblab.studies.catalogue import (
     batchout,
     batchout_figures,
     batchout_vgg,
     batchout_vgg_figures,
+    claims,
     controls,
     factors,
     lbcnn,
     pnn,
     pnn_figures,
-    relations,
 )
-from perturblab.catalogue.entry import KINDS, METRICS, MODES, Entry, Figure, Measure, Relation, Setup, typed
+from perturblab.studies.catalogue.types import KINDS, METRICS, MODES, Entry, Figure, Measure, Relation, Setup, typed
 
 __all__ = [
     "ENTRIES",
@@ -83,7 +83,7 @@ SETUPS: dict[str, Setup] = by_id((*pnn.SETUPS, *lbcnn.SETUPS, *controls.SETUPS, 
 ENTRIES: dict[str, Entry] = by_id(
     (*pnn_figures.ENTRIES, *lbcnn.ENTRIES, *batchout_figures.ENTRIES, *batchout_vgg_figures.ENTRIES)
 )
-RELATIONS: dict[str, Relation] = by_id((*relations.RELATIONS, *factors.RELATIONS))
+RELATIONS: dict[str, Relation] = by_id((*claims.RELATIONS, *factors.RELATIONS))
 
 
 def find(text: str) -> list[Entry | Relation]:

@@ -1,7 +1,7 @@
 """Claims about differences: what was said of noise, of the recipe, of frozen filters, of BatchOut."""
 
-from perturblab.catalogue.entry import BATCH_MEAN, SMOOTHED, Measure, Relation, tagged
-from perturblab.catalogue.sources import BATCHOUT, KL, LBCNN, R1, TRIALS, UP
+from perturblab.studies.catalogue.sources import BATCHOUT, KL, LBCNN, R1, TRIALS, UP
+from perturblab.studies.catalogue.types import BATCH_MEAN, SMOOTHED, Measure, Relation, tagged
 
 _ABOUT_5 = "About 5 is taken as 4 to 6 points; the printed figures themselves differ by 5.6 to 6.3."
 _ALIKE = "No margin was given for being the same; half a point is taken."

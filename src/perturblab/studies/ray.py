@@ -13,10 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from perturblab import planning, study
 from perturblab.errors import UserError
-from perturblab.planning import Job
-from perturblab.study import Failure, failed, forget_failure
+from perturblab.studies import plan
+from perturblab.studies.jobs import Failure, failed, forget_failure, run_jobs
+from perturblab.studies.plan import Job
 from perturblab.system.files import locked, write_atomically
 from perturblab.system.signals import asked_to_stop
 from perturblab.system.terminal import Show
@@ -61,7 +61,7 @@ def connected(on: str, need: Need, at_once: int | None = None) -> Iterator[Calla
         at_once: how many runs are handed to the cluster at once; all by default.
 
     Yields:
-        `run_on_cluster` there, which takes jobs, ``show`` and ``stop`` as `perturblab.study.run_jobs` does.
+        `run_on_cluster` there, which takes jobs, ``show`` and ``stop`` as `perturblab.studies.jobs.run_jobs` does.
 
     Raises:
         UserError: another word, no Ray, or no cluster.
@@ -113,7 +113,7 @@ def _no_cluster(on: str, reason: str) -> UserError:
 def run_on_cluster(
     jobs: Sequence[Job], *, need: Need, at_once: int | None, show: Show, stop: Callable[[], bool] = lambda: False
 ) -> list[Failure]:
-    """Run jobs on the connected cluster until all are done or have failed; otherwise as `perturblab.study.run_jobs`.
+    """Run jobs on the connected cluster until all are done or have failed; otherwise as `perturblab.studies.jobs.run_jobs`.
 
     Args:
         jobs: those that are missing.
@@ -168,8 +168,8 @@ def _run(job: Job, threads: int) -> Brought:
     # Ray cancels by an interrupt wherever it comes: before the study knows of the process that it starts, for one.
     with TemporaryDirectory() as folder, asked_to_stop(signals=(signal.SIGINT,)) as stop:
         own = replace(job, results=tuple(Path(folder, str(number)) for number in range(len(job.results))))
-        failures = study.run_jobs([own], processes=1, threads=threads, show=Show(quiet=True), stop=stop)
-        if stop() and not failures and not planning.is_done(own):
+        failures = run_jobs([own], processes=1, threads=threads, show=Show(quiet=True), stop=stop)
+        if stop() and not failures and not plan.is_done(own):
             raise KeyboardInterrupt
         return Brought(tuple(_files(path) for path in own.results), tuple(failures))
 

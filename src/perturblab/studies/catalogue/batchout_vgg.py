@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from perturblab.catalogue import batchout
-from perturblab.catalogue.entry import Setup, typed, variant
+from perturblab.studies.catalogue import batchout
+from perturblab.studies.catalogue.types import Setup, typed, variant
 
 _TIED = (
     "It is no VGG19: the same module is called seven times, which leaves 8 convolutions of 16, 4,694,346 parameters of "

@@ -1,7 +1,7 @@
 """The figures published about perturbative neural networks."""
 
-from perturblab.catalogue.entry import BATCH_MEAN, NOTHING, SMOOTHED, TRUNCATED, Entry, Figure, Measure
-from perturblab.catalogue.sources import KL, OR, PAPER, UP
+from perturblab.studies.catalogue.sources import KL, OR, PAPER, UP
+from perturblab.studies.catalogue.types import BATCH_MEAN, NOTHING, SMOOTHED, TRUNCATED, Entry, Figure, Measure
 
 _SEPTEMBER_5 = KL.format("README of 5 and 6 September 2018 (commits c4de84a, 179532c)")
 _AUGUST_28 = KL.format("README of 28 August 2018 (commit 836fbde)")

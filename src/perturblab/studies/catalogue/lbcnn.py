@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from perturblab.catalogue.entry import BATCH_MEAN, NOTHING, Entry, Figure, Measure, Setup, typed, variant
-from perturblab.catalogue.sources import LBCNN, LUA, TOY
+from perturblab.studies.catalogue.sources import LBCNN, LUA, TOY
+from perturblab.studies.catalogue.types import BATCH_MEAN, NOTHING, Entry, Figure, Measure, Setup, typed, variant
 
 _RECIPE: dict[str, Any] = {
     "net_type": "lbcnet",

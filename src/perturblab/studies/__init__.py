@@ -1,0 +1,1 @@
+"""Studies of many runs: the published catalogue, sizes, plans and jobs. Nothing here imports torch."""

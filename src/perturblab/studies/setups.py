@@ -1,0 +1,112 @@
+"""The flags of a set-up at a preset, and how set-ups are found by name."""
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from perturblab.errors import UserError
+from perturblab.records.config import PUBLISHED
+from perturblab.studies.catalogue import ENTRIES, RELATIONS, SETUPS, Setup
+from perturblab.studies.presets import PRESETS, Preset
+
+
+def flags_of(setup: Setup, preset: Preset, seed: int) -> dict[str, Any]:
+    """The training flags of one run.
+
+    Args:
+        setup: of the catalogue.
+        preset: the size.
+        seed: decides init, masks, order and augmentation.
+
+    Returns:
+        Fields of `TrainConfig`; the epochs are always among them.
+    """
+    published = PUBLISHED[str(setup.flags.get("code", "kl"))]
+    flags: dict[str, Any] = {"nepochs": published["nepochs"], **setup.flags}
+    if "nfilters" in flags:
+        flags["nfilters"] = max(1, math.floor(preset.width * int(flags["nfilters"]) + 0.5))
+    if preset.rate != 1:
+        rate = preset.rate * float(flags.get("learning_rate", published["learning_rate"]))
+        flags["learning_rate"] = float(f"{rate:.6g}")
+    flags |= preset.flags
+    for start, special in preset.special.items():
+        flags |= special if setup.id.startswith(start) else {}
+    if "dataset_train" in preset.flags:  # the test images are of the same data set
+        flags.pop("dataset_test", None)
+    return {**flags, "manual_seed": seed}
+
+
+def differing(left: Setup, right: Setup, preset: Preset) -> tuple[str, ...]:
+    """Say in which training flags two set-ups differ at a preset; in none where it removes what tells them apart.
+
+    Args:
+        left, right: of the catalogue.
+        preset: the size.
+
+    Returns:
+        Names of flags, sorted.
+    """
+    a, b = (flags_of(setup, preset, 0) for setup in (left, right))
+    return tuple(sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name)))
+
+
+def is_comparable(setup: Setup, preset: Preset) -> bool:
+    """Say whether an absolute figure of a set-up at a preset may be compared with the published one.
+
+    Args:
+        setup: of the catalogue.
+        preset: the size.
+
+    Returns:
+        Whether the preset changes nothing of the set-up but what is counted beside it (the audit).
+    """
+    published = {"nepochs": PUBLISHED[str(setup.flags.get("code", "kl"))]["nepochs"], **setup.flags, "audit": True}
+    return {**flags_of(setup, preset, 0), "audit": True} == {**published, "manual_seed": 0}
+
+
+def chosen(ids: Iterable[str], preset: Preset) -> list[Setup]:
+    """The set-ups that a study runs.
+
+    Args:
+        ids: of set-ups, of figures, or of relations, which mean both of their sides; those of the preset when none is
+            given.
+        preset: the size.
+
+    Returns:
+        Set-ups, each once.
+
+    Raises:
+        UserError: an unknown id, one that cannot be run here, or one that the preset is not made for.
+    """
+    found: dict[str, Setup] = {}
+    for name in ids or preset.setups:
+        for setup in _setups_of(name):
+            if setup not in SETUPS:
+                raise UserError(f"{name} rests on no run; see perturblab show {name}")
+            if SETUPS[setup].missing:
+                raise UserError(f"{setup} cannot be run: {SETUPS[setup].missing}; see perturblab show {setup}")
+            if preset.only and setup not in preset.only:
+                fit = ", ".join(p.name for p in PRESETS.values() if not p.only or setup in p.only)
+                raise UserError(f"{setup} is none of the set-ups that preset {preset.name} is made for; choose {fit}")
+            found[setup] = SETUPS[setup]
+    return list(found.values())
+
+
+def _setups_of(name: str) -> tuple[str, ...]:
+    if name in SETUPS:
+        return (name,)
+    if name in ENTRIES:
+        return (ENTRIES[name].setup,)
+    if name in RELATIONS:
+        relation = RELATIONS[name]
+        return relation.left, *(relation.rivals or (relation.right,))
+    raise not_found(name)
+
+
+def not_found(name: str) -> UserError:
+    """The error for a name that the catalogue does not have, with the nearest one that it has."""
+    known = {known.lower(): known for known in (*SETUPS, *ENTRIES, *RELATIONS)}
+    near = difflib.get_close_matches(name.lower(), known, 1)
+    hint = f"did you mean {known[near[0]]}?" if near else "see perturblab list"
+    return UserError(f"nothing in the catalogue is called {name!r}; {hint}")
