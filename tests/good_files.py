@@ -19,7 +19,7 @@ from PIL import Image
 
 from perturblab import cli
 from perturblab.records.paths import FAILED
-from perturblab.report.tables import BEGIN, END
+from perturblab.report.groups_table import BEGIN, END
 from perturblab.runs import checkpoint
 
 DIGITS = 597  # test images of the bundled digits

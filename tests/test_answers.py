@@ -6,10 +6,10 @@ from typing import Any
 
 from builders import claim, epochs, point, run, runs
 from perturblab.records.results import Result
-from perturblab.report import answers, rows
+from perturblab.report import answers, claims_table
+from perturblab.report.by_setup import by_place
 from perturblab.report.claims import claim_findings
-from perturblab.report.places import by_place
-from perturblab.report.published import figure_findings
+from perturblab.report.figures import figure_findings
 from perturblab.studies.catalogue import RELATIONS
 
 
@@ -61,7 +61,7 @@ def test_an_answer_has_the_verdict_of_its_row_after_the_correction() -> None:
     of += runs("A1-untied", [5201, 5320, 5350])
     (compared,) = claim(claim_findings(by_place(of)), "R-A1-constant").measured
     assert compared.paired.verdict == "worse", "by itself"
-    assert rows.claim_words(RELATIONS["R-A1-constant"], compared).startswith("not distinguishable; ")
+    assert claims_table.claim_words(RELATIONS["R-A1-constant"], compared).startswith("not distinguishable; ")
     noise, _ = answers.answers(claim_findings(by_place(of)))
     assert "not distinguishable (difference -1.10" in noise.sentences[0]
 
@@ -84,7 +84,7 @@ def test_what_has_not_the_same_numerics_or_images_is_said_where_it_is_taken_toge
         assert compared.note == said
         figure = next(found for found in figure_findings(of) if found.entry.setup == "K4" and found.measured)
         assert figure.measured[0].note == said
-        assert any(said.capitalize() in line for line in rows.figure_row(figure, figure.measured[0]).details)
+        assert any(said.capitalize() in line for line in claims_table.figure_row(figure, figure.measured[0]).details)
 
 
 def test_a_published_figure_of_all_images_is_not_compared_with_one_of_some() -> None:
@@ -167,9 +167,9 @@ def test_a_flag_bounds_the_side_that_carries_it() -> None:
         assert compared.flagged == f"BO-cifar-{arm}: empirical upper bound, flags: {flag}"
         assert compared.flagged in batchout.sentences[0]
         assert ("not shown, since" in batchout.sentences[0]) is not is_shown
-        words = rows.claim_words(RELATIONS[f"R-batchout-{attack}-cifar"], compared)
+        words = claims_table.claim_words(RELATIONS[f"R-batchout-{attack}-cifar"], compared)
         assert words.startswith("agrees; " if is_shown else "not shown ")
-        row = rows.claim_row(claim(found, f"R-batchout-{attack}-cifar"), compared)
+        row = claims_table.claim_row(claim(found, f"R-batchout-{attack}-cifar"), compared)
         assert "100 of 10,000" in row.details[0]
 
 

@@ -241,7 +241,7 @@ without("torch", "scipy", "matplotlib")
 from perturblab.records import record
 records.environment(threads=1, precision="fp32", compile="off", device="cpu")
 without("torch", "scipy", "matplotlib", "datasets")
-import perturblab.report.tables
+import perturblab.report.groups_table
 without("torch", "scipy", "matplotlib", "rich")
 from perturblab.records.frame import frame
 assert not frame(sys.argv[1]).empty

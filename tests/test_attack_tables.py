@@ -16,11 +16,11 @@ from perturblab.records.flags import said
 from perturblab.records.points import save_points
 from perturblab.records.results import Result
 from perturblab.records.worst_case import NO_WORST
-from perturblab.report import attacks, volatility
+from perturblab.report import attacks_table, volatility_table
 
 
 def test_means_intervals_and_verdicts_are_those_of_the_seeds() -> None:
-    text = attacks.markdown([*PLAIN, *BATCHOUT], CONTROL)
+    text = attacks_table.markdown([*PLAIN, *BATCHOUT], CONTROL)
     rows = {row[""]: row for row in columns(text)}
     assert list(rows) == [CONTROL, f"{CONTROL}, BatchOut"]
     values = [87.5, 75.0, 100.0]
@@ -35,17 +35,17 @@ def test_a_set_whose_classes_were_chosen_tells_their_number_once() -> None:
     (run, *_) = PLAIN
     test = f"CIFAR-10, {len(run.record.data.classes)} classes"
     chosen = run.record.model_copy(update={"data": run.record.data.model_copy(update={"test": test})})
-    assert f"**{test}: fgsm, 8 test images**" in attacks.markdown([Result(chosen, (), run.points)], CONTROL)
+    assert f"**{test}: fgsm, 8 test images**" in attacks_table.markdown([Result(chosen, (), run.points)], CONTROL)
 
 
 def test_a_flagged_curve_says_so_beside_its_numbers() -> None:
-    rows = {row[""]: row for row in columns(attacks.markdown([*PLAIN, *BATCHOUT], CONTROL))}
+    rows = {row[""]: row for row in columns(attacks_table.markdown([*PLAIN, *BATCHOUT], CONTROL))}
     assert rows[f"{CONTROL}, BatchOut"]["flags"] == said(("zero gradients",))
     assert rows[CONTROL]["flags"] == ""
 
 
 def test_too_few_seeds_get_no_interval_and_no_verdict_but_that() -> None:
-    rows = {row[""]: row for row in columns(attacks.markdown([*PLAIN[:2], *BATCHOUT[:2]], CONTROL))}
+    rows = {row[""]: row for row in columns(attacks_table.markdown([*PLAIN[:2], *BATCHOUT[:2]], CONTROL))}
     assert rows[CONTROL]["0.1"] == "6.25"
     assert rows[f"{CONTROL}, BatchOut"]["0.1"] == "81.25 too few seeds"
 
@@ -58,7 +58,7 @@ def test_worst_case_is_over_all_attacks_that_keep_to_the_threat() -> None:
         point("pgd frozen", 0.1, [0, 0, 0, 0]),
         point("deepfool", 1, [0, 0, 0, 0], norm="l2"),
     ]
-    text = attacks.markdown([Result(record, (), (clean, fgsm, *more))])
+    text = attacks_table.markdown([Result(record, (), (clean, fgsm, *more))])
     worst = text.split(f"{WORST} of fgsm, pgd, 4 test images")[1]
     assert columns(worst)[0]["0.1"] == "**25.00**"  # only the second image is right under both, and was to begin with
 
@@ -67,7 +67,7 @@ def test_only_seeds_that_met_the_same_attacks_share_a_worst_case() -> None:
     right = [1, 1, 0, 0]
     met = [point("fgsm", 0.0, [1] * 4), point("fgsm", 0.1, right), point("pgd", 0.1, [1, 0, 0, 0])]
     more = [*met, point("square", 0.1, [0, 0, 0, 0])]
-    text = attacks.markdown([Result(make(0), (), tuple(met)), Result(make(1), (), tuple(more))])
+    text = attacks_table.markdown([Result(make(0), (), tuple(met)), Result(make(1), (), tuple(more))])
     few, many = (
         columns(text.split(f"{WORST} of {names}, 4 test")[1])[0] for names in ("fgsm, pgd", "fgsm, pgd, square")
     )
@@ -79,7 +79,7 @@ def test_a_published_mode_of_a_random_net_is_no_part_of_the_worst_case() -> None
     mode = {"mode": "BatchOut active in evaluation, a published mistake", "verdicts": 3}
     met = [point("fgsm", 0.1, [1, 1, 1, 0]), point("pgd", 0.1, [1, 1, 0, 0])]
     met += [point("uniform", 0.1, [0, 0, 0, 0], settings=mode), point("gaussian", 0.1, [0, 0, 0, 0], settings=mode)]
-    text = attacks.markdown([Result(make(0), (), tuple(met))])
+    text = attacks_table.markdown([Result(make(0), (), tuple(met))])
     assert columns(text.split(f"{WORST} of fgsm, pgd, 4 test images")[1])[0]["0.1"] == "**50.00**"
     assert NO_WORST not in text
 
@@ -88,7 +88,7 @@ def test_a_random_net_is_said_to_have_no_worst_case() -> None:
     drawn = {"settings": {"verdicts": 3}}
     random = Result(make(0), (), (point("fgsm", 0.1, [1, 0], **drawn), point("pgd", 0.1, [0, 1], **drawn)))
     other = Result(make(1, defence="batchout"), (), (point("fgsm", 0.1, [1, 0]), point("pgd", 0.1, [0, 1])))
-    text = attacks.markdown([random, other])
+    text = attacks_table.markdown([random, other])
     assert [line for line in text.splitlines() if NO_WORST in line] == [f"CIFAR-10, 2 classes, {CONTROL}: {NO_WORST}."]
     (row,) = columns(text.split(f"{WORST} of fgsm, pgd, 2 test images")[1])
     assert (row[""], row["0.1"]) == (f"{CONTROL}, BatchOut", "**0.00**")
@@ -103,20 +103,20 @@ def test_a_flag_of_the_checks_in_the_folder_is_shown_with_every_curve_of_the_sam
     save_points(run / "attacks" / "deepfool.json", [point("deepfool", 1, [0] * 8, subset="all", norm="l2")])
     (run / "attacks" / "checks.json").write_text(json.dumps([CHECK]))
     (run / "record.json").write_text(make(0).model_dump_json())
-    rows = [row for block in attacks.markdown(results.load(tmp_path)).split("\n**") for row in columns(block)]
+    rows = [row for block in attacks_table.markdown(results.load(tmp_path)).split("\n**") for row in columns(block)]
     assert len(rows) == 5, "fgsm on few and many, autoattack, deepfool, the worst case"
     assert {row["flags"] for row in rows} == {said(("saturated logits",))}
 
 
 def test_an_unknown_control_is_told_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"--control got 'x'; expected one of 'resnet18, 64 filters'"):
-        attacks.markdown(PLAIN, "x")
+        attacks_table.markdown(PLAIN, "x")
 
 
 def test_runs_are_found_by_their_records_and_attacks(tmp_path: Path) -> None:
     assert results.load(tmp_path) == []
     with pytest.raises(UserError, match=r"no run .*attacked"):
-        attacks.markdown([Result(make(0))])
+        attacks_table.markdown([Result(make(0))])
     with pytest.raises(UserError, match="nowhere"):
         results.load(tmp_path / "nowhere")
     record, points = PLAIN[0].record, PLAIN[0].points
@@ -144,11 +144,11 @@ def test_failures_of_a_study_are_found(tmp_path: Path) -> None:
 def test_spread_is_the_deviation_of_the_changes() -> None:
     losses = [2.0, 1.5, 1.2, 1.3, 1.1, 1.05]
     rows = [{"train_loss": loss} | ({"test_loss": 1.0} if i < 3 else {}) for i, loss in enumerate(losses)]
-    found = volatility.spreads(rows)
+    found = volatility_table.spreads(rows)
     assert set(found) == {"training loss", "its second half"}, "a test loss of some epochs only says nothing"
     assert found["training loss"] == pytest.approx(statistics.stdev([-0.5, -0.3, 0.1, -0.2, -0.05]))
     assert found["its second half"] == pytest.approx(statistics.stdev([-0.2, -0.05]))
-    assert volatility.spreads(rows[:2]) == {}
+    assert volatility_table.spreads(rows[:2]) == {}
 
 
 def zigzag(spread: float) -> tuple[dict[str, float], ...]:
@@ -163,11 +163,13 @@ def test_spreads_are_compared_by_ratio_and_by_seed() -> None:
     ratios = [math.log(2.2), math.log(2.0), math.log(1.95)]
     half = scipy_stats.t.ppf(0.975, 2) * statistics.stdev(ratios) / math.sqrt(3)
     low, high = math.exp(statistics.mean(ratios) - half), math.exp(statistics.mean(ratios) + half)
-    row = columns(volatility.markdown([*plain, *mixed], CONTROL))[1]
+    row = columns(volatility_table.markdown([*plain, *mixed], CONTROL))[1]
     times = math.exp(statistics.mean(ratios))
     mean = statistics.mean([2.2, 4.0, 7.8])
     assert row["training loss"] == f"{mean:.4f} (times {times:.2f} [{low:.2f}, {high:.2f}]: larger)"
-    assert columns(volatility.markdown([*plain, *mixed[:2]], CONTROL))[1]["training loss"].endswith("too few seeds)")
+    assert columns(volatility_table.markdown([*plain, *mixed[:2]], CONTROL))[1]["training loss"].endswith(
+        "too few seeds)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,23 +184,23 @@ def test_spreads_are_compared_by_ratio_and_by_seed() -> None:
     ],
 )
 def test_a_spread_is_written_so_that_it_can_be_told_from_nothing(value: float, sign: str, want: str) -> None:
-    assert volatility.fine(value, sign) == want
+    assert volatility_table.fine(value, sign) == want
 
 
 def test_the_flags_of_some_curves_are_told_by_seed() -> None:
     one = Result(
         PLAIN[0].record, (), (point("fgsm", 0.1, [1, 0], flags=("b", "a")), point("pgd", 0.1, [1, 0], flags=("c",)))
     )
-    (group,) = attacks.attacked_groups([one, *PLAIN[1:]])
-    kinds = {attacks.kind_of(p) for p in one.points if p.attack == "fgsm"}
-    assert attacks.flagged_seeds(group, kinds) == {"b": (0,), "a": (0,)}
-    assert attacks.flagged_seeds(group, []) == {}
+    (group,) = attacks_table.attacked_groups([one, *PLAIN[1:]])
+    kinds = {attacks_table.kind_of(p) for p in one.points if p.attack == "fgsm"}
+    assert attacks_table.flagged_seeds(group, kinds) == {"b": (0,), "a": (0,)}
+    assert attacks_table.flagged_seeds(group, []) == {}
 
 
 def test_groups_on_other_images_are_not_compared() -> None:
     plain = [Result(make(seed), zigzag(1.0)) for seed in range(3)]
     other = [Result(make(seed, test="MNIST", defence="batchout"), zigzag(2.0)) for seed in range(3)]
-    cells = [row["training loss"] for row in columns(volatility.markdown([*plain, *other], CONTROL))]
+    cells = [row["training loss"] for row in columns(volatility_table.markdown([*plain, *other], CONTROL))]
     assert sorted(cells) == ["1.0000", "2.0000"]
 
 

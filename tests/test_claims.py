@@ -11,9 +11,9 @@ from builders import claim, epochs, run, runs
 from perturblab import stats
 from perturblab.errors import UserError
 from perturblab.records.results import Result
-from perturblab.report import answers, rows, values
+from perturblab.report import answers, claims_table, readings
+from perturblab.report.by_setup import by_place
 from perturblab.report.claims import claim_findings
-from perturblab.report.places import by_place
 from perturblab.studies import setups
 from perturblab.studies.catalogue import RELATIONS, SETUPS
 from perturblab.studies.presets import PRESETS
@@ -73,7 +73,7 @@ def test_no_claim_is_judged_by_one_run_against_itself(preset: str) -> None:
             assert compared.differing
             assert all(sides[0].get(name) != sides[1].get(name) for name in compared.differing)
     if preset == "cpu":
-        row = rows.open_claim(claim(claim_findings(by_place(of)), "R-K3-schedule"))
+        row = claims_table.open_claim(claim(claim_findings(by_place(of)), "R-K3-schedule"))
         assert row.cells[2].startswith("not comparable at preset cpu, ")
 
 
@@ -98,7 +98,7 @@ def test_runs_of_other_numerics_are_told_apart() -> None:
         placed = by_place([*of(number), *runs("K4", [5000, 5000, 5000])])
         finding = claim(claim_findings(placed), "R-noise")
         assert finding.measured[0].note == note
-        assert any(note in line for line in rows.claim_row(finding, finding.measured[0]).details)
+        assert any(note in line for line in claims_table.claim_row(finding, finding.measured[0]).details)
 
 
 def test_two_records_of_one_run_that_differ_are_a_mistake() -> None:
@@ -128,7 +128,7 @@ def test_a_study_that_learns_too_little_is_no_evidence(baseline: list[int], trai
     (compared,) = claim(found, "R-noise").measured
     assert compared.weak == weak
     noise, _ = answers.answers(found)
-    verdict = rows.claim_row(claim(found, "R-noise"), compared).verdict
+    verdict = claims_table.claim_row(claim(found, "R-noise"), compared).verdict
     if weak:
         assert noise.word.endswith(f"no evidence, since {weak}")
         assert verdict == f"no evidence: at this preset {weak}"
@@ -212,7 +212,7 @@ def test_differences_without_a_claim_are_corrected_for_all_with_the_same_net() -
     (compared,) = claim(found, "R-A1-level-1").measured
     assert compared.comparison.verdict == "not distinguishable"
     assert compared.note == f"Holm p = {2 * p:.3g} over 2 comparisons with A1"
-    row = rows.claim_row(claim(found, "R-A1-level-1"), compared)
+    row = claims_table.claim_row(claim(found, "R-A1-level-1"), compared)
     assert row.verdict.startswith("not distinguishable; ")
     strong = [*alone[:-3], *runs("A1-level-1", [8900, 9001, 9099]), *two[-3:]]
     (compared,) = claim(claim_findings(by_place(strong)), "R-A1-level-1").measured
@@ -248,9 +248,13 @@ def test_two_metrics_of_the_same_runs_are_compared() -> None:
     (compared,) = finding.measured
     assert set(compared.differences.values()) == {4.5}
     assert compared.verdict == "lower", "4.62 were claimed, and every seed says 4.5"
-    assert rows.claim_row(finding, compared).details[0].startswith("K2, smoothed, 90.50, K2, batch mean, 86.00; by")
+    assert (
+        claims_table.claim_row(finding, compared)
+        .details[0]
+        .startswith("K2, smoothed, 90.50, K2, batch mean, 86.00; by")
+    )
     scaled = by_place([run("K2", seed, metrics=found, preset="cpu") for seed in (1, 2, 3)])
-    row = rows.open_claim(claim(claim_findings(scaled), "R-smoothed"))
+    row = claims_table.open_claim(claim(claim_findings(scaled), "R-smoothed"))
     assert row.cells[2].startswith("not comparable at preset cpu, ")
 
 
@@ -265,5 +269,5 @@ def test_the_best_epoch_flatters_only_where_the_rate_is_the_published_one() -> N
 def test_every_relation_between_runs_reads_a_metric_that_there_is() -> None:
     for relation in RELATIONS.values():
         if relation.left and relation.measure.metric != "attack":
-            assert relation.measure.metric in values.READERS
+            assert relation.measure.metric in readings.READERS
             assert {relation.left, *(relation.rivals or (relation.right,))} <= set(SETUPS)

@@ -19,7 +19,7 @@ from perturblab.errors import UserError
 from perturblab.records import results, store
 from perturblab.records.record import Record
 from perturblab.records.results import Failed, Result
-from perturblab.report import page, rows
+from perturblab.report import claims_table, page, protocol
 from perturblab.studies.catalogue import ENTRIES, RELATIONS
 from perturblab.studies.presets import PRESETS
 from perturblab.studies.setups import chosen
@@ -100,7 +100,7 @@ def test_no_records_are_told() -> None:
     assert Reader(text).open == []
     assert "There are no records yet" in text
     assert "perturblab run --preset quick" in text
-    assert rows.markdown([]) == "There are no records yet.\n"
+    assert claims_table.markdown([]) == "There are no records yet.\n"
 
 
 def test_hostile_strings_are_text() -> None:
@@ -139,7 +139,7 @@ def test_a_record_that_the_catalogue_has_no_place_for_is_not_dropped() -> None:
     stopped = replace(placed, record=placed.record.model_copy(update={"status": "interrupted"}))
     for one in (run("K4-of-old", 1), stopped):
         text = page.page([one, *(run("H5", seed) for seed in (1, 2))])
-        _, *lines = page._groups([one])
+        _, *lines = protocol.list_groups([one])
         assert len(lines) == 1
         assert f'<th scope="row">{lines[0][0]}</th>' in text.split("Records of no study</h2>")[1]
     assert "Records of no study</h2>" not in page.page([run("K4", 1)])
@@ -228,15 +228,15 @@ def test_a_config_that_cannot_be_typed_gets_no_command() -> None:
 
 
 def test_markdown_is_what_was_measured_and_nothing_else() -> None:
-    text = rows.markdown(SOME, "dispute")
+    text = claims_table.markdown(SOME, "dispute")
     assert (
         "| Noise gains less than 1 point over the same net of 1x1 convolutions without it. | below +1 | cpu |" in text
     )
     assert "K4: experiment 4" not in text, "figures are not tagged dispute"
-    assert "not comparable at this preset" in rows.markdown(SOME, "pnn")
-    assert "lbcnn" in rows.markdown(SOME, "lbcnn")
-    assert rows.markdown([], "lbcnn") == "There are no records yet.\n"
-    shown = next(line for line in rows.markdown(SOME, "pnn").splitlines() if line.startswith("| K4: "))
+    assert "not comparable at this preset" in claims_table.markdown(SOME, "pnn")
+    assert "lbcnn" in claims_table.markdown(SOME, "lbcnn")
+    assert claims_table.markdown([], "lbcnn") == "There are no records yet.\n"
+    shown = next(line for line in claims_table.markdown(SOME, "pnn").splitlines() if line.startswith("| K4: "))
     assert (
         "48.50 [48.50, 48.50], n = 3; selected on the test set, as published; exact, after the last epoch, 50." in shown
     )

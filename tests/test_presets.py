@@ -12,7 +12,7 @@ from perturblab.errors import UserError
 from perturblab.records.attack_names import ACTIVE, AT_INFERENCE
 from perturblab.records.config import AttackConfig, TrainConfig, validated
 from perturblab.records.points import Point
-from perturblab.report.values import value
+from perturblab.report.readings import value
 from perturblab.studies import plan
 from perturblab.studies.catalogue import ENTRIES, RELATIONS, SETUPS, Setup
 from perturblab.studies.presets import PRESETS, Preset

@@ -9,10 +9,10 @@ import pytest
 from builders import claim, epochs, make, point, run
 from perturblab import stats
 from perturblab.records.results import Result
-from perturblab.report import rows, values
+from perturblab.report import claims_table, readings
+from perturblab.report.by_setup import by_place
 from perturblab.report.claims import claim_findings
-from perturblab.report.places import by_place
-from perturblab.report.published import figure_findings
+from perturblab.report.figures import figure_findings
 from perturblab.studies import presets, setups
 from perturblab.studies.catalogue import ENTRIES, RELATIONS, SETUPS, Measure
 from perturblab.studies.presets import PRESETS
@@ -24,20 +24,20 @@ def test_the_last_epoch_is_the_headline_and_the_published_metrics_are_of_the_bes
         for i in range(14)
     ]
     found = run("K4", 1, 8123, metrics=rows)
-    assert values.value(found, Measure("exact")) == values.Value(81.23, (), 10_000)
-    assert values.value(found, Measure("train")) == values.Value(63.0)
-    best = values.value(found, Measure("batch mean"))
+    assert readings.value(found, Measure("exact")) == readings.Value(81.23, (), 10_000)
+    assert readings.value(found, Measure("train")) == readings.Value(63.0)
+    best = readings.value(found, Measure("batch mean"))
     assert best is not None
     assert best.number == 79.0, "the published rule: the best epoch with an index above 10, so 11"
-    of_all = values.value(found, Measure("best epoch"))
+    of_all = readings.value(found, Measure("best epoch"))
     assert of_all is None, "these epochs were not counted"
-    counted = values.value(run("K4", 1, metrics=epochs([50.0, 90.0, *[60.0] * 12])), Measure("best epoch"))
-    assert counted == values.Value(90.0, (), 10_000), "what flatters is the best of all epochs"
-    short = values.value(run("K4", 1, metrics=rows[:4]), Measure("batch mean"))
+    counted = readings.value(run("K4", 1, metrics=epochs([50.0, 90.0, *[60.0] * 12])), Measure("best epoch"))
+    assert counted == readings.Value(90.0, (), 10_000), "what flatters is the best of all epochs"
+    short = readings.value(run("K4", 1, metrics=rows[:4]), Measure("batch mean"))
     assert short is not None
     assert short.number == 90.0, "a run that is shorter has no such epoch: the best of all"
-    assert values.value(found, Measure("smoothed")) is None
-    assert values.value(found, Measure("none")) is None
+    assert readings.value(found, Measure("smoothed")) is None
+    assert readings.value(found, Measure("none")) is None
 
 
 def test_a_point_is_found_by_attack_radius_norm_steps_and_mode() -> None:
@@ -57,7 +57,7 @@ def test_a_point_is_found_by_attack_radius_norm_steps_and_mode() -> None:
     found = run("BO-mnist-none", 1, points=points)
 
     def percent(*measure: Any, **given: Any) -> float | None:
-        read = values.value(found, Measure(*measure, **given))
+        read = readings.value(found, Measure(*measure, **given))
         return None if read is None else read.number
 
     assert percent("attack", "fgsm", 0.1) == 50.0, "as many images as there are"
@@ -72,19 +72,25 @@ def test_a_point_is_found_by_attack_radius_norm_steps_and_mode() -> None:
     assert percent("attack", "fgsm", 0.1, mode="inference-mean") == 0.0
     assert percent("attack", "fgsm", 0.1, mode="inference-vote") is None
     assert percent("attack", "fgsm", 0.2) is None
-    assert values.value(found, Measure("attack", "deepfool", 3.0, "l2")) == values.Value(50.0, ("zero gradients",), 4)
+    assert readings.value(found, Measure("attack", "deepfool", 3.0, "l2")) == readings.Value(
+        50.0, ("zero gradients",), 4
+    )
 
 
 def test_seeds_and_sides_are_of_the_same_images_where_they_can_be() -> None:
     few, many, others = (point("fgsm", 5 / 255, right) for right in ([1, 0], [1, 1, 1, 0], [1, 1, 0]))
     both, one = run("BO-cifar-batchout", 1, points=[few, many]), run("BO-cifar-batchout", 2, points=[few])
     measure = Measure("attack", "fgsm", 5 / 255)
-    assert values.images_of_all(([both], measure)) == 4, "the most"
-    assert values.images_of_all(([both], replace(measure, subset=2))) == 2, "what the measure names"
-    assert values.images_of_all(([both, one, run("BO-cifar-batchout", 3)], measure)) == 2, "what all have that have any"
-    assert values.images_of_all(([both], measure), ([one], measure)) == 2, "of both sides"
-    assert values.images_of_all(([both], measure), ([one], Measure("exact"))) == 4, "clean accuracy has no such number"
-    assert values.images_of_all(([one, run("BO-cifar-batchout", 3, points=[others])], measure)) == 0
+    assert readings.images_of_all(([both], measure)) == 4, "the most"
+    assert readings.images_of_all(([both], replace(measure, subset=2))) == 2, "what the measure names"
+    assert readings.images_of_all(([both, one, run("BO-cifar-batchout", 3)], measure)) == 2, (
+        "what all have that have any"
+    )
+    assert readings.images_of_all(([both], measure), ([one], measure)) == 2, "of both sides"
+    assert readings.images_of_all(([both], measure), ([one], Measure("exact"))) == 4, (
+        "clean accuracy has no such number"
+    )
+    assert readings.images_of_all(([one, run("BO-cifar-batchout", 3, points=[others])], measure)) == 0
     rivals = [run("BO-cifar-none", seed, preset="robust", points=[few]) for seed in (1, 2, 3)]
     left = [run("BO-cifar-batchout", seed, preset="robust", points=[few, many]) for seed in (1, 2, 3)]
     found = claim(claim_findings(by_place([*left, *rivals])), "R-batchout-plain")
@@ -125,7 +131,7 @@ def test_a_figure_is_only_judged_on_the_published_images() -> None:
         finding = next(f for f in figure_findings(by_place(of)) if f.entry.id == "K4")
         (measured,) = finding.measured
         assert measured.unlike == ("the images are those of CIFAR-10 (JPEG copy)" if "copy" in name else "")
-        assert ("not comparable" in rows.figure_row(finding, measured).verdict) == ("copy" in name)
+        assert ("not comparable" in claims_table.figure_row(finding, measured).verdict) == ("copy" in name)
 
 
 def test_a_figure_without_a_published_recipe_is_never_judged() -> None:

@@ -10,7 +10,7 @@ import perturblab
 from perturblab import cli
 from perturblab.arguments import given, parsed
 from perturblab.records.config import TrainConfig, validated
-from perturblab.report import tables
+from perturblab.report import groups_table
 from perturblab.studies.catalogue import ENTRIES, RELATIONS
 from snippets import blocks, commands, executed, promised
 
@@ -48,7 +48,7 @@ def test_tables_are_made_from_the_committed_records(
     monkeypatch.chdir(ROOT)
     assert cli.main(["report", *shlex.split(TABLES[path])]) == 0
     text = (ROOT / path).read_text()
-    assert tables.update_between_markers(text, capsys.readouterr().out) == text, (
+    assert groups_table.update_between_markers(text, capsys.readouterr().out) == text, (
         f"say perturblab report {TABLES[path]} --into {path}"
     )
 

@@ -10,7 +10,7 @@ import pytest
 from builders import Tell
 from perturblab.cli_catalogue import _found, _how_to_run
 from perturblab.records import results
-from perturblab.report import rows
+from perturblab.report import claims_table
 from perturblab.studies.catalogue import ENTRIES, RELATIONS, SETUPS
 from perturblab.studies.presets import PRESETS
 from perturblab.studies.setups import chosen
@@ -28,7 +28,7 @@ def test_show_says_what_a_figure_is_about_and_not_the_clean_accuracy(tell: Tell)
 
 def test_show_says_the_verdict_that_the_page_says(tell: Tell) -> None:
     folder = Path(__file__).parents[1] / "results"
-    page = rows.markdown(results.load(folder))
+    page = claims_table.markdown(results.load(folder))
     for name in ("R-noise-K3", "R-batchout-fgsm-training", "R-A1-cnn", "R-noise"):
         said = json.loads(tell(f"show {name} --json --results {folder}")[1])["measured"]
         (verdict,) = {of["verdict"] for of in said if of.get("claim")}

@@ -180,10 +180,10 @@ def _measured(
 ) -> list[dict[str, Any]]:
     """What the runs below a folder say: what the figure or the claim is about, and of a set-up the last epochs."""
     from perturblab.records import results
-    from perturblab.report import rows
+    from perturblab.report import claims_table
+    from perturblab.report.by_setup import by_place
     from perturblab.report.claims import claim_findings
-    from perturblab.report.places import by_place
-    from perturblab.report.published import figure_findings
+    from perturblab.report.figures import figure_findings
 
     if folder == Path(RESULTS) and not folder.exists():  # nothing was run here yet
         return []
@@ -193,7 +193,7 @@ def _measured(
         said += [
             {"claim": relation.id, "preset": c.preset, "seed": seed, "difference": value, "verdict": words}
             for c in of_claim.measured
-            for words in (rows.claim_words(relation, c),)
+            for words in (claims_table.claim_words(relation, c),)
             for seed, value in c.differences.items()
         ]
     if entry is not None:

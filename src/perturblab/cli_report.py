@@ -37,18 +37,18 @@ def add_command(add: Add) -> None:
 
 def _report(args: argparse.Namespace) -> int:
     from perturblab.records import results
-    from perturblab.report import attacks, rows, tables, volatility
+    from perturblab.report import attacks_table, claims_table, groups_table, volatility_table
 
     _check_report_flags(args)
     runs, void = results.load(Path(args.folder)), results.load_void(Path(args.folder))
     for line in void:
         print(line, file=sys.stderr)
     if args.attacks:
-        text = f"{attacks.markdown(runs, args.control)}\n{volatility.markdown(runs, args.control)}"
+        text = f"{attacks_table.markdown(runs, args.control)}\n{volatility_table.markdown(runs, args.control)}"
     elif args.groups:
-        text = tables.markdown([run.record for run in runs], args.control)
+        text = groups_table.markdown([run.record for run in runs], args.control)
     elif args.markdown:
-        text = rows.markdown(runs, args.tag)
+        text = claims_table.markdown(runs, args.tag)
     else:
         return _page(runs, void, Path(args.folder), Path(args.output or "report.html"))
     if args.into:
@@ -90,16 +90,16 @@ def _page(runs: "list[Result]", void: list[str], folder: Path, output: Path) -> 
 def _print_table(runs: "list[Result]", control: str | None) -> None:
     from rich.console import Console
 
-    from perturblab.report import tables
+    from perturblab.report import groups_table
 
     console = Console()
     with console.capture() as shown:
-        console.print(tables.rich_table([run.record for run in runs], control))
+        console.print(groups_table.rich_table([run.record for run in runs], control))
     print(shown.get(), end="")
 
 
 def _write_between_markers(path: Path, table: str) -> None:
-    from perturblab.report import tables
+    from perturblab.report import groups_table
     from perturblab.system.files import write_atomically
 
     try:
@@ -109,7 +109,7 @@ def _write_between_markers(path: Path, table: str) -> None:
             f"--into {path} cannot be read ({type(error).__name__}); give a text file with markers"
         ) from error
     try:
-        text = tables.update_between_markers(text, table)
+        text = groups_table.update_between_markers(text, table)
     except UserError as error:
         raise UserError(f"--into {path}: {error}") from error
     write_atomically(path, text.encode())

@@ -9,8 +9,8 @@ from perturblab import stats
 from perturblab.records.flags import BLACK_BOX, NOT_CONVERGED, PGD_WEAKER, SATURATED, said
 from perturblab.records.record import Parameters
 from perturblab.records.results import Result
-from perturblab.report.places import Places, Seeds, flags_in, mixture, presets_run, values_of
-from perturblab.report.values import EVERY_EPOCH, exact, images_of_all, trained
+from perturblab.report.by_setup import Places, Seeds, flags_in, mixture, presets_run, values_of
+from perturblab.report.readings import EVERY_EPOCH, exact, images_of_all, trained
 from perturblab.studies.catalogue import RELATIONS, SETUPS, Relation
 from perturblab.studies.presets import PRESETS
 from perturblab.studies.setups import differing, flags_of

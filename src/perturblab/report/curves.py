@@ -12,9 +12,9 @@ from perturblab.records.attack_names import is_capped
 from perturblab.records.flags import said
 from perturblab.records.points import radius
 from perturblab.records.results import Result
-from perturblab.report import attacks
+from perturblab.report import attacks_table
+from perturblab.report.by_setup import Places, Seeds
 from perturblab.report.charts import Line, Numbers, Panel, numbers, panels_svg
-from perturblab.report.places import Places, Seeds
 from perturblab.studies.presets import DECIDING
 
 _METRICS = (("exact", "exact"), ("batch_mean", "batch mean"), ("smoothed", "smoothed"))
@@ -48,14 +48,14 @@ def _chart(title: str, more: str, panels: Sequence[Panel], name: str) -> Chart:
 
 def attack_charts(runs: Sequence[Result]) -> list[Chart]:
     """A panel for each data set and attack, a line a group of runs."""
-    by_data: dict[str, list[attacks.Attacked]] = {}
-    for group in attacks.attacked_groups(runs):
-        by_data.setdefault(attacks.data_of(group), []).append(group)
+    by_data: dict[str, list[attacks_table.Attacked]] = {}
+    for group in attacks_table.attacked_groups(runs):
+        by_data.setdefault(attacks_table.data_of(group), []).append(group)
     charts = list[Chart]()
     for data, groups in sorted(by_data.items()):
         points = [p for group in groups for own in group.points.values() for p in own if "frozen" not in p.attack]
         drawn = []
-        for kind in sorted({attacks.kind_of(p) for p in points}):
+        for kind in sorted({attacks_table.kind_of(p) for p in points}):
             lines = [line for group in groups if (line := _attack_line(group, kind)).x]
             if max(len(line.x) for line in lines) > 1:
                 drawn.append((kind, lines))
@@ -70,13 +70,14 @@ def attack_charts(runs: Sequence[Result]) -> list[Chart]:
     return charts
 
 
-def _attack_line(group: attacks.Attacked, kind: attacks.Kind) -> Line:
+def _attack_line(group: attacks_table.Attacked, kind: attacks_table.Kind) -> Line:
     at = {
-        seed: {p.eps: p.percent for p in points if attacks.kind_of(p) == kind} for seed, points in group.points.items()
+        seed: {p.eps: p.percent for p in points if attacks_table.kind_of(p) == kind}
+        for seed, points in group.points.items()
     }
     radii = sorted({eps for seen in at.values() for eps in seen})
     intervals = [stats.t_interval([seen[eps] for seen in at.values() if eps in seen]) for eps in radii]
-    flags = attacks.flagged_seeds(group, [kind])
+    flags = attacks_table.flagged_seeds(group, [kind])
     note = ", ".join(_in_seeds(flag, seeds, [seed for seed in at if at[seed]]) for flag, seeds in flags.items())
     return _line(group.group.label, radii, intervals, note)
 
@@ -88,15 +89,15 @@ def _in_seeds(flag: str, seeds: Sequence[int], among: Sequence[int]) -> str:
     )
 
 
-def _flags_said(groups: Sequence[attacks.Attacked], kinds: Sequence[attacks.Kind]) -> str:
+def _flags_said(groups: Sequence[attacks_table.Attacked], kinds: Sequence[attacks_table.Kind]) -> str:
     """Which nets have flags, in which seeds and panels: a flag of one net says nothing about the others."""
     flagged, drawn = [], 0
     for group in groups:
-        own = {kind for points in group.points.values() for kind in map(attacks.kind_of, points)} & {*kinds}
+        own = {kind for points in group.points.values() for kind in map(attacks_table.kind_of, points)} & {*kinds}
         drawn += bool(own)
         words = []
-        for flag, seeds in attacks.flagged_seeds(group, kinds).items():
-            where = [n for n, kind in enumerate(kinds, 1) if flag in attacks.flagged_seeds(group, [kind])]
+        for flag, seeds in attacks_table.flagged_seeds(group, kinds).items():
+            where = [n for n, kind in enumerate(kinds, 1) if flag in attacks_table.flagged_seeds(group, [kind])]
             panels = "" if len(where) == len(own) else f" ({_panels(where)})"
             words.append(_in_seeds(flag, seeds, [*group.points]) + panels)
         if words:
@@ -151,7 +152,7 @@ def _line(name: str, x: Sequence[float], intervals: Sequence[stats.Interval], no
     )
 
 
-def _attack_panel(kind: attacks.Kind, lines: Sequence[Line], number: str) -> Panel:
+def _attack_panel(kind: attacks_table.Kind, lines: Sequence[Line], number: str) -> Panel:
     total, norm, name = kind
     radii = sorted({x for line in lines for x in line.x})
     axis = "iterations" if is_capped(name) else f"radius, {norm}"

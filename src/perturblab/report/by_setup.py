@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from perturblab.errors import UserError
 from perturblab.records.record import Record
 from perturblab.records.results import Result
-from perturblab.report.values import Value, value
+from perturblab.report.readings import Value, value
 from perturblab.studies.catalogue import SETUPS, Measure
 from perturblab.studies.presets import PRESETS
 

@@ -6,8 +6,8 @@ from statistics import fmean
 
 from perturblab import stats
 from perturblab.records.results import Result
-from perturblab.report.places import Places, flags_in, mixture, presets_run, values_of
-from perturblab.report.values import AUDITED, BEST_EPOCH, exact, images_of_all
+from perturblab.report.by_setup import Places, flags_in, mixture, presets_run, values_of
+from perturblab.report.readings import AUDITED, BEST_EPOCH, exact, images_of_all
 from perturblab.studies.catalogue import ENTRIES, SETUPS, Entry
 from perturblab.studies.presets import PRESETS
 from perturblab.studies.setups import is_comparable

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from perturblab.records.attack_names import ACTIVE, AT_INFERENCE
 from perturblab.records.points import Point
 from perturblab.records.results import Result
-from perturblab.report.volatility import spreads
+from perturblab.report.volatility_table import spreads
 from perturblab.studies.catalogue import Measure
 
 _CLOSE = 1e-6  # radii are typed as decimals here and as fractions there

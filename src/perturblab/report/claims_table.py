@@ -9,12 +9,12 @@ from perturblab.errors import UserError
 from perturblab.records.flags import said
 from perturblab.records.markdown import markdown_table
 from perturblab.records.results import Result
-from perturblab.report import tables
+from perturblab.report import groups_table
+from perturblab.report.by_setup import by_place
 from perturblab.report.charts import dots_svg
 from perturblab.report.claims import ClaimFinding, Compared, claim_findings
-from perturblab.report.places import by_place
-from perturblab.report.published import FigureFinding, Measured, figure_findings
-from perturblab.report.volatility import fine
+from perturblab.report.figures import FigureFinding, Measured, figure_findings
+from perturblab.report.volatility_table import fine
 from perturblab.studies.catalogue import SETUPS, Relation, find
 
 SECTIONS = {
@@ -67,7 +67,9 @@ def markdown(runs: Sequence[Result], tag: str | None = None) -> str:
     ):
         if rows:
             blocks.append(markdown_table(header, [(*row.cells, row.verdict) for row in rows], "l" * len(header)))
-    nothing = tables.NOTHING if tag is None or not runs else f"Nothing that carries the tag {tag} was measured yet."
+    nothing = (
+        groups_table.NOTHING if tag is None or not runs else f"Nothing that carries the tag {tag} was measured yet."
+    )
     return "\n\n".join(blocks or [nothing]) + "\n"
 
 
