@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from perturblab import cli
+from perturblab.cli import main
 from perturblab.runs import checkpoint, train
 from perturblab.system import files
 from perturblab.training import loop
@@ -111,7 +111,7 @@ class Child:
         *,
         every: float | None = None,
         before: Callable[[], None] = lambda: None,
-        run: Callable[[Sequence[str]], int] = cli.main,
+        run: Callable[[Sequence[str]], int] = main.main,
     ) -> None:
         self.board, self.log, self.code = Board(), log, None
         sys.stdout.flush()
@@ -198,7 +198,7 @@ def _watch(board: Board, every: float | None) -> None:
     """Wrap what the command calls, so that the board says what it is doing."""
     if every is not None:
         files.SAVE_EVERY = every
-    _around(cli, "validated", board, START, stay=True)
+    _around(main, "validated", board, START, stay=True)
     _around(train, "_execute", board, STEP)
     _around(train, "_row", board, EVALUATION)
     _around(train, "save", board, SAVE)

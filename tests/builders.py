@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from perturblab import cli
+from perturblab.cli import main
 from perturblab.records.points import Point
 from perturblab.records.record import Record, Study
 from perturblab.records.results import Result
@@ -228,7 +228,7 @@ Tell = Callable[[str], Told]
 
 def command(line: str) -> int:
     """Run a command line; signals sent to the tests do not stop it."""
-    return cli.main(shlex.split(line), stop=lambda: False)
+    return main.main(shlex.split(line), stop=lambda: False)
 
 
 def content(folder: Path) -> dict[str, str]:

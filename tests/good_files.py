@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from perturblab import cli
+from perturblab.cli import main, output
 from perturblab.records.paths import FAILED
 from perturblab.report.groups_table import BEGIN, END
 from perturblab.runs import checkpoint
@@ -62,7 +62,7 @@ def attack(run: Path) -> None:
 
 
 def _done(line: str) -> None:
-    assert cli.main(shlex.split(line)) == cli.DONE, line
+    assert main.main(shlex.split(line)) == output.DONE, line
 
 
 # --- checkpoints

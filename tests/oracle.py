@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perturblab import cli
+from perturblab.cli import main, output
 from perturblab.records import store
 
 ROOM = 3 << 30  # bytes of address space beyond what the process has when a command begins
@@ -64,7 +64,7 @@ def run(argv: Sequence[str], folder: Path) -> Ended:
         warnings.simplefilter("always")
         try:
             with chdir(folder), _limits():
-                code = cli.main(list(argv), stop=lambda: False)
+                code = main.main(list(argv), stop=lambda: False)
         except SystemExit as error:  # argparse after --help and --version
             code = error.code if isinstance(error.code, int) else 70
         except OutOfTimeError:
@@ -102,9 +102,9 @@ def fault(ended: Ended, *, total: int | None = None, may_succeed: bool = False, 
         return "code from a file was run"
     if ended.grown > MEMORY:
         return f"took {ended.grown >> 20} MB"
-    if ended.code == cli.MISTAKE:
+    if ended.code == output.MISTAKE:
         return _wrong_refusal(ended, names)
-    if ended.code != cli.DONE:
+    if ended.code != output.DONE:
         return f"exit code {ended.code}"
     return _wrong_success(ended, total) if may_succeed else "accepted"
 

@@ -15,8 +15,8 @@ import torch
 
 from attack_runs import LITTLE, TEST, attack, by_key, counted, decoded, kept, opened_in_pixels
 from builders import Tell, Told
-from perturblab import cli
 from perturblab.attacks import ATTACKS, Threat, deepfool, fgsm, still_right
+from perturblab.cli import main
 from perturblab.records.attack_names import WORST
 from perturblab.records.pictures import examples
 from perturblab.stats import wilson
@@ -39,7 +39,7 @@ def wide(attack_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         out, err = [], []
         patch.setattr("builtins.print", lambda *args, file=None, **_: (out if file is None else err).append(args[0]))
         patch.setattr(examples, "examples_svg", lambda *args, **given: None)
-        code = cli.main(shlex.split(f"attack {folder} {LITTLE} --attacks {MANY} --eps 0,8/255,0.2 --json"))
+        code = main.main(shlex.split(f"attack {folder} {LITTLE} --attacks {MANY} --eps 0,8/255,0.2 --json"))
     return folder, Told(code, "\n".join(out), "\n".join(err))
 
 

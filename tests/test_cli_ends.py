@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from builders import LENET, ONE_EPOCH, Tell, content
-from perturblab import cli
+from perturblab.cli import main, nets, output
 from perturblab.runs import checkpoint, train
 
 
@@ -91,11 +91,11 @@ def test_a_stop_that_is_given_leaves_the_signals_alone(
         return asked[-1]
 
     line = f"train {LENET} --nepochs 9 --quiet --out {tmp_path / 'run'}"
-    assert cli.main(shlex.split(line), stop=stop) == cli.INTERRUPTED
+    assert main.main(shlex.split(line), stop=stop) == output.INTERRUPTED
     assert asked == [False, False, True]
     assert f"--resume {tmp_path / 'run'}" in capsys.readouterr().err
     study = f"run K4 --seeds 1 --results {tmp_path}/r --work {tmp_path}/w"
-    assert cli.main(shlex.split(study), stop=lambda: True) == cli.INTERRUPTED
+    assert main.main(shlex.split(study), stop=lambda: True) == output.INTERRUPTED
     assert not list(tmp_path.glob("r/**/*.json"))
 
 
@@ -105,9 +105,9 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: argparse.Namespace) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "_models", broken)
+    monkeypatch.setattr(nets, "list_nets", broken)
     with pytest.raises(ZeroDivisionError):
-        cli.main(["models"])
+        main.main(["models"])
 
 
 @pytest.mark.parametrize("command", ["models", "models --json", "report", "--help"])

@@ -13,8 +13,9 @@ import pytest
 
 import perturblab
 from builders import Tell, Told
-from perturblab import cli, data
-from perturblab.arguments import IGNORED, given, parsed
+from perturblab import data
+from perturblab.cli import config_file, main
+from perturblab.cli.arguments import IGNORED, given, parsed
 from perturblab.errors import UserError
 from perturblab.layers import ACTIVATIONS, PARTNERS
 from perturblab.layers.batchout import ETA_PER, NOISE, ROWS, SHARED
@@ -101,7 +102,7 @@ SWITCHES = sorted(set(TrainConfig.model_fields) - set(GIVEN))
 
 
 def config_of(line: str) -> TrainConfig:
-    return validated(TrainConfig, given(parsed(cli._parser(), shlex.split(line)), TrainConfig))
+    return validated(TrainConfig, given(parsed(main._parser(), shlex.split(line)), TrainConfig))
 
 
 # --- the lists are complete ------------------------------------------------------------------------------------------
@@ -226,12 +227,12 @@ def test_published_flags_that_set_nothing_are_accepted_or_refused(name: str, com
     (tmp_path / "flags.yaml").write_text(f"{name}: '1'")
     flags = [f"{flag}{sign}1" for flag in (dashed(name), f"--{name}") for sign in (" ", "=")]
     for text in [*flags, f"--config {tmp_path}/flags.yaml"]:
-        args = parsed(cli._parser(), shlex.split(f"{command} {text}"))
+        args = parsed(main._parser(), shlex.split(f"{command} {text}"))
         if IGNORED[name].startswith("refused"):
             with pytest.raises(UserError, match=f"{dashed(name)} .*; use --optimizer-schedule"):
-                cli._training(args)
+                config_file.training(args)
         else:
-            assert cli._training(args).model_fields_set == set()
+            assert config_file.training(args).model_fields_set == set()
 
 
 @pytest.mark.parametrize(
@@ -242,7 +243,7 @@ def test_aliases(alias: str, name: str, value: float) -> None:
 
 
 def test_no_flag_can_be_shortened() -> None:
-    parser = cli._parser()
+    parser = main._parser()
     for line in ("train --nepo 3", "train --nfilter 3", "train --learning 1", "evaluate run --aud", "models --js"):
         with pytest.raises(UserError, match="unknown option"):
             parsed(parser, shlex.split(line))
@@ -269,7 +270,7 @@ def test_the_last_one_counts() -> None:
     ],
 )
 def test_both_spellings_outside_the_training_flags(line: str, name: str, value: str) -> None:
-    assert getattr(parsed(cli._parser(), shlex.split(line)), name) == value
+    assert getattr(parsed(main._parser(), shlex.split(line)), name) == value
 
 
 @pytest.mark.parametrize("code", ["kl", "up", "or"])
@@ -310,7 +311,7 @@ def test_an_option_that_the_net_does_not_read_is_an_error(net: str, tell: Tell) 
 
 
 def flags_of(command: str) -> list[argparse.Action]:
-    (commands,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    (commands,) = (a for a in main._parser()._actions if isinstance(a, argparse._SubParsersAction))
     found: argparse.ArgumentParser = commands.choices[command]
     return found._actions
 
@@ -338,7 +339,7 @@ def test_help_names_every_command(tell: Tell) -> None:
     told = tell("--help")
     assert (told.code, told.err) == (0, "")
     assert all(re.search(rf"^ +{command} +\w", told.out, re.M) for command in COMMANDS)
-    (commands,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    (commands,) = (a for a in main._parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert set(commands.choices) == set(COMMANDS)
 
 

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from perturblab import cli, data
-from perturblab.arguments import given, parsed
+from perturblab import data
+from perturblab.cli import main, output
+from perturblab.cli.arguments import given, parsed
 from perturblab.data import ImageData, Split
 from perturblab.layers import Masks
 from perturblab.models import NETS, Task, describe
@@ -197,7 +198,7 @@ CONTROLS = {
 
 def config_of(argv: list[str]) -> TrainConfig:
     """Exactly what the command line does with these words."""
-    return validated(TrainConfig, given(parsed(cli._parser(), argv), TrainConfig))
+    return validated(TrainConfig, given(parsed(main._parser(), argv), TrainConfig))
 
 
 # --- parsing and defaults -----------------------------------------------------------------------------------------
@@ -292,7 +293,7 @@ def test_net_has_the_published_counts(command: Published) -> None:
 
 @EVERY
 def test_describe_says_the_same(command: Published, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["describe", *command.argv[1:]]) == 0
+    assert main.main(["describe", *command.argv[1:]]) == 0
     said = capsys.readouterr()
     assert said.err == ""
     last = said.out.splitlines()[-1]
@@ -335,7 +336,7 @@ def two_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list
     def run(argv: list[str]) -> dict[str, Any]:
         folder, asked = tmp_path / "run", iter((False, True))
         threads = ["--nthreads", str(torch.get_num_threads())]
-        assert cli.main([*argv, "--out", str(folder), *threads], stop=lambda: next(asked)) == cli.INTERRUPTED
+        assert main.main([*argv, "--out", str(folder), *threads], stop=lambda: next(asked)) == output.INTERRUPTED
         return checkpoint.load_checkpoint(folder / "checkpoint.pt")
 
     monkeypatch.setattr(data, "load", load)
@@ -485,6 +486,6 @@ def test_prose_names_only_flags_and_nets_that_are_there(documents: dict[str, Doc
     texts = [path.read_text(encoding="utf-8") for path in sorted((shared / "seeds").glob("00[0-3]*.txt"))]
     named = set(re.findall(r"--[a-z][a-zA-Z_-]*", "\n".join(texts)))
     assert len(named) > 15
-    trained = next(a for a in cli._parser()._actions if a.dest == "command").choices
+    trained = next(a for a in main._parser()._actions if a.dest == "command").choices
     assert isinstance(trained, dict)
     assert named <= set(trained["train"]._option_string_actions)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from perturblab import cli
-from perturblab.config_file import flags_in
+from perturblab.cli import main
+from perturblab.cli.config_file import flags_in
 from perturblab.errors import UserError
 from perturblab.records.config import TrainConfig, validated
 
@@ -36,16 +36,17 @@ def file(tmp_path: Path) -> Path:
 def test_values_are_what_would_be_typed(file: Path) -> None:
     config = validated(TrainConfig, dict(flags_in(file, TrainConfig)))
     typed = "--net_type lenet --dataset-train digits --nfilters 2 --nepochs 1 --train_size 20 --batch-size 10 --lr 1e-3"
-    args = cli.parsed(
-        cli._parser(), ["train", *shlex.split(typed), *shlex.split("--classes 0,1,2 --compile off --audit")]
+    args = main.parsed(
+        main._parser(), ["train", *shlex.split(typed), *shlex.split("--classes 0,1,2 --compile off --audit")]
     )
-    same = validated(TrainConfig, {**cli.given(args, TrainConfig), "quiet": True})
+    same = validated(TrainConfig, {**main.given(args, TrainConfig), "quiet": True})
     assert config == same  # YAML 1.1 would have read off as no, and 1e-3 as a text
 
 
 def test_what_is_typed_wins_and_all_of_it_is_recorded(file: Path, tmp_path: Path) -> None:
     assert (
-        cli.main(["train", "--config", str(file), "--nfilters", "3", "--no-audit", "--out", str(tmp_path / "run")]) == 0
+        main.main(["train", "--config", str(file), "--nfilters", "3", "--no-audit", "--out", str(tmp_path / "run")])
+        == 0
     )
     record = json.loads((tmp_path / "run/record.json").read_text())
     assert (record["config"]["nfilters"], record["config"]["audit"], record["config"]["learning_rate"]) == (
@@ -59,10 +60,10 @@ def test_what_is_typed_wins_and_all_of_it_is_recorded(file: Path, tmp_path: Path
 def test_a_resumed_run_refuses_what_the_file_changes(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["train", "--config", str(file), "--out", str(tmp_path / "run")]) == 0
+    assert main.main(["train", "--config", str(file), "--out", str(tmp_path / "run")]) == 0
     capsys.readouterr()
     file.write_text("nfilters: 7\n")
-    assert cli.main(["train", "--config", str(file), "--resume", str(tmp_path / "run")]) == 2
+    assert main.main(["train", "--config", str(file), "--resume", str(tmp_path / "run")]) == 2
     assert "--nfilters given" in capsys.readouterr().err
 
 

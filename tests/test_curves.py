@@ -10,7 +10,7 @@ import pytest
 
 from builders import curve, point
 from perturblab.attacks import ATTACKS
-from perturblab.cli_attack_table import table
+from perturblab.cli.attack_table import table
 from perturblab.records.attack_names import WORST, is_capped
 from perturblab.records.flags import NOT_MONOTONE, PGD_WEAKER, UPPER_BOUND, Raised, flagged, said
 from perturblab.records.pictures import curves, examples

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from defence_runs import config, executed, in_pixels, opened, recorded, watched
-from perturblab import cli, data
+from perturblab import data
 from perturblab.attacks import Threat
+from perturblab.cli import main
 from perturblab.errors import UserError
 from perturblab.layers import Mixing
 from perturblab.models import Task, build
@@ -302,7 +303,7 @@ def test_the_flags_work_on_the_command_line(tmp_path: Path) -> None:
     defence = "--defence batchout --batchout-k 0.25 --batchout-eta U[0,0.2] --batchout-partners different-class"
     detach = "--no-batchout-detach"
     folder = tmp_path / "run"
-    assert cli.main(shlex.split(f"train {net} {recipe} {defence} {detach} --quiet --out {folder}")) == 0
+    assert main.main(shlex.split(f"train {net} {recipe} {defence} {detach} --quiet --out {folder}")) == 0
     said = recorded(folder)
     assert (said["normalise"], said["augment"], said["optimizer_schedule"]) == (False, False, "batchout")
     assert said["batchout_eta"] == ";".join(["U[0,0.2]"] * 3)

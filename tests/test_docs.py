@@ -18,7 +18,7 @@ import perturblab
 import perturblab.layers
 import perturblab.models
 from builders import API, DOCS, ROOT, listed
-from perturblab import cli
+from perturblab.cli import main
 from perturblab.layers import Masks
 from snippets import blocks, commands, executed, promised
 
@@ -46,7 +46,7 @@ def test_every_python_block_runs_and_prints_what_it_says(
         pytest.importorskip(
             "tensorboard", reason="tensorboard is not installed (extra tb): the document's run needs it"
         )
-        assert cli.main(shlex.split(trained[0])[1:]) == 0
+        assert main.main(shlex.split(trained[0])[1:]) == 0
         capsys.readouterr()
     names: dict[str, Any] = {}
     for block in blocks(text, "python"):

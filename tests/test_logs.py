@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from perturblab import cli
+from perturblab.cli import main
 from perturblab.errors import UserError
 from perturblab.records import store
 from perturblab.records.config import TrainConfig
@@ -131,7 +131,7 @@ def test_a_missing_tensorboard_is_told_before_any_work(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     line = f"train --dataset-train nowhere --net-type lenet --log csv,tb --out {tmp_path / 'run'}"
-    assert cli.main(line.split()) == 2
+    assert main.main(line.split()) == 2
     want = "perturblab: error: --log tb needs tensorboard, which is missing; say pip install 'perturblab[tb]'\n"
     assert capsys.readouterr().err == want
     assert not (tmp_path / "run").exists()
@@ -141,16 +141,16 @@ def test_a_missing_tensorboard_is_told_before_any_work(
 
 
 def test_an_unknown_log_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", "--log", "csv,xml"]) == 2
+    assert main.main(["train", "--log", "csv,xml"]) == 2
     err = capsys.readouterr().err
     assert err == "perturblab: error: --log got 'xml': input should be 'csv' or 'tb'; see --help\n"
 
 
 def test_a_resumed_run_can_be_given_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = "train --dataset-train digits --net-type lenet --nfilters 3 --train-size 40 --nepochs 1 --quiet --nthreads 1"
-    assert cli.main([*line.split(), "--out", str(tmp_path / "run")]) == 0
+    assert main.main([*line.split(), "--out", str(tmp_path / "run")]) == 0
     assert not (tmp_path / "run" / "metrics.csv").exists()
-    assert cli.main(f"train --resume {tmp_path / 'run'} --nepochs 2 --log csv --quiet".split()) == 0
+    assert main.main(f"train --resume {tmp_path / 'run'} --nepochs 2 --log csv --quiet".split()) == 0
     assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 3
     assert store.load(tmp_path / "run" / "record.json").counts.last.epoch == 1
     capsys.readouterr()

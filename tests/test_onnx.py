@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cases import CASES, NET_ROWS, Case
-from perturblab import cli
+from perturblab.cli import main
 from perturblab.errors import UserError
 from perturblab.layers import (
     LocalBinaryConv2d,
@@ -209,7 +209,7 @@ def test_every_kind_of_layer_is_in_generated_code() -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     line = "--dataset-train digits --net-type lenet --nfilters 4 --nmasks 2 --train-size 64 --batch-size 16 --nepochs 1"
-    assert cli.main(["train", *line.split(), "--nthreads", "1", "--quiet", "--out", str(folder)]) == 0
+    assert main.main(["train", *line.split(), "--nthreads", "1", "--quiet", "--out", str(folder)]) == 0
     return folder
 
 
@@ -217,7 +217,7 @@ def test_a_run_as_one_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     """It holds everything, takes any batch, and what is printed is what someone else finds; folders are made."""
     library = onnx()
     path = tmp_path / "new" / "er" / "net.onnx"
-    assert cli.main(["export", str(run), "--onnx", str(path), "--quiet"]) == 0
+    assert main.main(["export", str(run), "--onnx", str(path), "--quiet"]) == 0
     told = capsys.readouterr()
     assert told.err == ""
     assert "597 same answers" in told.out
@@ -274,7 +274,7 @@ def test_a_wrong_file_is_a_failed_check_and_is_not_written(
     onnx()
     honest = onnx_bytes
     monkeypatch.setattr(onnx_module, "onnx_bytes", lambda net, size: honest(Shifted(net, 0.01), size))
-    assert cli.main(["export", str(run), "--onnx", str(tmp_path / "net.onnx"), "--quiet"]) == 1
+    assert main.main(["export", str(run), "--onnx", str(tmp_path / "net.onnx"), "--quiet"]) == 1
     told = capsys.readouterr()
     assert told.err.startswith("perturblab: failed check: ")
     assert "597 test images: by 0.09" in told.err
@@ -286,7 +286,7 @@ def test_a_missing_extra_is_one_line_with_the_pip_command(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert cli.main(["export", str(run), "--onnx", str(tmp_path / "net.onnx")]) == 2
+    assert main.main(["export", str(run), "--onnx", str(tmp_path / "net.onnx")]) == 2
     err = capsys.readouterr().err
     assert "--onnx needs onnx, onnxscript, onnxruntime" in err
     assert err.endswith("pip install 'perturblab[onnx]'\n")
@@ -315,7 +315,7 @@ def test_what_is_there_is_not_missed() -> None:
 def test_mistakes_are_told_in_one_line(line: str, text: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if "--onnx" in line and "--push" not in line:
         onnx()
-    assert cli.main(["export", *line.format(run=run).split()]) == 2
+    assert main.main(["export", *line.format(run=run).split()]) == 2
     err = capsys.readouterr().err
     assert err.startswith("perturblab: error: ")
     assert text in err
@@ -329,8 +329,8 @@ def test_a_run_whose_masks_take_less_memory(memory: str, tmp_path: Path, capsys:
         f"--dataset-train digits --net-type lenet --nfilters 2 --mask-memory {memory} --train-size 20 --batch-size 10"
     )
     folder = tmp_path / "run"
-    assert cli.main(["train", *f"{line} --nepochs 1 --quiet --out {folder}".split()]) == 0
-    assert cli.main(["export", str(folder), "--onnx", str(tmp_path / "net.onnx"), "--quiet"]) == 0
+    assert main.main(["train", *f"{line} --nepochs 1 --quiet --out {folder}".split()]) == 0
+    assert main.main(["export", str(folder), "--onnx", str(tmp_path / "net.onnx"), "--quiet"]) == 0
     assert "597 same answers" in capsys.readouterr().out
 
 
@@ -340,7 +340,7 @@ def test_a_file_that_is_there_is_never_overwritten(
     onnx()
     path = tmp_path / "net.onnx"
     path.write_text("dear")
-    assert cli.main(["export", str(run), "--onnx", str(path), "--quiet"]) == 2
+    assert main.main(["export", str(run), "--onnx", str(path), "--quiet"]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"perturblab: error: {path} exists")
     assert err.count("\n") == 1
@@ -349,7 +349,7 @@ def test_a_file_that_is_there_is_never_overwritten(
 
 def test_a_folder_that_cannot_be_made_is_named_as_it_was_given(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx()
-    assert cli.main(["export", str(run), "--onnx", "/proc/net.onnx", "--quiet"]) == 2
+    assert main.main(["export", str(run), "--onnx", "/proc/net.onnx", "--quiet"]) == 2
     assert capsys.readouterr().err.startswith("perturblab: error: /proc/net.onnx ")
 
 
@@ -357,8 +357,8 @@ def test_a_run_that_draws_masks_at_every_pass_is_refused(tmp_path: Path, capsys:
     onnx()
     line = "--dataset-train digits --net-type perturb_resnet18 --nfilters 2 --redraw-masks always --train-size 20"
     folder = tmp_path / "run"
-    assert cli.main(["train", *f"{line} --batch-size 10 --nepochs 1 --quiet --out {folder}".split()]) == 0
-    assert cli.main(["export", str(folder), "--onnx", str(tmp_path / "net.onnx"), "--quiet"]) == 2
+    assert main.main(["train", *f"{line} --batch-size 10 --nepochs 1 --quiet --out {folder}".split()]) == 0
+    assert main.main(["export", str(folder), "--onnx", str(tmp_path / "net.onnx"), "--quiet"]) == 2
     assert "masks at every forward pass" in capsys.readouterr().err
 
 

@@ -14,7 +14,7 @@ from markupsafe import escape
 
 from builders import make, point, run
 from page_reader import AUDITED, RESULTS, SOME, Reader, committed, some_page
-from perturblab import cli
+from perturblab.cli import config_file, main
 from perturblab.errors import UserError
 from perturblab.records import results, store
 from perturblab.records.record import Record
@@ -211,7 +211,7 @@ def test_runs_of_no_study_are_repeated_by_the_flags_of_their_records() -> None:
     assert len(commands) == 3, "one a group of seeds"
     first = [run.record for run in runs if run.record.seed == 1]
     for command in commands:
-        config = cli._training(cli._parser().parse_args(shlex.split(command)[1:]))
+        config = config_file.training(main._parser().parse_args(shlex.split(command)[1:]))
         said = config.model_dump(mode="json")
         assert config.dataset_train == "CIFAR10"
         assert sum({k: said[k] for k in record.config if "data" not in k} == flags_in(record) for record in first) == 1
@@ -261,7 +261,7 @@ def folder(tmp_path: Path) -> Path:
 def test_the_command_writes_the_page_and_says_the_answers(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["report", str(folder), "-o", str(tmp_path / "out" / "page.html")]) == 0
+    assert main.main(["report", str(folder), "-o", str(tmp_path / "out" / "page.html")]) == 0
     said = capsys.readouterr().out
     assert said.startswith("Does noise help a perturbative network? ")
     assert "6 records; open " in said
@@ -272,11 +272,11 @@ def test_the_command_writes_between_markers(folder: Path, tmp_path: Path) -> Non
     document = tmp_path / "README.md"
     document.write_text("a\n<!-- results:begin -->\nold\n<!-- results:end -->\nb\n")
     command = ["report", str(folder), "--markdown", "--tag", "dispute", "--into", str(document)]
-    assert cli.main(command) == 0
+    assert main.main(command) == 0
     text = document.read_text()
     assert text.startswith("a\n<!-- results:begin -->\n| Claim |")
     assert text.endswith("<!-- results:end -->\nb\n")
-    assert cli.main(command) == 0
+    assert main.main(command) == 0
     assert document.read_text() == text
 
 
@@ -294,7 +294,7 @@ def test_the_command_writes_between_markers(folder: Path, tmp_path: Path) -> Non
 def test_flags_that_are_not_read_are_mistakes(
     folder: Path, flags: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["report", str(folder), *flags]) == 2
+    assert main.main(["report", str(folder), *flags]) == 2
     error = capsys.readouterr().err
     assert complaint in error
     assert len(error.splitlines()) == 1

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from builders import FULL
-from perturblab import cli
 from perturblab.attacks import ATTACKS
+from perturblab.cli import main
 from perturblab.records import store
 from perturblab.records.attack_names import ACTIVE, AT_INFERENCE, BLIND
 from perturblab.records.config import TrainConfig, validated
@@ -57,7 +57,7 @@ def test_what_one_of_several_same_set_ups_has_is_given_to_the_others(tmp_path: P
 def test_the_command_line_of_a_job_says_its_flags(tmp_path: Path) -> None:
     (job,) = planned(tmp_path, "K7", dataroot="somewhere", classes=("1", "0"))
     line = argv(job, 1)[3:]
-    config = validated(TrainConfig, cli.given(cli.parsed(cli._parser(), line), TrainConfig))
+    config = validated(TrainConfig, main.given(main.parsed(main._parser(), line), TrainConfig))
     assert {name: getattr(config, name) for name in job.flags if name != "dataroot"} == {
         name: value for name, value in job.flags.items() if name != "dataroot"
     }

@@ -17,7 +17,7 @@ import torch
 
 import hub_server
 from hub_server import TOKEN
-from perturblab import cli
+from perturblab.cli import main
 from perturblab.data import load as load_data
 from perturblab.errors import UserError
 from perturblab.records import store
@@ -35,7 +35,7 @@ SMALL = "--train-size 64 --batch-size 16 --nepochs 1 --nthreads 1 --quiet"
 
 
 def trained(folder: Path, line: str) -> Path:
-    assert cli.main(["train", *shlex.split(f"{line} {SMALL}"), "--out", str(folder)]) == 0
+    assert main.main(["train", *shlex.split(f"{line} {SMALL}"), "--out", str(folder)]) == 0
     return folder
 
 
@@ -240,7 +240,7 @@ SESSION = """
 import contextlib, io, json, os, shlex, sys
 from pathlib import Path
 import torch
-from perturblab import cli
+from perturblab.cli import main
 from perturblab.errors import UserError
 from perturblab.runs.export.hub import from_pretrained, push_to_hub
 
@@ -328,7 +328,7 @@ def test_another_net_is_neither_pushed_nor_overwritten(
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert cli.main(["export", str(run), "--pretrained", str(tmp_path), "--push", "someone/net", "--quiet"]) == 2
+    assert main.main(["export", str(run), "--pretrained", str(tmp_path), "--push", "someone/net", "--quiet"]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"perturblab: error: {tmp_path} exists")
     assert f"net of {run}" in err

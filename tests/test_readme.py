@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import perturblab
-from perturblab import cli
-from perturblab.arguments import given, parsed
+from perturblab.cli import main
+from perturblab.cli.arguments import given, parsed
 from perturblab.records.config import TrainConfig, validated
 from perturblab.report import groups_table
 from perturblab.studies.catalogue import ENTRIES, RELATIONS
@@ -46,7 +46,7 @@ def test_tables_are_made_from_the_committed_records(
     path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    assert cli.main(["report", *shlex.split(TABLES[path])]) == 0
+    assert main.main(["report", *shlex.split(TABLES[path])]) == 0
     text = (ROOT / path).read_text()
     assert groups_table.update_between_markers(text, capsys.readouterr().out) == text, (
         f"say perturblab report {TABLES[path]} --into {path}"
@@ -55,7 +55,7 @@ def test_tables_are_made_from_the_committed_records(
 
 @pytest.mark.parametrize("line", calls())
 def test_commands_parse(line: str) -> None:
-    args = parsed(cli._parser(), shlex.split(line))
+    args = parsed(main._parser(), shlex.split(line))
     if args.command in ("train", "describe"):
         validated(TrainConfig, given(args, TrainConfig))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from perturblab import cli
+from perturblab.cli import main
 from perturblab.errors import UserError
 from perturblab.records import store
 from perturblab.records.config import TrainConfig
@@ -40,11 +40,11 @@ def result(folder: Path) -> dict[str, Any]:
 
 def test_twice_in_a_row_and_in_other_processes(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        assert cli.main([*LINE.split(), "--out", str(tmp_path / name)]) == 0
+        assert main.main([*LINE.split(), "--out", str(tmp_path / name)]) == 0
     for name, salt in (("three", "1"), ("four", "2")):
         command = [sys.executable, "-m", "perturblab", *LINE.split(), "--out", str(tmp_path / name)]
         subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": salt})
-    assert cli.main([*LINE.split(), "--manual-seed", "2", "--out", str(tmp_path / "other")]) == 0
+    assert main.main([*LINE.split(), "--manual-seed", "2", "--out", str(tmp_path / "other")]) == 0
     one, *same = (result(tmp_path / name) for name in ("one", "two", "three", "four"))
     assert all(found == one for found in same)
     other = result(tmp_path / "other")
@@ -53,7 +53,7 @@ def test_twice_in_a_row_and_in_other_processes(tmp_path: Path) -> None:
 
 
 def test_what_may_change_bits_is_in_the_record(tmp_path: Path) -> None:
-    assert cli.main([*LINE.split(), "--out", str(tmp_path / "run")]) == 0
+    assert main.main([*LINE.split(), "--out", str(tmp_path / "run")]) == 0
     environment = store.load(tmp_path / "run/record.json").environment
     assert (environment.threads, environment.precision, environment.compile, environment.device) == (
         *(1, "fp32", "off", "cpu"),

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cases import NCLASSES, NET_ROWS, Case
-from perturblab import cli, data
+from perturblab import data
+from perturblab.cli import main
 from perturblab.errors import UserError
 from perturblab.layers import fixed_buffers
 from perturblab.records import numerics, store
@@ -280,9 +281,9 @@ def test_what_a_kill_leaves_is_swept_and_hinders_no_start(tmp_path: Path) -> Non
     folder.mkdir()
     (folder / ".checkpoint.pt.123.part").write_bytes(b"half of it")
     line = f"train --dataset-train digits --net-type lenet --nfilters 2 --train-size 20 --nepochs 1 --out {folder}"
-    assert cli.main([*line.split(), "--quiet"]) == 0
+    assert main.main([*line.split(), "--quiet"]) == 0
     assert not list(folder.glob(".*"))
-    assert cli.main([*line.split(), "--quiet"]) == 2, "a run that is begun is never overwritten"
+    assert main.main([*line.split(), "--quiet"]) == 2, "a run that is begun is never overwritten"
 
 
 def test_an_older_record_never_stands_beside_newer_weights(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,14 +318,14 @@ def test_a_run_that_another_process_has_gone_on_with_is_refused(stopped: Path) -
 def test_resume_of_a_run_that_is_not_there(there: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if there:
         (tmp_path / "run").mkdir()
-    assert cli.main(["train", "--resume", str(tmp_path / "run")]) == 2
+    assert main.main(["train", "--resume", str(tmp_path / "run")]) == 2
     want = f"{tmp_path}/run holds no checkpoint.pt; give the folder of a run that perturblab train has made"
     assert capsys.readouterr() == ("", f"perturblab: error: {want}\n")
 
 
 def test_what_differs_is_named(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        cli.main(["train", "--resume", str(stopped), "--momentum", "0.5", "--batch-size", "3", "--nfilters", "2"]) == 2
+        main.main(["train", "--resume", str(stopped), "--momentum", "0.5", "--batch-size", "3", "--nfilters", "2"]) == 2
     )
     assert "--batch-size, --momentum given" in capsys.readouterr().err
 
@@ -332,7 +333,7 @@ def test_what_differs_is_named(stopped: Path, capsys: pytest.CaptureFixture[str]
 def test_more_epochs_and_other_threads_are_recorded_and_told(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.get_num_threads()
     try:
-        assert cli.main(["train", "--resume", str(stopped), "--nepochs", "3", "--nthreads", str(before + 1)]) == 0
+        assert main.main(["train", "--resume", str(stopped), "--nepochs", "3", "--nthreads", str(before + 1)]) == 0
     finally:
         torch.set_num_threads(before)
     parts = store.load(stopped / "record.json").parts
@@ -345,7 +346,7 @@ def test_other_numerics_are_recorded_and_told(
 ) -> None:
     before = numerics.NUMERICS
     monkeypatch.setattr(numerics, "NUMERICS", before + 1)
-    assert cli.main(["train", "--resume", str(stopped)]) == 0
+    assert main.main(["train", "--resume", str(stopped)]) == 0
     record = store.load(stopped / "record.json")
     assert [(p.step, p.numerics) for p in record.parts] == [(0, before), (2, before + 1)]
     assert (record.numerics, record.numbers) == (before + 1, (before, before + 1))
@@ -365,7 +366,7 @@ def test_the_source_hash_is_kept_and_says_nothing(
 ) -> None:
     before = numerics.code_hash()
     monkeypatch.setattr(numerics, "code_hash", lambda: "0" * 12)
-    assert cli.main(["train", "--resume", str(stopped)]) == 0
+    assert main.main(["train", "--resume", str(stopped)]) == 0
     record = store.load(stopped / "record.json")
     assert [(p.step, p.code) for p in record.parts] == [(0, before), (2, "0" * 12)]
     assert record.numbers == (numerics.NUMERICS,)
@@ -378,7 +379,7 @@ def test_a_void_run_does_not_go_on(
     fault = numerics.Fault((numerics.NUMERICS,), "masks added twice", {"net_type": ("lenet",)})
     monkeypatch.setattr(numerics, "FAULTS", (fault,))
     monkeypatch.setattr(numerics, "NUMERICS", numerics.NUMERICS + 1)
-    assert cli.main(["train", "--resume", str(stopped)]) == 2
+    assert main.main(["train", "--resume", str(stopped)]) == 2
     assert f"{stopped} is void ({fault}); start the run anew with another --out" in capsys.readouterr().err
     assert not (stopped / "record.json").exists()
 
@@ -421,10 +422,10 @@ def test_no_memory_is_told_with_the_batch_size(
     line = (
         f"train --dataset-train digits --net-type lenet --nfilters 2 --batch-size 77 --out {tmp_path / 'run'} --quiet"
     )
-    assert cli.main(line.split()) == 2
+    assert main.main(line.split()) == 2
     assert "out of memory (tried to allocate 400 bytes) with --batch-size 77; " in capsys.readouterr().err
     monkeypatch.setattr(data, "load", full)
-    assert cli.main(line.split()) == 2
+    assert main.main(line.split()) == 2
     assert "out of memory (tried to allocate 400 bytes); free some" in capsys.readouterr().err
 
 
@@ -432,6 +433,6 @@ def test_sigterm_while_the_data_load_is_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(data, "load", lambda *given, **more: signal.raise_signal(signal.SIGTERM))
-    assert cli.main(["train", "--dataset-train", "digits", "--out", str(tmp_path / "run")]) == 130
+    assert main.main(["train", "--dataset-train", "digits", "--out", str(tmp_path / "run")]) == 130
     assert capsys.readouterr().err == "perturblab: interrupted\n"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from perturblab import cli
+from perturblab.cli import main
 from perturblab.errors import DataError, UserError
 from perturblab.records import store
 from perturblab.runs import checkpoint
@@ -153,7 +153,7 @@ def test_more_than_memory_has_left_is_refused(tmp_path: Path) -> None:
 def test_a_record_counts_every_image_of_its_set(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     flags = "train --dataset-train digits --net-type lenet --nfilters 2 --nepochs 1 --train-size 20 --quiet --out"
-    assert cli.main([*shlex.split(flags), str(folder)]) == 0
+    assert main.main([*shlex.split(flags), str(folder)]) == 0
     text = (folder / "record.json").read_text().replace('"test": 597', '"test": 598')
     (folder / "record.json").write_text(text)
     with pytest.raises(UserError, match=r"counts.last.total is 597, expected data.sizes.test = 598"):

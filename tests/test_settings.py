@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from perturblab import cli
+from perturblab.cli import main
 from perturblab.errors import NonFiniteError
 from perturblab.records import store
 from perturblab.records.config import TrainConfig
@@ -27,7 +27,7 @@ TINY = "--dataset-train digits --net-type lenet --nfilters 2 --nmasks 2 --train-
 
 def trained(tmp_path: Path, flags: str, name: str = "run") -> Record:
     folder = tmp_path / name
-    assert cli.main(shlex.split(f"train {TINY} {flags} --nepochs 2 --quiet --out {folder}")) == 0
+    assert main.main(shlex.split(f"train {TINY} {flags} --nepochs 2 --quiet --out {folder}")) == 0
     return store.load(folder / "record.json")
 
 
@@ -153,7 +153,7 @@ def test_compiled_run_takes_its_steps_and_says_what_the_first_cost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain, compiled = trained(tmp_path, "--compile off", "off"), tmp_path / "on"
-    assert cli.main(shlex.split(f"train {TINY} --compile on --nepochs 2 --out {compiled}")) == 0
+    assert main.main(shlex.split(f"train {TINY} --compile on --nepochs 2 --out {compiled}")) == 0
     assert "the first step took" in capsys.readouterr().err
     record = store.load(compiled / "record.json")
     assert record.environment.compile == "on"

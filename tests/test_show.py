@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from builders import Tell
-from perturblab.cli_catalogue import _found, _how_to_run
+from perturblab.cli.show import _found, _how_to_run
 from perturblab.records import results
 from perturblab.report import claims_table
 from perturblab.studies.catalogue import ENTRIES, RELATIONS, SETUPS

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from builders import Tell
-from perturblab import cli
+from perturblab.cli import main
 from perturblab.records import store
 from perturblab.records.record import Study
 from perturblab.studies import presets
@@ -118,7 +118,7 @@ def test_every_printed_command_does_one_run_from_anywhere(
     for command in lines:
         program, *words = shlex.split(command)
         assert (program, words[:3]) == (sys.executable, ["-m", "perturblab", "run"])
-        assert cli.main(words[2:]) == 0
+        assert main.main(words[2:]) == 0
         new = set((tmp_path / "the results").rglob("record.json")) - done
         assert len(new) == (2 if "K4-twin" in words else 1), "of this run, and no other"
         done |= new

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from perturblab import cli
+from perturblab.cli import main, output
 from perturblab.errors import UserError
 from perturblab.records import results
 from perturblab.records.record import Record, Study
@@ -98,7 +98,7 @@ def test_a_run_that_is_called_off_while_it_is_started_is_not_left_behind(
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         ray_module._run(planned(tmp_path, {"nepochs": 10_000}), 1)
-    assert [process.returncode for process in processes] == [cli.INTERRUPTED], "a clean stop"
+    assert [process.returncode for process in processes] == [output.INTERRUPTED], "a clean stop"
     assert not (tmp_path / "results").exists(), "what was called off has not failed"
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -160,7 +160,7 @@ def test_that_no_machine_suffices_is_told(
 def test_mistakes_are_told_in_one_line(
     flags: str, wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = cli.main(shlex.split(f"run K4 --quiet --results {tmp_path}/results {flags}"))
+    code = main.main(shlex.split(f"run K4 --quiet --results {tmp_path}/results {flags}"))
     out, err = capsys.readouterr()
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert wrong in err
@@ -173,7 +173,7 @@ def test_no_cluster_is_told_in_one_line(
     address = "127.0.0.1:1"  # where nothing listens
     monkeypatch.setenv("RAY_ADDRESS", address)
     where = on if on == "ray" else on + address
-    code = cli.main(shlex.split(f"run K4 --quiet --results {tmp_path}/results --on {where}"))
+    code = main.main(shlex.split(f"run K4 --quiet --results {tmp_path}/results --on {where}"))
     out, err = capsys.readouterr()
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"perturblab: error: --on {where}: no cluster answers (")

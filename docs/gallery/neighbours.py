@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perturblab import cli
+from perturblab.cli import main
 from perturblab.errors import UserError
 from perturblab.records.markdown import markdown_table
 from perturblab.runs.open import trained_run
@@ -198,7 +198,7 @@ def _trained(run: Path | None, dataroot: str) -> tuple[nn.Module, Tensor, Tensor
             own = Path(folder, "run")
             words = "train --net-type batchout_cifar --nfilters 4 --dataset-train digits --optim-method Adam"
             with redirect_stdout(sys.stderr):
-                if cli.main(
+                if main.main(
                     [*words.split(), "--learning-rate", "0.01", "--nepochs", "3", "--quiet", "--out", str(own)]
                 ):
                     raise RuntimeError("the small net could not be trained")

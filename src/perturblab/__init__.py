@@ -8,7 +8,7 @@ The map of the package, in the order in which a run passes through it:
 * `perturblab.training.loop`: one visible loop; the published learning-rate schedules are in `perturblab.training.schedules`.
 * `perturblab.training.evaluate`: whole-number accuracy and the audit of the published metrics.
 * `perturblab.records.record`, `perturblab.stats`, `perturblab.report`: one record a run, intervals, verdicts, the page.
-* `perturblab.cli`: the command line.
+* `perturblab.cli.main`: the command line.
 """
 
 __version__ = "0.1.0"

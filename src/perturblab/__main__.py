@@ -2,6 +2,6 @@
 
 import sys
 
-from perturblab.cli import main
+from perturblab.cli.main import main
 
 sys.exit(main())

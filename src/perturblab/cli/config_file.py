@@ -1,5 +1,6 @@
 """Flags from a YAML file: read as the text that would be typed, so that nothing in the file is ever constructed."""
 
+import argparse
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from perturblab.arguments import IGNORED, spellings
+from perturblab.cli.arguments import IGNORED, Parser, given, spellings
 from perturblab.errors import UserError
+from perturblab.records.config import TrainConfig, validated
 
 if TYPE_CHECKING:
     from yaml import Node
@@ -97,3 +99,15 @@ def _scalar(node: "Node", path: Path) -> str | None:
         kind = type(node).__name__.removesuffix("Node").lower()
         raise UserError(f"--config {path}, line {line}: got a {kind} inside; expected plain values and flat lists")
     return None if node.tag == _NULL else str(node.value)
+
+
+def add_config(parser: Parser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="YAML file of flags, name: value; those given here win")
+
+
+def training(args: argparse.Namespace) -> TrainConfig:
+    """The flags of a file and, over them, those of the command line."""
+    from perturblab.cli.config_file import flags_in
+
+    in_file = {} if args.config is None else flags_in(Path(args.config), TrainConfig)
+    return validated(TrainConfig, given(argparse.Namespace(**in_file | vars(args)), TrainConfig))

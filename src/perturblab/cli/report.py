@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perturblab.arguments import Parser
+from perturblab.cli.arguments import Parser
 from perturblab.errors import UserError
 
 if TYPE_CHECKING:

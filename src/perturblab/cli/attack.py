@@ -1,0 +1,37 @@
+"""perturblab attack: a run under attack, and its table."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from perturblab.cli.arguments import given
+from perturblab.cli.output import DONE, print_json
+from perturblab.records.config import AttackConfig, validated
+
+
+def attack(args: argparse.Namespace) -> int:
+    config = validated(AttackConfig, given(args, AttackConfig))
+    import torch
+
+    from perturblab.cli.attack_table import table
+    from perturblab.records.pictures.examples import examples_of
+    from perturblab.runs.attack.measure import attack_run, was_checked
+    from perturblab.system.memory import keep_freed_memory
+    from perturblab.system.signals import hear_stops
+    from perturblab.system.terminal import Show
+
+    hear_stops()
+    keep_freed_memory()
+    if config.nthreads:
+        torch.set_num_threads(config.nthreads)
+    points = attack_run(Path(args.folder), config, Show(quiet=config.quiet or args.json))
+    if args.json:
+        print_json([point.summary() for point in points])
+    else:
+        print(table(points, terminal=sys.stdout.isatty() and os.environ.get("TERM") != "dumb"))
+        if not was_checked(Path(args.folder), points):
+            print("not checked for masked gradients: flags come from the curves alone; leave --no-checks out")
+        pictures = ["curves.svg", *(["examples.svg"] if examples_of(points)[1] else [])]
+        print(f"pictures: {Path(args.folder, 'attacks')}/{', '.join(pictures)}")
+    return DONE

@@ -1,0 +1,48 @@
+"""perturblab evaluate: the exact count of a run's test images."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from perturblab.cli.arguments import integers
+from perturblab.cli.output import DONE, print_json
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    batch = integers(args.batch_size, "--batch-size")[0] if args.batch_size is not None else None
+    from perturblab.runs.evaluate import evaluate_run
+    from perturblab.runs.open import own_device
+    from perturblab.system.terminal import Show
+    from perturblab.training.ranks import joined
+
+    with joined(own_device(Path(args.folder))) as ranks:
+        result = evaluate_run(
+            Path(args.folder),
+            Show(quiet=args.json),
+            audited=args.audit,
+            batch_size=batch,
+            dataroot=args.dataroot,
+            ranks=ranks,
+        )
+    if not ranks.first:
+        return DONE
+    if args.json:
+        print_json(result)
+    else:
+        print(_evaluation(result))
+    return DONE
+
+
+def _evaluation(result: dict[str, Any]) -> str:
+    exact, (low, high) = result["exact"], result["wilson"]
+    percent = 100 * exact["correct"] / exact["total"]
+    lines = [
+        f"exact: {percent:.2f} % ({exact['correct']}/{exact['total']}), 95 % Wilson interval [{low:.2f}, {high:.2f}]"
+    ]
+    if "smoothed" in result:
+        lines += [
+            f"mean over {result['n_batches']} batches of nominal size: {result['batch_mean']:.2f} %",
+            f"the same with the integer truncation of PyTorch before 1.3: {result['batch_mean_truncated']:.2f} %",
+            f"0.7/0.3 smoothed over the batches in test order: {result['smoothed']:.2f} %",
+        ]
+    return "\n".join(lines)

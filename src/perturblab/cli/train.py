@@ -1,0 +1,162 @@
+"""perturblab train: a run from its flags to its record."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perturblab.errors import RankLostError, UserError
+from perturblab.records.config import TrainConfig
+from perturblab.system.files import is_begun
+from perturblab.system.processes import is_first, launcher
+from perturblab.system.signals import asked_to_stop
+
+if TYPE_CHECKING:
+    from perturblab.records.record import Record
+    from perturblab.runs.run import Run
+    from perturblab.system.terminal import Show
+    from perturblab.training.ranks import Ranks
+from perturblab.cli.config_file import training
+from perturblab.cli.output import DONE, INTERRUPTED
+
+# What a second call for the same run may say anew.
+_MAY_CHANGE = {"nepochs", "dataroot", "nthreads", "device", "quiet", "debug", "log"}
+
+
+def train(args: argparse.Namespace) -> int:
+    config = training(args)
+    folder = Path(config.resume) if config.resume else _new_folder(config) if is_first() else None
+    import torch
+
+    from perturblab.runs import logs
+    from perturblab.runs.open import own_device
+    from perturblab.system.memory import keep_freed_memory
+    from perturblab.system.signals import hear_stops
+    from perturblab.training import ranks
+
+    hear_stops()
+    logs.check(config.log or ())
+    keep_freed_memory()
+    if config.nthreads:
+        torch.set_num_threads(config.nthreads)
+    if config.debug:
+        _show_perturbations()
+    own = config.resume is not None and "device" not in config.model_fields_set
+    with ranks.joined(own_device(folder) if own and folder else config.device) as us:
+        # Rank 0 names the folder: the name may hold the time, and the others would find it in use.
+        place = next(found for found in us.every(folder) if found is not None)
+        return _train_in(config, place, us, args.stop)
+
+
+def _train_in(config: TrainConfig, folder: Path, ranks: "Ranks", stop: Callable[[], bool] | None) -> int:
+    from perturblab.runs import open, train
+    from perturblab.system.terminal import Show
+
+    show = Show(quiet=config.quiet)
+    with ranks.agreed():
+        if config.resume:
+            run = open.resume_run(folder, _changes(config, folder), show, ranks)
+        else:
+            run = open.open_run(config, folder, show, ranks)
+    open.check_ranks(run)
+    _introduce(run, show)
+    resume = f"{launcher()} train --resume {folder}"
+    try:
+        with asked_to_stop(stop, once=True) as asked:
+            record = train.execute(run, show, asked)
+    except RankLostError as error:
+        raise RankLostError(f"rank {ranks.rank}: {error}; go on from the last checkpoint with: {resume}") from error
+    if record is None:
+        state = run.state
+        show.warn(f"stopped in epoch {state.epoch + 1} after step {state.step} of {run.steps}; go on with: {resume}")
+        return INTERRUPTED
+    if ranks.first:
+        print(_result(record, folder))
+    return DONE
+
+
+def _new_folder(config: TrainConfig) -> Path:
+    import datetime
+
+    stamp = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
+    folder = Path(config.out or f"runs/{config.net}-seed{config.manual_seed}-{stamp}")
+    if folder.exists() and (not folder.is_dir() or is_begun(folder)):
+        raise UserError(
+            f"--out {folder} exists and is never overwritten; choose another, or go on with --resume {folder}"
+        )
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise UserError(f"--out {folder} cannot be made, {above} is no folder that can be written; choose another")
+    return folder
+
+
+def _changes(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """What a resumed run takes from this call; anything else that differs is refused."""
+    from perturblab.runs import open
+
+    own = open.saved_config(folder)
+    said = {name: getattr(config, name) for name in config.model_fields_set - {"resume"}}
+    other = sorted(name for name, value in said.items() if name not in _MAY_CHANGE and value != getattr(own, name))
+    if other:
+        flags = ", ".join("--" + name.replace("_", "-") for name in other)
+        raise UserError(f"{flags} given, and {folder} was started with another value; drop it, or start a new run")
+    if "nepochs" in said:
+        _check_longer(config, own)
+    return {name: value for name, value in said.items() if name in _MAY_CHANGE}
+
+
+def _check_longer(config: TrainConfig, own: TrainConfig) -> None:
+    if own.optimizer_schedule in ("cosine", "onecycle") and config.nepochs != own.nepochs:
+        raise UserError(
+            f"--nepochs cannot change: the {own.optimizer_schedule} schedule of this run depends on it; start a new run"
+        )
+
+
+def _show_perturbations() -> None:
+    import logging
+
+    from perturblab.layers.kernels import debug_log
+
+    debug_log.setLevel(logging.DEBUG)
+    debug_log.addHandler(logging.StreamHandler(sys.stderr))
+
+
+def _introduce(run: "Run", show: "Show") -> None:
+    images, splits = run.images, (run.training, run.validation or (), run.images.test)
+    trainable = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    show.say("data: {}, {:,} training, {:,} validation, {:,} test images".format(images.display, *map(len, splits)))
+    show.say(f"classes in order: {', '.join(images.classes)}")
+    several = "" if run.ranks.alone else f", {run.ranks.world} ranks with batch norm statistics of their own"
+    show.say(f"net: {run.config.net}, {trainable:,} trainable parameters, on {run.device}{several}")
+    show.say(f"run: {run.folder}")
+    show.say("its last bits depend on: {}".format(", ".join(_bits(run))))
+
+
+def _bits(run: "Run") -> list[str]:
+    import torch
+
+    threads = torch.get_num_threads()
+    compiled = "compiled" if run.config.compile == "on" else "not compiled"
+    return [run.config.precision, compiled, f"{threads} thread{'s' * (threads > 1)}", str(run.device)]
+
+
+def _result(record: "Record", folder: Path) -> str:
+    from perturblab.stats import wilson
+
+    last = record.counts.last
+    low, high = wilson(last.correct, last.total)
+    lines = [
+        f"test accuracy after epoch {last.epoch + 1}: {last.accuracy:.2f} % "
+        f"({last.correct}/{last.total}, 95 % Wilson interval [{low:.2f}, {high:.2f}])"
+    ]
+    if record.audit:
+        audit = record.audit
+        lines.append(
+            f"the published metrics for these answers: mean over batches {audit.last.batch_mean:.2f} %, truncated "
+            f"{audit.last.batch_mean_truncated:.2f} %, smoothed {audit.last.smoothed:.2f} %; best smoothed epoch "
+            f"{audit.best_smoothed.smoothed:.2f} %, exact in that epoch {audit.best_smoothed.accuracy:.2f} %"
+        )
+    lines.append(f"record: {folder / 'record.json'}, curves: {folder / 'progress.svg'}")
+    return "\n".join(lines)
