@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from perturblab.cli import main, output
-from perturblab.records.paths import FAILED
+from perturblab.records.paths import FAILED_FILE
 from perturblab.report.groups_table import BEGIN, END
 from perturblab.runs import checkpoint
 
@@ -51,7 +51,7 @@ def make(world: Path) -> None:
         (world / name).mkdir()
     for name, text in {
         **{"file": "text", "nonsense/notes.txt": "text", "without.md": "a text\n", "swapped.md": f"{END}\n{BEGIN}\n"},
-        **{"one.md": BEGIN, "twice.md": f"{BEGIN}{END}" * 2, "there.onnx": "not a net", f"failed/{FAILED}": "[]"},
+        **{"one.md": BEGIN, "twice.md": f"{BEGIN}{END}" * 2, "there.onnx": "not a net", f"failed/{FAILED_FILE}": "[]"},
     }.items():
         (world / name).write_text(text)
 

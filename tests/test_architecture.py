@@ -1,8 +1,9 @@
-"""The walls of the house: who may import whom, no cycles, small files, nothing heavy behind --help."""
+"""The walls of the house: who imports whom, no cycles, small files, one name for one thing, nothing heavy at start."""
 
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,164 +13,93 @@ import perturblab
 
 ROOT = Path(perturblab.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
-# Leaves that all may import; every other part may import what stands here and nothing else of ours.
-LEAVES = {"errors", "extras", "files", "seeding"}
+LEAVES = {"errors", "seeding", "stats"}  # modules at the top of the package, which import nothing of ours but errors
+# room -> the rooms that it may import, beside the leaves. A sub-room has a row of its own.
 ALLOWED: dict[str, set[str]] = {
-    "errors": set(),
-    "extras": set(),
-    "files": set(),
-    "seeding": set(),
-    "kernels": set(),
-    "layers": {"kernels"},
-    "models": {"kernels", "layers"},
-    "data": set(),
-    "schedules": set(),
-    "evaluate": set(),
-    "ranks": {"machine"},
-    "train": {"ranks", "schedules"},
-    "plain": set(),
-    "saved": {"train"},
-    "checkpoint": {"plain"},
-    "records": {"numerics"},
-    "numerics": set(),
-    "stats": set(),
-    "markdown": set(),
-    "groups": {"records"},
-    "report": {
-        "catalogue",
-        "config",
-        "groups",
-        "markdown",
-        "numerics",
-        "points",
-        "presets",
-        "records",
-        "stats",
-        "style",
-    },
-    "style": set(),
-    "figures": {"style"},
-    "config": set(),
-    "attacks": set(),
-    "catalogue": set(),
-    "defences": {"attacks", "layers"},
-    "masking": {"attacks", "points"},
-    "points": {"stats"},
-    "robustness_figures": {"points", "style"},
-    "card": {"groups", "markdown", "points", "records", "stats"},
-    "frames": {"groups", "records", "stats"},
-    "logs": set(),
-    "targets": {"attacks", "config", "defences", "layers", "masking", "points", "progress", "runs"},
-    "attacked": {
-        *(
-            "attacks",
-            "config",
-            "evaluate",
-            "masking",
-            "numerics",
-            "points",
-            "progress",
-            "robustness_figures",
-            "runs",
-            "stats",
-        ),
-        *("targets", "unfinished"),
-    },
-    "unfinished": set(),
-    "configured": {"attacks", "config", "data", "defences", "layers", "models", "train"},
-    "recording": {"config", "configured", "evaluate", "kernels", "layers", "models", "numerics", "records"},
-    "machine": set(),
-    "progress": {"machine"},
+    "system": set(),
+    "layers.kernels": {"system"},
+    "layers": {"layers.kernels"},
+    "models": {"layers", "layers.kernels"},
+    "data": {"system"},
+    "records": {"system"},
+    "records.pictures": {"records", "system"},
+    "attacks": {"records"},
+    "training": {"attacks", "layers", "system"},
     "runs": {
-        *("attacks", "checkpoint", "config", "configured", "data", "defences", "evaluate", "layers", "machine"),
-        *("models", "progress", "ranks", "records", "saved", "train"),
+        *("attacks", "data", "layers", "layers.kernels", "models", "records", "records.pictures", "training", "system"),
     },
-    "execution": {
-        *(
-            "checkpoint",
-            "config",
-            "evaluate",
-            "figures",
-            "logs",
-            "machine",
-            "numerics",
-            "progress",
-            "ranks",
-            "recording",
-        ),
-        *("records", "runs", "stats", "train"),
+    "runs.attack": {
+        *("runs", "attacks", "layers", "layers.kernels", "models", "records", "records.pictures", "training", "system"),
     },
-    "onnx_export": {"attacks", "kernels", "layers", "progress", "runs"},
-    "pretrained": {
-        *("attacks", "card", "checkpoint", "configured", "data", "layers", "models", "points", "progress", "records"),
-        "runs",
+    "runs.export": {
+        *("runs", "attacks", "layers", "layers.kernels", "models", "records", "records.pictures", "training", "system"),
     },
-    "arguments": set(),
-    "config_file": {"arguments"},
-    "presets": {"catalogue", "config"},
-    "matching": {"config", "numerics", "points", "records"},
-    "planning": {"catalogue", "config", "matching", "numerics", "presets"},
-    "study": {"machine", "matching", "planning", "points", "progress", "records"},
-    "study_ray": {"machine", "planning", "progress", "study"},
-    "cli_report": {"arguments", "report"},
-    "cli_catalogue": {
-        *("arguments", "catalogue", "machine", "planning", "presets", "progress", "report", "stats"),
-        *("study", "study_ray"),
-    },
-    "cli_export": {"arguments", "onnx_export", "pretrained", "progress"},
+    "studies": {"records", "system"},
+    "report": {"studies", "records", "records.pictures"},
     "cli": {
-        *("cli_catalogue", "cli_export", "cli_report", "logs"),
-        *("arguments", "attacked", "checkpoint", "config", "configured", "execution", "kernels", "machine", "models"),
-        *("config_file", "progress", "ranks", "records", "robustness_figures", "runs", "stats"),
+        *("runs", "runs.attack", "runs.export", "models", "studies", "report", "records", "records.pictures", "system"),
     },
-    "__main__": {"cli"},
-    "__init__": set(),
 }
-NEVER_TORCH = {
-    "records",
-    "numerics",
-    "stats",
-    "groups",
-    "markdown",
-    "presets",
-    "matching",
-    "planning",
-    "study",
-    "study_ray",
-    "cli_catalogue",
-    "cli_report",
-    "cli_export",
-    "card",
-    "extras",
-    "frames",
-    "logs",
-    "report",
-    "figures",
-    "points",
-    "robustness_figures",
-    "style",
-    "config",
-    "arguments",
-    "config_file",
-    "errors",
-    "files",
-    "machine",
-    "progress",
-    "cli",
-    "catalogue",
-}
+NEVER_TORCH = {"system", "records", "studies", "report", "cli"}
+NEVER_SEEDING = NEVER_TORCH | {"errors", "stats"}  # seeding makes torch generators
+# Content that is to become data: its size says nothing about the code.
+CONTENT = {"studies/catalogue", "studies/presets.py"}
+# To be mended, and then deleted here: what the tests below would find today.
+TWINS = set(
+    [
+        "fgsm",
+        "pgd",
+        "table",
+        "flags_in",
+        "add_commands",
+        "train",
+        "numbers",
+        "load",
+        "in_order",
+        "check",
+        "one_line",
+        "perturb_conv2d",
+        "Row",
+        "compared",
+        "Counts",
+        "save",
+        "answers",
+        "markdown",
+        "differing",
+    ]
+)
+LONG = set(
+    [
+        "data/pictures.py",
+        "data/sets.py",
+        "layers/batchout.py",
+        "layers/kernels/native.py",
+        "layers/surgery.py",
+        "records/config.py",
+        "report/claims.py",
+        "runs/attack/measure.py",
+        "stats.py",
+        "studies/jobs.py",
+    ]
+)
+WALLS = {("cli", "training"), ("cli", "layers.kernels")}
+WIDEST, UNPLAIN = 28, 88
+# function -> why it takes more than six parameters.
+WIDE: dict[str, str] = {}
 
 
-def part(path: Path) -> str:
-    """The room of a file: its folder below the package, or its own name."""
-    inside = path.relative_to(ROOT)
-    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
+def room(path: Path) -> str:
+    """The room or sub-room of a file; a file at the top of the package is a room of its own."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    two = ".".join(parts[:2])
+    return two if two in ALLOWED else parts[0]
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Full names of the modules that a file imports; those for type checkers only are left out."""
-    tree = ast.parse(path.read_text())
+def modules_imported(path: Path) -> Iterator[Path]:
+    """The files of ours that a file imports, at any place but for type checkers only."""
+    tree = TREES[path]
     for_types = {
         id(inner)
         for node in ast.walk(tree)
@@ -180,49 +110,128 @@ def imported(path: Path) -> Iterator[str]:
         if id(node) in for_types:
             continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module == "perturblab":
-            yield from (f"perturblab.{alias.name}" for alias in node.names)
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            yield from filter(None, [_file_of(name)])
 
 
-def parts_imported(path: Path) -> set[str]:
-    """The rooms that a file imports."""
-    names = {name.split(".")[1] for name in imported(path) if name.startswith("perturblab.")}
-    return names - {"__version__"}
+def _file_of(name: str) -> Path | None:
+    """The file of ours that a dotted name lies in; None for other packages."""
+    parts = name.split(".")
+    if parts[0] != "perturblab":
+        return None
+    for count in range(len(parts), 0, -1):
+        place = ROOT.joinpath(*parts[1:count])
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if count > 1 and file.is_file():
+                return file
+    return ROOT / "__init__.py"
 
 
-def test_every_room_is_in_the_table() -> None:
-    assert {part(path) for path in FILES} == set(ALLOWED)
+def rooms_imported(path: Path) -> set[str]:
+    """The rooms that a file imports, without its own."""
+    return {room(file) for file in modules_imported(path) if file != ROOT / "__init__.py"} - {room(path)}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_are_allowed(path: Path) -> None:
-    assert parts_imported(path) - {part(path)} - LEAVES <= ALLOWED[part(path)]
+def functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Every function and method with its name in the file."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name, node
+        elif isinstance(node, ast.ClassDef):
+            yield from ((f"{node.name}.{m.name}", m) for m in node.body if isinstance(m, ast.FunctionDef))
 
 
-def test_there_are_no_cycles() -> None:
-    edges = {path: parts_imported(path) - {part(path)} for path in FILES}
-    rooms: dict[str, set[str]] = {}
-    for path, names in edges.items():
-        rooms.setdefault(part(path), set()).update(names)
-    done: set[str] = set()
-    while ready := {room for room, names in rooms.items() if room not in done and names <= done}:
+def test_every_room_has_its_row() -> None:
+    assert {room(path) for path in FILES} == {*ALLOWED, *LEAVES, "__init__", "__main__"}
+
+
+def test_few_modules_lie_outside_the_rooms() -> None:
+    assert {path.stem for path in ROOT.glob("*.py")} == {*LEAVES, "__init__", "__main__"}
+
+
+def test_rooms_import_only_what_their_row_says() -> None:
+    found = defaultdict(set)
+    for path in FILES:
+        allowed = {"cli"} if path.stem == "__main__" else ALLOWED.get(room(path), set())
+        free = {"errors"} if room(path) in LEAVES else LEAVES - ({"seeding"} if room(path) in NEVER_SEEDING else set())
+        for other in rooms_imported(path) - allowed - free:
+            found[room(path), other].add(str(path.relative_to(ROOT)))
+    assert {walls: files for walls, files in found.items() if walls not in WALLS} == {}
+
+
+def test_no_row_allows_what_nobody_imports() -> None:
+    imported = defaultdict(set)
+    for path in FILES:
+        imported[room(path)] |= rooms_imported(path)
+    # Two sub-rooms of runs share one row, which says what the outside of a run may use.
+    shared = {"runs.attack", "runs.export"}
+    unused = {name: row - imported[name] for name, row in ALLOWED.items() if name not in shared}
+    assert {name: row for name, row in unused.items() if row} == {}
+
+
+@pytest.mark.parametrize("of", [room, lambda path: path], ids=["rooms", "files"])
+def test_there_are_no_cycles(of) -> None:
+    edges = defaultdict(set)
+    for path in FILES:
+        lazily = room(path) == "cli"  # main imports every command, and each imports what it needs when it is called
+        edges[of(path)] |= {of(file) for file in modules_imported(path) if not (lazily and of(file) == path)}
+        edges[of(path)] -= {of(path)}
+    done = set()
+    while ready := {name for name, names in edges.items() if name not in done and names <= done}:
         done |= ready
-    assert done == set(rooms)
+    assert set(edges) - done == set()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_stay_small_enough_to_read(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 430
+    content = any(str(path.relative_to(ROOT)).startswith(name) for name in CONTENT)
+    assert len(path.read_text().splitlines()) <= (430 if content else 300)
+
+
+def test_a_public_name_is_defined_once() -> None:
+    """A reader who searches for a name finds one definition. Nested names and methods are free."""
+    places = defaultdict(list)
+    for path, tree in TREES.items():
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(str(path.relative_to(ROOT)))
+    assert {name: files for name, files in places.items() if len(files) > 1}.keys() <= TWINS
+
+
+def test_functions_take_few_parameters() -> None:
+    """At most six; those with more stand in `WIDE`, each with its reason."""
+    wide = {
+        f"{path.relative_to(ROOT)}:{name}"
+        for path, tree in TREES.items()
+        for name, node in functions(tree)
+        if len([a for a in (*node.args.args, *node.args.kwonlyargs) if a.arg not in ("self", "cls")]) > 6
+    }
+    assert len(wide - set(WIDE)) <= WIDEST
+    assert all(WIDE.values())
+
+
+def test_docstrings_begin_plainly() -> None:
+    """With what a function does or a thing is: never with "What" or "Whether"."""
+    found = []
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
+                text = ast.get_docstring(node) or ""
+                if text.split(" ")[0] in ("What", "Whether"):
+                    found.append(f"{path.relative_to(ROOT)}: {text[:60]}")
+    assert len(found) <= UNPLAIN, found
 
 
 def test_light_rooms_do_not_import_torch() -> None:
     """Import every module of the light rooms in one process; it stops at the first that loads torch."""
-    light = [path for path in FILES if part(path) in NEVER_TORCH]
-    assert {part(path) for path in light} == NEVER_TORCH
+    light = [path for path in FILES if room(path).split(".")[0] in NEVER_TORCH | {"errors", "stats"}]
     names = [".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__") for path in light]
+    assert len(names) > 80
     code = "import sys\nfor name in sys.argv[1:]:\n    __import__(name)\n    'torch' in sys.modules and sys.exit(name)"
     done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -238,8 +247,8 @@ import perturblab.studies.catalogue
 without("torch", "numpy", "pydantic")
 import perturblab.stats
 without("torch", "scipy", "matplotlib")
-from perturblab.records import record
-records.environment(threads=1, precision="fp32", compile="off", device="cpu")
+from perturblab.records.environment import environment
+environment(threads=1, precision="fp32", compile="off", device="cpu")
 without("torch", "scipy", "matplotlib", "datasets")
 import perturblab.report.groups_table
 without("torch", "scipy", "matplotlib", "rich")
@@ -255,26 +264,32 @@ def test_the_catalogue_records_and_their_tables_load_nothing_heavy() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-TESTS = sorted(Path(__file__).parent.glob("*.py"))
-
-
-def test_files_of_tests_stay_small_enough_to_read() -> None:
-    assert {path.name: lines for path in TESTS if (lines := len(path.read_text().splitlines())) > 500} == {}
+TESTS = sorted(Path(__file__).parent.rglob("*.py"))
 
 
 def test_no_file_of_tests_is_imported_by_another() -> None:
     """What several tests need lies in builders.py, or in another file without tests."""
-    imports = {path.name: [name for name in imported(path) if name.startswith("test_")] for path in TESTS}
-    assert len(imports) > 50
-    assert {name: found for name, found in imports.items() if found} == {}
+    found = []
+    for path in TESTS:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [(path.name, name) for name in names if name.startswith("test_")]
+    assert len(TESTS) > 50
+    assert found == []
+
+
+def test_files_of_tests_stay_small_enough_to_read() -> None:
+    long = {path.name: count for path in TESTS if (count := len(path.read_text().splitlines())) > 500}
+    assert long == {}
 
 
 def test_no_module_works_at_import() -> None:
     """Top-level statements define; they do not call anything but what makes constants."""
-    for path in FILES:
+    for path, tree in TREES.items():
         if path.name == "__main__.py":
             continue
-        for node in ast.parse(path.read_text()).body:
+        for node in tree.body:
             is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
             defines = is_docstring or ast.unparse(node).split("(")[0].endswith(".register_autograd")
             assert not isinstance(node, ast.Expr) or defines, f"{path}: {ast.unparse(node)}"

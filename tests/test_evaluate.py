@@ -1,4 +1,4 @@
-"""`perturblab.training.evaluate`: whole numbers, and every published metric against a plain loop over its definition."""
+"""Exact answers: whole numbers, and every published metric against a plain loop over its definition."""
 
 import math
 from collections.abc import Callable

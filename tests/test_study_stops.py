@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from builders import Tell
+from perturblab.records.paths import FAILED_FILE
 from perturblab.studies import plan
 from perturblab.studies.catalogue import SETUPS
-from perturblab.studies.jobs import FAILED, _log, argv
+from perturblab.studies.jobs import _log, argv
 from perturblab.system.files import locked
 from studies import TINY, planned, run_all
 from told import in_order
@@ -92,7 +93,7 @@ def test_a_run_that_is_only_just_starting_hears_the_stop(ignored: bool, tmp_path
     finally:
         signal.signal(signal.SIGINT, before)
     assert not plan.is_done(job), "it went on to its end"
-    assert not list(tmp_path.rglob(FAILED)), "it did not fail: the same command does it"
+    assert not list(tmp_path.rglob(FAILED_FILE)), "it did not fail: the same command does it"
 
 
 def test_a_second_study_is_kept_out(tmp_path: Path, tell: Tell) -> None:

@@ -1,14 +1,17 @@
-"""perturblab: networks that perturb their features on purpose, trained, evaluated and re-measured exactly.
+"""Perturbative networks and BatchOut, trained, evaluated, attacked and re-measured exactly.
 
-The map of the package, in the order in which a run passes through it:
+The rooms of the package, from the ground up:
 
+* `perturblab.system`: this machine: files, memory, signals, the terminal.
 * `perturblab.data`: names or paths -> checked uint8 tensors in memory; augmentation on whole batches.
-* `perturblab.layers`: perturbation layers, pure function first, module second.
+* `perturblab.layers`: perturbation layers, pure function first, module second; surgery on any net.
 * `perturblab.models`: the published nets; `build(name, **options)`.
-* `perturblab.training.loop`: one visible loop; the published learning-rate schedules are in `perturblab.training.schedules`.
-* `perturblab.training.evaluate`: whole-number accuracy and the audit of the published metrics.
-* `perturblab.records.record`, `perturblab.stats`, `perturblab.report`: one record a run, intervals, verdicts, the page.
-* `perturblab.cli.main`: the command line.
+* `perturblab.attacks`: attacks, and the checks that a masked gradient cannot pass for a defence.
+* `perturblab.training`: one visible loop, exact answers, the audit of the published metrics.
+* `perturblab.records`, `perturblab.stats`: one record per run; intervals and verdicts.
+* `perturblab.runs`: one run, from its flags to its folder; its attacks and exports.
+* `perturblab.studies`, `perturblab.report`: many runs; the page that judges the published claims.
+* `perturblab.cli`: the command line.
 """
 
 __version__ = "0.1.0"

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from perturblab.cli.arguments import given
-from perturblab.cli.output import DONE, print_json
+from perturblab.cli.output import print_json
 from perturblab.records.config import AttackConfig, validated
+from perturblab.system.processes import DONE
 
 
 def attack(args: argparse.Namespace) -> int:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from perturblab.cli.arguments import integers
-from perturblab.cli.output import DONE, print_json
+from perturblab.cli.output import print_json
+from perturblab.system.processes import DONE
 
 
 def evaluate(args: argparse.Namespace) -> int:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from perturblab.cli.arguments import Parser
 from perturblab.errors import UserError
+from perturblab.system.processes import DONE, FAILED
 
 if TYPE_CHECKING:
     from perturblab.system.terminal import Show
-
-DONE, FAILED = 0, 1
 
 
 def add_commands(command: Callable[[str, Callable[[argparse.Namespace], int], str], Parser]) -> None:

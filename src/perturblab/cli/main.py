@@ -17,11 +17,10 @@ from perturblab.cli.attack import attack
 from perturblab.cli.config_file import add_config
 from perturblab.cli.evaluate import evaluate
 from perturblab.cli.nets import describe_net, list_nets
-from perturblab.cli.output import DONE, INTERRUPTED, MISTAKE
 from perturblab.cli.train import train
 from perturblab.errors import NonFiniteError, RankLostError, UserError, one_line
 from perturblab.records.config import AttackConfig, TrainConfig
-from perturblab.system.processes import is_first, world_size
+from perturblab.system.processes import DONE, INTERRUPTED, MISTAKE, is_first, world_size
 
 _LET_THE_FIRST_TELL = 2.0  # seconds
 

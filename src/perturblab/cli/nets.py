@@ -5,8 +5,9 @@ from typing import Any
 
 from perturblab.cli.arguments import integers
 from perturblab.cli.config_file import training
-from perturblab.cli.output import DONE, print_json
+from perturblab.cli.output import print_json
 from perturblab.errors import UserError
+from perturblab.system.processes import DONE
 
 
 def list_nets(args: argparse.Namespace) -> int:

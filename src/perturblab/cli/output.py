@@ -1,10 +1,9 @@
-"""Exit codes, and how results are printed."""
+"""Results as JSON on stdout."""
 
 import json
 from typing import Any
 
-DONE, BUG, MISTAKE, INTERRUPTED = 0, 1, 2, 130
-
 
 def print_json(value: Any) -> None:
+    """Print a result that scripts read."""
     print(json.dumps(value, indent=1))

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from perturblab.cli.arguments import Parser
 from perturblab.errors import UserError
+from perturblab.system.processes import DONE
 
 if TYPE_CHECKING:
     from perturblab.records.results import Result
 
-DONE = 0
 Add = Callable[[str, Callable[[argparse.Namespace], int], str], Parser]
 
 

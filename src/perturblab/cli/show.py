@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from perturblab.cli.arguments import Parser
 from perturblab.cli.study import run_study
 from perturblab.errors import UserError
+from perturblab.system.processes import DONE
 
 if TYPE_CHECKING:
     from perturblab.studies.catalogue import Entry, Relation, Setup
     from perturblab.studies.presets import Preset
 
-DONE, FAILED, INTERRUPTED = 0, 1, 130
 RESULTS = "results"  # where records lie unless --results says otherwise
 _SETUP = "set-up"  # kind of what is listed without a figure or a claim
 Add = Callable[[str, Callable[[argparse.Namespace], int], str], Parser]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from perturblab.studies.jobs import Failure
     from perturblab.studies.plan import Job, Standing
     from perturblab.system.terminal import Show
-from perturblab.cli.show import DONE, FAILED, INTERRUPTED
+from perturblab.system.processes import DONE, FAILED, INTERRUPTED
 
 
 def run_study(args: argparse.Namespace) -> int:

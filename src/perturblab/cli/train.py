@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from perturblab.system.terminal import Show
     from perturblab.training.ranks import Ranks
 from perturblab.cli.config_file import training
-from perturblab.cli.output import DONE, INTERRUPTED
+from perturblab.system.processes import DONE, INTERRUPTED
 
 # What a second call for the same run may say anew.
 _MAY_CHANGE = {"nepochs", "dataroot", "nthreads", "device", "quiet", "debug", "log"}

@@ -32,4 +32,4 @@ def hash_of_weights(folder: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else ""
 
 
-FAILED = "failed.json"  # written by a study beside where the record would be
+FAILED_FILE = "failed.json"  # written by a study beside where the record would be

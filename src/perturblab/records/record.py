@@ -176,7 +176,8 @@ class Record(BaseModel, frozen=True, extra="forbid", strict=True):
     """All that a run leaves; ``seconds`` is its wall time. It holds no path of the machine and no name of its user.
 
     ``parts`` is empty unless a run was resumed to more epochs, or with other numerics, code, threads, torch, processor
-    or device. ``numerics`` is the number of `perturblab.records.numerics` at the end; records from before it existed have 0.
+    or device. ``numerics`` is the number of `perturblab.records.numerics` at the end; records from before it existed
+    have 0.
     """
 
     version: Annotated[int, Field(ge=VERSION, le=VERSION)] = VERSION

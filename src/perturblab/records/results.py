@@ -9,7 +9,7 @@ from perturblab.errors import UserError
 from perturblab.records import numerics, store
 from perturblab.records.attack_names import WORST
 from perturblab.records.metrics import load_metrics
-from perturblab.records.paths import FAILED
+from perturblab.records.paths import FAILED_FILE
 from perturblab.records.points import Point
 from perturblab.records.record import Record
 from perturblab.records.worst_case import load_run_points
@@ -95,7 +95,7 @@ def load_failed(folder: Path) -> list[Failed]:
         UserError: a file is broken.
     """
     found = []
-    for path in sorted(folder.rglob(FAILED)):
+    for path in sorted(folder.rglob(FAILED_FILE)):
         try:
             content = from_json(path.read_text(encoding="utf-8"))
             found.append(Failed(str(content["name"]), str(content["reason"])))

@@ -22,19 +22,17 @@ from typing import Any
 from perturblab.errors import UserError
 from perturblab.records import store
 from perturblab.records.checks import load_checks, save_checks
-from perturblab.records.paths import point_files
+from perturblab.records.paths import FAILED_FILE, point_files
 from perturblab.records.points import load_points, save_points
 from perturblab.records.record import Study
 from perturblab.studies.done import fault_in
 from perturblab.studies.plan import Job, unlike
 from perturblab.system.files import CHECKPOINT, PREVIOUS, sweep, write_atomically
+from perturblab.system.processes import INTERRUPTED, MISTAKE
 from perturblab.system.signals import STOPS
 from perturblab.system.terminal import Show
 
-FAILED = "failed.json"
-_MISTAKE = 2  # what the command line gives for a mistake of the user
 _LOOK_EVERY = 0.5  # seconds between two looks at the processes
-_INTERRUPTED = 130
 _UNMET = "it needs a run that is not trained; say the same once it is"
 
 
@@ -166,7 +164,7 @@ def run_jobs(
                     try:
                         running.append((job, _started(job, threads)))
                     except UserError as error:  # what lies beside its weights is broken, no other run's
-                        failures.append(failed(job, str(error), _MISTAKE, show))
+                        failures.append(failed(job, str(error), MISTAKE, show))
                         continue
                     show.say(f"{job.name}: begun")
                 if waiting and not running and not stop():
@@ -229,7 +227,7 @@ def _interrupt(running: Sequence[tuple[Job, "subprocess.Popen[bytes]"]]) -> None
 
 
 def _ended(job: Job, process: "subprocess.Popen[bytes]", show: Show) -> list[Failure]:
-    if process.returncode == _INTERRUPTED:
+    if process.returncode == INTERRUPTED:
         return []
     # What was begun with other settings has gone on with those; it is not what is asked for now.
     other = unlike(job) if process.returncode == 0 else ""
@@ -264,11 +262,11 @@ def failure_file(job: Job) -> Path:
         job: one of a study.
     """
     if not job.attack:
-        return job.results[0] / FAILED
+        return job.results[0] / FAILED_FILE
     settings = {name: value for name, value in job.attack.items() if name not in ("dataroot", "source")}
     settings["source"] = Path(str(job.attack.get("source", ""))).parts[-2:]  # wherever the runs lie
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return job.results[0] / f"failed-{str(job.attack['attacks']).replace(',', '-')}-{digest}" / FAILED
+    return job.results[0] / f"failed-{str(job.attack['attacks']).replace(',', '-')}-{digest}" / FAILED_FILE
 
 
 def forget_failure(job: Job) -> None:

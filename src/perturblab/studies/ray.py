@@ -113,7 +113,7 @@ def _no_cluster(on: str, reason: str) -> UserError:
 def run_on_cluster(
     jobs: Sequence[Job], *, need: Need, at_once: int | None, show: Show, stop: Callable[[], bool] = lambda: False
 ) -> list[Failure]:
-    """Run jobs on the connected cluster until all are done or have failed; otherwise as `perturblab.studies.jobs.run_jobs`.
+    """Run jobs on the connected cluster until all are done or have failed; otherwise as `jobs.run_jobs`.
 
     Args:
         jobs: those that are missing.

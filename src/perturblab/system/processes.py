@@ -1,6 +1,9 @@
-"""This process: its place among others, and settings that make it faster without changing a number."""
+"""This process: how it ends, and its place among others."""
 
 import os
+
+# Exit codes: all done; a run of a study failed, a check failed, or a bug of ours; the user's mistake; stopped.
+DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 
 def world_size() -> int:
