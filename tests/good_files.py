@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from perturblab.cli import main, output
+from perturblab.cli import main
 from perturblab.records.paths import FAILED_FILE
 from perturblab.report.groups_table import BEGIN, END
 from perturblab.runs import checkpoint
+from perturblab.system import processes
 
 DIGITS = 597  # test images of the bundled digits
 SMALL = "--net-type lenet --nfilters 2 --nepochs 1 --batch-size 2 --nthreads 1 --quiet"
@@ -62,7 +63,7 @@ def attack(run: Path) -> None:
 
 
 def _done(line: str) -> None:
-    assert main.main(shlex.split(line)) == output.DONE, line
+    assert main.main(shlex.split(line)) == processes.DONE, line
 
 
 # --- checkpoints

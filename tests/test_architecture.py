@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "records": {"system"},
     "records.pictures": {"records", "system"},
     "attacks": {"records"},
-    "training": {"attacks", "layers", "system"},
+    "training": {"attacks", "system"},
     "runs": {
         *("attacks", "data", "layers", "layers.kernels", "models", "records", "records.pictures", "training", "system"),
     },
@@ -45,45 +45,24 @@ ALLOWED: dict[str, set[str]] = {
 NEVER_TORCH = {"system", "records", "studies", "report", "cli"}
 NEVER_SEEDING = NEVER_TORCH | {"errors", "stats"}  # seeding makes torch generators
 # Content that is to become data: its size says nothing about the code.
-CONTENT = {"studies/catalogue", "studies/presets.py"}
+CONTENT = ("studies/catalogue/", "studies/presets.py")
 # To be mended, and then deleted here: what the tests below would find today.
-TWINS = set(
-    [
-        "fgsm",
-        "pgd",
-        "table",
-        "flags_in",
-        "add_commands",
-        "train",
-        "numbers",
-        "load",
-        "in_order",
-        "check",
-        "one_line",
-        "perturb_conv2d",
-        "Row",
-        "compared",
-        "Counts",
-        "save",
-        "answers",
-        "markdown",
-        "differing",
-    ]
-)
-LONG = set(
-    [
-        "data/pictures.py",
-        "data/sets.py",
-        "layers/batchout.py",
-        "layers/kernels/native.py",
-        "layers/surgery.py",
-        "records/config.py",
-        "report/claims.py",
-        "runs/attack/measure.py",
-        "stats.py",
-        "studies/jobs.py",
-    ]
-)
+TWINS = {
+    *("fgsm", "pgd", "table", "flags_in", "add_commands", "train", "numbers", "load", "in_order", "check", "one_line"),
+    *("perturb_conv2d", "Row", "compared", "Counts", "save", "answers", "markdown", "differing"),
+}
+LONG = {
+    "data/pictures.py",
+    "data/sets.py",
+    "layers/batchout.py",
+    "layers/kernels/native.py",
+    "layers/surgery.py",
+    "records/config.py",
+    "report/claims.py",
+    "runs/attack/measure.py",
+    "stats.py",
+    "studies/jobs.py",
+}
 WALLS = {("cli", "training"), ("cli", "layers.kernels")}
 WIDEST, UNPLAIN = 28, 88
 # function -> why it takes more than six parameters.
@@ -178,8 +157,7 @@ def test_no_row_allows_what_nobody_imports() -> None:
 def test_there_are_no_cycles(of) -> None:
     edges = defaultdict(set)
     for path in FILES:
-        lazily = room(path) == "cli"  # main imports every command, and each imports what it needs when it is called
-        edges[of(path)] |= {of(file) for file in modules_imported(path) if not (lazily and of(file) == path)}
+        edges[of(path)] |= {of(file) for file in modules_imported(path)}
         edges[of(path)] -= {of(path)}
     done = set()
     while ready := {name for name, names in edges.items() if name not in done and names <= done}:
@@ -187,10 +165,12 @@ def test_there_are_no_cycles(of) -> None:
     assert set(edges) - done == set()
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_stay_small_enough_to_read(path: Path) -> None:
-    content = any(str(path.relative_to(ROOT)).startswith(name) for name in CONTENT)
-    assert len(path.read_text().splitlines()) <= (430 if content else 300)
+def test_files_stay_small_enough_to_read() -> None:
+    """At most 300 lines; content that is to become data may have more."""
+    lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES}
+    assert len(lines) > 100
+    long = {name: count for name, count in lines.items() if count > (430 if name.startswith(CONTENT) else 300)}
+    assert long.keys() <= LONG
 
 
 def test_a_public_name_is_defined_once() -> None:
@@ -231,7 +211,7 @@ def test_light_rooms_do_not_import_torch() -> None:
     """Import every module of the light rooms in one process; it stops at the first that loads torch."""
     light = [path for path in FILES if room(path).split(".")[0] in NEVER_TORCH | {"errors", "stats"}]
     names = [".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__") for path in light]
-    assert len(names) > 80
+    assert len(names) > 70
     code = "import sys\nfor name in sys.argv[1:]:\n    __import__(name)\n    'torch' in sys.modules and sys.exit(name)"
     done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

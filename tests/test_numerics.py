@@ -2,9 +2,9 @@
 
 A test here that fails says that bits have moved. If that was meant, raise NUMERICS by hand in
 src/perturblab/records/numerics.py, say in CHANGELOG.md what moved, and run
-`PYTHONPATH=src python tests/test_numerics.py`: it writes the fixture again. Weights, masks and images
-come from Python's generator, not from torch's. BatchOut's partners, dropout and the start of PGD are drawn by torch: where its stream differs from the fixture's, the cases that draw are
-skipped, since they cannot be compared.
+`PYTHONPATH=src python tests/test_numerics.py`: it writes the fixture again. Weights, masks and images come from
+Python's generator, not from torch's. BatchOut's partners, dropout and the start of PGD are drawn by torch: where its
+stream differs from the fixture's, the cases that draw are skipped, since they cannot be compared.
 """
 
 import hashlib

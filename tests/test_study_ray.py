@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from perturblab.cli import main, output
+from perturblab.cli import main
 from perturblab.errors import UserError
 from perturblab.records import results
 from perturblab.records.record import Record, Study
@@ -22,6 +22,7 @@ from perturblab.studies import ray as ray_module
 from perturblab.studies.catalogue import SETUPS
 from perturblab.studies.presets import Preset
 from perturblab.system.files import locked
+from perturblab.system.processes import INTERRUPTED
 from perturblab.system.terminal import Show
 from told import in_order
 
@@ -98,7 +99,7 @@ def test_a_run_that_is_called_off_while_it_is_started_is_not_left_behind(
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         ray_module._run(planned(tmp_path, {"nepochs": 10_000}), 1)
-    assert [process.returncode for process in processes] == [output.INTERRUPTED], "a clean stop"
+    assert [process.returncode for process in processes] == [INTERRUPTED], "a clean stop"
     assert not (tmp_path / "results").exists(), "what was called off has not failed"
     assert signal.getsignal(signal.SIGINT) is before
 
