@@ -20,16 +20,17 @@ from hypothesis import strategies as st
 from good_files import DIGITS, Content, change_checkpoint, seal
 from oracle import judge
 from strategies import ODD, changed, damaged, search
+from told import in_order
 
 FILE = "run/checkpoint.pt"
 EVALUATE, RESUME = ["evaluate", "run", "--audit", "--json"], ["train", "--resume", "run", "--nepochs", "2", "--quiet"]
 NAMES = ("checkpoint.pt", "masks.safetensors", "run", "no net is called", "data set")
 
 
-def refuse(good: Path, argv: list[str], prepare: Callable[[Path], Any], pattern: str) -> None:
-    """Expect a refusal; it never repeats PyTorch's own advice, to load the file all the same."""
+def refuse(good: Path, argv: list[str], prepare: Callable[[Path], Any], tokens: str) -> None:
+    """Expect a refusal that tells these tokens, and never PyTorch's own advice, to load the file all the same."""
     ended = judge(good, argv, prepare, names=NAMES)
-    assert re.search(pattern, ended.err), ended.err
+    assert re.search(in_order(tokens), ended.err), ended.err
     assert "weights_only" not in ended.err
 
 
@@ -38,14 +39,6 @@ def refuse(good: Path, argv: list[str], prepare: Callable[[Path], Any], pattern:
 
 def weight(value: Any) -> Callable[[Content], Any]:
     return lambda c: c["model"].update({next(iter(c["model"])): value})
-
-
-def moment(value: Any) -> Callable[[Content], Any]:
-    return lambda c: c["state"]["optimizer"]["state"][0].update(exp_avg=value)
-
-
-def last_row(**values: Any) -> Callable[[Content], Any]:
-    return lambda c: c["rows"][-1].update(values)
 
 
 def state(**values: Any) -> Callable[[Content], Any]:
@@ -63,117 +56,76 @@ def deep(levels: int) -> Any:
     return inner
 
 
-CHANGES: dict[str, Callable[[Content], Any]] = {
-    "empty": lambda c: c.clear(),
-    **{f"no {key}": lambda c, key=key: c.pop(key) for key in ("config", "hashes", "model", "state", "rows", "version")},
-    "version 99": lambda c: c.update(version=99),
-    "version as text": lambda c: c.update(version="2"),
-    "config is text": lambda c: c.update(config="text"),
-    "an option more": config(colour=1),
-    "an option less": lambda c: c["config"].pop("nfilters"),
-    "another width": config(nfilters=5),
-    "names that are numbers": lambda c: c["config"].update({3: 4}),
-    "a resume of itself": config(resume="run"),
-    "other training images": lambda c: c["hashes"].update(train="0" * 64),
-    "other test images": lambda c: c["hashes"].update(test="0" * 64),
-    "hashes of numbers": lambda c: c["hashes"].update(test=3),
-    "fixed masks as a list": lambda c: c.update(fixed=[1]),
-    "fixed masks of another name": lambda c: c["fixed"].update(more="0" * 64),
-    "a net that steers a terminal": config(net_type="\x1b[31mred"),
-    "a text of a million letters": config(net_type="x" * 10**6),
-    "a data set of nobody": config(dataset_train="/nowhere/at/all"),
-    "a data set beyond the folder": config(dataset_train="../../../../etc"),
-    "a device that is not there": config(device="cuda:77"),
-    "a batch of one": config(batch_size=1),
-    "10^9 epochs": state(epoch=10**9),
-    "an epoch below 0": state(epoch=-3),
-    "a step beyond the epoch": state(step=10**6),
-    "a step of half": state(epoch=0, step=0.5),
-    "no optimiser": lambda c: c["state"].pop("optimizer"),
-    "an optimiser of nothing": lambda c: c["state"]["optimizer"].update(state={}, param_groups=[]),
-    "another optimiser": config(optim_method="SGD"),
-    "moments of another shape": moment(torch.zeros(7)),
-    "moments of no number": moment("x"),
-    "random state too short": state(order=torch.zeros(3, dtype=torch.uint8)),
-    "random state of floats": state(forward=torch.zeros(5056)),
-    "an order too short": state(epoch=0, permutation=torch.arange(3)),
-    "an order beyond the images": state(epoch=0, permutation=torch.arange(15) + 900),
-    "an order of floats": state(epoch=0, permutation=torch.rand(15)),
-    "an order twice the same": state(epoch=0, permutation=torch.zeros(15, dtype=torch.int64)),
-    "sums of text": state(reached={"loss": "x", "correct": 1, "images": 1, "seconds": 1}),
-    "a row more": lambda c: c["rows"].append(dict(c["rows"][0])),
-    "rows of nothing": lambda c: c.update(rows=[{}]),
-    "a row of not a number": last_row(val_accuracy=float("nan")),
-    "a row with more right than there are": last_row(correct=10**6),
-    "a row of other images": last_row(total=598),
-    "a row of another epoch": last_row(epoch=70),
-    "answers of text": lambda c: c.update(correct=["x"]),
-    "answers of another set": lambda c: c.update(correct=[torch.ones(3, dtype=torch.bool)]),
-    "a weight less": lambda c: c["model"].pop(next(iter(c["model"]))),
-    "a weight more": lambda c: c["model"].update(more=torch.zeros(2)),
-    "a weight of text": weight("x"),
-    "a weight of another shape": weight(torch.zeros(1, 2)),
-    "a weight of whole numbers": weight(torch.zeros(2, 1, 3, 3, dtype=torch.int8)),
-    "a weight of complex numbers": weight(torch.zeros(2, 1, 3, 3, dtype=torch.complex64)),
-    "a weight that is sparse": weight(torch.eye(3).to_sparse()),
-    "a weight without memory": weight(torch.empty(3, device="meta")),
-    "a weight of 10^12 values in 4 bytes": weight(torch.zeros(1).expand(10**6, 10**6)),
-    "10^12 answers in 1 byte": lambda c: c.update(correct=[torch.ones(1, dtype=torch.bool).expand(10**12)]),
-    "deep lists": config(colour=deep(150)),
-    "a number of 3,000 digits": config(nfilters=10**3000),
-}
-# The error, where it is not that the file is to be restored.
-SAID = {
-    "version 99": r"version 99, expected .*; restore .* perturblab that wrote it",
-    "an option more": r"checkpoint\.pt holds another version's configuration \(--colour",
-    "another width": "another net",
-    "fixed masks of another name": r"masks\.safetensors .*restore",
-    "other training images": "train images of digits are not those of run; give --dataroot",
-    "other test images": "test images of digits are not those of run; give --dataroot",
-    "hashes of numbers": "--dataroot",
-    "a net that steers a terminal": "no net is called .*red'; choose",
-    "a text of a million letters": "no net is called 'xxx",
-    "a data set of nobody": "there is no folder /nowhere/at/all; give",
-    "a data set beyond the folder": "etc holds no data set; expected",
-    "a device that is not there": "--device got 'cuda:77'",
-    "a batch of one": "--batch-size 1 leaves a batch of 1",
-    "rows of nothing": "metrics of another run.*restore",
-    **{
-        name: "another net.*restore"
-        for name in CHANGES
-        if name.startswith("a weight") and not name.endswith(("bytes", "sparse", "memory"))
-    },
+# Each change, and what its error tells; what is not here, the search below draws.
+CHANGES: dict[str, tuple[Callable[[Content], Any], str]] = {
+    "empty": (lambda c: c.clear(), "checkpoint.pt restore"),
+    "no hashes": (lambda c: c.pop("hashes"), "checkpoint.pt hashes restore"),
+    "version 99": (lambda c: c.update(version=99), "checkpoint.pt version 99 restore perturblab that wrote it"),
+    "an option more": (config(colour=1), "checkpoint.pt --colour restore"),
+    "another width": (config(nfilters=5), "checkpoint.pt another net restore"),
+    "a net that steers a terminal": (config(net_type="\x1b[31m red"), "red choose"),
+    "a data set beyond the folder": (config(dataset_train="../../../../etc"), "etc expected"),
+    "a batch of one": (config(batch_size=1), "--batch-size 1 batch of 1"),
+    "other training images": (lambda c: c["hashes"].update(train="0" * 64), "train images digits run --dataroot"),
+    "other test images": (lambda c: c["hashes"].update(test="0" * 64), "test images digits run --dataroot"),
+    "fixed masks as a list": (lambda c: c.update(fixed=[1]), "checkpoint.pt fixed restore"),
+    "fixed masks of another name": (lambda c: c["fixed"].update(more="0" * 64), "masks.safetensors more restore"),
+    "10^9 epochs": (state(epoch=10**9), "checkpoint.pt restore"),
+    "a step beyond the epoch": (state(step=10**6), "checkpoint.pt step 1000000 restore"),
+    "an optimiser of nothing": (lambda c: c["state"]["optimizer"].update(state={}, param_groups=[]), "restore"),
+    "another optimiser": (config(optim_method="SGD"), "checkpoint.pt momentum restore"),
+    "moments of another shape": (
+        lambda c: c["state"]["optimizer"]["state"][0].update(exp_avg=torch.zeros(7)),
+        "checkpoint.pt exp_avg restore",
+    ),
+    "random state too short": (state(order=torch.zeros(3, dtype=torch.uint8)), "checkpoint.pt restore"),
+    "an order beyond the images": (
+        state(epoch=0, permutation=torch.arange(15) + 900),
+        "checkpoint.pt order 15 restore",
+    ),
+    "an order twice the same": (state(epoch=0, permutation=torch.zeros(15, dtype=torch.int64)), "order 15 restore"),
+    "sums of text": (state(reached={"loss": "x", "correct": 1, "images": 1, "seconds": 1}), "checkpoint.pt restore"),
+    "a row more": (lambda c: c["rows"].append(dict(c["rows"][0])), "checkpoint.pt row 1 epoch 0 restore"),
+    "rows of nothing": (lambda c: c.update(rows=[{}]), "checkpoint.pt row 0 epoch restore"),
+    "a row of other images": (lambda c: c["rows"][-1].update(total=598), "row 0 598 images expected 597 restore"),
+    "answers of another set": (lambda c: c.update(correct=[torch.ones(3, dtype=torch.bool)]), "1 597 restore"),
+    "a weight less": (lambda c: c["model"].pop(next(iter(c["model"]))), "checkpoint.pt 0.0.weight restore"),
+    "a weight of another shape": (weight(torch.zeros(1, 2)), "checkpoint.pt 0.0.weight restore"),
+    "a weight of whole numbers": (weight(torch.zeros(2, 1, 3, 3, dtype=torch.int8)), "checkpoint.pt restore"),
+    "a weight that is sparse": (weight(torch.eye(3).to_sparse()), "checkpoint.pt sparse_coo restore"),
+    "a weight without memory": (weight(torch.empty(3, device="meta")), "checkpoint.pt meta restore"),
+    "a weight of 10^12 values": (weight(torch.zeros(1).expand(10**6, 10**6)), "checkpoint.pt 4000000000000 restore"),
+    "10^12 answers": (
+        lambda c: c.update(correct=[torch.ones(1).expand(10**12)]),
+        "checkpoint.pt 4000000000000 restore",
+    ),
+    "deep lists": (config(colour=deep(150)), "checkpoint.pt restore"),
+    "a number of 3,000 digits": (config(nfilters=10**3000), "checkpoint.pt restore"),
 }
 EVALUATED = (
-    *("empty", "no config", "no hashes", "config is text", "an option more", "version 99", "other test images"),
-    *("rows of nothing", "a row more", "a row of other images", "a weight that is sparse", "10^12 answers in 1 byte"),
+    *("empty", "no hashes", "an option more", "version 99", "other test images", "rows of nothing", "a row more"),
+    *("a row of other images", "a weight that is sparse", "10^12 answers"),
 )
 
 
-def change(name: str) -> Callable[[Path], Any]:
-    return lambda folder: change_checkpoint(folder / FILE, CHANGES[name])
+@pytest.mark.parametrize(
+    ("name", "argv"), [*((name, RESUME) for name in CHANGES), *((name, EVALUATE) for name in EVALUATED)]
+)
+def test_senseless_checkpoint(name: str, argv: list[str], good: Path) -> None:
+    refuse(good, argv, lambda folder: change_checkpoint(folder / FILE, CHANGES[name][0]), CHANGES[name][1])
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_senseless_checkpoint_is_not_resumed(name: str, good: Path) -> None:
-    refuse(good, RESUME, change(name), SAID.get(name, r"run/checkpoint\.pt .*restore"))
-
-
-@pytest.mark.parametrize("name", EVALUATED)
-def test_senseless_checkpoint_is_not_evaluated(name: str, good: Path) -> None:
-    refuse(good, EVALUATE, change(name), SAID.get(name, r"run/checkpoint\.pt .*restore"))
-
-
-@search(10)
+@search(20)
 @given(st.data(), st.sampled_from([EVALUATE, RESUME]))
 def test_odd_value_in_a_checkpoint(good: Path, data: st.DataObject, argv: list[str]) -> None:
-    """An odd value anywhere but in the weights: refused, or everything is counted all the same."""
+    """An odd value, or none, anywhere but in the weights: refused, or everything is counted all the same."""
     odd = (*(value for value in ODD if value != 10**400), torch.zeros(3), torch.zeros(0))
 
     def prepare(folder: Path) -> None:
         content = torch.load(folder / FILE, weights_only=True)
-        part = data.draw(st.sampled_from(["config", "state", "rows", "hashes"]))
-        content[part] = data.draw(changed(content[part], odd))
+        parts = data.draw(st.sampled_from([["config"], ["state"], ["rows", "hashes"], ["version", "fixed", "correct"]]))
+        value = data.draw(changed({part: content.pop(part) for part in parts}, odd))
+        content |= value
         torch.save(seal(content), folder / FILE)
 
     judge(good, argv, prepare, total=DIGITS, may_succeed=True, names=NAMES)
@@ -232,7 +184,7 @@ def write(content: bytes) -> Callable[[Path], Any]:
     return lambda folder: (folder / FILE).write_bytes(content)
 
 
-UNREADABLE = r"run/checkpoint\.pt cannot be read as a checkpoint.*restore"
+UNREADABLE = "run/checkpoint.pt as a checkpoint restore"
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, "archive"])
@@ -263,7 +215,7 @@ def test_bytes_that_are_not_a_checkpoint(name: str, argv: list[str], good: Path)
         for file in (FILE, "run/checkpoint.previous.pt"):
             (folder / file).write_bytes(BYTES[name])
 
-    refuse(good, argv, prepare, r"holds a list, not a checkpoint; restore" if name == "a list" else r"\.pt .*restore")
+    refuse(good, argv, prepare, "checkpoint.pt list restore" if name == "a list" else "checkpoint.pt restore")
 
 
 @pytest.mark.parametrize("argv", [EVALUATE, RESUME], ids=["evaluate", "resume"])
@@ -286,7 +238,7 @@ def test_odd_file_in_place_of_a_checkpoint(name: str, good: Path) -> None:
         (folder / FILE).unlink()
         ODD_FILES[name](folder / FILE)
 
-    refuse(good, EVALUATE, prepare, r"checkpoint\.pt")
+    refuse(good, EVALUATE, prepare, "checkpoint.pt")
 
 
 def rezip(change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> Callable[[Path], Any]:
@@ -311,9 +263,9 @@ def more_values(name: str, content: bytes) -> bytes:
 
 
 def test_archive_that_claims_more_than_it_holds(good: Path) -> None:
-    refuse(good, EVALUATE, rezip(more_values), r"checkpoint\.pt .*restore")
+    refuse(good, EVALUATE, rezip(more_values), "checkpoint.pt restore")
     bomb = rezip(lambda name, content: content + bytes(1 << 26) * name.endswith("data/0"), zipfile.ZIP_DEFLATED)
-    refuse(good, EVALUATE, bomb, r"checkpoint\.pt .*restore")
+    refuse(good, EVALUATE, bomb, "checkpoint.pt restore")
 
 
 @search(10)
