@@ -48,12 +48,10 @@ NEVER_SEEDING = NEVER_TORCH | {"errors", "stats"}  # seeding makes torch generat
 CONTENT = ("studies/catalogue/", "studies/presets.py")
 # To be mended, and then deleted here: what the tests below would find today.
 TWINS = {
-    *("fgsm", "pgd", "table", "flags_in", "add_commands", "train", "numbers", "load", "in_order", "check", "one_line"),
+    *("fgsm", "pgd", "table", "flags_in", "add_commands", "train", "load", "one_line"),
     *("perturb_conv2d", "Row", "compared", "Counts", "save", "answers", "markdown", "differing"),
 }
 LONG = {
-    "data/pictures.py",
-    "data/sets.py",
     "layers/batchout.py",
     "layers/kernels/native.py",
     "layers/surgery.py",

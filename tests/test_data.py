@@ -76,8 +76,8 @@ def test_image_folder(tmp_path, shape):
 def test_numeric_class_names_sort_as_numbers(tmp_path):
     image_folder(tmp_path, classes=("10", "2", "1"), count=1)
     assert data.load(str(tmp_path)).classes == ("1", "2", "10")
-    assert pictures.in_order(["10", "2", "cat"]) == ("10", "2", "cat")
-    assert pictures.in_order(["02", "2", "1"]) == ("1", "02", "2")
+    assert pictures.sort_classes(["10", "2", "cat"]) == ("10", "2", "cat")
+    assert pictures.sort_classes(["02", "2", "1"]) == ("1", "02", "2")
 
 
 def test_a_folder_may_be_the_current_one_and_classes_may_have_subfolders(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from data_folders import CIFAR, image_data, pixels, random_split
 from nets import seeded
 from perturblab import data
-from perturblab.data import sets
+from perturblab.data import sets, subsets
 from perturblab.data.batches import draw
 from perturblab.errors import DataError
 from told import in_order
@@ -111,7 +111,7 @@ def test_shares_are_the_largest_remainders(counts, draws):
 
     size = draws.draw(st.integers(0, sum(counts)))
     exact = [Fraction(size * count, sum(counts)) for count in counts]
-    got = sets.shares(counts, size)
+    got = subsets.shares(counts, size)
     assert sum(got) == size
     raised = [share - int(share) for share, have in zip(exact, got, strict=True) if have > int(share)]
     kept = [share - int(share) for share, have in zip(exact, got, strict=True) if have == int(share)]

@@ -1,17 +1,19 @@
 """Names or paths -> checked uint8 tensors in memory; augmentation on whole batches; splits.
 
-* `sets`: the values (`Split`, `ImageData`) and what may be done with them (choose classes, subsets, hold out).
-* `known`: the data sets known by name, how a copy of one is recognised, and the preparation each one gets.
+* `sets`: the values (`Split`, `ImageData`) and their checks.
+* `subsets`: choosing from them: classes, stratified subsets, images for validation.
+* `known`: the data sets known by name, how a copy of one is recognised, and the preparation of each.
 * `batches`: augmentation and normalisation of whole batches.
-* `layouts`, `pictures`, `binary`, `digits`, `hub`: the folders and files that can be read, and their readers.
-* `cache`: decoded images on disk, named by the content of the files they came from.
+* `layouts`, `pictures`, `parquet`, `binary`, `digits`, `hub`: readable folders and files, and their readers.
+* `cache`: decoded images on disk, named by the content of their files.
 * `loading`: `load`, which ties them together.
 """
 
 from perturblab.data.batches import augment, normalise
 from perturblab.data.known import Preparation, preparation
 from perturblab.data.loading import load
-from perturblab.data.sets import ImageData, Split, combine, hold_out, select_classes, stratified_subset
+from perturblab.data.sets import ImageData, Split
+from perturblab.data.subsets import combine, hold_out, select_classes, stratified_subset
 
 __all__ = [
     "ImageData",

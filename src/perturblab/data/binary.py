@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perturblab.data.known import numbers
+from perturblab.data.known import number_classes
 from perturblab.data.layouts import Source
 from perturblab.data.sets import Decoded, Progress, Split
 from perturblab.errors import DataError
@@ -120,7 +120,7 @@ def read_idx(source: Source, progress: Progress) -> Decoded:
     """
     train, test = (_idx_split(source.files[split], split, progress) for split in ("train", "test"))
     labels = torch.cat((train.labels, test.labels))
-    return Decoded(train, test, numbers(int(labels.max()) + 1 if len(labels) else 0))
+    return Decoded(train, test, number_classes(int(labels.max()) + 1 if len(labels) else 0))
 
 
 def _idx_split(files: Sequence[Path], split: str, progress: Progress) -> Split:

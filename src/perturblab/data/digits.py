@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from perturblab.data.known import numbers
+from perturblab.data.known import number_classes
 from perturblab.data.sets import Decoded, Split
 
 TRAIN = 1200
@@ -25,4 +25,4 @@ def read_digits() -> Decoded:
     with np.load(_FILE, allow_pickle=False) as file:
         images = torch.from_numpy(file["images"]).unsqueeze(1)
         labels = torch.from_numpy(file["labels"]).long()
-    return Decoded(Split(images[:TRAIN], labels[:TRAIN]), Split(images[TRAIN:], labels[TRAIN:]), numbers(10))
+    return Decoded(Split(images[:TRAIN], labels[:TRAIN]), Split(images[TRAIN:], labels[TRAIN:]), number_classes(10))

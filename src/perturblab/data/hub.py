@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from perturblab.data.known import Known
-from perturblab.data.pictures import Shard, read_tables
+from perturblab.data.parquet import Shard, read_tables
 from perturblab.data.sets import Decoded, Progress, silent
 
 WAIT = 6.0

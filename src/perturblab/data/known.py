@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from perturblab.data.sets import Decoded, ImageData, image_size, sizes
+from perturblab.data.sets import Decoded, ImageData, image_size, size_text
 from perturblab.errors import DataError
 
 Size = tuple[int, int, int]
@@ -43,6 +43,7 @@ class Known:
         counts: training and test images of the complete set.
         hub: repository and configuration on the hub; empty for what is bundled.
         files: the folder in which other tools leave it, or "".
+        radius: the L-infinity radius that it is usually attacked with, as on the command line.
     """
 
     name: str
@@ -52,9 +53,10 @@ class Known:
     counts: tuple[int, int]
     hub: tuple[str, ...] = ()
     files: str = ""
+    radius: str = "8/255"
 
 
-def numbers(count: int) -> tuple[str, ...]:
+def number_classes(count: int) -> tuple[str, ...]:
     """Class names for labels without names.
 
     Args:
@@ -78,10 +80,20 @@ tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
 _FASHION = "T - shirt / top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 _COLOUR, _GREY = (3, 32, 32), (1, 28, 28)
+_GREY_RADIUS = "0.3"
 
 KNOWN = (
-    Known("digits", "digits", (1, 8, 8), numbers(10), (1200, 597)),
-    Known("MNIST", "MNIST", _GREY, numbers(10), (60000, 10000), ("ylecun/mnist", "mnist"), "MNIST/raw"),
+    Known("digits", "digits", (1, 8, 8), number_classes(10), (1200, 597), radius=_GREY_RADIUS),
+    Known(
+        "MNIST",
+        "MNIST",
+        _GREY,
+        number_classes(10),
+        (60000, 10000),
+        ("ylecun/mnist", "mnist"),
+        "MNIST/raw",
+        _GREY_RADIUS,
+    ),
     Known(
         "FashionMNIST",
         "Fashion-MNIST",
@@ -90,6 +102,7 @@ KNOWN = (
         (60000, 10000),
         ("zalando-datasets/fashion_mnist", "fashion_mnist"),
         "FashionMNIST/raw",
+        _GREY_RADIUS,
     ),
     Known(
         "CIFAR10",
@@ -109,7 +122,7 @@ KNOWN = (
         ("uoft-cs/cifar100", "cifar100"),
         "cifar-100-python",
     ),
-    Known("SVHN", "SVHN", _COLOUR, numbers(10), (73257, 26032), ("ufldl-stanford/svhn", "cropped_digits")),
+    Known("SVHN", "SVHN", _COLOUR, number_classes(10), (73257, 26032), ("ufldl-stanford/svhn", "cropped_digits")),
 )
 
 _CIFAR_MEAN, _CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -210,10 +223,11 @@ def contradiction(decoded: Decoded, known: Known) -> str:
     Returns:
         "5 classes of 3x8x8 images, CIFAR10 has 10 of 3x32x32", or "" when nothing speaks against it.
     """
-    size, most = image_size(decoded.train), len(known.classes)
-    if size == known.size and len(decoded.classes) <= most:
+    size, nclasses = image_size(decoded.train), len(decoded.classes)
+    if size == known.size and nclasses <= len(known.classes):
         return ""
-    return f"{len(decoded.classes)} classes of {sizes(size)} images, {known.name} has {most} of {sizes(known.size)}"
+    expected = f"{known.name} has {len(known.classes)} of {size_text(known.size)}"
+    return f"{nclasses} classes of {size_text(size)} images, {expected}"
 
 
 def preparation(data: ImageData) -> Preparation:

@@ -8,10 +8,11 @@ from perturblab.data import cache
 from perturblab.data.binary import read_cifar, read_idx
 from perturblab.data.digits import read_digits
 from perturblab.data.hub import fetch
-from perturblab.data.known import KNOWN, Known, by_classes, by_copy, contradiction, known_as, numbers, plain
+from perturblab.data.known import KNOWN, Known, by_classes, by_copy, contradiction, known_as, number_classes, plain
 from perturblab.data.layouts import LAYOUTS, Source, complete, inside, sources
-from perturblab.data.pictures import read_parquet, read_pictures
-from perturblab.data.sets import Decoded, ImageData, Progress, check, content_hashes, image_size, silent
+from perturblab.data.parquet import read_parquet
+from perturblab.data.pictures import read_pictures
+from perturblab.data.sets import Decoded, ImageData, Progress, check_decoded, content_hashes, image_size, silent
 from perturblab.errors import DataError
 from perturblab.system.files import expanded
 
@@ -133,7 +134,7 @@ def _if_it_is(known: Known, source: Source, root: Path, report: Progress) -> Ima
     data = _from_source(source, "", root.resolve().name, report)
     if data.name == known.name:
         return data
-    nameless = not data.name and data.classes == numbers(len(data.classes))
+    nameless = not data.name and data.classes == number_classes(len(data.classes))
     if not nameless or contradiction(Decoded(data.train, data.test, data.classes), known):
         return None
     return _from_source(source, known.name, root.resolve().name, report)
@@ -147,7 +148,7 @@ def _from_source(source: Source, asked: str, folder: str, report: Progress) -> I
     if found:
         decoded, hashes = found
     else:
-        decoded = check(_READERS[source.kind](source, report), str(source.folder))
+        decoded = check_decoded(_READERS[source.kind](source, report), str(source.folder))
         hashes = cache.write(key, decoded)
     copy = by_copy(files.values()) or by_copy(hashes.values())
     return _named(decoded, hashes, source, asked, copy, folder)
@@ -183,7 +184,7 @@ def _named(
 
 def _class_names(decoded: Decoded, known: Known) -> tuple[str, ...]:
     """Files without class names number them; a known data set can tell the names."""
-    numbered = decoded.classes == numbers(len(known.classes))
+    numbered = decoded.classes == number_classes(len(known.classes))
     return known.classes if numbered else decoded.classes
 
 
@@ -194,7 +195,7 @@ def _from_hub(known: Known, root: Path, report: Progress) -> ImageData:
     if found:
         decoded, hashes = found
     else:
-        decoded = check(_fetched(known, root, report), known.display)
+        decoded = check_decoded(_fetched(known, root, report), known.display)
         hashes = cache.write(key, decoded)
     return ImageData(known.name, known.display, _class_names(decoded, known), decoded.train, decoded.test, hashes)
 

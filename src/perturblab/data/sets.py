@@ -2,10 +2,9 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from perturblab.errors import DataError
@@ -121,7 +120,7 @@ def content_hashes(train: Split, test: Split) -> dict[str, str]:
     return {"train": content_hash(train), "test": content_hash(test)}
 
 
-def check(decoded: Decoded, where: str) -> Decoded:
+def check_decoded(decoded: Decoded, where: str) -> Decoded:
     """Refuse what no network could be trained on.
 
     Args:
@@ -138,7 +137,7 @@ def check(decoded: Decoded, where: str) -> Decoded:
         raise DataError(f"{where} has the one class {', '.join(decoded.classes)!r}; expected at least 2: add a class")
     for text, split in (("train", decoded.train), ("test", decoded.test)):
         _check_split(split, len(decoded.classes), f"the {text} split of {where}")
-    _check_sizes(decoded.train, decoded.test, where)
+    check_same_size(decoded.train, decoded.test, where)
     return decoded
 
 
@@ -151,15 +150,13 @@ def _check_split(split: Split, nclasses: int, where: str) -> None:
         raise DataError(f"{where} has the label {wrong}; expected 0 to {nclasses - 1}: correct the labels")
 
 
-def _check_sizes(train: Split, test: Split, where: str) -> None:
-    have, need = image_size(test), image_size(train)
-    if have != need:
-        raise DataError(
-            f"{where} has test images of {sizes(have)}, expected {sizes(need)} as in train: use images of one size"
-        )
+def check_same_size(train: Split, test: Split, where: str) -> None:
+    if image_size(test) != image_size(train):
+        have, need = size_text(image_size(test)), size_text(image_size(train))
+        raise DataError(f"{where} has test images of {have}, expected {need} as in train: use images of one size")
 
 
-def sizes(size: Sequence[int]) -> str:
+def size_text(size: Sequence[int]) -> str:
     """A size in words.
 
     Args:
@@ -171,30 +168,7 @@ def sizes(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
 
-def combine(train: ImageData, test: ImageData) -> ImageData:
-    """Train on one data set, test on another.
-
-    Args:
-        train: gives the training split, the name (and with it schedule and normalisation) and the class order.
-        test: gives the test split; its labels are renumbered where it lists the same classes in another order.
-
-    Returns:
-        The combined data set; its display name tells both where they differ.
-
-    Raises:
-        DataError: the two have other classes or another image size.
-    """
-    where = f"{train.display} with {test.display}"
-    if set(train.classes) != set(test.classes):
-        raise DataError(other_classes(where, train.classes, test.classes))
-    other = test if test.classes == train.classes else select_classes(test, train.classes)
-    _check_sizes(train.train, other.test, where)
-    display = train.display if train.display == test.display else f"{train.display} / {test.display}"
-    hashes = {"train": train.hashes["train"], "test": other.hashes["test"]}
-    return replace(train, display=display, test=other.test, hashes=hashes)
-
-
-def other_classes(where: str, train: Sequence[str], test: Sequence[str]) -> str:
+def class_mismatch(where: str, train: Sequence[str], test: Sequence[str]) -> str:
     """The message for train and test that do not have the same classes.
 
     Args:
@@ -209,112 +183,3 @@ def other_classes(where: str, train: Sequence[str], test: Sequence[str]) -> str:
     alone += [f"{name!r} only in test" for name in test if name not in train]
     difference = "; ".join(alone[:4]) or f"train in the order {', '.join(train)}, test in the order {', '.join(test)}"
     return f"{where} has other classes in test than in train ({difference}): give both the same classes"
-
-
-def select_classes(data: ImageData, names: Sequence[str]) -> ImageData:
-    """Keep some classes, renumbered 0, 1, ... in the order given.
-
-    Args:
-        data: the data set; the result keeps its name, so its normalisation and augmentation stay the same.
-        names: class names, at least 2.
-
-    Returns:
-        The images of these classes in stored order, (K, C, H, W).
-
-    Raises:
-        DataError: a class there is not, one given twice, fewer than 2, or no image left.
-    """
-    chosen = tuple(name.strip() for name in names)
-    _check_choice(chosen, data)
-    if chosen == data.classes:
-        return data
-    train, test = (_relabelled(split, data.classes, chosen) for split in (data.train, data.test))
-    check(Decoded(train, test, chosen), f"{data.display} with the classes {', '.join(chosen)}")
-    display = data.display if len(chosen) == len(data.classes) else f"{data.display}, {len(chosen)} classes"
-    return replace(data, display=display, classes=chosen, train=train, test=test, hashes=content_hashes(train, test))
-
-
-def _check_choice(chosen: tuple[str, ...], data: ImageData) -> None:
-    unknown = [name for name in chosen if name not in data.classes]
-    if unknown:
-        raise DataError(f"{data.display} has no class {unknown[0]!r}; its classes are {', '.join(data.classes)}")
-    if len(set(chosen)) < max(2, len(chosen)):
-        raise DataError(f"classes are {','.join(chosen)!r}; expected at least 2 different ones of {data.display}")
-
-
-def _relabelled(split: Split, classes: Sequence[str], chosen: Sequence[str]) -> Split:
-    new = torch.full((len(classes),), -1)
-    for label, name in enumerate(chosen):
-        new[classes.index(name)] = label
-    labels = new[split.labels]
-    keep = labels >= 0
-    return Split(split.images[keep], labels[keep])
-
-
-def stratified_subset(split: Split, size: int, generator: torch.Generator) -> Split:
-    """Draw images so that every class keeps its share (largest remainder; ties go to the lower label).
-
-    Args:
-        split: images (N, C, H, W).
-        size: how many to keep, 1 to N.
-        generator: a CPU generator; draws one permutation per class, in label order.
-
-    Returns:
-        ``size`` images in stored order.
-
-    Raises:
-        DataError: ``size`` is below 1 or above N.
-    """
-    if not 1 <= size <= len(split):
-        raise DataError(f"a subset of {size} images is asked for; expected 1 to {len(split)}, the images there are")
-    return split.take(_drawn(split, size, generator).nonzero().flatten())
-
-
-def hold_out(split: Split, size: int, generator: torch.Generator) -> tuple[Split, Split]:
-    """Set images aside for validation, every class with its share.
-
-    Args:
-        split: images (N, C, H, W).
-        size: how many to hold out, 1 to N - 1.
-        generator: a CPU generator; draws one permutation per class, in label order.
-
-    Returns:
-        (the rest, the ``size`` held out), disjoint, both in stored order.
-
-    Raises:
-        DataError: ``size`` is below 1, or nothing would be left to train on.
-    """
-    if not 1 <= size < len(split):
-        raise DataError(
-            f"{size} images are to be held out; expected 1 to {len(split) - 1}, so that 1 of {len(split)} is left"
-        )
-    held = _drawn(split, size, generator)
-    return split.take((~held).nonzero().flatten()), split.take(held.nonzero().flatten())
-
-
-def _drawn(split: Split, size: int, generator: torch.Generator) -> Tensor:
-    """Boolean (N,): which images are drawn."""
-    drawn = torch.zeros(len(split), dtype=torch.bool)
-    counts = torch.bincount(split.labels).tolist()
-    for label, quota in enumerate(shares(counts, size)):
-        order = torch.randperm(counts[label], generator=generator)
-        drawn[(split.labels == label).nonzero().flatten()[order[:quota]]] = True
-    return drawn
-
-
-def shares(counts: Sequence[int], size: int) -> list[int]:
-    """Divide ``size`` in proportion to ``counts``, in whole numbers by largest remainder.
-
-    Args:
-        counts: images per class.
-        size: at most their sum.
-
-    Returns:
-        Images to take per class; the sum is ``size`` and each is its exact share rounded down or up.
-    """
-    total = sum(counts)
-    quotas = [size * count // total for count in counts]
-    by_remainder = sorted(range(len(counts)), key=lambda k: -(size * counts[k] % total))
-    for k in by_remainder[: size - sum(quotas)]:
-        quotas[k] += 1
-    return quotas

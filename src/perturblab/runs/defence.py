@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from perturblab.attacks import Threat
+from perturblab.data.known import KNOWN, Known
 from perturblab.errors import UserError
 from perturblab.layers import Mixing, find_sites
 from perturblab.models import published_sites
@@ -95,7 +96,7 @@ def make_adversary(config: TrainConfig, dataset: str) -> Adversary | None:
 
 def default_eps(dataset: str) -> str:
     """The radius of adversarial training where none is given: what the data set is usually attacked with."""
-    return "0.3" if dataset in ("MNIST", "FashionMNIST", "digits") else "8/255"
+    return {known.name: known.radius for known in KNOWN}.get(dataset, Known.radius)
 
 
 def resolved_defence(config: TrainConfig, dataset: str, mixings: Mapping[str, Mixing]) -> dict[str, Any]:

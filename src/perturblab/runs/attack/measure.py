@@ -33,14 +33,17 @@ from perturblab.records.worst_case import load_run_points
 from perturblab.runs import open
 from perturblab.runs.attack.partial import UNFINISHED, Unfinished
 from perturblab.runs.attack.target import Target, changes, make_target
+from perturblab.runs.defence import default_eps
 from perturblab.seeding import stream
 from perturblab.stats import wilson
 from perturblab.system.terminal import Show
 from perturblab.training import evaluate
 
-# By default, of digits and clothes in grey, and of all else; up to where little should be left right.
-_GREY = {"linf": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), "l2": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)}
-_COLOUR = {"linf": tuple(n / 255 for n in range(9)), "l2": (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)}
+# The default radii, by the usual one of the data set; up to where little should be left right.
+_RADII: dict[str, dict[str, Sequence[float]]] = {
+    "0.3": {"linf": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), "l2": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)},
+    "8/255": {"linf": tuple(n / 255 for n in range(9)), "l2": (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)},
+}
 
 
 def attack_run(folder: Path, config: AttackConfig, show: Show) -> list[Point]:
@@ -108,8 +111,7 @@ def _checked_names(config: AttackConfig) -> list[str]:
 
 def _plan(names: Sequence[str], target: Target, dataset: str) -> list[tuple[str, float]]:
     """Every (attack, radius): a random net also as its frozen twin, which alone meets the attacks that need one."""
-    usual = _GREY if dataset in ("MNIST", "FashionMNIST", "digits") else _COLOUR
-    grid = target.config.eps or usual[target.config.norm]
+    grid = target.config.eps or _RADII[default_eps(dataset)][target.config.norm]
     plan = []
     for name in names:
         attack = ATTACKS[name.removeprefix(TRANSFER)]
