@@ -355,7 +355,7 @@ import sys
 from perturblab.cli import main
 for line in {lines!r}:
     try:
-        code = main(line.split())
+        code = main.main(line.split())
     except SystemExit as end:
         code = end.code
     heavy = sorted({{"torch", "numpy", "rich", "matplotlib", "datasets", "scipy"}} & set(sys.modules))

@@ -246,11 +246,11 @@ from perturblab.runs.export.hub import from_pretrained, push_to_hub
 
 argv, folder, state, token = shlex.split(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), os.environ["HF_TOKEN"]
 os.environ["HF_TOKEN"] = "wrong"
-codes = [cli.main(argv)]
+codes = [main.main(argv)]
 (folder / "README.md").write_text("mine\\n")
 os.environ["HF_TOKEN"] = token
 with contextlib.redirect_stdout(io.StringIO()) as out:
-    codes.append(cli.main(argv))
+    codes.append(main.main(argv))
 url = out.getvalue().splitlines()[-1]
 for revision in (None, url.rpartition("/")[2]):
     torch.save(from_pretrained("someone/net", revision=revision).net.state_dict(), state)

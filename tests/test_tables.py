@@ -326,8 +326,8 @@ from perturblab.report import groups_table
 from perturblab.records.record import Record
 given = json.load(open(sys.argv[1]))
 records = [Record.model_validate(value) for value in given["records"]]
-Path(sys.argv[2] + ".md").write_text(tables.markdown(records, "base"))
-figures.progress_svg(given["rows"], Path(sys.argv[2] + ".svg"), "title")
+Path(sys.argv[2] + ".md").write_text(groups_table.markdown(records, "base"))
+progress.progress_svg(given["rows"], Path(sys.argv[2] + ".svg"), "title")
 sys.exit("torch" in sys.modules)
 """
 
