@@ -98,8 +98,8 @@ def test_a_published_figure_of_all_images_is_not_compared_with_one_of_some() -> 
         figures = {found.entry.id: found for found in figure_findings(by_place(of))}
         (measured,) = figures["R2-all-unclipped-0.1"].measured
         assert ("100 of the test" in measured.unlike) is not comparable
-        assert measured.against is not None
-        assert (measured.against.verdict != "not comparable at this preset") is comparable
+        assert measured.verdict is not None
+        assert (measured.verdict != "not comparable at this preset") is comparable
 
 
 def test_an_answer_says_what_was_corrected_for() -> None:

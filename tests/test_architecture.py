@@ -58,7 +58,6 @@ LONG = {
     "records/config.py",
     "report/claims.py",
     "runs/attack/measure.py",
-    "stats.py",
     "studies/jobs.py",
 }
 WALLS = {("cli", "training"), ("cli", "layers.kernels")}

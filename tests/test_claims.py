@@ -14,6 +14,7 @@ from perturblab.records.results import Result
 from perturblab.report import answers, claims_table, readings
 from perturblab.report.by_setup import by_place
 from perturblab.report.claims import claim_findings
+from perturblab.report.verdicts import against_claim
 from perturblab.studies import setups
 from perturblab.studies.catalogue import RELATIONS, SETUPS
 from perturblab.studies.presets import PRESETS
@@ -49,8 +50,8 @@ def test_a_claimed_range_agrees_when_it_holds_the_interval(
     low: float | None, high: float | None, interval: tuple[float, float], want: str | None
 ) -> None:
     mean = sum(interval) / 2
-    assert stats.against_claim(stats.Interval(mean, *interval, 3, 1.0), low, high) == want
-    few = stats.against_claim(stats.Interval(mean, *interval, 2, 1.0), low, high)
+    assert against_claim(stats.Interval(mean, *interval, 3, 1.0), low, high) == want
+    few = against_claim(stats.Interval(mean, *interval, 2, 1.0), low, high)
     assert few == (None if want is None else "too few seeds")
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from builders import claim, epochs, make, point, run
-from perturblab import stats
 from perturblab.records.results import Result
 from perturblab.report import claims_table, readings
 from perturblab.report.by_setup import by_place
 from perturblab.report.claims import claim_findings
 from perturblab.report.figures import figure_findings
+from perturblab.report.verdicts import against_published
 from perturblab.studies import presets, setups
 from perturblab.studies.catalogue import ENTRIES, RELATIONS, SETUPS, Measure
 from perturblab.studies.presets import PRESETS
@@ -110,16 +110,14 @@ def test_only_finished_runs_of_studies_are_placed() -> None:
 
 
 def test_a_figure_is_only_judged_under_the_published_protocol() -> None:
-    counts, published = [8540, 8560, 8580], ENTRIES["K4"].figure.value
+    counts = [8540, 8560, 8580]
     for preset, verdict in (("cpu", "not comparable at this preset"), ("full", "agrees")):
         metrics = [[{"epoch": 11, "train_loss": 1.0, "total": 10_000, "batch_mean_truncated": c / 100}] for c in counts]
         of = [run("K4", s, c, preset=preset, metrics=m) for s, (c, m) in enumerate(zip(counts, metrics, strict=True))]
         (measured,) = next(f.measured for f in figure_findings(by_place(of)) if f.entry.id == "K4")
         assert measured.preset == preset
-        assert measured.against is not None
-        assert measured.against.verdict == verdict
+        assert measured.verdict == verdict
         assert measured.interval.mean == pytest.approx(85.6)
-        assert measured.against.interval.mean == pytest.approx(85.6 - (published or 0))
 
 
 def test_a_figure_is_only_judged_on_the_published_images() -> None:
@@ -136,8 +134,8 @@ def test_a_figure_is_only_judged_on_the_published_images() -> None:
 
 def test_a_figure_without_a_published_recipe_is_never_judged() -> None:
     of = [run("BO-mnist-none", seed, preset="robust") for seed in (1, 2, 3)]
-    judged = {f.entry.id: f.measured[0].against for f in figure_findings(by_place(of)) if f.measured}
-    assert {name: found.verdict for name, found in judged.items() if found and name.startswith("BO")} == {
+    judged = {f.entry.id: f.measured[0].verdict for f in figure_findings(by_place(of)) if f.measured}
+    assert {name: verdict for name, verdict in judged.items() if verdict and name.startswith("BO")} == {
         "BO-text-mnist-none": "not comparable at this preset"
     }
 
@@ -153,9 +151,8 @@ def test_a_set_up_whose_recipe_is_a_choice_says_so_and_no_other() -> None:
         doubtful = [doubt for doubt in setup.doubts if admits.search(doubt)]
         assert setup.recipe_stated == (not doubtful and setup.id != "U3"), setup.id
     unknown = [run("SEED-cifar10-none", seed, preset="full") for seed in (1, 2, 3)]
-    judged = [f.measured[0].against for f in figure_findings(by_place(unknown)) if f.measured]
-    assert judged
-    assert all(against and against.verdict == "not comparable at this preset" for against in judged)
+    judged = [f.measured[0].verdict for f in figure_findings(by_place(unknown)) if f.measured]
+    assert {*judged} == {"not comparable at this preset"}
 
 
 @pytest.mark.parametrize(
@@ -163,15 +160,12 @@ def test_a_set_up_whose_recipe_is_a_choice_says_so_and_no_other() -> None:
     [([91.0, 91.1, 91.2], "lower"), ([92.0, 92.3, 92.5], "agrees"), ([95.5, 95.4, 95.6], "higher")],
 )
 def test_a_published_range_agrees_with_all_that_touches_it(values: list[float], verdict: str) -> None:
-    assert stats.against_published(values, 93.5, comparable=True, within=1.5).verdict == verdict
-    assert stats.against_published(values, 93.5, comparable=True).verdict == (
-        "lower" if verdict != "higher" else verdict
-    )
+    assert against_published(values, 93.5, comparable=True, within=1.5) == verdict
+    assert against_published(values, 93.5, comparable=True) == ("lower" if verdict != "higher" else verdict)
     assert ENTRIES["R2-comment"].figure.within == 1.5
     comment = [run("BO-mnist-batchout", seed, round(100 * v), preset="robust") for seed, v in enumerate(values, 1)]
     found = next(f for f in figure_findings(by_place(comment)) if f.entry.id == "R2-comment")
-    assert found.measured[0].against is not None
-    assert found.measured[0].against.verdict == verdict
+    assert found.measured[0].verdict == verdict
 
 
 def test_every_entry_and_relation_has_its_finding_even_without_a_run() -> None:

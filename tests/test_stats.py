@@ -264,3 +264,13 @@ def test_holm_rejects_what_the_step_down_loop_rejects(pvalues, alpha):
 )
 def test_signed(points, text):
     assert stats.signed(points) == text
+
+
+def test_the_text_of_an_interval():
+    accuracies = stats.Interval(99.5, 98.9, 100.1, 3, 0.2)
+    assert accuracies.ends == (98.9, 100.1)
+    assert accuracies.text() == "99.50 [98.90, 100.00]"
+    assert stats.Interval(-0.001, -0.2, 0.2, 3, 0.1).text(stats.signed, " points") == "+0.00 points [-0.20, +0.20]"
+    two = stats.Interval(50.0, 10.0, 90.0, 2, 4.4)
+    assert (two.ends, two.text()) == (None, "50.00")
+    assert stats.brackets((-1.0, 2.345)) == "[0.00, 2.35]"

@@ -1,8 +1,9 @@
 """Statistics that turn counts and seeds into intervals and verdicts; accuracies in percent, differences in points."""
 
 import functools
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from statistics import NormalDist
@@ -14,14 +15,29 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Verdict = Literal["better", "worse", "not distinguishable", "too few seeds"]
 
-PublishedVerdict = Literal["agrees", "lower", "higher", "not comparable at this preset", "too few seeds"]
-ClaimVerdict = Literal["agrees", "lower", "higher", "not distinguishable", "too few seeds"]
-
 MIN_SEEDS = 3  # below this no interval over seeds is worth printing: at n = 2 its half width is 9 sd
 ALPHA = 0.05
 POWER = 0.8
 _EXACT_SEEDS = 40  # half of the 2**40 sign patterns' sums still fit in memory, see sign_flip
 _DECIMALS = 9  # points; differences closer than this are float noise, not a difference
+
+
+def percent(value: float) -> str:
+    """Write an accuracy in percent with two decimals; the end of an interval is clipped to [0, 100]."""
+    return f"{min(max(0.0, value), 100.0):.2f}"
+
+
+def signed(points: float) -> str:
+    """Write a difference in points, such as "+0.21": two decimals, a tie to the even one, never "-0.00"."""
+    if not math.isfinite(points):
+        return f"{points:+.2f}"
+    # Of integer counts a tie is common (-2.95 points over ten seeds), and as a binary number no tie any more.
+    return f"{round(Decimal(repr(round(points, 9))), 2) + 0:+.2f}"
+
+
+def brackets(ends: tuple[float, float], write: Callable[[float], str] = percent) -> str:
+    """Write the low and the high end of an interval, such as "[84.02, 86.40]"."""
+    return f"[{write(ends[0])}, {write(ends[1])}]"
 
 
 @dataclass(frozen=True)
@@ -34,14 +50,26 @@ class Interval:
     n: int
     sd: float | None
 
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The low and the high end; None for fewer than `MIN_SEEDS` values, as the interval would say nothing."""
+        if self.n < MIN_SEEDS or self.low is None or self.high is None:
+            return None
+        return self.low, self.high
+
+    def text(self, write: Callable[[float], str] = percent, unit: str = "") -> str:
+        """Write the mean with its unit and, of enough values, the ends, such as "85.21 [84.02, 86.40]"."""
+        ends = "" if self.ends is None else f" {brackets(self.ends, write)}"
+        return f"{write(self.mean)}{unit}{ends}"
+
 
 @dataclass(frozen=True)
 class Paired:
     """The comparison of A with B, paired by seed; differences are A - B in points.
 
-    ``superiority`` is P(A > B) over the seeds, ties count one half. ``sign_flip_smallest`` is the smallest p that
-    the exact sign-flip test can give with this many seeds. ``detectable`` is the smallest true difference that would
-    have been detected with 80 % power at alpha 5 %, two-sided, judged by the sd of the differences.
+    ``superiority`` is P(A > B) over the seeds; ties count one half. ``sign_flip_smallest`` is the smallest p that the
+    exact sign-flip test can give with this many seeds. ``detectable`` is the smallest true difference that a two-sided
+    test at alpha 5 % detects with 80 % power, judged by the sd of the differences.
     """
 
     interval: Interval
@@ -54,7 +82,7 @@ class Paired:
 
     @property
     def n(self) -> int:
-        """Number of pairs, that is of seeds."""
+        """The number of seeds."""
         return self.interval.n
 
     @property
@@ -63,16 +91,8 @@ class Paired:
         return self.interval.mean
 
 
-@dataclass(frozen=True)
-class Published:
-    """A published figure beside what was measured: the difference measured - published in points, and the verdict."""
-
-    interval: Interval
-    verdict: PublishedVerdict
-
-
 def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Give the Wilson interval of an accuracy: the noise of a finite test set, not that of seeds.
+    """Compute the Wilson interval of an accuracy: the noise of a finite test set, not that of seeds.
 
     Args:
         correct: number of correct samples.
@@ -83,12 +103,13 @@ def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, f
         Low and high end in percent, within [0, 100].
 
     Raises:
-        ValueError: the counts are no counts, or the confidence is outside (0, 1).
+        ValueError: the counts are impossible, or the confidence is outside (0, 1).
 
     Reference:
         Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
-    _check_counts(correct, total)
+    if total <= 0 or not 0 <= correct <= total:
+        raise ValueError(f"counts are {correct} of {total}, expected 0 <= correct <= total and total > 0; recount")
     _check_confidence(confidence)
     z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
     centre = (correct + z2 / 2) / (total + z2)
@@ -99,14 +120,11 @@ def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, f
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Give the mean of a few values and its Student-t interval.
+    """Compute the mean of a few values and its Student-t interval, which is not clipped.
 
     Args:
-        values: one value a seed, in percent or points.
+        values: one per seed, in percent or points.
         confidence: in (0, 1).
-
-    Returns:
-        The interval in the unit of the values, not clipped; without ends for a single value.
 
     Raises:
         ValueError: no value, a value that is not finite, or a confidence outside (0, 1).
@@ -125,19 +143,19 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
     """Compare A with B, paired by seed.
 
     Args:
-        a: accuracies of A in percent, one a seed.
+        a: accuracies of A in percent, one per seed.
         b: accuracies of B in percent, for the same seeds in the same order and on the same test set.
 
     Returns:
-        The difference with its interval, tests and verdict. "better" and "worse" mean that the 95 % t-interval of
-        the mean difference excludes 0.
+        The difference with its interval, tests and verdict: "better" or "worse" if the 95 % t-interval of the mean
+        difference excludes 0.
 
     Raises:
         ValueError: the lengths differ, there is no value, or a value is not finite.
     """
     x, y = _finite(a, "a"), _finite(b, "b")
     if len(x) != len(y):
-        raise ValueError(f"a has {len(x)} values and b has {len(y)}, expected one pair a seed; keep the common seeds")
+        raise ValueError(f"a has {len(x)} values and b has {len(y)}, expected one pair per seed; keep the common seeds")
     d = np.round(x - y, _DECIMALS)
     interval = t_interval(d.tolist(), 1 - ALPHA)
     return Paired(
@@ -151,101 +169,27 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
     )
 
 
-def against_published(values: Sequence[float], figure: float, *, comparable: bool, within: float = 0.0) -> Published:
-    """Compare measured values with a published figure, which is a point or a range without a spread.
-
-    Args:
-        values: one value a seed, in percent.
-        figure: the published one, in percent; the middle of a range.
-        comparable: the runs followed the published protocol; else no difference says anything about the figure.
-        within: half the width of a published range, in points.
-
-    Returns:
-        The interval of the difference measured - published in points, and the verdict: "agrees" means that the 95 %
-        t-interval holds 0, or a part of the range.
-
-    Raises:
-        ValueError: no value, or a value or figure that is not finite.
-    """
-    differences = _finite(values, "values") - _finite([figure], "figure")
-    interval = t_interval(np.round(differences, _DECIMALS).tolist(), 1 - ALPHA)
-    if not comparable:
-        return Published(interval, "not comparable at this preset")
-    if interval.n < MIN_SEEDS or interval.low is None or interval.high is None:
-        return Published(interval, "too few seeds")
-    if interval.low > within:
-        return Published(interval, "higher")
-    return Published(interval, "lower" if interval.high < -within else "agrees")
-
-
-def against_claim(interval: Interval, low: float | None, high: float | None) -> ClaimVerdict | None:
-    """Judge a claimed range of a difference.
-
-    Args:
-        interval: of the measured difference, paired by seed.
-        low: lower end of the claimed range; None where it is open.
-        high: upper end; the same as ``low`` for a claimed number.
-
-    Returns:
-        "agrees": the 95 % t-interval lies inside the range, or holds the claimed number; "lower", "higher": it lies
-        outside; "not distinguishable": it reaches over an end of the range; None where nothing was claimed. "Above 0"
-        does not hold 0: the one end of a range that is open on the other side is outside.
-    """
-    if low is None and high is None:
-        return None
-    if interval.n < MIN_SEEDS or interval.low is None or interval.high is None:
-        return "too few seeds"
-    least = -math.inf if low is None else low if high is not None else math.nextafter(low, math.inf)
-    most = math.inf if high is None else high if low is not None else math.nextafter(high, -math.inf)
-    if interval.high < least:
-        return "lower"
-    if interval.low > most:
-        return "higher"
-    inside = least <= interval.low and interval.high <= most
-    return "agrees" if inside or least == most else "not distinguishable"
-
-
 def sentence(comparison: Paired) -> str:
-    """Say a comparison in words: the verdict first, then what it rests on.
+    """Write a comparison in one line: its verdict, difference in points and interval.
 
-    Args:
-        comparison: what ``paired`` gave; differences in points.
-
-    Returns:
-        One line; "not distinguishable" always says which difference would have been detected.
+    "Not distinguishable" always says which difference would have been detected.
     """
     start = f"{comparison.verdict} (difference {signed(comparison.difference)} points"
-    interval, seeds = comparison.interval, f"{comparison.n} seed{'s' if comparison.n > 1 else ''}"
-    if comparison.n < MIN_SEEDS or interval.low is None or interval.high is None:
+    ends, seeds = comparison.interval.ends, f"{comparison.n} seed{'s' if comparison.n > 1 else ''}"
+    if ends is None:
         return f"{start} over {seeds}; at least {MIN_SEEDS} are needed)"
-    if interval.sd == 0:
+    if comparison.interval.sd == 0:
         return f"{start} in each of {seeds})"
-    ends = f"95 % t-interval [{signed(interval.low)}, {signed(interval.high)}] over {seeds}"
-    if comparison.verdict != "not distinguishable":
-        return f"{start}, {ends})"
-    return f"{start}, {ends}; {comparison.detectable:.2f} points would have been detected with 80 % power)"
-
-
-def signed(points: float) -> str:
-    """Write a difference with its sign and two decimals, a tie to the even one, never as "-0.00".
-
-    Args:
-        points: a difference in points.
-
-    Returns:
-        Text such as "+0.21".
-    """
-    if not math.isfinite(points):
-        return f"{points:+.2f}"
-    # Of integer counts a tie is common (-2.95 points over ten seeds), and as a binary number no tie any more.
-    return f"{round(Decimal(repr(round(points, 9))), 2) + 0:+.2f}"
+    power = f"; {comparison.detectable:.2f} points would have been detected with 80 % power"
+    bound = power if comparison.verdict == "not distinguishable" else ""
+    return f"{start}, 95 % t-interval {brackets(ends, signed)} over {seeds}{bound})"
 
 
 def sign_flip(differences: Sequence[float]) -> float:
-    """Give the exact two-sided sign-flip permutation p of a mean difference of 0.
+    """Compute the exact two-sided sign-flip permutation p of a mean difference of 0.
 
     Args:
-        differences: A - B, one a seed, in points; at most 40.
+        differences: A - B, one per seed, in points; at most 40.
 
     Returns:
         The share of the 2**n sign patterns whose sum is at least as far from 0 as the one seen.
@@ -268,13 +212,10 @@ def sign_flip(differences: Sequence[float]) -> float:
 
 @functools.cache
 def detectable_ratio(n: int) -> float:
-    """Give the smallest detectable mean difference in units of the sd of the differences.
+    """Compute the mean difference, in sd of the differences, that a paired t-test detects with 80 % power.
 
     Args:
-        n: number of seeds, at least 2.
-
-    Returns:
-        Ratio at which the two-sided paired t-test at alpha 5 % has 80 % power.
+        n: number of seeds; the test is two-sided at alpha 5 %.
 
     Raises:
         ValueError: fewer than 2 seeds.
@@ -289,7 +230,7 @@ def detectable_ratio(n: int) -> float:
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:
-    """Correct p-values for several comparisons with one control, by Holm's step-down method.
+    """Correct the p-values of several comparisons with one control by Holm's step-down method.
 
     Args:
         pvalues: in [0, 1].
@@ -302,19 +243,17 @@ def holm(pvalues: Sequence[float]) -> list[float]:
     """
     if wrong := [p for p in pvalues if not 0 <= p <= 1]:
         raise ValueError(f"pvalues has {wrong[0]}, expected values in [0, 1]; pass p-values, not statistics")
-    adjusted, running = [0.0] * len(pvalues), 0.0
-    for rank, index in enumerate(sorted(range(len(pvalues)), key=lambda i: pvalues[i])):
-        running = max(running, min(1.0, (len(pvalues) - rank) * pvalues[index]))
-        adjusted[index] = running
-    return adjusted
+    order = sorted(range(len(pvalues)), key=lambda i: pvalues[i])
+    scaled = (min(1.0, (len(pvalues) - rank) * pvalues[index]) for rank, index in enumerate(order))
+    adjusted = dict(zip(order, itertools.accumulate(scaled, max), strict=True))
+    return [adjusted[index] for index in range(len(pvalues))]
 
 
 def _verdict(interval: Interval) -> Verdict:
-    if interval.n < MIN_SEEDS or interval.low is None or interval.high is None:
+    if interval.ends is None:
         return "too few seeds"
-    if interval.low > 0:
-        return "better"
-    return "worse" if interval.high < 0 else "not distinguishable"
+    low, high = interval.ends
+    return "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
 
 
 def _t_p(interval: Interval) -> float | None:
@@ -326,9 +265,8 @@ def _t_p(interval: Interval) -> float | None:
 
 
 def _power(noncentrality: float, n: int) -> float:
-    distributions = _scipy_stats()
-    critical = float(distributions.t.ppf(1 - ALPHA / 2, n - 1))
-    noncentral = distributions.nct(n - 1, noncentrality)
+    critical = float(_scipy_stats().t.ppf(1 - ALPHA / 2, n - 1))
+    noncentral = _scipy_stats().nct(n - 1, noncentrality)
     return float(noncentral.sf(critical) + noncentral.cdf(-critical))
 
 
@@ -342,15 +280,10 @@ def _signed_sums(values: Floats) -> Floats:
 def _finite(values: Sequence[float], name: str) -> Floats:
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or x.size == 0:
-        raise ValueError(f"{name} has shape {x.shape}, expected at least one number in a flat list; give one a seed")
+        raise ValueError(f"{name} has shape {x.shape}, expected at least one number in a flat list; give one per seed")
     if not np.isfinite(x).all():
         raise ValueError(f"{name} has {x[~np.isfinite(x)][0]}, expected finite numbers; drop no seed, find its cause")
     return x
-
-
-def _check_counts(correct: int, total: int) -> None:
-    if total <= 0 or not 0 <= correct <= total:
-        raise ValueError(f"counts are {correct} of {total}, expected 0 <= correct <= total and total > 0; recount")
 
 
 def _check_confidence(confidence: float) -> None:

@@ -35,11 +35,11 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def _evaluation(result: dict[str, Any]) -> str:
-    exact, (low, high) = result["exact"], result["wilson"]
+    from perturblab.stats import brackets
+
+    exact, wilson = result["exact"], brackets(result["wilson"])
     percent = 100 * exact["correct"] / exact["total"]
-    lines = [
-        f"exact: {percent:.2f} % ({exact['correct']}/{exact['total']}), 95 % Wilson interval [{low:.2f}, {high:.2f}]"
-    ]
+    lines = [f"exact: {percent:.2f} % ({exact['correct']}/{exact['total']}), 95 % Wilson interval {wilson}"]
     if "smoothed" in result:
         lines += [
             f"mean over {result['n_batches']} batches of nominal size: {result['batch_mean']:.2f} %",

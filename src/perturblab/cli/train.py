@@ -143,13 +143,12 @@ def _bits(run: "Run") -> list[str]:
 
 
 def _result(record: "Record", folder: Path) -> str:
-    from perturblab.stats import wilson
+    from perturblab.stats import brackets, wilson
 
     last = record.counts.last
-    low, high = wilson(last.correct, last.total)
     lines = [
         f"test accuracy after epoch {last.epoch + 1}: {last.accuracy:.2f} % "
-        f"({last.correct}/{last.total}, 95 % Wilson interval [{low:.2f}, {high:.2f}])"
+        f"({last.correct}/{last.total}, 95 % Wilson interval {brackets(wilson(last.correct, last.total))})"
     ]
     if record.audit:
         audit = record.audit

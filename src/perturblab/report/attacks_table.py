@@ -135,9 +135,7 @@ def _cell(
     if not values:
         return ""
     interval = stats.t_interval(list(values.values()))
-    text = f"{interval.mean:.2f}"
-    if interval.low is not None and interval.high is not None and interval.n >= stats.MIN_SEEDS:
-        text += f" [{max(interval.low, 0):.2f}, {min(interval.high, 100):.2f}]"
+    text = interval.text()
     if against is None:
         return text
     common = [seed for seed in values if seed in against and eps in against[seed]]

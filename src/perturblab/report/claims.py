@@ -11,6 +11,7 @@ from perturblab.records.record import Parameters
 from perturblab.records.results import Result
 from perturblab.report.by_setup import Places, Seeds, flags_in, mixture, presets_run, values_of
 from perturblab.report.readings import EVERY_EPOCH, exact, images_of_all, trained
+from perturblab.report.verdicts import ClaimVerdict, against_claim
 from perturblab.studies.catalogue import RELATIONS, SETUPS, Relation
 from perturblab.studies.presets import PRESETS
 from perturblab.studies.setups import differing, flags_of
@@ -53,7 +54,7 @@ class Compared:
     left: float
     right: float
     paired: stats.Paired
-    verdict: stats.ClaimVerdict | None
+    verdict: ClaimVerdict | None
     flags: tuple[tuple[str, ...], tuple[str, ...]]
     differing: tuple[str, ...] = ()
     note: str = ""
@@ -189,7 +190,7 @@ def _above_all(sides: Sequence[Relation], places: Places, preset: str) -> Compar
     adjusted = dict(zip(found, stats.holm([p for p in tested if p is not None]), strict=True))
     holds = {name: adjusted[name] < stats.ALPHA for name in found}
     is_above = {name: compared.paired.difference > 0 for name, compared in found.items()}
-    verdict: stats.ClaimVerdict = "not distinguishable"
+    verdict: ClaimVerdict = "not distinguishable"
     if any(holds[name] and not is_above[name] for name in found):
         verdict = "lower"
     elif all(holds[name] and is_above[name] for name in found):
@@ -263,7 +264,7 @@ def _claim(relation: Relation, places: Places, preset: str) -> Compared | None:
     interval = compared.interval
     notes = [] if common == both else [f"{len(both) - len(common)} seeds left out: their images differ"]
     notes += mixture(record for seed in common for record in ran[seed])
-    verdict = stats.against_claim(interval, relation.low, relation.high)
+    verdict = against_claim(interval, relation.low, relation.high)
     if relation.measure.metric == EVERY_EPOCH:
         verdict, counted = _throughout(relation, places[preset, relation.left], places[preset, relation.right], common)
         notes.append(counted)
@@ -310,12 +311,12 @@ def _weak(relation: Relation, places: Places, preset: str) -> str:
 
 def _throughout(
     relation: Relation, left: Seeds, right: Seeds, common: Sequence[int]
-) -> tuple[stats.ClaimVerdict | None, str]:
+) -> tuple[ClaimVerdict | None, str]:
     """The verdict of every audited epoch; together they agree only when each of them does."""
     verdicts = []
     for rows in zip(*(_audited(side[seed]) for seed in common for side in (left, right)), strict=False):
         differences = [a["exact"] - b["exact"] for a, b in zip(rows[::2], rows[1::2], strict=True)]
-        verdicts.append(stats.against_claim(stats.t_interval(differences), relation.low, relation.high))
+        verdicts.append(against_claim(stats.t_interval(differences), relation.low, relation.high))
     if not verdicts:
         return None, "no audited epochs"
     counted = {word: verdicts.count(word) for word in dict.fromkeys(verdicts)}

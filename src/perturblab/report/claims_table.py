@@ -92,9 +92,6 @@ def _unit(relation: Relation) -> _Unit:
 
 def claim_row(finding: ClaimFinding, compared: Compared) -> Row:
     relation, interval = finding.relation, compared.paired.interval
-    ends = None
-    if interval.low is not None and interval.high is not None and interval.n >= stats.MIN_SEEDS:
-        ends = (interval.low, interval.high)
     claimed = None
     if relation.low is not None or relation.high is not None:
         claimed = (
@@ -116,7 +113,7 @@ def claim_row(finding: ClaimFinding, compared: Compared) -> Row:
         relation.id,
         (relation.text, relation.claimed, compared.preset, _difference(compared, unit)),
         verdict=claim_words(relation, compared),
-        picture=dots_svg(list(compared.differences.values()), ends, claimed),
+        picture=dots_svg(list(compared.differences.values()), interval.ends, claimed),
         details=(*more, f"Claimed by: {relation.source}.", *relation.doubts, *([relation.how] if relation.how else [])),
         measured=True,
     )
@@ -142,13 +139,9 @@ def _tests(paired: stats.Paired, unit: _Unit) -> Iterable[str]:
 
 
 def _difference(compared: Compared, unit: _Unit) -> str:
-    interval = compared.paired.interval
-    text = f"{unit.signed(interval.mean)}{unit.name}"
-    if interval.low is not None and interval.high is not None and interval.n >= stats.MIN_SEEDS:
-        text += f" [{unit.signed(interval.low)}, {unit.signed(interval.high)}]"
-    if unit.name:
-        text += f", {compared.left:.2f} against {compared.right:.2f}"
-    return f"{text}, n = {interval.n}"
+    text = compared.paired.interval.text(unit.signed, unit.name)
+    sides = f", {compared.left:.2f} against {compared.right:.2f}" if unit.name else ""
+    return f"{text}{sides}, n = {compared.paired.n}"
 
 
 def claim_words(relation: Relation, compared: Compared) -> str:
@@ -200,7 +193,7 @@ def figure_row(finding: FigureFinding, measured: Measured | None) -> Row:
     if measured is None:
         verdict = f"cannot be run here: {missing}" if missing else "not yet measured"
         return Row(entry.id, (about, f"{published} ({entry.figure.kind})", "", ""), verdict, details=doubts)
-    words: list[str] = [measured.against.verdict if measured.against else "no published number"]
+    words: list[str] = [measured.verdict or "no published number"]
     words += [said(measured.flags)] if measured.flags else []
     return Row(
         entry.id,
@@ -217,18 +210,11 @@ def figure_row(finding: FigureFinding, measured: Measured | None) -> Row:
 
 
 def _measured(measured: Measured) -> str:
-    text = f"{_percent(measured.interval)}, n = {measured.interval.n}"
+    text = f"{measured.interval.text()}, n = {measured.interval.n}"
     if measured.last is not None:
-        text += f"; selected on the test set, as published; exact, after the last epoch, {_percent(measured.last)}"
+        text += f"; selected on the test set, as published; exact, after the last epoch, {measured.last.text()}"
     if measured.optimism is not None:
         text += f", and {stats.signed(measured.optimism)} at the best one on test"
-    return text
-
-
-def _percent(interval: stats.Interval) -> str:
-    text = f"{interval.mean:.2f}"
-    if interval.low is not None and interval.high is not None and interval.n >= stats.MIN_SEEDS:
-        text += f" [{max(interval.low, 0):.2f}, {min(interval.high, 100):.2f}]"
     return text
 
 
@@ -237,5 +223,5 @@ def _seeds(measured: Measured) -> Iterable[str]:
     if measured.images:
         yield f"On {measured.images:,} test images."
     if measured.interval.n == 1 and measured.images:
-        low, high = stats.wilson(round(measured.interval.mean * measured.images / 100), measured.images)
-        yield f"A single run: Wilson interval of the test images [{low:.2f}, {high:.2f}], none over seeds."
+        ends = stats.wilson(round(measured.interval.mean * measured.images / 100), measured.images)
+        yield f"A single run: Wilson interval of the test images {stats.brackets(ends)}, none over seeds."

@@ -143,10 +143,7 @@ def _short(name: str) -> str:
 
 
 def _line(name: str, x: Sequence[float], intervals: Sequence[stats.Interval], note: str = "") -> Line:
-    ends = tuple(
-        None if i.low is None or i.high is None or i.n < stats.MIN_SEEDS else (max(i.low, 0.0), min(i.high, 100.0))
-        for i in intervals
-    )
+    ends = tuple(i.ends and (max(i.ends[0], 0.0), min(i.ends[1], 100.0)) for i in intervals)
     return Line(
         _short(name), tuple(x), tuple(i.mean for i in intervals), ends, tuple(i.n for i in intervals), note=note
     )

@@ -8,6 +8,7 @@ from perturblab import stats
 from perturblab.records.results import Result
 from perturblab.report.by_setup import Places, flags_in, mixture, presets_run, values_of
 from perturblab.report.readings import AUDITED, BEST_EPOCH, exact, images_of_all
+from perturblab.report.verdicts import FigureVerdict, against_published
 from perturblab.studies.catalogue import ENTRIES, SETUPS, Entry
 from perturblab.studies.presets import PRESETS
 from perturblab.studies.setups import is_comparable
@@ -21,7 +22,7 @@ class Measured:
         preset: its name.
         values: seed -> percent.
         interval: mean over seeds and its 95 % t-interval.
-        against: the difference to the published figure and the verdict; None without a published number.
+        verdict: on the published number; None if no number was published.
         flags: of all seeds.
         images: fewest test images that a seed rests on.
         last: the exact accuracy after the last epoch, where the figure is that of the best epoch on the test set.
@@ -33,7 +34,7 @@ class Measured:
     preset: str
     values: Mapping[int, float]
     interval: stats.Interval
-    against: stats.Published | None
+    verdict: FigureVerdict | None
     flags: tuple[str, ...]
     images: int
     last: stats.Interval | None = None
@@ -71,12 +72,10 @@ def _figure(entry: Entry, places: Places, preset: str) -> Measured | None:
     if not found:
         return None
     values = {seed: v.number for seed, v in found.items()}
-    published, against, unlike = entry.figure.value, None, ""
+    published, verdict, unlike = entry.figure.value, None, ""
     if published is not None:
         unlike = _unlike(entry, list(runs.values()), preset, min(v.images for v in found.values()))
-        against = stats.against_published(
-            list(values.values()), published, within=entry.figure.within, comparable=not unlike
-        )
+        verdict = against_published(list(values.values()), published, within=entry.figure.within, comparable=not unlike)
     last = best = None
     if entry.measure.metric in AUDITED:
         last = stats.t_interval([exact(runs[seed]).number for seed in found])
@@ -85,7 +84,7 @@ def _figure(entry: Entry, places: Places, preset: str) -> Measured | None:
         preset,
         values,
         stats.t_interval(list(values.values())),
-        against,
+        verdict,
         flags_in(found.values()),
         min(v.images for v in found.values()),
         last,

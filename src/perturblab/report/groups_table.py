@@ -259,12 +259,10 @@ def _audit_columns() -> dict[str, Callable[[Row], str]]:
 def _accuracy(row: Row) -> str:
     if row.interval is None:
         return "no finished run"
-    mean, interval = f"{row.interval.mean:.2f}", row.interval
-    if interval.n >= stats.MIN_SEEDS and interval.low is not None and interval.high is not None:
-        return f"{mean} [{max(0.0, interval.low):.2f}, {min(100.0, interval.high):.2f}]"
-    if row.wilson:
-        return f"{mean} (too few seeds; test images alone: Wilson [{row.wilson[0]:.2f}, {row.wilson[1]:.2f}])"
-    return f"{mean} (too few seeds)"
+    if row.interval.ends:
+        return row.interval.text()
+    wilson = f"; test images alone: Wilson {stats.brackets(row.wilson)}" if row.wilson else ""
+    return f"{row.interval.text()} (too few seeds{wilson})"
 
 
 def _each_seed(row: Row) -> str:

@@ -90,8 +90,9 @@ def _cell(seeds: Mapping[int, Spreads], name: str, against: Mapping[int, Spreads
     if not ratios:
         return text
     interval = stats.t_interval(ratios)
-    if interval.low is None or interval.high is None or interval.n < stats.MIN_SEEDS:
-        return f"{text} (times {math.exp(interval.mean):.2f}; too few seeds)"
-    word = "larger" if interval.low > 0 else "smaller" if interval.high < 0 else "not distinguishable"
-    ends = f"[{math.exp(interval.low):.2f}, {math.exp(interval.high):.2f}]"
-    return f"{text} (times {math.exp(interval.mean):.2f} {ends}: {word})"
+    times = interval.text(lambda logarithm: f"{math.exp(logarithm):.2f}")
+    if interval.ends is None:
+        return f"{text} (times {times}; too few seeds)"
+    low, high = interval.ends
+    word = "larger" if low > 0 else "smaller" if high < 0 else "not distinguishable"
+    return f"{text} (times {times}: {word})"

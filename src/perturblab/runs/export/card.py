@@ -11,7 +11,7 @@ from perturblab.records.groups import group
 from perturblab.records.markdown import escape, markdown_table
 from perturblab.records.points import Point, radius
 from perturblab.records.record import Record
-from perturblab.stats import wilson
+from perturblab.stats import brackets, wilson
 
 _USE = """```python
 from perturblab.pretrained import from_pretrained
@@ -68,10 +68,10 @@ def _metadata(record: Record, label: str) -> str:
 
 def _result(record: Record) -> str:
     last = record.counts.last
-    low, high = wilson(last.correct, last.total)
+    ends = brackets(wilson(last.correct, last.total))
     lines = [
         f"**{last.accuracy:.2f} %** of the test images of {escape(record.data.test)} ({last.correct:,} of "
-        f"{last.total:,}, each counted once), after the last epoch; 95 % Wilson interval [{low:.2f}, {high:.2f}], "
+        f"{last.total:,}, each counted once), after the last epoch; 95 % Wilson interval {ends}, "
         "which is the noise of a finite test set. A single run: no interval over seeds."
     ]
     if best := record.counts.best_val:
@@ -93,8 +93,8 @@ def _under_attack(points: Sequence[Point]) -> str:
     rows = []
     for point in points:
         at = f"{point.eps:g} iterations" if is_capped(point.attack) else f"{point.norm} {radius(point.eps)}"
-        correct, (low, high) = f"{point.correct:,} of {point.total:,}", point.wilson
-        rows.append([point.attack, at, correct, f"{point.percent:.2f}", f"[{low:.2f}, {high:.2f}]", said(point.flags)])
+        correct, ends = f"{point.correct:,} of {point.total:,}", brackets(point.wilson)
+        rows.append([point.attack, at, correct, f"{point.percent:.2f}", ends, said(point.flags)])
     header = ["attack", "at", "correct", "accuracy, %", "95 % Wilson interval", "flags"]
     below = "An accuracy under attack is an empirical upper bound, never a guarantee."
     return f"{markdown_table(header, rows, 'llrrrl')}\n\n{below}"
