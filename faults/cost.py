@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 from faults.runs import World
+from perturblab.records import paths
 from perturblab.records.config import TrainConfig
 from perturblab.records.markdown import markdown_table
 from perturblab.runs import open, train
 from perturblab.runs.run import Run
-from perturblab.system import files
 from perturblab.system.terminal import Show
 
 WIDE: dict[str, Any] = {"net_type": "perturb_resnet18", "first_filter_size": 3, "optim_method": "Adam"}
@@ -43,7 +43,7 @@ def costs(world: World) -> str:
         }
         run.rows = [{"epoch": epoch, **row} for epoch in range(100)]
         seconds, busy = (statistics.median(times) for times in zip(*(_timed(run) for _ in range(5)), strict=True))
-        sizes = [_size(folder / name) for name in (files.CHECKPOINT, files.MASKS)]
+        sizes = [_size(folder / name) for name in (paths.CHECKPOINT, paths.MASKS)]
         times = [f"{number:.2f}" for number in (seconds, busy, 100 * busy / 60)]
         rows.append([name, *(f"{size:.1f}" for size in sizes), *times])
     of_it = ["a save, s", "of it computing, s", "computing, of 60 s, %"]

@@ -7,9 +7,9 @@ from pathlib import Path
 from faults.child import STEP, ended
 from faults.runs import EVERY, Straight, World, copied, differences, finished, go_on, in_one_line
 from faults.table import Row
-from perturblab.system import files
+from perturblab.records import paths
 
-NEEDED = (files.CHECKPOINT, files.PREVIOUS)
+NEEDED = (paths.CHECKPOINT, paths.PREVIOUS)
 
 
 def deleted(world: World, run: Straight, each: int) -> Row:
@@ -59,7 +59,7 @@ def half_copied(world: World, run: Straight, each: int) -> Row:
         spoilt = [names[number]] if number < len(names) else world.random.sample(names, world.random.randint(1, 4))
         for name in spoilt:
             _spoil(world, folder / name, number % 3)
-        alive = any(name not in spoilt for name in NEEDED) and files.MASKS not in spoilt
+        alive = any(name not in spoilt for name in NEEDED) and paths.MASKS not in spoilt
         with ended(world.start(["train", "--quiet", "--nthreads", "1", "--resume", str(folder)])) as child:
             child.wait()
         what = f"{('missing', 'cut short', 'a bit turned')[number % 3]}: {', '.join(spoilt)}: "

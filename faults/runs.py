@@ -11,10 +11,9 @@ from typing import Any
 
 from faults.child import Child, ended
 from perturblab.errors import UserError
-from perturblab.records import store
+from perturblab.records import paths, store
 from perturblab.records.pictures import progress
 from perturblab.runs import checkpoint
-from perturblab.system import files
 
 EVERY = 0.15  # seconds between two checkpoints of a disturbed run, instead of 60
 TINY = "--dataset-train digits --train-size 120 --batch-size 10 --nthreads 1 --quiet"
@@ -104,7 +103,7 @@ def must(child: Child, code: int = 0) -> None:
 
 def go_on(run: Straight, folder: Path) -> list[str]:
     """The command that a user would give next."""
-    begun = any((folder / name).is_file() for name in (files.CHECKPOINT, files.PREVIOUS))
+    begun = any((folder / name).is_file() for name in (paths.CHECKPOINT, paths.PREVIOUS))
     quiet = ["--quiet", "--nthreads", "1"]
     return ["train", *quiet, "--resume", str(folder)] if begun else ["train", *run.flags, "--out", str(folder)]
 
@@ -122,7 +121,7 @@ def differences(folder: Path, want: Path) -> list[str]:
     wrong = torn(folder)
     if wrong:
         return wrong
-    have, wanted = ({path.name for path in of.iterdir()} - {files.PREVIOUS} for of in (folder, want))
+    have, wanted = ({path.name for path in of.iterdir()} - {paths.PREVIOUS} for of in (folder, want))
     if have != wanted:
         wrong.append(f"the folder holds {sorted(have ^ wanted)} more or less")
     if _bytes(folder, "weights.safetensors") != _bytes(want, "weights.safetensors"):
@@ -139,7 +138,7 @@ def torn(folder: Path) -> list[str]:
     readers: dict[str, Callable[[Path], Any]] = {
         "record.json": _record,
         "metrics.jsonl": _metrics,
-        files.CHECKPOINT: _state,
+        paths.CHECKPOINT: _state,
         "weights.safetensors": lambda folder: _bytes(folder, "weights.safetensors"),
     }
     for name, read in readers.items():
@@ -169,7 +168,7 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
 def _state(folder: Path) -> str:
     """The digest of all that training goes on from, but for the seconds; the one before must not be needed."""
     told: list[str] = []
-    content = checkpoint.load_checkpoint(folder / files.CHECKPOINT, told.append)
+    content = checkpoint.load_checkpoint(folder / paths.CHECKPOINT, told.append)
     if told:
         raise ValueError(told[0])
     state = {name: value for name, value in content["state"].items() if name != "reached"}

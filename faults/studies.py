@@ -9,8 +9,8 @@ from pathlib import Path
 from faults.child import Child, ended
 from faults.runs import World, differences, must, torn
 from faults.table import Row
+from perturblab.records import paths
 from perturblab.studies import presets
-from perturblab.system import files
 
 TINY = presets.Preset(
     "quick",
@@ -76,7 +76,7 @@ def interrupted(world: World, want: Path, each: int) -> Row:
             study.wait()
         wrong = [] if study.code == 130 else [f"code {study.code}: {study.said[-2:]}"]
         wrong += [
-            f"no checkpoint of {run}" for run in RUNS if not (folder / "work/quick" / run / files.CHECKPOINT).is_file()
+            f"no checkpoint of {run}" for run in RUNS if not (folder / "work/quick" / run / paths.CHECKPOINT).is_file()
         ]
         row.judge(wrong + _completed(world, folder, want))
     return row

@@ -11,8 +11,9 @@ import torch
 
 from perturblab.errors import UserError
 from perturblab.records.config import TrainConfig
+from perturblab.records.paths import PREVIOUS
 from perturblab.runs import checkpoint, open, train
-from perturblab.runs.checkpoint import PREVIOUS, digest, load_checkpoint, save_checkpoint
+from perturblab.runs.checkpoint import digest, load_checkpoint, save_checkpoint
 from perturblab.system import files
 from perturblab.system.terminal import Show
 from told import in_order

@@ -30,13 +30,13 @@ from perturblab.layers.kernels import native
 from perturblab.models import Task, build
 from perturblab.records import environment, numerics, store
 from perturblab.records.frame import frame
+from perturblab.records.paths import CHECKPOINT
 from perturblab.records.record import Record
 from perturblab.records.results import load, load_void
 from perturblab.studies import done, plan
 from perturblab.studies.catalogue import SETUPS
 from perturblab.studies.jobs import argv, set_aside_void
 from perturblab.studies.presets import PRESETS
-from perturblab.system.files import CHECKPOINT
 from perturblab.system.terminal import Show
 from perturblab.training import loop
 

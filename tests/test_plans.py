@@ -13,8 +13,8 @@ from perturblab.cli import main
 from perturblab.records import store
 from perturblab.records.attack_names import ACTIVE, AT_INFERENCE, BLIND
 from perturblab.records.config import TrainConfig, validated
+from perturblab.records.paths import RunFolder
 from perturblab.records.record import Record, Study
-from perturblab.runs.attack import target
 from perturblab.studies import done, plan
 from perturblab.studies.catalogue import SETUPS
 from perturblab.studies.jobs import argv, share, to_share
@@ -174,7 +174,7 @@ def test_points_of_other_weights_do_not_count(tmp_path: Path) -> None:
     here["study"] = None
     (train.work / "record.json").write_text(json.dumps(here))
     assert not plan.is_done(job)
-    points(train.results[0], "fgsm", SETTINGS, weights=target._hash_of_weights(train.work))
+    points(train.results[0], "fgsm", SETTINGS, weights=RunFolder(train.work).weights_hash())
     assert plan.is_done(job)
 
 

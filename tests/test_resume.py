@@ -15,8 +15,9 @@ from perturblab import data
 from perturblab.cli import main
 from perturblab.errors import UserError
 from perturblab.layers import fixed_buffers
-from perturblab.records import numerics, store
+from perturblab.records import numerics, paths, store
 from perturblab.records.config import TrainConfig
+from perturblab.records.paths import RunFolder
 from perturblab.records.pictures import progress
 from perturblab.records.record import Record
 from perturblab.runs import checkpoint, open, train
@@ -180,16 +181,16 @@ def test_masks_are_written_once_and_not_into_the_checkpoint(stopped: Path) -> No
     assert held["fixed"]
     assert not set(held["fixed"]) & set(held["model"])
     assert set(held["fixed"]) | set(held["model"]) == set(run.model.state_dict())
-    before = files.stamp(stopped / files.MASKS)
+    before = files.stamp(stopped / paths.MASKS)
     assert train.execute(run, QUIET) is not None
-    assert files.stamp(stopped / files.MASKS) == before
+    assert files.stamp(stopped / paths.MASKS) == before
 
 
 def test_trained_and_redrawn_masks_are_where_they_can_change(tmp_path: Path) -> None:
     trained = open.open_run(config(train_masks=True), tmp_path / "trained", QUIET)
     assert trained.unchanging == {}
     assert train.execute(trained, QUIET) is not None
-    assert not (tmp_path / "trained" / files.MASKS).exists()
+    assert not (tmp_path / "trained" / paths.MASKS).exists()
     redrawn = open.open_run(config(redraw_masks="train"), tmp_path / "redrawn", QUIET)
     assert not any("draws" in name for name in redrawn.unchanging), "the counter of the draws changes"
 
@@ -197,23 +198,23 @@ def test_trained_and_redrawn_masks_are_where_they_can_change(tmp_path: Path) -> 
 def test_masks_left_by_another_start_are_replaced(stopped: Path, tmp_path: Path) -> None:
     other = open.open_run(config(manual_seed=2), tmp_path / "other", QUIET)
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / files.MASKS).write_bytes((stopped / files.MASKS).read_bytes())
-    assert not files.is_begun(tmp_path / "other"), "killed before its first checkpoint: it may be started again"
+    (tmp_path / "other" / paths.MASKS).write_bytes((stopped / paths.MASKS).read_bytes())
+    assert not RunFolder(tmp_path / "other").is_begun(), "killed before its first checkpoint: it may be started again"
     assert train.execute(other, QUIET, lambda: True) is None
     open.resume_run(tmp_path / "other", {}, QUIET)
 
 
 @pytest.mark.parametrize("spoil", ["missing", "torn", "of another run"])
 def test_without_its_masks_a_run_is_refused(spoil: str, stopped: Path, tmp_path: Path) -> None:
-    path = stopped / files.MASKS
+    path = stopped / paths.MASKS
     if spoil == "missing":
         path.unlink()
     elif spoil == "torn":
         path.write_bytes(path.read_bytes()[:-9])
     else:
         train.execute(open.open_run(config(manual_seed=2), tmp_path / "other", QUIET), QUIET, lambda: True)
-        path.write_bytes((tmp_path / "other" / files.MASKS).read_bytes())
-    with pytest.raises(UserError, match=rf"{files.MASKS} .*(missing|cannot be read|does not hold).*; restore the file"):
+        path.write_bytes((tmp_path / "other" / paths.MASKS).read_bytes())
+    with pytest.raises(UserError, match=rf"{paths.MASKS} .*(missing|cannot be read|does not hold).*; restore the file"):
         open.resume_run(stopped, {}, QUIET)
 
 
@@ -227,7 +228,7 @@ def test_a_folder_that_is_deleted_meanwhile_is_written_anew(tmp_path: Path) -> N
         return False
 
     train.save(run)
-    run.stamp = files.stamp(run.folder / files.CHECKPOINT)
+    run.stamp = files.stamp(run.folder / paths.CHECKPOINT)
     assert train.execute(run, QUIET, delete) is not None
     again = open.resume_run(tmp_path / "run", {}, QUIET)
     assert want.startswith(whole(again.model, again.state))
@@ -241,8 +242,8 @@ def test_at_every_moment_there_is_a_checkpoint(stopped: Path, monkeypatch: pytes
     real, seen = Path.replace, []
 
     def watched(path: Path, target: Path) -> Path:
-        seen.append(checkpoint.load_checkpoint(stopped / files.CHECKPOINT)["state"]["step"])
-        assert (stopped / files.CHECKPOINT).is_file()
+        seen.append(checkpoint.load_checkpoint(stopped / paths.CHECKPOINT)["state"]["step"])
+        assert (stopped / paths.CHECKPOINT).is_file()
         return real(path, target)
 
     monkeypatch.setattr(Path, "replace", watched)
@@ -272,7 +273,7 @@ def test_where_files_have_one_name_only_the_one_before_is_moved(stopped: Path, m
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     run = open.resume_run(stopped, {}, QUIET)
     train.save(run)
-    assert (stopped / files.PREVIOUS).is_file()
+    assert (stopped / paths.PREVIOUS).is_file()
     open.resume_run(stopped, {}, QUIET)
 
 

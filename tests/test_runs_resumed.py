@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from perturblab.errors import UserError
+from perturblab.records.paths import PREVIOUS
 from perturblab.runs import checkpoint, evaluate, open, train
 from perturblab.system import files
 from run_folders import AUGMENTED, FILES, QUIET, executed, metrics, opened, record_of, results, same, untimed, weights
@@ -46,7 +47,7 @@ def after(steps: int) -> Callable[[], bool]:
 
 
 def assert_same_run(folder: Path, want: Path) -> None:
-    assert {path.name for path in folder.iterdir()} - {checkpoint.PREVIOUS} == FILES
+    assert {path.name for path in folder.iterdir()} - {PREVIOUS} == FILES
     assert same(weights(folder), weights(want))
     assert untimed(metrics(folder)) == untimed(metrics(want))
     assert results(folder) == results(want)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from perturblab.errors import RankLostError, UserError
 from perturblab.records.config import TrainConfig
-from perturblab.system.files import is_begun
+from perturblab.records.paths import RunFolder
 from perturblab.system.processes import is_first, launcher
 from perturblab.system.signals import asked_to_stop
 
@@ -82,7 +82,7 @@ def _new_folder(config: TrainConfig) -> Path:
 
     stamp = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
     folder = Path(config.out or f"runs/{config.net}-seed{config.manual_seed}-{stamp}")
-    if folder.exists() and (not folder.is_dir() or is_begun(folder)):
+    if folder.exists() and (not folder.is_dir() or RunFolder(folder).is_begun()):
         raise UserError(
             f"--out {folder} exists and is never overwritten; choose another, or go on with --resume {folder}"
         )
@@ -157,5 +157,5 @@ def _result(record: "Record", folder: Path) -> str:
             f"{audit.last.batch_mean_truncated:.2f} %, smoothed {audit.last.smoothed:.2f} %; best smoothed epoch "
             f"{audit.best_smoothed.smoothed:.2f} %, exact in that epoch {audit.best_smoothed.accuracy:.2f} %"
         )
-    lines.append(f"record: {folder / 'record.json'}, curves: {folder / 'progress.svg'}")
+    lines.append(f"record: {RunFolder(folder).record}, curves: {RunFolder(folder).progress}")
     return "\n".join(lines)

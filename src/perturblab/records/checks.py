@@ -9,7 +9,7 @@ from typing import Any
 from perturblab.errors import UserError
 from perturblab.records.attack_names import is_capped
 from perturblab.records.flags import Raised, meaning
-from perturblab.records.paths import CHECKS
+from perturblab.records.paths import CHECKS, RunFolder
 from perturblab.records.points import Point
 from perturblab.system.files import from_json, write_atomically
 
@@ -106,7 +106,7 @@ def load_checks(folder: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: the file is not what this version writes.
     """
-    path = folder / "attacks" / CHECKS
+    path = RunFolder(folder).attacks / CHECKS
     try:
         kept: list[dict[str, Any]] = from_json(path.read_text(encoding="utf-8")) if path.is_file() else []
         list(map(raised_by, kept))
@@ -117,7 +117,7 @@ def load_checks(folder: Path) -> list[dict[str, Any]]:
 
 def save_checks(folder: Path, checks: Sequence[Mapping[str, Any]]) -> None:
     """Write what the masking checks have found, whole or not at all."""
-    write_atomically(folder / "attacks" / CHECKS, (json.dumps(checks, indent=1) + "\n").encode())
+    write_atomically(RunFolder(folder).attacks / CHECKS, (json.dumps(checks, indent=1) + "\n").encode())
 
 
 def raised_by(check: Mapping[str, Any]) -> Raised:

@@ -1,11 +1,51 @@
-"""Files of a run's folder."""
+"""The files of a run's folder, by their names."""
 
 import hashlib
 from pathlib import Path
 
 from perturblab.records.attack_names import WORST, is_capped
+from perturblab.system import files
 
 CHECKS = "checks.json"  # beside the curves: what the masking checks found
+
+CHECKPOINT, PREVIOUS, MASKS = "checkpoint.pt", "checkpoint.previous.pt", "masks.safetensors"
+FAILED_FILE = "failed.json"
+
+
+class RunFolder:
+    """The files of a run's folder, or of the folder that keeps its results.
+
+    Attributes:
+        path: the folder.
+        record: what was measured, once the run has finished.
+        metrics: one line per epoch.
+        weights: parameters and buffers, once the run has finished.
+        checkpoint: what resumes the run; the checkpoint before it is `previous`.
+        masks: the buffers that never change, which checkpoints leave out.
+        progress: the picture of the metrics.
+        attacks: the folder of everything measured under attack.
+        failed: why a run of a study ended without a record.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record = path / "record.json"
+        self.metrics = path / "metrics.jsonl"
+        self.weights = path / "weights.safetensors"
+        self.checkpoint = path / CHECKPOINT
+        self.previous = path / PREVIOUS
+        self.masks = path / MASKS
+        self.progress = path / "progress.svg"
+        self.attacks = path / "attacks"
+        self.failed = path / FAILED_FILE
+
+    def is_begun(self) -> bool:
+        """Say whether the folder holds more than a process leaves that was killed before its first checkpoint."""
+        return any(not (files.is_part(path) or path == self.masks) for path in self.path.iterdir())
+
+    def weights_hash(self) -> str:
+        """Hash the weights as the points of attacks on them do: 16 hexadecimal digits, "" without weights."""
+        return hashlib.sha256(self.weights.read_bytes()).hexdigest()[:16] if self.weights.is_file() else ""
 
 
 def file_of(folder: Path, attack: str, norm: str) -> Path:
@@ -17,19 +57,11 @@ def file_of(folder: Path, attack: str, norm: str) -> Path:
         norm: "linf" or "l2".
     """
     usual = "l2" if is_capped(attack) else "linf"
-    return folder / "attacks" / f"{attack.replace(' ', '-')}{'' if norm == usual else '-' + norm}.json"
+    return RunFolder(folder).attacks / f"{attack.replace(' ', '-')}{'' if norm == usual else '-' + norm}.json"
 
 
 def point_files(folder: Path) -> list[Path]:
     """The files of a run's curves, without the worst cases, which are made of them."""
     worst = file_of(folder, WORST, "linf").stem
-    files = sorted(folder.glob("attacks/*.json"))
-    return [file for file in files if file.name != CHECKS and not file.name.startswith(worst)]
-
-
-def hash_of_weights(folder: Path) -> str:
-    file = folder / "weights.safetensors"
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else ""
-
-
-FAILED_FILE = "failed.json"  # written by a study beside where the record would be
+    found = sorted(RunFolder(folder).attacks.glob("*.json"))
+    return [file for file in found if file.name != CHECKS and not file.name.startswith(worst)]

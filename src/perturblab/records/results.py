@@ -9,7 +9,7 @@ from perturblab.errors import UserError
 from perturblab.records import numerics, store
 from perturblab.records.attack_names import WORST
 from perturblab.records.metrics import load_metrics
-from perturblab.records.paths import FAILED_FILE
+from perturblab.records.paths import FAILED_FILE, RunFolder
 from perturblab.records.points import Point
 from perturblab.records.record import Record
 from perturblab.records.worst_case import load_run_points
@@ -107,7 +107,8 @@ def load_failed(folder: Path) -> list[Failed]:
 
 
 def _result(path: Path, record: Record) -> Result:
-    if path.name != "record.json":
+    folder = RunFolder(path.parent)
+    if path != folder.record:
         return Result(record)
     points = [point for point in load_run_points(path.parent) if point.attack != WORST]
-    return Result(record, load_metrics(path.with_name("metrics.jsonl")), tuple(points))
+    return Result(record, load_metrics(folder.metrics), tuple(points))

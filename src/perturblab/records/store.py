@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from perturblab.errors import UserError, one_line
 from perturblab.records import store
+from perturblab.records.paths import RunFolder
 from perturblab.records.record import VERSION, Record
 from perturblab.system.files import from_json, write_atomically
 
@@ -74,7 +75,7 @@ def found(folder: Path) -> list[tuple[Path, Record]]:
     return [
         (path, _record(value, path))
         for path, value in files
-        if path.name == "record.json" or (isinstance(value, dict) and {"version", "counts"} <= set(value))
+        if path == RunFolder(path.parent).record or (isinstance(value, dict) and {"version", "counts"} <= set(value))
     ]
 
 
@@ -137,5 +138,5 @@ def record_in(folder: Path) -> Record | None:
     Raises:
         UserError: it is broken.
     """
-    path = folder / "record.json"
+    path = RunFolder(folder).record
     return store.load(path) if path.is_file() else None

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from perturblab.errors import UserError
+from perturblab.records.paths import RunFolder
 from perturblab.runs.plain_data import check_archive, check_plain
-from perturblab.system.files import MASKS, PREVIOUS, write_atomically
+from perturblab.system.files import write_atomically
 
 VERSION = 3
 _HELD = {"config": dict, "hashes": dict, "model": dict, "fixed": dict, "state": dict, "rows": list, "correct": list}
@@ -37,7 +38,7 @@ def save_checkpoint(path: Path, content: dict[str, Any], fixed: Mapping[str, str
     held = {"version": VERSION, **content, "model": model, "fixed": fixed}
     file = io.BytesIO()
     torch.save({**held, "digest": digest(held)}, file)
-    write_atomically(path, file.getvalue(), verify=_read, previous=path.with_name(PREVIOUS))
+    write_atomically(path, file.getvalue(), verify=_read, previous=RunFolder(path.parent).previous)
 
 
 def save_fixed(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -53,7 +54,7 @@ def save_fixed(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     Raises:
         UserError: they cannot be written, or read back as something else.
     """
-    digests, path = {name: digest(value) for name, value in tensors.items()}, folder / MASKS
+    digests, path = {name: digest(value) for name, value in tensors.items()}, RunFolder(folder).masks
     try:
         _fixed(path, digests)
     except UserError:
@@ -119,7 +120,7 @@ def load_checkpoint(path: Path, warn: Callable[[str], None] = lambda text: None)
         UserError: it is missing, unreadable, changed, holds more than plain data, or is not what this version writes,
             and so is the one before; or the fixed masks are missing or others.
     """
-    previous = path.with_name(PREVIOUS)
+    previous = RunFolder(path.parent).previous
     if not path.is_file() and not previous.is_file():
         raise UserError(f"{path.parent} holds no {path.name}; give the folder of a run that perturblab train has made")
     try:
@@ -138,7 +139,7 @@ def load_checkpoint(path: Path, warn: Callable[[str], None] = lambda text: None)
 def _whole(path: Path) -> dict[str, Any]:
     """Read a checkpoint and its fixed masks."""
     content = _read(path)
-    content["model"].update(_fixed(path.with_name(MASKS), content.pop("fixed")))
+    content["model"].update(_fixed(RunFolder(path.parent).masks, content.pop("fixed")))
     return content
 
 

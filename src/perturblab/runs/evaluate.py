@@ -6,6 +6,7 @@ from typing import Any
 
 from perturblab import stats
 from perturblab.records import store
+from perturblab.records.paths import RunFolder
 from perturblab.runs.open import check_ranks, trained_run
 from perturblab.runs.run import Run
 from perturblab.system.terminal import Show
@@ -57,7 +58,7 @@ def evaluate_run(
     with ranks.agreed():
         run, saved = trained_run(folder, show, {} if dataroot is None else {"dataroot": dataroot}, ranks)
         # The weights are those of the last finished epoch count, which a longer run that was stopped has gone beyond.
-        finished = store.load(folder / "record.json").counts.last.epoch
+        finished = store.load(RunFolder(folder).record).counts.last.epoch
     check_ranks(run)
     found = run.answers(run.images.test)
     counts = found.counts

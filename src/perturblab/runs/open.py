@@ -12,6 +12,7 @@ from perturblab.layers import batchout_at
 from perturblab.models import Task
 from perturblab.records import record, store
 from perturblab.records.config import TrainConfig, validated
+from perturblab.records.paths import RunFolder
 from perturblab.runs import checkpoint
 from perturblab.runs.build import (
     build_net,
@@ -27,7 +28,6 @@ from perturblab.runs.resume_checks import check_answers, check_rows, check_state
 from perturblab.runs.run import Run
 from perturblab.seeding import stream
 from perturblab.system import files
-from perturblab.system.files import CHECKPOINT
 from perturblab.system.processes import world_size
 from perturblab.system.terminal import Show
 from perturblab.training import loop
@@ -161,7 +161,7 @@ def resume_run(folder: Path, changes: dict[str, Any], show: Show, ranks: Ranks =
     Raises:
         UserError: no such run, or other images than the run's.
     """
-    path = folder / CHECKPOINT
+    path = RunFolder(folder).checkpoint
     stamp = files.stamp(path)
     saved = checkpoint.load_checkpoint(path, show.warn)
     run = open_run(_changed(saved_config(folder, saved), changes), folder, show, ranks)
@@ -198,7 +198,7 @@ def saved_config(folder: Path, saved: dict[str, Any] | None = None) -> TrainConf
     Raises:
         UserError: no such run, or not one of this version.
     """
-    path = folder / CHECKPOINT
+    path = RunFolder(folder).checkpoint
     content = saved or checkpoint.load_checkpoint(path)
     try:
         return validated(TrainConfig, {k: v for k, v in content["config"].items() if k not in _FORMER_FIELDS})
@@ -226,7 +226,7 @@ def _check_contents(run: Run, saved: dict[str, Any], splits: tuple[str, ...]) ->
     try:
         check_rows(saved["rows"], len(run.images.test), audited=run.config.audit)
     except ValueError as error:
-        path = run.folder / CHECKPOINT
+        path = RunFolder(run.folder).checkpoint
         raise UserError(f"{path} holds the metrics of another run ({error}); restore the file") from error
 
 
@@ -245,12 +245,12 @@ def trained_run(folder: Path, show: Show, changes: dict[str, Any], ranks: Ranks 
     Raises:
         UserError: no such run, other test images than the run's, weights of another net.
     """
-    saved = checkpoint.load_checkpoint(folder / CHECKPOINT, show.warn)
-    path = folder / "record.json"
+    saved = checkpoint.load_checkpoint(RunFolder(folder).checkpoint, show.warn)
+    path = RunFolder(folder).record
     if path.is_file() and (fault := store.load(path).fault):
         show.warn(f"warning: {folder} is void ({fault}); train it anew")
     run = open_run(_changed(saved_config(folder, saved), changes), folder, show, ranks)
     _check_contents(run, saved, ("test",))
-    checkpoint.load_weights(folder / "weights.safetensors", run.model)
+    checkpoint.load_weights(RunFolder(folder).weights, run.model)
     run.model.eval()
     return run, saved

@@ -12,6 +12,7 @@ import torch
 from perturblab.errors import UserError
 from perturblab.records import numerics, store
 from perturblab.records.config import TrainConfig
+from perturblab.records.paths import RunFolder
 from perturblab.records.pictures import progress
 from perturblab.records.record import Record
 from perturblab.runs import checkpoint, logs
@@ -19,7 +20,7 @@ from perturblab.runs.evaluate import test_row
 from perturblab.runs.record import circumstances, make_record, resolved_config
 from perturblab.runs.run import Run
 from perturblab.system import files
-from perturblab.system.files import CHECKPOINT, MASKS, locked, write_atomically
+from perturblab.system.files import locked, write_atomically
 from perturblab.system.memory import out_of_memory
 from perturblab.system.terminal import Show
 from perturblab.training import loop
@@ -65,10 +66,11 @@ def execute(run: Run, show: Show, stop: Callable[[], bool] = lambda: False) -> R
 def _owned(run: Run) -> Iterator[None]:
     """No other process is at work in the folder, and none was since the run was opened."""
     with locked(run.folder, f"another process is at work in {run.folder}; wait for it, or choose another --out"):
-        if files.stamp(run.folder / CHECKPOINT) != run.stamp:
+        path = RunFolder(run.folder).checkpoint
+        if files.stamp(path) != run.stamp:
             raise UserError(
-                f"{run.folder / CHECKPOINT} is not the one that this run was opened with: another process has been at "
-                f"work; go on with --resume {run.folder}, or choose another --out"
+                f"{path} was written by another process after this run was opened; go on with --resume "
+                f"{run.folder}, or choose another --out"
             )
         files.sweep(run.folder)
         yield
@@ -151,10 +153,10 @@ def _deterministic(config: TrainConfig) -> Iterator[None]:
 
 
 def _finish(run: Run) -> Record:
-    path, record = run.folder / "record.json", make_record(run)
+    path, record = RunFolder(run.folder).record, make_record(run)
     if run.ranks.first:
         # An older record must not stand beside newer weights, wherever the process is killed.
-        checkpoint.save_weights(run.folder / "weights.safetensors", run.model, just_before=lambda: path.unlink(True))
+        checkpoint.save_weights(RunFolder(run.folder).weights, run.model, just_before=lambda: path.unlink(True))
         store.save(record, path)
     return record
 
@@ -220,15 +222,15 @@ def save(run: Run) -> None:
         "correct": run.correct,
         "parts": run.parts,
     }
-    if not run.fixed or not (run.folder / MASKS).is_file():
+    if not run.fixed or not RunFolder(run.folder).masks.is_file():
         run.fixed = checkpoint.save_fixed(run.folder, run.unchanging)
-    checkpoint.save_checkpoint(run.folder / CHECKPOINT, content, run.fixed)
-    run.stamp = files.stamp(run.folder / CHECKPOINT)
-    metrics = run.folder / "metrics.jsonl"
+    checkpoint.save_checkpoint(RunFolder(run.folder).checkpoint, content, run.fixed)
+    run.stamp = files.stamp(RunFolder(run.folder).checkpoint)
+    metrics = RunFolder(run.folder).metrics
     if len(run.rows) == run.shown and metrics.is_file():
         return  # no epoch has ended since the picture was drawn, which takes longer than all the rest
     run.shown = len(run.rows)
     write_atomically(metrics, "".join(json.dumps(row) + "\n" for row in run.rows).encode())
     if run.rows:
         title = f"{run.config.net} on {run.images.display}, seed {run.config.manual_seed}"
-        progress.progress_svg(run.rows, run.folder / "progress.svg", title=title)
+        progress.progress_svg(run.rows, RunFolder(run.folder).progress, title=title)

@@ -10,7 +10,7 @@ from perturblab.records import numerics
 from perturblab.records.attack_names import ACTIVE, AT_INFERENCE, BLIND, FROZEN, TRANSFER, is_capped
 from perturblab.records.checks import load_checks
 from perturblab.records.config import AttackConfig, TrainConfig
-from perturblab.records.paths import file_of, hash_of_weights, point_files
+from perturblab.records.paths import RunFolder, file_of, point_files
 from perturblab.records.points import Point, load_points
 from perturblab.records.record import Record
 from perturblab.records.store import record_in
@@ -93,7 +93,7 @@ def weights_of(work: Path, results: Path) -> str:
     here, kept = record_in(work), record_in(results)
     if here is None or (kept is not None and kept.model_copy(update={"study": None}) != here):
         return ""
-    return hash_of_weights(work)
+    return RunFolder(work).weights_hash()
 
 
 def other_weights(work: Path, results: Path) -> str:
@@ -109,7 +109,7 @@ def other_weights(work: Path, results: Path) -> str:
     Raises:
         UserError: a record or a file of points is broken.
     """
-    now = hash_of_weights(work) if record_in(work) is not None else ""
+    now = RunFolder(work).weights_hash() if record_in(work) is not None else ""
     found = {point.weights for path in point_files(results) for point in load_points(path)}
     return f"{', '.join(sorted(found))}, now {now}" if now and found and now not in found else ""
 
@@ -126,7 +126,7 @@ def is_measured(config: AttackConfig, folder: Path, *, images: int | None, weigh
     Raises:
         UserError: a file of points or checks is broken.
     """
-    source = hash_of_weights(Path(config.source)) if weights and config.source else ""
+    source = RunFolder(Path(config.source)).weights_hash() if weights and config.source else ""
     total = config.subset if images is None else min(config.subset or images, images)
     twins = [(twin, name) for name in dict.fromkeys(config.attacks) for twin in (name, name + FROZEN)]
     files = [file_of(folder, twin, "l2" if is_capped(name) else config.norm) for twin, name in twins]

@@ -22,12 +22,12 @@ from typing import Any
 from perturblab.errors import UserError
 from perturblab.records import store
 from perturblab.records.checks import load_checks, save_checks
-from perturblab.records.paths import FAILED_FILE, point_files
+from perturblab.records.paths import RunFolder, point_files
 from perturblab.records.points import load_points, save_points
 from perturblab.records.record import Study
 from perturblab.studies.done import fault_in
 from perturblab.studies.plan import Job, unlike
-from perturblab.system.files import CHECKPOINT, PREVIOUS, sweep, write_atomically
+from perturblab.system.files import sweep, write_atomically
 from perturblab.system.processes import INTERRUPTED, MISTAKE
 from perturblab.system.signals import STOPS
 from perturblab.system.terminal import Show
@@ -97,7 +97,7 @@ def to_share(job: Job) -> dict[str, Path]:
         job: one of a study.
     """
     pairs = zip(job.setups, job.results, strict=True)
-    lacking = {setup: folder for setup, folder in pairs if not (folder / "record.json").is_file()}
+    lacking = {setup: folder for setup, folder in pairs if not RunFolder(folder).record.is_file()}
     return {} if job.attack or len(lacking) == len(job.results) else lacking
 
 
@@ -115,7 +115,7 @@ def argv(job: Job, threads: int) -> list[str]:
     common = ["--quiet", "--nthreads", str(threads)]
     if job.attack:
         return [*start, "attack", str(job.work), *common, *_typed(job.attack)]
-    if (job.work / CHECKPOINT).is_file() or (job.work / PREVIOUS).is_file():
+    if (work := RunFolder(job.work)).checkpoint.is_file() or work.previous.is_file():
         return [*start, "train", *common, "--resume", str(job.work)]
     return [*start, "train", *common, *_typed(job.flags), "--out", str(job.work)]
 
@@ -262,11 +262,11 @@ def failure_file(job: Job) -> Path:
         job: one of a study.
     """
     if not job.attack:
-        return job.results[0] / FAILED_FILE
+        return RunFolder(job.results[0]).failed
     settings = {name: value for name, value in job.attack.items() if name not in ("dataroot", "source")}
     settings["source"] = Path(str(job.attack.get("source", ""))).parts[-2:]  # wherever the runs lie
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return job.results[0] / f"failed-{str(job.attack['attacks']).replace(',', '-')}-{digest}" / FAILED_FILE
+    return RunFolder(job.results[0] / f"failed-{str(job.attack['attacks']).replace(',', '-')}-{digest}").failed
 
 
 def forget_failure(job: Job) -> None:
@@ -290,16 +290,16 @@ def _reason(job: Job, code: int) -> str:
 
 def _keep(job: Job, setup: str, folder: Path) -> None:
     """Put the record, with the name of its set-up, and the metrics where results are kept."""
-    record = store.load(job.work / "record.json")
+    record = store.load(RunFolder(job.work).record)
     study = Study(setup=setup, preset=job.preset)
-    write_atomically(folder / "metrics.jsonl", (job.work / "metrics.jsonl").read_bytes())
-    store.save(record.model_copy(update={"study": study}), folder / "record.json")
+    write_atomically(RunFolder(folder).metrics, RunFolder(job.work).metrics.read_bytes())
+    store.save(record.model_copy(update={"study": study}), RunFolder(folder).record)
 
 
 def _keep_attacks(job: Job, folder: Path) -> None:
     """Put the points where results are kept, beside the record, in place of those that were brought from there."""
     for file in sorted(job.work.glob("attacks/*.json")):
-        write_atomically(folder / "attacks" / file.name, file.read_bytes())
+        write_atomically(RunFolder(folder).attacks / file.name, file.read_bytes())
 
 
 def _bring_attacks(job: Job) -> None:
@@ -308,7 +308,7 @@ def _bring_attacks(job: Job) -> None:
     Either may lack some: weights are trained anew, and other studies keep their results elsewhere.
     """
     for file in point_files(job.results[0]):
-        own = job.work / "attacks" / file.name
+        own = RunFolder(job.work).attacks / file.name
         points = load_points(own)
         measured = {point.key for point in points}
         if new := [point for point in load_points(file) if point.key not in measured]:
@@ -321,5 +321,5 @@ def _bring_attacks(job: Job) -> None:
 
 def _epochs(jobs: Sequence[Job]) -> int:
     """Epochs done so far, from the metrics that a run leaves with every checkpoint."""
-    files = [job.work / "metrics.jsonl" for job in jobs if not job.attack]
+    files = [RunFolder(job.work).metrics for job in jobs if not job.attack]
     return sum(file.read_bytes().count(b"\n") for file in files if file.is_file())

@@ -11,6 +11,7 @@ from typing import Any
 from perturblab.records import store
 from perturblab.records.config import AttackConfig, TrainConfig, validated
 from perturblab.records.numerics import Fault
+from perturblab.records.paths import RunFolder
 from perturblab.studies.catalogue import Setup
 from perturblab.studies.done import (
     differing,
@@ -125,14 +126,14 @@ def plan(
 def _attacks(job: Job, preset: Preset, work: Path, given: Mapping[str, Any]) -> Iterator[Job]:
     """One job a command; images are transferred from the run of the next seed."""
     for attack in preset.attacks_on(job.setups[0]):
-        settings, needs = {**attack, **given}, [job.work / "record.json"]
+        settings, needs = {**attack, **given}, [RunFolder(job.work).record]
         if "source" in attack:
             own = preset.seeds_of(str(attack["source"]))
             other = (
                 own[(own.index(job.flags["manual_seed"]) + 1) % len(own)] if job.flags["manual_seed"] in own else own[0]
             )
             settings["source"] = str(work / preset.folder / str(attack["source"]) / f"seed-{other}")
-            needs.append(Path(settings["source"], "record.json"))
+            needs.append(RunFolder(Path(settings["source"])).record)
         yield replace(job, setups=job.setups[:1], results=job.results[:1], attack=settings, needs=tuple(needs))
 
 

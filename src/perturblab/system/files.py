@@ -11,8 +11,6 @@ from typing import Any
 
 from perturblab.errors import UserError
 
-# Of a run's folder.
-CHECKPOINT, PREVIOUS, MASKS = "checkpoint.pt", "checkpoint.previous.pt", "masks.safetensors"
 SAVE_EVERY = 60.0  # seconds of work between two writings of what a stop would lose
 _PARTS = ".*.part"  # what a killed process leaves of a file that it was about to write
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -98,9 +96,9 @@ def sweep(folder: Path) -> None:
             part.unlink()
 
 
-def is_begun(folder: Path) -> bool:
-    """Say whether a folder holds anything but what a process leaves that is killed before its first checkpoint."""
-    return any(not (path.match(_PARTS) or path.name == MASKS) for path in folder.iterdir())
+def is_part(path: Path) -> bool:
+    """Say whether a file is one that a killed process had begun to write."""
+    return path.match(_PARTS)
 
 
 def stamp(path: Path) -> tuple[int, ...] | None:

@@ -26,7 +26,7 @@ from perturblab.records import checks, numerics
 from perturblab.records.attack_names import ACTIVE, FROZEN, TRANSFER, WORST, is_capped
 from perturblab.records.checks import load_checks, raised_by
 from perturblab.records.config import AttackConfig
-from perturblab.records.paths import file_of, point_files
+from perturblab.records.paths import RunFolder, file_of, point_files
 from perturblab.records.pictures import curves, examples
 from perturblab.records.points import Point, load_points, radius, save_points
 from perturblab.records.worst_case import load_run_points
@@ -74,7 +74,7 @@ def attack_run(folder: Path, config: AttackConfig, show: Show) -> list[Point]:
     same = [p for p in kept if (p.weights, p.subset) == (target.weights, target.subset)]
     curves.curves_svg(
         [p for p in same if p.norm == config.norm or is_capped(p.attack)],
-        folder / "attacks" / "curves.svg",
+        RunFolder(folder).attacks / "curves.svg",
         title=title,
         chance=100 / len(run.images.classes),
     )
@@ -360,6 +360,6 @@ def _draw_examples(target: Target, points: Sequence[Point], title: str, classes:
         few.x.cpu().numpy(),
         {eps: x.cpu().numpy() for eps, x in made.items()},
         {eps: [classes[a] for a in found] for eps, found in answers.items()},
-        target.folder / "attacks" / "examples.svg",
+        RunFolder(target.folder).attacks / "examples.svg",
         title=f"{title}: {shown}",
     )

@@ -15,6 +15,7 @@ from perturblab.layers.partners import BY_CLASS
 from perturblab.records.attack_names import ACTIVE, AT_INFERENCE
 from perturblab.records.config import AttackConfig
 from perturblab.records.flags import FEWEST
+from perturblab.records.paths import RunFolder
 from perturblab.runs import open
 from perturblab.runs.run import Run
 from perturblab.seeding import stream
@@ -105,9 +106,9 @@ def make_target(run: Run, config: AttackConfig, show: Show) -> Target:
         x=x,
         y=test.labels[rows].to(run.device),
         subset=hashlib.sha256(f"{run.images.hashes['test']} {rows.tolist()}".encode()).hexdigest()[:16],
-        weights=_hash_of_weights(run.folder),
+        weights=RunFolder(run.folder).weights_hash(),
         source=source,
-        source_weights=_hash_of_weights(Path(config.source or run.folder)),
+        source_weights=RunFolder(Path(config.source or run.folder)).weights_hash(),
         effort=effort,
         config=config,
         random=is_random,
@@ -156,11 +157,7 @@ def _source(run: Run, config: AttackConfig, x: Tensor, show: Show) -> nn.Module:
     other, _ = open.trained_run(Path(str(config.source)), show, changes(config))
     if other.images.hashes["test"] != run.images.hashes["test"]:
         raise UserError(f"--source {config.source} was trained on other images than {run.folder}; choose another")
-    if _hash_of_weights(other.folder) == _hash_of_weights(run.folder):
+    if RunFolder(other.folder).weights_hash() == RunFolder(run.folder).weights_hash():
         raise UserError(f"--source {config.source} has the weights of {run.folder} itself; choose another run")
     source = other.in_pixels.eval()
     return Frozen(source) if masking.is_random(source, x[:_LOOKED_AT]) else source
-
-
-def _hash_of_weights(folder: Path) -> str:
-    return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()[:16]
