@@ -20,13 +20,15 @@ LEAVES = {"errors", "seeding", "stats"}  # modules at the top of the package, wh
 ALLOWED: dict[str, set[str]] = {
     "system": set(),
     "layers.kernels": {"system"},
-    "layers": {"layers.kernels"},
-    "models": {"layers", "layers.kernels"},
+    "layers": {"layers.kernels", "records.choices"},
+    "models": {"layers", "layers.kernels", "records.choices"},
     "data": {"system"},
-    "records": {"system"},
+    # The names of choices, which the library's rooms check too: a file that imports nothing.
+    "records.choices": set(),
+    "records": {"records.choices", "system"},
     "records.pictures": {"records", "system"},
-    "attacks": {"records"},
-    "training": {"attacks", "system"},
+    "attacks": {"records", "records.choices"},
+    "training": {"attacks", "records.choices", "system"},
     "runs": {
         *("attacks", "data", "layers", "layers.kernels", "models", "records", "records.pictures", "training", "system"),
     },
@@ -55,7 +57,6 @@ LONG = {
     "layers/batchout.py",
     "layers/kernels/native.py",
     "layers/surgery.py",
-    "records/config.py",
     "report/claims.py",
     "runs/attack/measure.py",
     "studies/jobs.py",

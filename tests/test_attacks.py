@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cases import ATTACK_ROWS, HONEST, RANDOM, AttackCase, over
 from nets import CLASSES, NORMS, SMALL, NotANumberBehind, count, drawn, lengths, right_ones, seeded, trained, watched
 from perturblab.attacks import ATTACKS, Effort, PixelModel, Threat, deepfool, input_gradient, pgd, violations
-from perturblab.records.config import ATTACK_NAMES
+from perturblab.records.attack_config import ATTACK_NAMES
 from told import in_order
 
 with_norms = pytest.mark.parametrize(

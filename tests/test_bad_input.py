@@ -18,7 +18,8 @@ from good_files import SMALL, TINY
 from oracle import judge, run
 from perturblab import data
 from perturblab.models import NETS, options_read
-from perturblab.records.config import NET_OPTIONS, AttackConfig, TrainConfig
+from perturblab.records.attack_config import AttackConfig
+from perturblab.records.config import NET_OPTIONS, TrainConfig
 from strategies import garbled, search
 from told import in_order
 

@@ -16,7 +16,8 @@ import torch
 from perturblab.cli import arguments, main
 from perturblab.layers import Masks
 from perturblab.models import Task, build, describe
-from perturblab.records.config import ATTACK_NAMES, TrainConfig, validated
+from perturblab.records.attack_config import ATTACK_NAMES
+from perturblab.records.config import TrainConfig, validated
 from perturblab.runs.build import build_net, make_recipe, net_options
 from perturblab.runs.defence import check_defence, make_adversary, make_mixings
 from perturblab.studies import catalogue

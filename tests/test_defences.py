@@ -1,7 +1,7 @@
 """Training with defences, through whole runs: what the net is trained on, what is left untouched."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,10 +11,13 @@ from torch.nn.functional import cross_entropy
 from defence_runs import ATTACKED, NORMED, PAPER, QUIET, batch, executed, in_pixels, opened, same, watched, weights
 from perturblab.attacks import Threat
 from perturblab.models import Task, build
+from perturblab.records.choices import Defence
 from perturblab.runs import train
 from perturblab.runs.run import Run
 from perturblab.seeding import stream
-from perturblab.training.adversarial import DEFENCES, Adversary, adversarial_images
+from perturblab.training.adversarial import Adversary, adversarial_images
+
+DEFENCES = get_args(Defence)
 
 # --- what the net is trained on -------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The nets: identities, sizes, the reply's variant, operators, refusals."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -9,11 +9,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from perturblab.layers import AnchorConv2d, NoiseLayer, PerturbLayerFirst, Shift, fixed_buffers
-from perturblab.layers.pooling import POOLS, pool
+from perturblab.layers.pooling import pool
 from perturblab.models import NETS, Task, build, options_read, resolve
 from perturblab.models.skeleton import Residual
+from perturblab.records.choices import PoolType
 from tiny_nets import RESNETS, SMALL, N, P, images, masks_of, tiny, weights
 from told import in_order
+
+POOLS = get_args(PoolType)
 
 # --- identities ---------------------------------------------------------------------------------------------------
 

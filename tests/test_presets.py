@@ -9,8 +9,9 @@ import pytest
 from builders import point
 from builders import run as finished
 from perturblab.errors import UserError
+from perturblab.records.attack_config import AttackConfig
 from perturblab.records.attack_names import ACTIVE, AT_INFERENCE
-from perturblab.records.config import AttackConfig, TrainConfig, validated
+from perturblab.records.config import TrainConfig, validated
 from perturblab.records.points import Point
 from perturblab.report.readings import value
 from perturblab.studies import plan

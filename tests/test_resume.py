@@ -4,7 +4,7 @@ import signal
 from collections.abc import Iterator
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from perturblab.cli import main
 from perturblab.errors import UserError
 from perturblab.layers import fixed_buffers
 from perturblab.records import numerics, paths, store
+from perturblab.records.choices import Defence, OptimMethod, Precision
 from perturblab.records.config import TrainConfig
 from perturblab.records.paths import RunFolder
 from perturblab.records.pictures import progress
@@ -25,7 +26,6 @@ from perturblab.system import files
 from perturblab.system.memory import out_of_memory
 from perturblab.system.terminal import Show
 from perturblab.training import loop
-from perturblab.training.adversarial import DEFENCES
 from told import in_order
 
 QUIET = Show(quiet=True)
@@ -97,16 +97,16 @@ def test_every_net_stopped_after_every_step_and_gone_on_from_the_file(case: Case
 
 # --- every optimiser, defence and precision -------------------------------------------------------------------------
 
+AXES = (get_args(OptimMethod), get_args(Defence), get_args(Precision))
 PAIRS = [
-    (optimizer, defence, loop.PRECISIONS[(i + j) % 2])
-    for (i, optimizer), (j, defence) in product(enumerate(loop.OPTIMIZERS), enumerate(DEFENCES))
+    (optimizer, defence, AXES[2][(i + j) % 2])
+    for (i, optimizer), (j, defence) in product(enumerate(AXES[0]), enumerate(AXES[1]))
 ]
 
 
 def test_the_cover_has_every_pair() -> None:
-    axes = (loop.OPTIMIZERS, DEFENCES, loop.PRECISIONS)
     for one, two in combinations(range(3), 2):
-        assert {(row[one], row[two]) for row in PAIRS} == set(product(axes[one], axes[two]))
+        assert {(row[one], row[two]) for row in PAIRS} == set(product(AXES[one], AXES[two]))
 
 
 def config(**given: Any) -> TrainConfig:

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
+from perturblab.records.choices import Schedule
 from perturblab.records.config import TrainConfig
-from perturblab.training.schedules import SCHEDULES, lr_factor
+from perturblab.training.schedules import lr_factor
 from told import in_order
 
+SCHEDULES = get_args(Schedule)
 LONGEST = 500  # epochs; the authors' first code has the longest default run
 DATASETS = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "SVHN", "digits", "")
 

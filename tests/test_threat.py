@@ -13,7 +13,8 @@ from nets import NORMS, Noisy, count, digits, seeded, trained, watched
 from perturblab import attacks
 from perturblab.attacks import Frozen, PixelModel, Threat, pgd, project, to_pixels, untouched, violations
 from perturblab.errors import UserError
-from perturblab.records.config import AttackConfig, TrainConfig, parse_eps, validated
+from perturblab.records.attack_config import AttackConfig
+from perturblab.records.config import TrainConfig, parse_eps, validated
 from told import in_order
 
 # --- the threat -----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,13 +18,15 @@ from perturblab import data
 from perturblab.errors import NonFiniteError, UserError
 from perturblab.layers import Masks
 from perturblab.models import Task, build
+from perturblab.records.choices import OptimMethod
 from perturblab.records.config import TrainConfig
 from perturblab.seeding import stream
-from perturblab.training.loop import OPTIMIZERS, Epoch, Recipe, State, make_optimizer, start, steps_per_epoch, train
+from perturblab.training.loop import Epoch, Recipe, State, make_optimizer, start, steps_per_epoch, train
 from perturblab.training.schedules import lr_factor
 from told import in_order
 
 COUNT, CLASSES, SIZE = 23, 4, (8, 8)
+OPTIMIZERS = get_args(OptimMethod)
 BATCH = 5  # 23 = 4 * 5 + 3: the last batch is ragged
 RECIPE = Recipe(nepochs=3, batch_size=BATCH, learning_rate=0.02, schedule="cosine", seed=3)
 PREPARATION = data.Preparation((0.4,), (0.3,), crop_padding=1, flip=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NORMS = ("linf", "l2")
+from perturblab.records.choices import Norm, check_choice
+
 TOLERANCE = 1e-6  # of a float32 difference of two numbers in [0, 1]; never compare with eps alone
 
 
@@ -28,8 +29,7 @@ class Threat:
     bounds: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise ValueError(f"norm is {self.norm!r}; choose one of {', '.join(NORMS)}")
+        check_choice("norm", self.norm, Norm)
         if not self.eps >= 0:
             raise ValueError(f"eps is {self.eps}; choose a radius of at least 0, in pixels of [0, 1], such as 8/255")
         if not self.bounds[0] < self.bounds[1]:

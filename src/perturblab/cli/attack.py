@@ -7,7 +7,8 @@ from pathlib import Path
 
 from perturblab.cli.arguments import given
 from perturblab.cli.output import print_json
-from perturblab.records.config import AttackConfig, validated
+from perturblab.records.attack_config import AttackConfig
+from perturblab.records.config import validated
 from perturblab.system.processes import DONE
 
 

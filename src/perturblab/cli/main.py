@@ -19,7 +19,8 @@ from perturblab.cli.evaluate import evaluate
 from perturblab.cli.nets import describe_net, list_nets
 from perturblab.cli.train import train
 from perturblab.errors import NonFiniteError, RankLostError, UserError, one_line
-from perturblab.records.config import AttackConfig, TrainConfig
+from perturblab.records.attack_config import AttackConfig
+from perturblab.records.config import TrainConfig
 from perturblab.system.processes import DONE, INTERRUPTED, MISTAKE, is_first, world_size
 
 _LET_THE_FIRST_TELL = 2.0  # seconds

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+from perturblab.records.choices import Act, check_choice
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "lrelu": nn.LeakyReLU,
@@ -29,6 +31,5 @@ def activation(name: str) -> nn.Module:
     Raises:
         ValueError: the name is not one of them.
     """
-    if name not in ACTIVATIONS:
-        raise ValueError(f"act is {name!r}; choose one of {', '.join(ACTIVATIONS)}")
+    check_choice("act", name, Act)
     return ACTIVATIONS[name]()

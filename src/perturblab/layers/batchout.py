@@ -4,7 +4,7 @@ x* = x + eta (x_r - x), where the added part is a constant in the backward pass 
 Batch-level feature augmentation to improve robustness to adversarial examples", ICVGIP 2018, algorithm 1).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -14,11 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from perturblab.layers.magnitude import Magnitude, parse_magnitude
-from perturblab.layers.partners import PARTNERS, draw_partners
+from perturblab.layers.partners import draw_partners
+from perturblab.records.choices import EtaPer, MixedIn, Rows, Shared, check_choice
 
-ROWS = ("first", "random")
-SHARED = ("none", "partners", "eta", "both")
-ETA_PER = ("call", "image")
 NOISE = "noise"
 Mix = Callable[[Tensor], Tensor]
 Across = Callable[[Mix, Tensor, bool], Tensor]
@@ -123,15 +121,10 @@ class Mixing:
         _ = self.magnitude  # a mistake in it is told at once
         if self.k < 0 or (isinstance(self.k, float) and not self.k <= 1):
             raise ValueError(f"k is {self.k}; choose a count of rows, or a fraction in [0, 1] such as 0.5")
-        choices: tuple[tuple[str, Sequence[str]], ...] = (
-            ("rows", ROWS),
-            ("partners", (*PARTNERS, NOISE)),
-            ("eta_per", ETA_PER),
-            ("shared", SHARED),
-        )
-        for name, known in choices:
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
+        check_choice("rows", self.rows, Rows)
+        check_choice("partners", self.partners, MixedIn)
+        check_choice("eta_per", self.eta_per, EtaPer)
+        check_choice("shared", self.shared, Shared)
 
     @property
     def magnitude(self) -> Magnitude:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ANCHORS = ("binary", "gaussian")
+from perturblab.records.choices import FixedAnchors, check_choice
 
 
 def draw_anchors(shape: tuple[int, ...], kind: str, sparsity: float, generator: torch.Generator) -> Tensor:
@@ -29,8 +29,7 @@ def draw_anchors(shape: tuple[int, ...], kind: str, sparsity: float, generator: 
     Raises:
         ValueError: the kind is neither, or the sparsity is out of range.
     """
-    if kind not in ANCHORS:
-        raise ValueError(f"anchors is {kind!r}; choose one of {', '.join(ANCHORS)}")
+    check_choice("anchors", kind, FixedAnchors)
     if not 0 < sparsity <= 1:
         raise ValueError(f"sparsity is {sparsity}; it must lie in (0, 1]: the share of draws, 0.5 in the MNIST recipe")
     values = torch.zeros(shape)

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 
 from perturblab.layers.kernels.native import as_stored
 from perturblab.layers.kernels.reference import scaled
+from perturblab.records.choices import MaskMemory, NoiseType, RedrawMasks, check_choice
 
-KINDS = ("uniform", "normal")
-REDRAW = ("never", "train", "always")
-MEMORY = ("fp32", "bf16", "seed")
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -54,12 +52,9 @@ class Noise:
             raise ValueError(f"nmasks is {self.nmasks}; a perturbation layer needs at least 1 mask for each channel")
         if not math.isfinite(self.level):
             raise ValueError(f"level is {self.level}; choose a finite factor")
-        if self.kind not in KINDS:
-            raise ValueError(f"noise_type is {self.kind!r}; choose one of {', '.join(KINDS)}")
-        if self.redraw not in REDRAW:
-            raise ValueError(f"redraw_masks is {self.redraw!r}; choose one of {', '.join(REDRAW)}")
-        if self.memory not in MEMORY:
-            raise ValueError(f"mask_memory is {self.memory!r}; choose one of {', '.join(MEMORY)}")
+        check_choice("noise_type", self.kind, NoiseType)
+        check_choice("redraw_masks", self.redraw, RedrawMasks)
+        check_choice("mask_memory", self.memory, MaskMemory)
         if self.trained and self.memory != "fp32":
             raise ValueError(f"trained masks are kept as fp32, and mask_memory is {self.memory!r}; drop one")
         if self.memory == "seed" and self.redraw != "never":

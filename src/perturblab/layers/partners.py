@@ -1,9 +1,13 @@
 """Who is mixed with whom."""
 
+from typing import get_args
+
 import torch
 from torch import Tensor
 
-PARTNERS = ("replacement", "permutation", "mutual", "no-self", "different-class", "same-class")
+from perturblab.records.choices import Partners, check_choice
+
+PARTNERS: tuple[str, ...] = get_args(Partners)
 """The ways to choose a partner; `draw_partners` says what each does."""
 
 BY_CLASS = ("different-class", "same-class")
@@ -30,8 +34,7 @@ def draw_partners(kind: str, count: int, labels: Tensor | None = None, *, genera
     Reference:
         Subramanya, Mopuri, Babu, BatchOut, ICVGIP 2018, algorithm 1.
     """
-    if kind not in PARTNERS:
-        raise ValueError(f"partners is {kind!r}; choose one of {', '.join(PARTNERS)}")
+    check_choice("partners", kind, Partners)
     if kind in BY_CLASS:
         return _by_class(kind, count, labels, generator)
     own = torch.arange(count)

@@ -10,7 +10,7 @@ CVPR 2018). The published codes disagree about the order of its parts:
   (github.com/juefeix/pnn.pytorch.update).
 """
 
-from typing import cast
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,7 @@ from perturblab.layers.kernels import in_pieces, is_published, perturbed_moments
 from perturblab.layers.kernels import perturb as perturb
 from perturblab.layers.kernels import perturb_conv2d as perturb_conv2d
 from perturblab.layers.masks import Masks, Noise
-
-FILTER_SIZES = (0, 1, 3, 5, 7)
+from perturblab.records.choices import FilterSize
 
 
 class PerturbConv2d(nn.Conv2d):
@@ -83,7 +82,7 @@ def _groups(in_channels: int, out_channels: int, nmasks: int) -> int:
 
 def _conv(in_channels: int, out_channels: int, filter_size: int, *, first: bool) -> nn.Conv2d:
     """A plain convolution as the published layer makes it: 1x1 with a bias, larger ones without."""
-    if filter_size not in FILTER_SIZES:
+    if filter_size not in get_args(FilterSize):
         raise ValueError(f"filter_size is {filter_size}; choose 0 (perturbation), 1, 3, 5 or 7")
     # The published 7x7 layer has stride 2 everywhere, which crashes after the first layer; there ours keeps the size.
     stride = 2 if first and filter_size == 7 else 1

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-POOLS = ("max", "avg", "stride", "overlap")
+from perturblab.records.choices import PoolType, check_choice
 
 
 def pool(kind: str, stride: int | tuple[int, int], *, overlapping: bool = False) -> nn.Module:
@@ -17,10 +17,9 @@ def pool(kind: str, stride: int | tuple[int, int], *, overlapping: bool = False)
         overlapping: windows of 3x3, with a border of one, for the maximum and the mean.
 
     Raises:
-        ValueError: the kind is none of `POOLS`.
+        ValueError: no such kind.
     """
-    if kind not in POOLS:
-        raise ValueError(f"pool_type is {kind!r}; choose one of {', '.join(POOLS)}")
+    check_choice("pool_type", kind, PoolType)
     if stride in (1, (1, 1)):  # a window of one pixel gives what it gets, at the cost of a pass over the map
         return nn.Identity()
     if kind == "stride":

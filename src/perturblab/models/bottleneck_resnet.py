@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from perturblab.models.batchout_nets import pooled
 from perturblab.models.skeleton import Task, down
-
-READINGS = ("A", "B")
+from perturblab.records.choices import Reading, check_choice
 
 
 @dataclass(frozen=True)
@@ -96,8 +95,7 @@ def bottleneck_resnet(task: Task, options: BottleneckOptions, masks: torch.Gener
 
 def _widths(options: BottleneckOptions) -> tuple[int, int]:
     """Channels inside and after the blocks of the first stage."""
-    if options.reading not in READINGS:
-        raise ValueError(f"reading is {options.reading!r}; choose one of {', '.join(READINGS)}")
+    check_choice("reading", options.reading, Reading)
     if options.blocks < 1:
         raise ValueError(f"blocks is {options.blocks}; every stage needs at least 1")
     if options.reading == "B":

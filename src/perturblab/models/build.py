@@ -18,6 +18,7 @@ from perturblab.models.perturb_resnet import PerturbResNetOptions, perturb_resne
 from perturblab.models.resnet import ResNetOptions, resnet
 from perturblab.models.skeleton import Task, init_weights
 from perturblab.models.vgg import VGGOptions, init_vgg, vgg19
+from perturblab.records.choices import Code, check_choice
 from perturblab.seeding import stream
 
 
@@ -108,8 +109,7 @@ def resolve(name: str, options: Mapping[str, Any]) -> Any:
     made = net.options(**options)
     if made.nfilters < 1:
         raise ValueError(f"nfilters is {made.nfilters}; a net needs at least 1")
-    if getattr(made, "code", "kl") not in ("or", "kl", "up"):
-        raise ValueError(f"code is {made.code!r}; choose one of or, kl, up")
+    check_choice("code", getattr(made, "code", "kl"), Code)
     return made
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from perturblab.layers import AnchorConv2d, Noise, NoiseLayer, Shift
 from perturblab.layers.pooling import pool
 from perturblab.models.skeleton import ResNet, Size, Task, conv_norm, conv_stem, down, halved
+from perturblab.records.choices import Operator, check_choice
 
 # (channels, the masks' stream) -> what stands in the place of the masks, (N, C, H, W) to (N, C, H, W)
 _OTHERS: dict[str, Callable[[int, torch.Generator], nn.Module]] = {
@@ -23,7 +24,6 @@ _OTHERS: dict[str, Callable[[int, torch.Generator], nn.Module]] = {
     "anchors": lambda channels, masks: AnchorConv2d(channels, channels, generator=masks),
     "anchors-depthwise": lambda channels, masks: AnchorConv2d(channels, channels, groups=channels, generator=masks),
 }
-OPERATORS = ("noise", *_OTHERS)
 _OF_MASKS = ("level", "constant_masks", "redraw_masks", "untied_bias", "mask_memory")
 
 
@@ -62,8 +62,7 @@ class NoiseResNetOptions:
         if self.first_filter_size not in (3, 7):
             got = self.first_filter_size
             raise ValueError(f"first_filter_size is {got}; this net has 3 or 7 (for masks first: perturb_resnet18)")
-        if self.operator not in OPERATORS:
-            raise ValueError(f"operator is {self.operator!r}; choose one of {', '.join(OPERATORS)}")
+        check_choice("operator", self.operator, Operator)
         self.noise()
         self._refuse_masks()
 

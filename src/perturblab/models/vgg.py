@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from perturblab.models.batchout_nets import pooled
 from perturblab.models.skeleton import Task
+from perturblab.records.choices import NormOrder, check_choice
 
-NORM_ORDERS = ("relu-bn", "bn-relu")
 # Width of each position as a multiple of the first; 0 is a pooling, which counts as a position too.
 _POSITIONS = (1, 1, 0, 2, 2, 0, 4, 4, 4, 4, 0, 8, 8, 8, 8, 0, 8, 8, 8, 8, 0)
 
@@ -106,8 +106,7 @@ def vgg19(task: Task, options: VGGOptions, masks: torch.Generator, *, tied: bool
     Raises:
         ValueError: no such order of norm and activation.
     """
-    if options.norm_order not in NORM_ORDERS:
-        raise ValueError(f"norm_order is {options.norm_order!r}; choose one of {', '.join(NORM_ORDERS)}")
+    check_choice("norm_order", options.norm_order, NormOrder)
     return VGG(task, options, tied=tied)
 
 

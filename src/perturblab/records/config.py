@@ -5,7 +5,7 @@ Field names are the published flags with underscores. A default of None means: t
 
 import math
 from contextlib import suppress
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from perturblab.errors import UserError
+from perturblab.records import choices
 from perturblab.system.files import expanded
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -67,7 +68,7 @@ def parse_eps(text: str, flag: str = "--eps") -> float:
     return number
 
 
-def _check_linf(eps: float, flag: str) -> None:
+def check_linf(eps: float, flag: str) -> None:
     """Refuse 8 where 8/255 was meant: with 1 every pixel can become any other."""
     if eps > 1:
         raise ValueError(
@@ -77,13 +78,13 @@ def _check_linf(eps: float, flag: str) -> None:
 
 def _radius(value: Any) -> str:
     """A radius, in linf, stays text, such as 8/255, so that a record says what was given."""
-    _check_linf(parse_eps(str(value), "--defence-eps"), "--defence-eps")
+    check_linf(parse_eps(str(value), "--defence-eps"), "--defence-eps")
     return str(value)
 
 
 RowCount = Annotated[int | float, BeforeValidator(_rows)]
 Radius = Annotated[str, BeforeValidator(_radius)]
-FilterSize = Annotated[Literal[0, 1, 3, 5, 7], BeforeValidator(_integer)]
+FilterSize = Annotated[choices.FilterSize, BeforeValidator(_integer)]
 
 # What the three published codes mean where a flag is not given (KL and UP: main.py; OR: config.py).
 _KL = {"net_type": "resnet18", "optim_method": "SGD", "learning_rate": 1e-3, "level": 0.5, "nepochs": 150}
@@ -99,7 +100,7 @@ class NetConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    code: Literal["or", "kl", "up"] = Field("kl", description="whose code a name, a default or a schedule means")
+    code: choices.Code = Field("kl", description="whose code a name, a default or a schedule means")
     net_type: Text | None = Field(None, description="the net; see perturblab models")
     nfilters: Positive | None = Field(None, description="filters of the first stage")
     nmasks: Positive | None = Field(None, description="noise masks for each input channel (fan-out)")
@@ -113,33 +114,31 @@ class NetConfig(BaseModel):
     )
     first_sigmoid: bool | None = Field(None, description="batch norm and sigmoid around that first layer")
     first_mix: bool | None = Field(None, description="a second 1x1 convolution after that first layer")
-    noise_type: Literal["uniform", "normal"] | None = Field(None, description="distribution of the masks")
+    noise_type: choices.NoiseType | None = Field(None, description="distribution of the masks")
     filter_size: FilterSize | None = Field(None, description="0: perturbation; else a convolution")
     first_filter_size: FilterSize | None = Field(None, description="the same for the first layer")
-    act: Literal["relu", "lrelu", "prelu", "rrelu", "elu", "selu", "tanh", "sigmoid"] | None = Field(
-        None, description="activation function"
-    )
+    act: choices.Act | None = Field(None, description="activation function")
     use_act: bool | None = Field(None, description="activation after the mask of the first layer too")
-    pool_type: Literal["max", "avg", "stride", "overlap"] | None = Field(
+    pool_type: choices.PoolType | None = Field(
         None, description="pooling; controls: stride keeps one pixel of a window, overlap is a max over 3x3"
     )
     dropout: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="dropout; the ResNets never read it")
     constant_masks: bool | None = Field(None, description="control: one value a mask, the same at every pixel")
-    redraw_masks: Literal["never", "train", "always"] | None = Field(None, description="control: new masks a forward")
+    redraw_masks: choices.RedrawMasks | None = Field(None, description="control: new masks a forward")
     untied_bias: bool | None = Field(None, description="control: the mask outside the activation")
-    mask_memory: Literal["fp32", "bf16", "seed"] | None = Field(None, description="how the masks are kept")
-    operator: Literal["noise", "shift", "depthwise", "anchors", "anchors-depthwise"] | None = Field(
+    mask_memory: choices.MaskMemory | None = Field(None, description="how the masks are kept")
+    operator: choices.Operator | None = Field(
         None, description="control: what stands in the place of the masks in a noise ResNet"
     )
     nweights: Positive | None = Field(None, description="anchors in each block of lbcnet")
     depth: Blocks | None = Field(None, description="blocks of lbcnet")
     full: Positive | None = Field(None, description="hidden linear layer of lbcnet")
-    anchors: Literal["binary", "gaussian", "dense"] | None = Field(None, description="filters of lbcnet")
+    anchors: choices.Anchors | None = Field(None, description="filters of lbcnet")
     sparsity: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="draws over values of the anchors")
     padding: Annotated[int, Field(ge=0, le=2)] | None = Field(None, description="around the maps of the BatchOut nets")
-    reading: Literal["A", "B"] | None = Field(None, description="which net the notes on bottleneck_resnet mean")
+    reading: choices.Reading | None = Field(None, description="which net the notes on bottleneck_resnet mean")
     blocks: Blocks | None = Field(None, description="blocks in each stage of bottleneck_resnet")
-    norm_order: Literal["relu-bn", "bn-relu"] | None = Field(None, description="what follows a convolution of vgg19")
+    norm_order: choices.NormOrder | None = Field(None, description="what follows a convolution of vgg19")
 
     @property
     def net(self) -> str:
@@ -164,23 +163,23 @@ class TrainConfig(NetConfig):
     batch_size: Positive = Field(64, description="images a step")
     nepochs: Positive | None = Field(None, description="epochs of the whole run")
     manual_seed: Seed = Field(1, description="decides init, masks, order and augmentation")
-    optim_method: Literal["SGD", "Adam", "RMSprop", "AdamW"] | None = Field(None, description="optimiser")
+    optim_method: choices.OptimMethod | None = Field(None, description="optimiser")
     learning_rate: Annotated[float, Field(gt=0)] | None = Field(None, description="base learning rate")
-    optimizer_schedule: Literal["or", "kl", "up", "batchout", "cosine", "onecycle", "constant"] | None = Field(
+    optimizer_schedule: choices.Schedule | None = Field(
         None, description="learning-rate schedule; that of the code by default"
     )
     momentum: Share = Field(0.9, description="momentum of SGD (Nesterov) and RMSprop")
     weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="weight decay on every trained tensor")
     adam_beta1: Share = Field(0.9, description="first beta of Adam")
     adam_beta2: Share = Field(0.999, description="second beta of Adam")
-    train_only: Literal["norms"] | None = Field(
+    train_only: choices.TrainOnly | None = Field(
         None, description="control: train the affine parameters of the batch norms, leave all else as it was drawn"
     )
 
     normalise: bool | None = Field(None, description="subtract mean, divide by deviation; off: pixels in [0, 1]")
     augment: bool | None = Field(None, description="random crop and flip; on where the data set has them")
 
-    defence: Literal["none", "batchout", "fgsm", "fgsm-half", "pgd"] = Field("none", description="what training adds")
+    defence: choices.Defence = Field("none", description="what training adds")
     batchout_at: Text | None = Field(
         None, description="where: module names or patterns a,b; all, last, alternate, all-after:NAME"
     )
@@ -188,27 +187,23 @@ class TrainConfig(NetConfig):
         None, description="magnitude: 0.1, U[0,0.1] or 0.3:0.6,-0.2:0.4; with ; one a place"
     )
     batchout_k: RowCount | None = Field(None, description="rows moved: 64 a count, 0.5 a fraction")
-    batchout_partners: (
-        Literal["replacement", "permutation", "mutual", "no-self", "different-class", "same-class", "noise"] | None
-    ) = Field(None, description="who is mixed in; noise: the paper's baseline")
-    batchout_rows: Literal["first", "random"] | None = Field(None, description="which rows are moved")
-    batchout_eta_per: Literal["call", "image"] | None = Field(None, description="one magnitude for each of these")
-    batchout_shared: Literal["none", "partners", "eta", "both"] | None = Field(
-        None, description="what the places share within a step"
-    )
+    batchout_partners: choices.MixedIn | None = Field(None, description="who is mixed in; noise: the paper's baseline")
+    batchout_rows: choices.Rows | None = Field(None, description="which rows are moved")
+    batchout_eta_per: choices.EtaPer | None = Field(None, description="one magnitude for each of these")
+    batchout_shared: choices.Shared | None = Field(None, description="what the places share within a step")
     batchout_detach: bool | None = Field(None, description="the added part is constant in the backward pass")
     defence_eps: Radius | None = Field(None, description="radius of adversarial training, in pixels: 0.3 or 8/255")
     defence_steps: Positive | None = Field(None, description="steps of PGD training")
-    defence_mode: Literal["eval", "train"] | None = Field(None, description="mode of the net during that attack")
+    defence_mode: choices.DefenceMode | None = Field(None, description="mode of the net during that attack")
 
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the training steps; evaluation is fp32")
-    compile: Literal["on", "off", "auto"] = Field("auto", description="torch.compile; auto: where it earns it back")
+    precision: choices.Precision = Field("fp32", description="of the training steps; evaluation is fp32")
+    compile: choices.Compile = Field("auto", description="torch.compile; auto: where it earns it back")
     deterministic: bool = Field(False, description="only algorithms that give the same bits every time")
 
     audit: bool = Field(False, description="test set every epoch, with the published metrics beside the exact one")
     out: Text | None = Field(None, description="the run's folder; new")
     resume: Text | None = Field(None, description="go on with this run")
-    log: tuple[Literal["csv", "tb"], ...] | None = Field(None, description="logs to write too, a,b; tb is TensorBoard")
+    log: tuple[choices.Log, ...] | None = Field(None, description="logs to write too, a,b; tb is TensorBoard")
     nthreads: Threads | None = Field(None, description="compute threads; all cores by default")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     quiet: bool = Field(False, description="no progress bar")
@@ -234,72 +229,6 @@ class TrainConfig(NetConfig):
 
 
 DEFENCE_OPTIONS = tuple(name for name in TrainConfig.model_fields if name.startswith(("batchout_", "defence_")))
-
-
-# Those of `perturblab.attacks.ATTACKS`, which --help must not import.
-ATTACK_NAMES = (
-    *("fgsm", "pgd", "deepfool", "autoattack", "square", "uniform", "gaussian", "universal"),
-    *("fgsm-unclipped", "deepfool-unclipped", "fgsm-normalised"),
-)
-
-
-class AttackConfig(BaseModel):
-    """An attack on a run, as given."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    attacks: tuple[str, ...] = Field(
-        ("fgsm", "pgd"), description=f"names a,b among {', '.join(ATTACK_NAMES)}; transfer-NAME is made on --source"
-    )
-    eps: tuple[float, ...] | None = Field(
-        None, description="radii a,b in pixels, such as 0,1/255,8/255; by default 0 to 0.5 in grey, to 8/255 in colour"
-    )
-    norm: Literal["linf", "l2"] = Field("linf", description="norm of the radii")
-    iterations: tuple[int, ...] = Field((1, 2, 3, 4, 5), description="caps of DeepFool a,b, which has no radius")
-    subset: Positive | None = Field(None, description="attack so many test images, the same ones for every run")
-    steps: Positive = Field(50, description="steps of PGD")
-    step_size: Annotated[float, Field(gt=0)] | None = Field(None, description="of PGD; 2.5 eps / steps by default")
-    restarts: Positive = Field(5, description="restarts of PGD, per-image worst")
-    queries: Positive = Field(5000, description="queries of Square")
-    draws: Positive = Field(20, description="forward passes a gradient, for a net whose forward is random")
-    verdicts: Positive = Field(10, description="fresh draws that judge such a net")
-    source: Text | None = Field(None, description="another run, whose adversarial images are transferred")
-    checks: bool = Field(True, description="look for signs of a masked gradient")
-    check_subset: Positive = Field(200, description="images of these checks")
-    batchout_in_eval: bool = Field(False, description="a published mistake: BatchOut active in evaluation")
-    inference_batchout: Positive | None = Field(
-        None, description="BatchOut at inference: every pass averages over so many training images, drawn anew"
-    )
-    manual_seed: Seed = Field(1, description="decides starts and draws")
-    batch_size: Positive = Field(100, description="images attacked at once; a GPU is faster with more")
-    dataroot: str | None = Field(None, description="where the data set is looked for first; the run's by default")
-    nthreads: Threads | None = Field(None, description="compute threads; all cores by default")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    quiet: bool = Field(False, description="no progress bar")
-
-    @field_validator("attacks", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
-
-    @field_validator("eps", mode="before")
-    @classmethod
-    def _radii(cls, value: Any) -> Any:
-        return tuple(parse_eps(part) for part in value.split(",")) if isinstance(value, str) else value
-
-    @field_validator("iterations", mode="before")
-    @classmethod
-    def _caps(cls, value: Any) -> Any:
-        parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else [str(v) for v in value]
-        if not parts or not all(part.isdecimal() and 0 < int(part) < 2**31 for part in parts):
-            raise ValueError(f"--iterations got {value!r}; expected integers of at least 1, such as 1,2,3")
-        return tuple(map(int, parts))
-
-    @model_validator(mode="after")
-    def _radii_of_pixels(self) -> "AttackConfig":
-        if self.norm == "linf" and self.eps:
-            _check_linf(max(self.eps), "--eps")
-        return self
 
 
 def validated(model: type[Config], given: dict[str, Any]) -> Config:

@@ -10,7 +10,6 @@ from typing import Any
 from perturblab.system.extras import require
 from perturblab.system.files import write_atomically
 
-KINDS = ("csv", "tb")
 Row = Mapping[str, Any]
 
 

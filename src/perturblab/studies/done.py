@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from perturblab.records import numerics
+from perturblab.records.attack_config import AttackConfig
 from perturblab.records.attack_names import ACTIVE, AT_INFERENCE, BLIND, FROZEN, TRANSFER, is_capped
 from perturblab.records.checks import load_checks
-from perturblab.records.config import AttackConfig, TrainConfig
+from perturblab.records.config import TrainConfig
 from perturblab.records.paths import RunFolder, file_of, point_files
 from perturblab.records.points import Point, load_points
 from perturblab.records.record import Record

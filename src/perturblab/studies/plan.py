@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from perturblab.records import store
-from perturblab.records.config import AttackConfig, TrainConfig, validated
+from perturblab.records.attack_config import AttackConfig
+from perturblab.records.config import TrainConfig, validated
 from perturblab.records.numerics import Fault
 from perturblab.records.paths import RunFolder
 from perturblab.studies.catalogue import Setup

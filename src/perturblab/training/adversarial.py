@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from perturblab.attacks import Threat, fgsm, pgd, untouched
 
-DEFENCES = ("none", "batchout", "fgsm", "fgsm-half", "pgd")
-
 
 @dataclass(frozen=True)
 class Adversary:

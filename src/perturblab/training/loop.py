@@ -16,12 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from perturblab.errors import NonFiniteError, UserError
+from perturblab.records.choices import OptimMethod, check_choice
 from perturblab.seeding import stream
 from perturblab.training.ranks import ALONE, Ranks
 from perturblab.training.schedules import lr_factor
-
-OPTIMIZERS = ("SGD", "Adam", "RMSprop", "AdamW")
-PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Recipe:
     Args:
         nepochs: epochs of the whole run.
         batch_size: images a step.
-        optimizer: one of `OPTIMIZERS`.
+        optimizer: "SGD", "Adam", "RMSprop" or "AdamW".
         learning_rate: base learning rate.
         momentum: of SGD (Nesterov) and RMSprop.
         weight_decay: on every trainable tensor, batch norm, biases and trained masks included, as published.
@@ -145,6 +143,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     common: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    check_choice("optim_method", recipe.optimizer, OptimMethod)
     match recipe.optimizer:
         case "SGD":
             nesterov = recipe.momentum > 0
@@ -153,9 +152,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             return torch.optim.RMSprop(parameters, momentum=recipe.momentum, **common)
         case "Adam":
             return torch.optim.Adam(parameters, betas=recipe.betas, fused=True, **common)
-        case "AdamW":
+        case _:
             return torch.optim.AdamW(parameters, betas=recipe.betas, fused=True, **common)
-    raise ValueError(f"optim_method is {recipe.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
 
 
 def start(model: nn.Module, recipe: Recipe, ranks: Ranks = ALONE) -> State:

@@ -2,6 +2,8 @@
 
 import math
 
+from perturblab.records.choices import Schedule, check_choice
+
 # The published functions test `epoch + 1 >= threshold`: the change comes one 0-based epoch before the number in the
 # code. Each entry: factor at every threshold, thresholds as written in the code.
 _STEPS: dict[tuple[str, str], tuple[float, tuple[int, ...]]] = {
@@ -13,7 +15,6 @@ _STEPS: dict[tuple[str, str], tuple[float, tuple[int, ...]]] = {
     ("kl", "MNIST"): (0.2, (30, 60, 90)),
     ("up", "MNIST"): (0.2, (30, 60, 90)),
 }
-SCHEDULES = ("or", "kl", "up", "batchout", "cosine", "onecycle", "constant")
 
 # BatchOut's MNIST recipe: 1e-2, then 1e-3 after epoch index 4, then 1e-5 after index 10.
 _BATCHOUT = ((11, 1e-3), (5, 1e-1), (0, 1.0))
@@ -26,7 +27,7 @@ def lr_factor(schedule: str, dataset: str, epoch: int, nepochs: int, step: int =
     """Say by what the base learning rate is multiplied.
 
     Args:
-        schedule: one of `SCHEDULES`.
+        schedule: one of `perturblab.records.choices.Schedule`.
         dataset: recognised name of the training set; the published schedules depend on it, and are constant on the
             sets that the published codes do not name.
         epoch: 0-based.
@@ -42,6 +43,7 @@ def lr_factor(schedule: str, dataset: str, epoch: int, nepochs: int, step: int =
         juefeix/pnn.pytorch.update main.py; "batchout": github.com/Hrushikesh-github/BatchOut, batchout_mnist.ipynb;
         one-cycle: Smith and Topin, 1708.07120, with PyTorch's constants.
     """
+    check_choice("optimizer_schedule", schedule, Schedule)
     done = (epoch * steps + step) / (nepochs * steps)
     if schedule == "cosine":
         return _cosine(1.0, 0.0, done)
@@ -49,8 +51,6 @@ def lr_factor(schedule: str, dataset: str, epoch: int, nepochs: int, step: int =
         return _onecycle(epoch * steps + step, nepochs * steps)
     if schedule == "batchout":
         return next(factor for first, factor in _BATCHOUT if epoch >= first)
-    if schedule not in SCHEDULES:
-        raise ValueError(f"optimizer_schedule is {schedule!r}; choose one of {', '.join(SCHEDULES)}")
     factor, thresholds = _STEPS.get((schedule, dataset), (1.0, ()))
     return float(factor ** sum(epoch + 1 >= threshold for threshold in thresholds))
 

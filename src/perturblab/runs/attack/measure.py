@@ -23,9 +23,9 @@ from perturblab.attacks import (
 )
 from perturblab.errors import UserError
 from perturblab.records import checks, numerics
+from perturblab.records.attack_config import AttackConfig
 from perturblab.records.attack_names import ACTIVE, FROZEN, TRANSFER, WORST, is_capped
 from perturblab.records.checks import load_checks, raised_by
-from perturblab.records.config import AttackConfig
 from perturblab.records.paths import RunFolder, file_of, point_files
 from perturblab.records.pictures import curves, examples
 from perturblab.records.points import Point, load_points, radius, save_points

@@ -12,8 +12,8 @@ from perturblab.attacks import Effort, Frozen, masking, to_pixels
 from perturblab.errors import UserError
 from perturblab.layers.inference import ActiveBatchOut, InferenceBatchOut
 from perturblab.layers.partners import BY_CLASS
+from perturblab.records.attack_config import AttackConfig
 from perturblab.records.attack_names import ACTIVE, AT_INFERENCE
-from perturblab.records.config import AttackConfig
 from perturblab.records.flags import FEWEST
 from perturblab.records.paths import RunFolder
 from perturblab.runs import open
