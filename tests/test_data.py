@@ -159,7 +159,7 @@ def test_a_picture_that_would_start_another_program_is_refused(tmp_path):
 @pytest.mark.parametrize("count", [10**6, 10**12])
 def test_images_too_many_for_the_memory(count):
     with pytest.raises(DataError, match=in_order(f"{count} images 1000000x1000000 grey memory")):
-        pictures._room(count, (10**6, 10**6))
+        pictures._allocate(count, (10**6, 10**6))
 
 
 # --- names, and where they are looked for -------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def test_dataroot_is_searched_by_name(tmp_path, child):
 
 
 def test_cifar10_is_never_cifar100(tmp_path):
-    colour_folder(tmp_path / "cifar100-png", names=known.known_as("CIFAR100").classes)
+    colour_folder(tmp_path / "cifar100-png", names=known.find_known("CIFAR100").classes)
     with pytest.raises(DataError, match="CIFAR10 is neither"):
         data.load("CIFAR10", dataroot=tmp_path)
     assert data.load("CIFAR100", dataroot=tmp_path).name == "CIFAR100"
@@ -350,5 +350,5 @@ def test_every_kind_of_source_has_a_reader(tmp_path):
     cifar10_folder(tmp_path / "d")
     (tmp_path / "e").mkdir()
     (tmp_path / "e" / "train").write_bytes(b"")
-    kinds = {source.kind for child in "abcde" for source in layouts.sources(tmp_path / child)}
+    kinds = {source.kind for child in "abcde" for source in layouts.find_sources(tmp_path / child)}
     assert kinds == set(loading._READERS)

@@ -175,7 +175,7 @@ def test_a_cache_that_cannot_be_written_warns(tmp_path, monkeypatch):
     image_folder(tmp_path / "pets")
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("PERTURBLAB_CACHE", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match=in_order("images kept")):
+    with pytest.warns(UserWarning, match=in_order("cache images writable")):
         assert len(data.load(str(tmp_path / "pets")).train) == 6
 
 

@@ -175,7 +175,7 @@ def test_cifar100_batches_by_fine_label(tmp_path):
     for split in ("train", "test"):
         content = {b"data": pixels(3, 3072), b"fine_labels": [99, 0, 5], b"coarse_labels": [1, 2, 3]}
         (root / split).write_bytes(python2_pickle(content))
-    names = known.known_as("CIFAR100").classes
+    names = known.find_known("CIFAR100").classes
     assert len(set(names)) == 100
     assert list(names) == sorted(names)
     (root / "meta").write_bytes(python2_pickle({b"fine_label_names": [name.encode() for name in names]}))

@@ -133,7 +133,7 @@ def test_impossible_subsets_are_refused(size):
 
 @pytest.mark.parametrize("size", [0, 10])
 def test_impossible_hold_outs_are_refused(size):
-    with pytest.raises(DataError, match=in_order(f"{size} images held 1 9")):
+    with pytest.raises(DataError, match=in_order(f"{size} of 10 1 9")):
         data.hold_out(random_split([5, 5]), size, seeded())
 
 

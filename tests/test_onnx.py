@@ -294,9 +294,9 @@ def test_a_missing_extra_is_one_line_with_the_pip_command(
 
 
 def test_what_is_there_is_not_missed() -> None:
-    require("none", "json", "torch", what="nothing")
+    require("none", "json", "torch", feature="nothing")
     with pytest.raises(UserError, match=r"^this needs no_such_package, .*pip install 'perturblab\[x"):
-        require("x", "json", "no_such_package", what="this")
+        require("x", "json", "no_such_package", feature="this")
 
 
 @pytest.mark.parametrize(

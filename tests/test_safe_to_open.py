@@ -18,7 +18,7 @@ from perturblab.records import store
 from perturblab.runs import checkpoint
 from perturblab.runs.plain_data import check_archive, check_plain
 from perturblab.runs.resume_checks import check_answers, check_rows
-from perturblab.system.memory import check_room
+from perturblab.system.memory import check_available
 
 ROW: dict[str, Any] = {
     **{"epoch": 0, "lr": 0.1, "train_loss": 1.0, "train_accuracy": 10.0, "seconds": 1.0, "images_per_second": 5.0},
@@ -144,10 +144,10 @@ def test_answers_are_one_bool_an_image_and_epoch() -> None:
 
 def test_more_than_memory_has_left_is_refused(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:        4 kB\n")
-    check_room(4096, "they", meminfo=tmp_path / "meminfo")
+    check_available(4096, "they", meminfo=tmp_path / "meminfo")
     with pytest.raises(DataError, match="they do not fit into memory"):
-        check_room(4097, "they", meminfo=tmp_path / "meminfo")
-    check_room(10**15, "they", meminfo=tmp_path / "nothing")
+        check_available(4097, "they", meminfo=tmp_path / "meminfo")
+    check_available(10**15, "they", meminfo=tmp_path / "nothing")
 
 
 def test_a_record_counts_every_image_of_its_set(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""Errors that a user can cause; each is a subclass of the built-in exception that a caller would catch."""
+"""Errors; each is a subclass of the built-in exception that a caller would catch."""
 
 
 class UserError(ValueError):
-    """A mistake of the user: one sentence that says what, got, expected and the remedy.
+    """A mistake of the user: one sentence with the name, the value, the expected one and the remedy.
 
     The command line prints it on one line of stderr and exits with code 2.
     """
@@ -13,13 +13,13 @@ class DataError(UserError):
 
 
 class RankLostError(RuntimeError):
-    """Another process of the same run has ended; the run can be resumed."""
+    """The end of another process of the same run, which can be resumed."""
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss or logits that are not finite; nothing may be recorded as a result."""
+    """A loss or logits that are not finite; they are never recorded as a result."""
 
 
 def one_line(text: str) -> str:
-    """Give one line of printable characters; a terminal must not be steered by a label or a file name."""
+    """Reduce text to one line of printable characters: no label or file name may control a terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -1,4 +1,4 @@
-"""One seed, many independent random streams: initialisation, masks, order and augmentation never share numbers."""
+"""Independent random streams from one seed: initialisation, masks, order and augmentation share no numbers."""
 
 import hashlib
 
@@ -10,7 +10,7 @@ def stream(seed: int, name: str) -> torch.Generator:
 
     Args:
         seed: the run's seed.
-        name: what the stream decides, such as "masks", "init", "order" or "augmentation".
+        name: of the stream, such as "masks", "init", "order" or "augmentation".
 
     Returns:
         A CPU generator; another seed or another name gives unrelated numbers.

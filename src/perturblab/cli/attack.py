@@ -20,10 +20,10 @@ def attack(args: argparse.Namespace) -> int:
     from perturblab.records.pictures.examples import examples_of
     from perturblab.runs.attack.measure import attack_run, was_checked
     from perturblab.system.memory import keep_freed_memory
-    from perturblab.system.signals import hear_stops
+    from perturblab.system.signals import unblock_stops
     from perturblab.system.terminal import Show
 
-    hear_stops()
+    unblock_stops()
     keep_freed_memory()
     if config.nthreads:
         torch.set_num_threads(config.nthreads)

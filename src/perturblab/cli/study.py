@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from perturblab.cli.arguments import integers
 from perturblab.errors import UserError
-from perturblab.system.signals import asked_to_stop
+from perturblab.system.signals import poll_stops
 
 if TYPE_CHECKING:
     from perturblab.studies.jobs import Failure
@@ -61,7 +61,7 @@ def run_study(args: argparse.Namespace) -> int:
         set_aside_void(missing, show)
         missing = share(missing)
         run_all = stack.enter_context(place)
-        stop = stack.enter_context(asked_to_stop(args.stop))
+        stop = stack.enter_context(poll_stops(args.stop))
         failures = run_all(missing, show=show, stop=stop)
     if stop():
         show.warn("stopped; the same command goes on")

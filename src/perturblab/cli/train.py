@@ -11,7 +11,7 @@ from perturblab.errors import RankLostError, UserError
 from perturblab.records.config import TrainConfig
 from perturblab.records.paths import RunFolder
 from perturblab.system.processes import is_first, launcher
-from perturblab.system.signals import asked_to_stop
+from perturblab.system.signals import poll_stops
 
 if TYPE_CHECKING:
     from perturblab.records.record import Record
@@ -33,10 +33,10 @@ def train(args: argparse.Namespace) -> int:
     from perturblab.runs import logs
     from perturblab.runs.open import own_device
     from perturblab.system.memory import keep_freed_memory
-    from perturblab.system.signals import hear_stops
+    from perturblab.system.signals import unblock_stops
     from perturblab.training import ranks
 
-    hear_stops()
+    unblock_stops()
     logs.check(config.log or ())
     keep_freed_memory()
     if config.nthreads:
@@ -64,7 +64,7 @@ def _train_in(config: TrainConfig, folder: Path, ranks: "Ranks", stop: Callable[
     _introduce(run, show)
     resume = f"{launcher()} train --resume {folder}"
     try:
-        with asked_to_stop(stop, once=True) as asked:
+        with poll_stops(stop, once=True) as asked:
             record = train.execute(run, show, asked)
     except RankLostError as error:
         raise RankLostError(f"rank {ranks.rank}: {error}; go on from the last checkpoint with: {resume}") from error

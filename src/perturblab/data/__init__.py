@@ -1,8 +1,8 @@
-"""Names or paths -> checked uint8 tensors in memory; augmentation on whole batches; splits.
+"""Data sets as checked uint8 tensors in memory: loading by name or path, augmentation, splits.
 
 * `sets`: the values (`Split`, `ImageData`) and their checks.
 * `subsets`: choosing from them: classes, stratified subsets, images for validation.
-* `known`: the data sets known by name, how a copy of one is recognised, and the preparation of each.
+* `known`: the data sets known by name, recognition of their copies, and the preparation of each.
 * `batches`: augmentation and normalisation of whole batches.
 * `layouts`, `pictures`, `parquet`, `binary`, `digits`, `hub`: readable folders and files, and their readers.
 * `cache`: decoded images on disk, named by the content of their files.

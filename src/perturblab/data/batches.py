@@ -8,7 +8,7 @@ from perturblab.data.known import Preparation
 
 
 def normalise(images: Tensor, prep: Preparation) -> Tensor:
-    """Pixels to network inputs: ``(x / 255 - mean) / std`` per channel.
+    """Turn pixels into network inputs: ``(x / 255 - mean) / std`` per channel.
 
     Args:
         images: uint8, (N, C, H, W).
@@ -22,7 +22,7 @@ def normalise(images: Tensor, prep: Preparation) -> Tensor:
 
 
 def augment(images: Tensor, prep: Preparation, generator: torch.Generator) -> Tensor:
-    """Crop at random from the zero-padded image, then mirror half of the crops; one draw per image.
+    """Crop each image at random from its zero-padded self, then mirror half of the crops.
 
     Padding is black pixels (0 before normalisation), as in the published code.
 
@@ -32,7 +32,7 @@ def augment(images: Tensor, prep: Preparation, generator: torch.Generator) -> Te
         generator: draws, in this order, N vertical and N horizontal offsets (one (2, N) tensor), then N flips.
 
     Returns:
-        uint8, (N, C, H, W); ``images`` itself, and nothing drawn, when there is nothing to do.
+        uint8, (N, C, H, W). Without cropping and flipping: ``images`` itself, and nothing is drawn.
     """
     if not prep.crop_padding and not prep.flip:
         return images
@@ -41,12 +41,12 @@ def augment(images: Tensor, prep: Preparation, generator: torch.Generator) -> Te
 
 
 def draw(count: int, prep: Preparation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """What `augment` draws for a batch.
+    """Draw the crops and flips of one batch for `augment`.
 
     Args:
         count: images in the batch, N.
-        prep: what may be drawn.
-        generator: where from.
+        prep: the ranges of the draws.
+        generator: source of the draws.
 
     Returns:
         Offsets (2, N), int64 in [0, 2 * crop_padding]: vertical, horizontal; flips (N,), bool.
@@ -64,7 +64,7 @@ def _crop_and_flip(images: Tensor, offsets: Tensor, flips: Tensor, padding: int)
     rows = offsets[0, :, None] + torch.arange(height, device=images.device)  # (N, H)
     columns = torch.arange(width, device=images.device)
     columns = offsets[1, :, None] + torch.where(flips[:, None], width - 1 - columns, columns)  # (N, W)
-    # One gather does crop and flip: an index into the flattened padded image, shared by the channels.
+    # One gather crops and flips: an index into the flattened padded image, shared by the channels.
     index = rows[:, :, None] * padded.shape[-1] + columns[:, None, :]  # (N, H, W)
     index = index.view(count, 1, -1).expand(-1, channels, -1)
     return padded.view(count, channels, -1).gather(2, index).view(images.shape)

@@ -1,4 +1,4 @@
-"""Readers of the files that other tools leave: CIFAR's pickled batches and MNIST's idx files."""
+"""Readers of other tools' files: CIFAR's pickled batches and MNIST's idx files."""
 
 import gzip
 import io
@@ -8,19 +8,20 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from perturblab.data.known import number_classes
 from perturblab.data.layouts import Source
 from perturblab.data.sets import Decoded, Progress, Split
 from perturblab.errors import DataError
-from perturblab.system.memory import check_room
+from perturblab.system.memory import check_available
 
-# All that a pickled numpy array needs. `_reconstruct` is taken from an array because its module's name varies.
+# All that a pickled numpy array needs. `_reconstruct` comes from an array, because the name of its module varies.
 _RECONSTRUCT: Callable[..., Any] = np.empty(0).__reduce__()[0]  # type: ignore[assignment]
 _ADMITTED = {
     ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
@@ -28,11 +29,11 @@ _ADMITTED = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
 }
-_MOST_INFLATED = 1032  # times; no deflated byte gives more
+_MOST_INFLATED = 1032  # bytes per deflated byte, the limit of the format
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Admits numpy's array constructors and nothing else, so that a pickle cannot run code."""
+    """An unpickler that admits numpy's array constructors only, so that a pickle cannot run code."""
 
     def find_class(self, module: str, name: str, /) -> Any:
         if (module, name) not in _ADMITTED:
@@ -40,7 +41,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         return _ADMITTED[module, name]
 
 
-def _unpickle(path: Path) -> dict[str, Any]:
+def _unpickle(path: Path) -> dict[object, object]:
     try:
         content = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
         # Python 2 wrote the original files: their keys are bytes.
@@ -49,8 +50,8 @@ def _unpickle(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{path} {error}; expected numpy arrays and plain values only: it may be hostile, fetch it again"
         ) from None
-    except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
-        raise DataError(f"{path} is no readable CIFAR batch ({type(error).__name__}); fetch it again") from error
+    except Exception as error:  # a damaged pickle raises anything
+        raise DataError(f"{path} is not a readable CIFAR batch ({type(error).__name__}); fetch it again") from error
 
 
 def read_cifar(source: Source, progress: Progress) -> Decoded:
@@ -58,7 +59,7 @@ def read_cifar(source: Source, progress: Progress) -> Decoded:
 
     Args:
         source: the files.
-        progress: told once per split.
+        progress: called once per split.
 
     Returns:
         Images (N, 3, 32, 32) and the (fine) labels and class names.
@@ -80,13 +81,13 @@ def _batches(files: Sequence[Path], label_name: str, split: str, progress: Progr
     return Split(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
 
 
-def _text(name: Any) -> str:
-    if not isinstance(name, bytes | str):  # lists that hold lists twice each have no end as text
-        raise DataError(f"a class is called by a {type(name).__name__}; expected text: fetch batches.meta again")
+def _text(name: object) -> str:
+    if not isinstance(name, bytes | str):
+        raise DataError(f"a class name is a {type(name).__name__}; expected text: fetch batches.meta again")
     return name.decode(errors="replace") if isinstance(name, bytes) else name
 
 
-def _entry(content: dict[str, Any], name: str, path: Path) -> Any:
+def _entry(content: dict[object, object], name: str, path: Path) -> object:
     if name not in content:
         raise DataError(f"{path} has no entry {name!r}; expected a CIFAR batch: fetch it again")
     return content[name]
@@ -95,9 +96,7 @@ def _entry(content: dict[str, Any], name: str, path: Path) -> Any:
 def _batch(path: Path, label_name: str) -> Split:
     content = _unpickle(path)
     pixels, labels = _entry(content, "data", path), _entry(content, label_name, path)
-    whole = isinstance(labels, list) and all(type(label) is int and abs(label) < 2**31 for label in labels)
-    bytes_ = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8
-    if not whole or not bytes_ or pixels.shape != (len(labels), 3 * 32 * 32):
+    if not _are_labels(labels) or not _are_pixels(pixels, len(labels)):
         raise DataError(
             f"{path} does not hold N x 3072 bytes and N whole labels; expected a CIFAR batch: fetch it again"
         )
@@ -105,12 +104,20 @@ def _batch(path: Path, label_name: str) -> Split:
     return Split(images, torch.tensor(labels, dtype=torch.int64))
 
 
+def _are_labels(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(label) is int and abs(label) < 2**31 for label in value)
+
+
+def _are_pixels(value: object, count: int) -> TypeGuard[NDArray[np.uint8]]:
+    return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.shape == (count, 3 * 32 * 32)
+
+
 def read_idx(source: Source, progress: Progress) -> Decoded:
     """Read MNIST's idx files, plain or gzipped.
 
     Args:
         source: the files.
-        progress: told once per split.
+        progress: called once per split.
 
     Returns:
         Images (N, 1, H, W); classes "0", "1", ... up to the highest label.
@@ -132,13 +139,13 @@ def _idx_split(files: Sequence[Path], split: str, progress: Progress) -> Split:
 
 
 def _idx(path: Path, ndim: int) -> Tensor:
-    """The array in an idx file of unsigned bytes, with ``ndim`` dimensions."""
+    """Read an idx file of unsigned bytes: uint8, (N, ...) with ``ndim`` dimensions."""
     start = 4 + 4 * ndim
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             shape = _idx_shape(file.read(start), ndim, path)
             _check_length(path, start + math.prod(shape))
-            check_room(math.prod(shape), f"the {math.prod(shape)} bytes of {path}")
+            check_available(math.prod(shape), f"the {math.prod(shape)} bytes of {path}")
             content = file.read(math.prod(shape) + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not readable ({error}); fetch it again") from error
@@ -149,16 +156,16 @@ def _idx(path: Path, ndim: int) -> Tensor:
 
 def _idx_shape(header: bytes, ndim: int, path: Path) -> tuple[int, ...]:
     if len(header) < 4 + 4 * ndim or header[:4] != bytes((0, 0, 8, ndim)):
-        raise DataError(f"{path} is no idx file of {ndim}-dimensional bytes; fetch it again")
+        raise DataError(f"{path} is not an idx file of {ndim}-dimensional bytes; fetch it again")
     return struct.unpack(f">{ndim}I", header[4:])
 
 
 def _check_length(path: Path, claimed: int) -> None:
-    """Compare the size in the header with the file's before memory is taken for it."""
-    there = path.stat().st_size
+    """Compare the size in the header with that of the file, before memory is allocated."""
+    size = path.stat().st_size
     if path.suffix == ".gz":
         with path.open("rb") as file:  # gzip ends with the unpacked length
             file.seek(-4, io.SEEK_END)
-            there = min(struct.unpack("<I", file.read(4))[0], _MOST_INFLATED * there)
-    if there != claimed:
-        raise DataError(f"{path} claims {claimed} bytes in its header but has {there}; fetch it again")
+            size = min(struct.unpack("<I", file.read(4))[0], _MOST_INFLATED * size)
+    if size != claimed:
+        raise DataError(f"{path} claims {claimed} bytes in its header but has {size}; fetch it again")

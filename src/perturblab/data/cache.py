@@ -1,4 +1,4 @@
-"""Decoded images on disk, named by the content of the files they were decoded from."""
+"""A cache of decoded images on disk; each entry is named by the content of its source files."""
 
 import hashlib
 import json
@@ -22,33 +22,33 @@ class _Header(TypedDict):
 
 
 def key(kind: str, files: Mapping[str, str]) -> str:
-    """Name content.
+    """Make the name of a cache entry from its source files.
 
     Args:
-        kind: which reader decodes it.
+        kind: the reader that decodes them.
         files: path inside the source -> sha256 of the file; the paths count, because they may name classes.
 
     Returns:
-        sha256, hexadecimal; another format version gives another one.
+        sha256, hexadecimal; it changes with `VERSION`.
     """
     return hashlib.sha256(json.dumps([VERSION, kind, sorted(files.items())]).encode()).hexdigest()
 
 
 def read(name: str) -> tuple[Decoded, dict[str, str]] | None:
-    """Read what `write` wrote.
+    """Read an entry that `write` made.
 
     Args:
-        name: as given to `write`.
+        name: of the entry.
 
     Returns:
-        The images and the hashes of their content; None when they are not there or damaged in any way.
+        The images (N, C, H, W) and the hashes of their content; None for a missing or damaged entry.
     """
     path = _path(name)
     if not path.is_file():
         return None
     try:
         return _read(path, name)
-    except Exception:  # whatever a damaged file raises: it is decoded again and written anew
+    except Exception:  # a damaged file raises anything: decode and write it again
         return None
 
 
@@ -59,20 +59,22 @@ def _read(path: Path, name: str) -> tuple[Decoded, dict[str, str]] | None:
         header = json.loads(file.metadata()["header"])
         train, test = (Split(file.get_tensor(f"{x}.images"), file.get_tensor(f"{x}.labels")) for x in ("train", "test"))
     decoded = Decoded(train, test, tuple(header["classes"]))
-    # Hashing everything read is what makes a flipped bit visible; it costs a tenth of a second on CIFAR-10.
+    # Hashing all of it detects a flipped bit; it costs a tenth of a second on CIFAR-10.
     fresh = _header(decoded, name)
     return (decoded, fresh["hashes"]) if fresh == header else None
 
 
 def write(name: str, decoded: Decoded) -> dict[str, str]:
-    """Keep decoded images; an interrupted write leaves nothing behind under that name.
+    """Write decoded images as one entry, whole or not at all.
+
+    A folder that cannot be written causes a warning: the run continues without a cache.
 
     Args:
-        name: a file name without suffix.
+        name: of the entry, a file name without suffix.
         decoded: splits of (N, C, H, W) images.
 
     Returns:
-        The hashes of the content. A folder that cannot be written warns: the run goes on without a cache.
+        The hashes of the content.
     """
     from safetensors import SafetensorError
 
@@ -80,7 +82,7 @@ def write(name: str, decoded: Decoded) -> dict[str, str]:
     try:
         _write(_path(name), decoded, json.dumps(header))
     except (OSError, SafetensorError) as error:
-        warnings.warn(f"decoded images are not kept, {cache_folder()} cannot be written: {error}", stacklevel=2)
+        warnings.warn(f"cannot cache decoded images: {cache_folder()} is not writable ({error})", stacklevel=2)
     return header["hashes"]
 
 
@@ -91,7 +93,7 @@ def _write(path: Path, decoded: Decoded, header: str) -> None:
     splits = {"train": decoded.train, "test": decoded.test}
     tensors = {f"{x}.images": split.images.contiguous() for x, split in splits.items()}
     tensors |= {f"{x}.labels": split.labels.contiguous() for x, split in splits.items()}
-    # Two runs may write at once: each has its own temporary folder, and the rename is atomic.
+    # Two runs may write at once: each has a temporary folder, and the rename is atomic.
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         save_file(tensors, Path(scratch) / path.name, metadata={"header": header})
         os.replace(Path(scratch) / path.name, path)
@@ -99,7 +101,7 @@ def _write(path: Path, decoded: Decoded, header: str) -> None:
 
 def _header(decoded: Decoded, name: str) -> _Header:
     classes, hashes = list(decoded.classes), content_hashes(decoded.train, decoded.test)
-    # The seal covers what the hashes do not: the class names, and that the file was written under this name.
+    # The seal covers what the hashes do not: the class names and the name of the entry.
     seal = hashlib.sha256(json.dumps([name, classes, hashes]).encode()).hexdigest()
     return {"classes": classes, "hashes": hashes, "seal": seal}
 

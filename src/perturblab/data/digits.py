@@ -1,4 +1,4 @@
-"""The bundled digits: 1,797 handwritten digits of 8x8 pixels, so that everything can be tried without a download."""
+"""The bundled digits: 1,797 handwritten digits of 8x8 pixels, for trying everything without a download."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ _FILE = Path(__file__).with_name("digits.npz")
 def read_digits() -> Decoded:
     """Read the UCI "Optical Recognition of Handwritten Digits" test set (E. Alpaydin, C. Kaynak 1998, CC BY 4.0).
 
-    The first 1,200 in stored order are the training images, the last 597 the test images. The
-    original values v, 0 to 16, are stored as ``v * 255 // 16``, which covers 0 to 255 and is exactly reversible:
+    The first 1,200 in stored order are the training images, the last 597 the test images. The original values v,
+    0 to 16, are stored as ``v * 255 // 16``, which covers 0 to 255 and is exactly reversible:
     ``v = -(-stored * 16 // 255)``.
 
     Returns:

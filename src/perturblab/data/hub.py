@@ -1,4 +1,4 @@
-"""Fetching a data set from the hub, without hanging where there is no way to it."""
+"""Downloads from the hub, with a time limit for the first answer."""
 
 import os
 import threading
@@ -16,17 +16,17 @@ WAIT = 6.0
 
 
 def fetch(known: Known, progress: Progress) -> Decoded:
-    """Fetch a data set through `datasets`; without a connection only its own cache is asked.
+    """Fetch a data set through `datasets`; without a connection, only from the cache of `datasets`.
 
     Args:
-        known: which one.
-        progress: told while fetching and decoding; `datasets` draws its own bars, unless this one is silent.
+        known: the data set.
+        progress: called while fetching and decoding; `datasets` also draws its bars, unless this is `silent`.
 
     Returns:
         Images (N, C, H, W).
 
     Raises:
-        Exception: whatever `datasets` raises when it cannot provide the data set.
+        Exception: any; `datasets` cannot provide the data set.
     """
     online = reachable()
     import datasets
@@ -39,15 +39,15 @@ def fetch(known: Known, progress: Progress) -> Decoded:
 
 
 def reachable() -> bool:
-    """Whether the hub answers within `WAIT` seconds; never when HF_HUB_OFFLINE is set.
+    """Ask the hub for an answer within `WAIT` seconds.
 
     Returns:
-        True when there was any answer.
+        True for any answer; False without one, or when HF_HUB_OFFLINE is set.
     """
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return False
     answers: list[bool] = []
-    # In a thread, because looking up a name knows no time limit, and each of a host's addresses has its own.
+    # In a thread: a name look-up has no time limit, and each address of a host has one of its own.
     probe = threading.Thread(target=lambda: answers.append(_answers()), daemon=True)
     probe.start()
     probe.join(WAIT)
@@ -67,7 +67,7 @@ def _answers() -> bool:
 
 @contextmanager
 def _settings(online: bool, bars: bool) -> Iterator[None]:
-    """Make the hub's libraries fail at once where they would retry for half a minute, and quiet when asked."""
+    """Set the hub's libraries: offline they fail at once instead of retrying for half a minute; bars or none."""
     import datasets
     from huggingface_hub import constants
 

@@ -1,4 +1,4 @@
-"""The data sets known by name, how a copy is recognised, and the preparation each one gets."""
+"""The data sets known by name, recognition of their copies, and the preparation of each."""
 
 import difflib
 import math
@@ -16,13 +16,13 @@ Size = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Preparation:
-    """How pixels become inputs.
+    """Normalisation and augmentation of a data set.
 
     Args:
         mean: per channel, for pixels in [0, 1].
         std: per channel, for pixels in [0, 1].
-        crop_padding: black pixels on every side from which a crop is drawn; 0 for no cropping.
-        flip: whether half of the images are mirrored left to right.
+        crop_padding: black pixels added on every side before a random crop; 0 for no cropping.
+        flip: mirror half of the images left to right.
     """
 
     mean: tuple[float, ...]
@@ -36,14 +36,14 @@ class Known:
     """A data set known by name.
 
     Args:
-        name: as on the command line.
-        display: as in front of people.
+        name: on the command line.
+        display: the name in texts and figures.
         size: (C, H, W) of its images.
-        classes: in label order.
-        counts: training and test images of the complete set.
-        hub: repository and configuration on the hub; empty for what is bundled.
+        classes: class names in label order.
+        counts: number of training and test images of the complete set.
+        hub: repository and configuration on the hub; empty for the bundled set.
         files: the folder in which other tools leave it, or "".
-        radius: the L-infinity radius that it is usually attacked with, as on the command line.
+        radius: the usual L-infinity radius of attacks on it, as on the command line.
     """
 
     name: str
@@ -57,10 +57,10 @@ class Known:
 
 
 def number_classes(count: int) -> tuple[str, ...]:
-    """Class names for labels without names.
+    """Make class names for labels without names.
 
     Args:
-        count: how many classes.
+        count: number of classes.
 
     Returns:
         "0", "1", ...
@@ -133,8 +133,8 @@ PREPARATIONS = {
     "MNIST": Preparation((0.1307,), (0.3081,)),
 }
 
-# sha256 -> name, display. Source files where the decoder may change the pixels (JPEG), decoded content where it
-# cannot: then every lossless copy, whatever its layout, carries the name.
+# sha256 -> name, display. Hashes of source files for JPEG, whose pixels depend on the decoder; else of decoded
+# content, which recognises every lossless copy in any layout.
 _JPEG_COPY = ("CIFAR10", "CIFAR-10 (JPEG copy)")
 COPIES = {
     "a8207611ef4f53d3628f7085b863ede466c92a047ce7b5f7f46192a70472fc52": _JPEG_COPY,
@@ -146,11 +146,11 @@ COPIES = {
 }
 
 
-def plain(name: str) -> str:
-    """A name without case and punctuation, so that "cifar-10" is "CIFAR10".
+def simplify(name: str) -> str:
+    """Remove case and punctuation from a name: "CIFAR-10" becomes "cifar10".
 
     Args:
-        name: a data set's or a folder's name.
+        name: of a data set or a folder.
 
     Returns:
         Its letters and digits, in lower case.
@@ -158,7 +158,7 @@ def plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def known_as(name: str) -> Known:
+def find_known(name: str) -> Known:
     """Find a data set by name.
 
     Args:
@@ -168,21 +168,21 @@ def known_as(name: str) -> Known:
         The known data set.
 
     Raises:
-        DataError: no data set is called so; the message tells the nearest name and all of them.
+        DataError: the name is unknown; the message has the nearest name and all names.
     """
     if "/" in name:
-        raise DataError(f"there is no folder {name}; give an existing folder, or a name with --dataroot")
-    by_name = {plain(known.name): known for known in KNOWN}
-    if plain(name) in by_name:
-        return by_name[plain(name)]
-    near = difflib.get_close_matches(plain(name), by_name, n=1)
+        raise DataError(f"folder {name} does not exist; give an existing folder, or a name with --dataroot")
+    by_name = {simplify(known.name): known for known in KNOWN}
+    if simplify(name) in by_name:
+        return by_name[simplify(name)]
+    near = difflib.get_close_matches(simplify(name), by_name, n=1)
     hint = f"did you mean {by_name[near[0]].name}? Expected" if near else "expected"
     names = ", ".join(known.name for known in KNOWN)
     raise DataError(f"{name!r} is neither a folder nor a data set; {hint} a path or one of {names}")
 
 
-def by_copy(hashes: Collection[str]) -> tuple[str, str] | None:
-    """Recognise content by its hashes.
+def name_of_copy(hashes: Collection[str]) -> tuple[str, str] | None:
+    """Recognise a known copy by its hashes.
 
     Args:
         hashes: sha256 of all source files, or of the decoded splits.
@@ -190,14 +190,14 @@ def by_copy(hashes: Collection[str]) -> tuple[str, str] | None:
     Returns:
         (name, display) when every hash belongs to one known copy, else None.
     """
-    found = {COPIES.get(value) for value in hashes}
-    return found.pop() if len(found) == 1 else None
+    copies = {COPIES.get(value) for value in hashes}
+    return copies.pop() if len(copies) == 1 else None
 
 
-def by_classes(classes: Sequence[str], size: Size) -> str:
-    """Recognise a data set by what its classes are called and the size of its images.
+def name_by_classes(classes: Sequence[str], size: Size) -> str:
+    """Recognise a data set by its class names and image size.
 
-    Class names that are numbers tell nothing; some of CIFAR-10's classes make a subset of CIFAR-10.
+    Class names that are numbers identify no data set. A choice of CIFAR-10's classes is still CIFAR-10.
 
     Args:
         classes: class names.
@@ -206,22 +206,22 @@ def by_classes(classes: Sequence[str], size: Size) -> str:
     Returns:
         The name, or "".
     """
-    telling = [known for known in KNOWN if known.classes[0] != "0" and known.size == size]
-    for known in telling:
+    candidates = [known for known in KNOWN if known.classes[0] != "0" and known.size == size]
+    for known in candidates:
         if set(classes) == set(known.classes) or (known.name == "CIFAR10" and set(classes) < set(known.classes)):
             return known.name
     return ""
 
 
 def contradiction(decoded: Decoded, known: Known) -> str:
-    """Why decoded images cannot be a known data set, or some of its classes.
+    """Say why decoded images cannot be a known data set, or a choice of its classes.
 
     Args:
         decoded: splits of (N, C, H, W) images.
-        known: what they are said to be.
+        known: the data set they should be.
 
     Returns:
-        "5 classes of 3x8x8 images, CIFAR10 has 10 of 3x32x32", or "" when nothing speaks against it.
+        "5 classes of 3x8x8 images, CIFAR10 has 10 of 3x32x32", or "" when they can.
     """
     size, nclasses = image_size(decoded.train), len(decoded.classes)
     if size == known.size and nclasses <= len(known.classes):
@@ -231,23 +231,23 @@ def contradiction(decoded: Decoded, known: Known) -> str:
 
 
 def preparation(data: ImageData) -> Preparation:
-    """Normalisation and augmentation of a data set; they follow what it is, not how its path is spelled.
+    """Choose the normalisation and augmentation of a data set by its recognised name, not by its path.
 
-    CIFAR10, CIFAR100 and MNIST (and a choice of their classes) get the published constants, CIFAR also crop 4 and
-    flip. Every other set is normalised with the mean and standard deviation of its own training images, per
-    channel, and is not augmented.
+    CIFAR10, CIFAR100 and MNIST (and a choice of their classes) get the published constants; CIFAR also gets crop 4
+    and flip. Every other set is normalised with the mean and standard deviation of its training images, per channel,
+    and is not augmented.
 
     Args:
         data: the data set; only its name and training images (N, C, H, W) are read.
 
     Returns:
-        What `augment` and `normalise` need.
+        The settings of `augment` and `normalise`.
     """
     return PREPARATIONS.get(data.name) or Preparation(*_moments(data.train.images))
 
 
 def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel in [0, 1], from exact integer sums."""
+    """Compute the mean and standard deviation per channel of images (N, C, H, W), in [0, 1], from integer sums."""
     sums, squares = [0] * images.shape[1], [0] * images.shape[1]
     for part in torch.split(images, 1024):
         wide = part.long()
@@ -257,5 +257,5 @@ def _moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     count = images.numel() // images.shape[1]
     mean = tuple(total / count / 255 for total in sums)
     spread = (math.sqrt(count * square - total**2) / count / 255 for total, square in zip(sums, squares, strict=True))
-    # A channel that never varies carries nothing; dividing by 1 keeps it at 0.
+    # A constant channel has spread 0; dividing by 1 keeps it at 0.
     return mean, tuple(value or 1.0 for value in spread)

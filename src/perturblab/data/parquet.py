@@ -1,4 +1,4 @@
-"""Reader of parquet tables in the hub's layout."""
+"""Readers of parquet tables in the hub's layout."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ _MOST_UNPACKED = 100  # times the bytes of a file; encoded pictures do not shrin
 
 
 class Shard(NamedTuple):
-    """A parquet table and what to call it in messages."""
+    """A `pyarrow.Table` and its name in messages."""
 
     where: str
     table: Any
@@ -32,13 +32,13 @@ def read_parquet(source: Source, progress: Progress) -> Decoded:
 
     Args:
         source: the files.
-        progress: told while decoding.
+        progress: called while decoding.
 
     Returns:
         Images (N, C, H, W), in the order of the rows.
 
     Raises:
-        DataError: a file is unreadable, lacks the columns, or holds an unusable picture or label.
+        DataError: a file is unreadable, lacks a column, or has an unusable picture or label.
     """
     tables = {split: [_shard(path) for path in source.files[split]] for split in ("train", "test")}
     return read_tables(tables, str(source.folder), progress)
@@ -50,12 +50,12 @@ def _shard(path: Path) -> Shard:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             return Shard(str(path), _read_within(file, path.stat().st_size))
-    except Exception as error:  # a damaged file makes pyarrow raise OSError, ArrowInvalid, or others
-        raise DataError(f"{path} is no readable parquet file ({first_line(error)}); fetch it again") from error
+    except Exception as error:  # pyarrow raises OSError, ArrowInvalid and others
+        raise DataError(f"{path} is not a readable parquet file ({first_line(error)}); fetch it again") from error
 
 
 def _read_within(file: Any, size: int) -> Any:
-    """A table that is no bomb: what repeats itself takes hardly a byte in the file, and any number of them here."""
+    """Read a table, but no bomb: repeated values take hardly a byte in the file and any number in memory."""
     import pyarrow
 
     rows, batches, most = file.metadata.num_rows, [], _MOST_UNPACKED * size
@@ -75,7 +75,7 @@ def read_tables(tables: Mapping[str, Sequence[Shard]], where: str, progress: Pro
     Args:
         tables: "train" and "test" -> tables.
         where: the source, for messages.
-        progress: told while decoding.
+        progress: called while decoding.
 
     Returns:
         Images (N, C, H, W), in the order of the rows.
@@ -96,13 +96,11 @@ def _stack_rows(shards: Sequence[Shard], split: str, progress: Progress) -> Tens
 
 
 def _column(shard: Shard, names: Sequence[str]) -> str:
-    there = shard.table.column_names
+    columns = shard.table.column_names
     for name in names:
-        if name in there:
+        if name in columns:
             return name
-    raise DataError(
-        f"{shard.where} has the columns {', '.join(there)}; expected {' or '.join(names)}: name one of them so"
-    )
+    raise DataError(f"{shard.where} has the columns {', '.join(columns)}; expected {' or '.join(names)}: rename one")
 
 
 def _rows(shard: Shard) -> Iterable[tuple[str, bytes | None]]:
@@ -144,7 +142,7 @@ def _class_names(shards: Sequence[Shard], values: list[Any]) -> tuple[str, ...] 
 
 
 def _stored_names(shard: Shard) -> tuple[str, ...]:
-    """The class names that `datasets` keeps in a table's metadata."""
+    """Read the class names that `datasets` stores in a table's metadata."""
     stored = (shard.table.schema.metadata or {}).get(b"huggingface", b"{}")
     try:
         features = json.loads(stored).get("info", {}).get("features", {})

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from perturblab.data.layouts import Source, inside
+from perturblab.data.layouts import Source, relative_path
 from perturblab.data.sets import Decoded, Progress, Split, class_mismatch
 from perturblab.errors import DataError
-from perturblab.system.memory import check_room
+from perturblab.system.memory import check_available
 
 Pixels = NDArray[np.uint8]
-# Only formats that Pillow decodes by itself: EPS, for one, would start another program.
+# Only formats that Pillow decodes itself; EPS, for example, would start another program.
 _FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
 _MOST_PIXELS = 1 << 26
 _IMAGE_COLUMNS = ("img", "image")
@@ -31,7 +31,7 @@ def decode(data: bytes | None, where: str) -> Pixels:
     """Decode one picture.
 
     Args:
-        data: the file's content.
+        data: content of the file.
         where: its path or row, for the message.
 
     Returns:
@@ -43,20 +43,20 @@ def decode(data: bytes | None, where: str) -> Pixels:
     from PIL import Image
 
     try:
-        with _no_remarks(), Image.open(io.BytesIO(data or b""), formats=_FORMATS) as picture:
-            _check_pixels(picture.size)  # what the header says; nothing is decoded yet
+        with _warnings_as_errors(), Image.open(io.BytesIO(data or b""), formats=_FORMATS) as picture:
+            _check_pixels(picture.size)  # from the header: nothing is decoded yet
             pixels: Pixels = np.asarray(picture)
             mode = picture.mode
-    except Exception as error:  # decoders raise whatever they stumble over: OSError, SyntaxError, struct.error, ...
-        raise DataError(f"{where} is no readable image ({first_line(error)}); replace or remove it") from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
+        raise DataError(f"{where} is not a readable image ({first_line(error)}); replace or remove it") from error
     if mode not in ("L", "RGB"):
-        raise DataError(f"{where} is of mode {mode}; expected L (grey) or RGB, 8 bits each: convert it")
+        raise DataError(f"{where} has mode {mode}; expected L (grey) or RGB, 8 bits each: convert it")
     return pixels
 
 
 @contextmanager
-def _no_remarks() -> Iterator[None]:
-    """What Pillow only remarks upon, a file cut short or a bomb, is a picture that cannot be used."""
+def _warnings_as_errors() -> Iterator[None]:
+    """Raise for pictures that Pillow only warns about: a truncated file, a decompression bomb."""
     from PIL.Image import DecompressionBombWarning
 
     with warnings.catch_warnings():
@@ -71,6 +71,7 @@ def _check_pixels(size: tuple[int, int]) -> None:
 
 
 def first_line(error: Exception) -> str:
+    """Shorten an error's message to its first line; an empty one becomes the name of its type."""
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
@@ -79,9 +80,9 @@ def stack(pictures: Iterable[tuple[str, bytes | None]], count: int, text: str, p
 
     Args:
         pictures: (path or row, content) of each.
-        count: how many there are, N.
+        count: number of pictures, N.
         text: for the progress report.
-        progress: told every 1,000 pictures.
+        progress: called every 1,000 pictures.
 
     Returns:
         uint8, (N, C, H, W); (0, 1, 1, 1) when there are none.
@@ -93,7 +94,7 @@ def stack(pictures: Iterable[tuple[str, bytes | None]], count: int, text: str, p
     for done, (where, data) in enumerate(pictures):
         pixels = decode(data, where)
         if not done:
-            images = _room(count, pixels.shape)
+            images = _allocate(count, pixels.shape)
         if pixels.shape != images.shape[1:]:
             have, need = (_size_and_mode(shape) for shape in (pixels.shape, images.shape[1:]))
             raise DataError(f"{where} is {have}, expected {need} as the first image: make all images alike")
@@ -104,9 +105,8 @@ def stack(pictures: Iterable[tuple[str, bytes | None]], count: int, text: str, p
     return _channels_first(torch.from_numpy(images))
 
 
-def _room(count: int, shape: Sequence[int]) -> Pixels:
-    what = f"{count} images of {_size_and_mode(shape)}"
-    check_room(count * math.prod(shape), what)
+def _allocate(count: int, shape: Sequence[int]) -> Pixels:
+    check_available(count * math.prod(shape), f"{count} images of {_size_and_mode(shape)}")
     return np.empty((count, *shape), np.uint8)
 
 
@@ -123,18 +123,18 @@ def read_pictures(source: Source, progress: Progress) -> Decoded:
 
     Args:
         source: the files.
-        progress: told while decoding.
+        progress: called while decoding.
 
     Returns:
-        Images (N, C, H, W); classes in the order of `sort_classes`, labels their position in it.
+        Images (N, C, H, W); classes in the order of `sort_classes`, which the labels index.
 
     Raises:
-        DataError: train and test have other classes, or a picture is unusable.
+        DataError: train and test have different classes, or a picture is unusable.
     """
     names = {split: [_class_of(path, source.folder) for path in source.files[split]] for split in ("train", "test")}
-    classes, others = (sort_classes(set(names[split])) for split in ("train", "test"))
-    if classes != others:
-        raise DataError(class_mismatch(str(source.folder), classes, others))
+    classes, test_classes = (sort_classes(set(names[split])) for split in ("train", "test"))
+    if classes != test_classes:
+        raise DataError(class_mismatch(str(source.folder), classes, test_classes))
     position = {name: label for label, name in enumerate(classes)}
     labels = {split: torch.tensor([position[name] for name in names[split]]) for split in names}
     train, test = (
@@ -149,11 +149,11 @@ def _stack_files(files: Sequence[Path], split: str, progress: Progress) -> Tenso
 
 
 def _class_of(path: Path, folder: Path) -> str:
-    return inside(path, folder).split("/")[1]
+    return relative_path(path, folder).split("/")[1]
 
 
 def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
-    """Sort class names: as numbers when all are numbers, so that 2 comes before 10, else as text.
+    """Sort class names: as numbers if all are numbers (2 before 10), else as text.
 
     Args:
         names: class names.

@@ -1,4 +1,4 @@
-"""Images with labels in memory: the two values, their checks, and choosing from them."""
+"""Images with labels in memory: the values and their checks."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 from perturblab.errors import DataError
 
 Progress = Callable[[str, int, int], None]
-"""Called as ``progress(text, done, total)`` while something slow goes on."""
+"""Called as ``progress(text, done, total)`` during slow work."""
 
 
 def silent(_text: str, _done: int, _total: int) -> None:
@@ -30,23 +30,23 @@ class Split:
     labels: Tensor
 
     def __len__(self) -> int:
-        """How many images."""
+        """Count the images."""
         return len(self.labels)
 
     def take(self, index: Tensor) -> "Split":
-        """The images at some positions.
+        """Take the images at some positions.
 
         Args:
             index: int64, (K,).
 
         Returns:
-            A split of K images, in the order of ``index``.
+            A split of K images (K, C, H, W), in the order of ``index``.
         """
         return Split(self.images[index], self.labels[index])
 
 
 class Decoded(NamedTuple):
-    """What a reader returns: the two splits and the classes their labels count."""
+    """The result of a reader: the two splits and the class names that their labels index."""
 
     train: Split
     test: Split
@@ -58,8 +58,8 @@ class ImageData:
     """A checked data set in memory.
 
     Args:
-        name: the recognised data set ("CIFAR10", "MNIST", ...), or "" when it is none of the known ones.
-        display: how to call it in front of people: "CIFAR-10 (JPEG copy)", or the folder's own name.
+        name: the recognised data set ("CIFAR10", "MNIST", ...), or "" for an unknown one.
+        display: its name in texts and figures: "CIFAR-10 (JPEG copy)", or the name of the folder.
         classes: class names; label k is ``classes[k]``.
         train: the training images.
         test: the test images.
@@ -75,12 +75,12 @@ class ImageData:
 
     @property
     def image_size(self) -> tuple[int, int, int]:
-        """Channels, height and width of one image: (C, H, W)."""
+        """The channels, height and width of one image: (C, H, W)."""
         return image_size(self.train)
 
 
 def image_size(split: Split) -> tuple[int, int, int]:
-    """Channels, height and width of one image.
+    """Give the channels, height and width of one image.
 
     Args:
         split: images (N, C, H, W).
@@ -93,7 +93,7 @@ def image_size(split: Split) -> tuple[int, int, int]:
 
 
 def content_hash(split: Split) -> str:
-    """Name decoded content, whatever file format it came from.
+    """Hash decoded content, independent of its file format.
 
     Args:
         split: images uint8 (N, C, H, W), labels int64 (N,).
@@ -108,7 +108,7 @@ def content_hash(split: Split) -> str:
 
 
 def content_hashes(train: Split, test: Split) -> dict[str, str]:
-    """`content_hash` of both splits.
+    """Hash both splits with `content_hash`.
 
     Args:
         train: images (N, C, H, W).
@@ -121,7 +121,7 @@ def content_hashes(train: Split, test: Split) -> dict[str, str]:
 
 
 def check_decoded(decoded: Decoded, where: str) -> Decoded:
-    """Refuse what no network could be trained on.
+    """Refuse a data set that cannot train a net.
 
     Args:
         decoded: splits of (N, C, H, W) images.
@@ -151,13 +151,23 @@ def _check_split(split: Split, nclasses: int, where: str) -> None:
 
 
 def check_same_size(train: Split, test: Split, where: str) -> None:
+    """Refuse test images of another size than the training images, both (N, C, H, W).
+
+    Args:
+        train: the training images.
+        test: the test images.
+        where: the source, for the message.
+
+    Raises:
+        DataError: the sizes differ.
+    """
     if image_size(test) != image_size(train):
         have, need = size_text(image_size(test)), size_text(image_size(train))
         raise DataError(f"{where} has test images of {have}, expected {need} as in train: use images of one size")
 
 
 def size_text(size: Sequence[int]) -> str:
-    """A size in words.
+    """Write an image size as text.
 
     Args:
         size: (C, H, W).
@@ -169,7 +179,7 @@ def size_text(size: Sequence[int]) -> str:
 
 
 def class_mismatch(where: str, train: Sequence[str], test: Sequence[str]) -> str:
-    """The message for train and test that do not have the same classes.
+    """Write the error message for splits with different classes.
 
     Args:
         where: the source.
@@ -182,4 +192,4 @@ def class_mismatch(where: str, train: Sequence[str], test: Sequence[str]) -> str
     alone = [f"{name!r} only in train" for name in train if name not in test]
     alone += [f"{name!r} only in test" for name in test if name not in train]
     difference = "; ".join(alone[:4]) or f"train in the order {', '.join(train)}, test in the order {', '.join(test)}"
-    return f"{where} has other classes in test than in train ({difference}): give both the same classes"
+    return f"{where} has different classes in train and test ({difference}): give both the same classes"

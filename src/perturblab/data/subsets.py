@@ -19,17 +19,17 @@ from perturblab.errors import DataError
 
 
 def combine(train: ImageData, test: ImageData) -> ImageData:
-    """Train on one data set, test on another.
+    """Combine the training images of one data set with the test images of another.
 
     Args:
-        train: gives the training split, the name (and with it schedule and normalisation) and the class order.
-        test: gives the test split; its labels are renumbered where it lists the same classes in another order.
+        train: provides the training split, the name (hence schedule and normalisation) and the class order.
+        test: provides the test split; its labels are renumbered if its classes have another order.
 
     Returns:
-        The combined data set; its display name tells both where they differ.
+        The combined data set; its display name has both names if they differ.
 
     Raises:
-        DataError: the two have other classes or another image size.
+        DataError: the two have different classes or image sizes.
     """
     where = f"{train.display} with {test.display}"
     if set(train.classes) != set(test.classes):
@@ -42,17 +42,17 @@ def combine(train: ImageData, test: ImageData) -> ImageData:
 
 
 def select_classes(data: ImageData, names: Sequence[str]) -> ImageData:
-    """Keep some classes, renumbered 0, 1, ... in the order given.
+    """Keep some classes and renumber them 0, 1, ... in the order of ``names``.
 
     Args:
-        data: the data set; the result keeps its name, so its normalisation and augmentation stay the same.
+        data: the data set; its name, and with it normalisation and augmentation, is kept.
         names: class names, at least 2.
 
     Returns:
         The images of these classes in stored order, (K, C, H, W).
 
     Raises:
-        DataError: a class there is not, one given twice, fewer than 2, or no image left.
+        DataError: an unknown class, one given twice, fewer than 2, or a split without images.
     """
     chosen = tuple(name.strip() for name in names)
     _check_choice(chosen, data)
@@ -82,11 +82,11 @@ def _relabelled(split: Split, classes: Sequence[str], chosen: Sequence[str]) -> 
 
 
 def stratified_subset(split: Split, size: int, generator: torch.Generator) -> Split:
-    """Draw images so that every class keeps its share (largest remainder; ties go to the lower label).
+    """Draw images; every class keeps its share (largest remainder; ties go to the lower label).
 
     Args:
         split: images (N, C, H, W).
-        size: how many to keep, 1 to N.
+        size: number of images to keep, 1 to N.
         generator: a CPU generator; draws one permutation per class, in label order.
 
     Returns:
@@ -96,34 +96,32 @@ def stratified_subset(split: Split, size: int, generator: torch.Generator) -> Sp
         DataError: ``size`` is below 1 or above N.
     """
     if not 1 <= size <= len(split):
-        raise DataError(f"a subset of {size} images is asked for; expected 1 to {len(split)}, the images there are")
-    return split.take(_drawn(split, size, generator).nonzero().flatten())
+        raise DataError(f"cannot draw a subset of {size} images; expected 1 to {len(split)}, the number of images")
+    return split.take(_draw(split, size, generator).nonzero().flatten())
 
 
 def hold_out(split: Split, size: int, generator: torch.Generator) -> tuple[Split, Split]:
-    """Set images aside for validation, every class with its share.
+    """Hold out images for validation, from every class its share.
 
     Args:
         split: images (N, C, H, W).
-        size: how many to hold out, 1 to N - 1.
+        size: number of images to hold out, 1 to N - 1.
         generator: a CPU generator; draws one permutation per class, in label order.
 
     Returns:
         (the rest, the ``size`` held out), disjoint, both in stored order.
 
     Raises:
-        DataError: ``size`` is below 1, or nothing would be left to train on.
+        DataError: ``size`` is below 1, or no image would remain for training.
     """
     if not 1 <= size < len(split):
-        raise DataError(
-            f"{size} images are to be held out; expected 1 to {len(split) - 1}, so that 1 of {len(split)} is left"
-        )
-    held = _drawn(split, size, generator)
+        raise DataError(f"cannot hold out {size} of {len(split)} images; expected 1 to {len(split) - 1}")
+    held = _draw(split, size, generator)
     return split.take((~held).nonzero().flatten()), split.take(held.nonzero().flatten())
 
 
-def _drawn(split: Split, size: int, generator: torch.Generator) -> Tensor:
-    """Boolean (N,): which images are drawn."""
+def _draw(split: Split, size: int, generator: torch.Generator) -> Tensor:
+    """Draw images; give a boolean mask (N,)."""
     drawn = torch.zeros(len(split), dtype=torch.bool)
     counts = torch.bincount(split.labels).tolist()
     for label, quota in enumerate(shares(counts, size)):
@@ -140,7 +138,7 @@ def shares(counts: Sequence[int], size: int) -> list[int]:
         size: at most their sum.
 
     Returns:
-        Images to take per class; the sum is ``size`` and each is its exact share rounded down or up.
+        Images per class; their sum is ``size``, and each is the exact share rounded down or up.
     """
     total = sum(counts)
     quotas = [size * count // total for count in counts]

@@ -20,7 +20,7 @@ from pydantic import (
 
 from perturblab.errors import UserError
 from perturblab.records import choices
-from perturblab.system.files import expanded
+from perturblab.system.files import expand_home
 
 Config = TypeVar("Config", bound=BaseModel)
 Positive = Annotated[int, Field(ge=1, lt=2**31)]
@@ -213,8 +213,8 @@ class TrainConfig(NetConfig):
     @classmethod
     def _found_from_anywhere(cls, value: str | None, info: ValidationInfo) -> str | None:
         """A folder is kept as an absolute path, so that a run can be resumed from another one."""
-        is_folder = value is not None and (info.field_name == "dataroot" or expanded(value).is_dir())
-        return str(expanded(value).absolute()) if value is not None and is_folder else value
+        is_folder = value is not None and (info.field_name == "dataroot" or expand_home(value).is_dir())
+        return str(expand_home(value).absolute()) if value is not None and is_folder else value
 
     @field_validator("classes", "log", mode="before")
     @classmethod

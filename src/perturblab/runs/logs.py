@@ -23,7 +23,7 @@ def check(kinds: Collection[str]) -> None:
         UserError: TensorBoard is asked for and missing.
     """
     if "tb" in kinds:
-        require("tb", "tensorboard", what="--log tb")
+        require("tb", "tensorboard", feature="--log tb")
 
 
 def csv_text(rows: Sequence[Row]) -> str:

@@ -208,7 +208,7 @@ def _end_with_parent() -> None:
 
     In a group of its own a run does not see the Ctrl-C of the terminal, which the study passes on: a second one would
     end it without a checkpoint. A run that is only just starting would lose the study's, and go on to its end: it is
-    held back until the run hears it (`hear_stops`). A shell lets what it starts in the background ignore Ctrl-C.
+    held back until the run unblocks it (`unblock_stops`). A shell lets what it starts in the background ignore Ctrl-C.
     """
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)

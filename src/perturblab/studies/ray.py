@@ -18,7 +18,7 @@ from perturblab.studies import plan
 from perturblab.studies.jobs import Failure, failed, forget_failure, run_jobs
 from perturblab.studies.plan import Job
 from perturblab.system.files import locked, write_atomically
-from perturblab.system.signals import asked_to_stop
+from perturblab.system.signals import poll_stops
 from perturblab.system.terminal import Show
 
 _LOOK_EVERY = 0.5  # seconds between two looks at the runs
@@ -166,7 +166,7 @@ def _run(job: Job, threads: int) -> Brought:
     """On the machine that Ray has chosen: as a study of one run, whose results are handed back instead of kept."""
     _wait_for(job.work)
     # Ray cancels by an interrupt wherever it comes: before the study knows of the process that it starts, for one.
-    with TemporaryDirectory() as folder, asked_to_stop(signals=(signal.SIGINT,)) as stop:
+    with TemporaryDirectory() as folder, poll_stops(signals=(signal.SIGINT,)) as stop:
         own = replace(job, results=tuple(Path(folder, str(number)) for number in range(len(job.results))))
         failures = run_jobs([own], processes=1, threads=threads, show=Show(quiet=True), stop=stop)
         if stop() and not failures and not plan.is_done(own):

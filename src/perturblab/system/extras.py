@@ -1,21 +1,23 @@
-"""Packages that only some commands need: asked for before any work is done, and named when they are missing."""
+"""Optional packages: a check before any work starts, with the install command for missing ones."""
 
 import importlib.util
 
 from perturblab.errors import UserError
 
 
-def require(extra: str, *packages: str, what: str) -> None:
-    """Make sure that the packages of an extra are there, without importing them.
+def require(extra: str, *packages: str, feature: str) -> None:
+    """Refuse to go on without the packages of an extra; nothing is imported.
 
     Args:
         extra: its name in ``pip install 'perturblab[...]'``.
-        packages: names as they are imported.
-        what: what needs them, such as ``--log tb``.
+        packages: their import names.
+        feature: the part of perturblab that needs them, such as ``--log tb``.
 
     Raises:
-        UserError: one is missing; the text has the pip command.
+        UserError: one is missing; the message has the pip command.
     """
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        raise UserError(f"{what} needs {', '.join(missing)}, which is missing; say pip install 'perturblab[{extra}]'")
+        raise UserError(
+            f"{feature} needs {', '.join(missing)}; install it with pip install 'perturblab[{extra}]'"
+        )

@@ -1,4 +1,4 @@
-"""Where files lie, and files that are there whole or not at all."""
+"""Files: their places, atomic writes, locks."""
 
 import contextlib
 import errno
@@ -11,13 +11,13 @@ from typing import Any
 
 from perturblab.errors import UserError
 
-SAVE_EVERY = 60.0  # seconds of work between two writings of what a stop would lose
-_PARTS = ".*.part"  # what a killed process leaves of a file that it was about to write
+SAVE_EVERY = 60.0  # seconds between two saves: the work that a crash can lose
+_PARTS = ".*.part"  # unfinished files of killed processes
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def cache_folder() -> Path:
-    """Where decoded images and compiled kernels are kept.
+    """Give the folder of decoded images and compiled kernels.
 
     Returns:
         ``$PERTURBLAB_CACHE``, or ``~/.cache/perturblab``; it may be deleted at any time.
@@ -25,17 +25,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PERTURBLAB_CACHE") or Path.home() / ".cache" / "perturblab")
 
 
-def expanded(path: str | Path) -> Path:
-    """Put a home folder in the place of ``~``; where there is no such user, the path stays as it is."""
+def expand_home(path: str | Path) -> Path:
+    """Replace ``~`` by the home folder; the path of an unknown user stays as it is."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
 
 
-def from_json(text: str, **given: Any) -> Any:
-    """Parse JSON as `json.loads`; half a character, which no file or page can hold again, is a ValueError."""
-    value = json.loads(text, **given)
+def from_json(text: str, **options: Any) -> Any:
+    """Parse JSON as `json.loads`; raise ValueError for an unpaired surrogate, which cannot be encoded as UTF-8."""
+    value = json.loads(text, **options)
     json.dumps(value, ensure_ascii=False).encode()
     return value
 
@@ -43,13 +43,13 @@ def from_json(text: str, **given: Any) -> Any:
 def write_atomically(
     path: Path, content: bytes, *, verify: Callable[[Path], object] | None = None, previous: Path | None = None
 ) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new one, never a part.
+    """Write a file in one step: a reader sees the old content or the new one, never a part, also after a crash.
 
     Args:
         path: the file; missing folders are made.
         content: all of it.
-        verify: reads what was written before it replaces anything; what it raises leaves the old file in its place.
-        previous: where the old content goes, if there is any; both names are there at every moment.
+        verify: reads the new file before it replaces the old one; an exception from it keeps the old file.
+        previous: new name of the old file, if there is one; both names exist at every moment.
 
     Raises:
         UserError: the file cannot be written.
@@ -77,7 +77,7 @@ def write_atomically(
 
 
 def _keep(path: Path, previous: Path) -> None:
-    """Give a file a second name, in the place of what had it; where files have one name only, move it."""
+    """Give a file a second name, whose old file is replaced; without hard links, rename the file."""
     link = previous.with_name(f".{previous.name}.{os.getpid()}.part")
     try:
         link.unlink(missing_ok=True)
@@ -86,38 +86,38 @@ def _keep(path: Path, previous: Path) -> None:
         path.replace(previous)
         return
     link.replace(previous)
-    link.unlink(missing_ok=True)  # it stays where both were one file already
+    link.unlink(missing_ok=True)  # a rename between two names of one file does nothing
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes have left of files that they were about to write; the folder must be locked."""
+    """Remove unfinished files of killed processes; the folder must be locked."""
     for part in folder.glob(_PARTS):
         with contextlib.suppress(OSError):
             part.unlink()
 
 
 def is_part(path: Path) -> bool:
-    """Say whether a file is one that a killed process had begun to write."""
+    """Say whether a file is the unfinished one of a killed process."""
     return path.match(_PARTS)
 
 
 def stamp(path: Path) -> tuple[int, ...] | None:
-    """What tells one writing of a file from the next; None where there is no file."""
+    """Give an identity for one version of a file: inode, size, modification time; None without a file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _sync_folder(folder: Path) -> None:
-    """A rename is on the disk only when its folder is; some file systems cannot do that, and need not."""
-    with contextlib.suppress(OSError), _opened(folder) as handle:
+    """Write a folder to disk, and with it the renames inside; some file systems cannot, and need not."""
+    with contextlib.suppress(OSError), _open(folder) as handle:
         os.fsync(handle)
 
 
 @contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[int]:
+def _open(folder: Path) -> Iterator[int]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         yield handle
@@ -127,19 +127,19 @@ def _opened(folder: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def locked(folder: Path, busy: str, *, shared: bool = False) -> Iterator[None]:
-    """Keep every other process out of a folder for as long as this one is at work in it; nothing is left behind.
+    """Lock a folder against other processes inside the block; the lock leaves no file behind.
 
     Args:
-        folder: it is made where it is missing.
-        busy: what to tell when another process has it.
-        shared: let others in that share it too.
+        folder: made if it is missing.
+        busy: message of the error if another process holds the lock.
+        shared: admit other processes that share the lock.
 
     Raises:
-        UserError: another process has it.
+        UserError: another process holds the lock.
     """
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with _opened(folder) as handle:
+    with _open(folder) as handle:
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -149,4 +149,4 @@ def locked(folder: Path, busy: str, *, shared: bool = False) -> Iterator[None]:
         finally:
             if is_new:
                 with contextlib.suppress(OSError):
-                    folder.rmdir()  # only where nothing was written
+                    folder.rmdir()  # fails, and stays, if anything was written

@@ -1,4 +1,4 @@
-"""Memory of this process: what is left, what an error says about it, how the allocator keeps it."""
+"""Memory of this process: is there enough, is an error about it, how the allocator keeps it."""
 
 import ctypes
 import math
@@ -11,9 +11,7 @@ from perturblab.errors import DataError
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-
-
-# "primitive": all that oneDNN says when it gets none. No bare "allocate memory": PyTorch's advice speaks of that too.
+# "a primitive" is oneDNN's whole message. No bare "allocate memory": PyTorch's advice has these words, too.
 _NO_MEMORY = (
     *("out of memory", "not enough memory", "bad_alloc", "map segment", "a primitive"),
     *("can't allocate memory", "cannot allocate memory", "failed to allocate memory", "unable to allocate memory"),
@@ -21,31 +19,31 @@ _NO_MEMORY = (
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """Say what an error tells about memory that could not be had.
+    """Recognise an error about missing memory.
 
     Args:
         error: any; PyTorch raises a RuntimeError, an import an ImportError or OSError, Python a MemoryError.
 
     Returns:
-        "out of memory" and its words on one line, such as "tried to allocate 400 bytes"; None where it is about
-        something else.
+        One line, such as "out of memory (tried to allocate 400 bytes)"; None for any other error.
     """
-    said = " ".join(str(error).split())
-    if not isinstance(error, MemoryError) and not any(words in said.lower() for words in _NO_MEMORY):
+    message = " ".join(str(error).split())
+    if not isinstance(error, MemoryError) and not any(words in message.lower() for words in _NO_MEMORY):
         return None
-    asked = re.search(r"tried to allocate [\d.]+ \w+|allocate [\d.]+ [KMGT]iB", said, re.IGNORECASE)
-    words = asked[0].lower() if asked else said[:80]
-    return f"out of memory ({words})" if words else "out of memory"
+    request = re.search(r"tried to allocate [\d.]+ \w+|allocate [\d.]+ [KMGT]iB", message, re.IGNORECASE)
+    detail = request[0].lower() if request else message[:80]
+    return f"out of memory ({detail})" if detail else "out of memory"
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep what is freed, instead of handing it back and having every page zeroed anew at the next step.
+    """Let glibc keep freed memory instead of returning it to the system.
 
-    A training step frees and allocates the same large tensors again and again; by default each is mapped and unmapped
-    by itself. ``PERTURBLAB_MALLOC=0`` leaves the allocator alone; so does a C library without ``mallopt``.
+    A training step frees and allocates the same large tensors again and again. By default glibc maps and unmaps each
+    one, and the system zeroes its pages anew. ``PERTURBLAB_MALLOC=0`` leaves the allocator alone; so does a C library
+    without ``mallopt``.
 
     Returns:
-        Whether the settings were made.
+        True if the settings were made.
     """
     if os.environ.get("PERTURBLAB_MALLOC") == "0":
         return False
@@ -56,23 +54,23 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
-def check_room(size: int, what: str, *, meminfo: Path = Path("/proc/meminfo")) -> None:
-    """Refuse more bytes than memory has left, before any of it is taken.
+def check_available(size: int, what: str, *, meminfo: Path = Path("/proc/meminfo")) -> None:
+    """Refuse an allocation that exceeds the available memory.
 
     Args:
         size: bytes.
-        what: they are for, such as "5 images of 8x8 grey".
-        meminfo: where Linux says what is left; where it is missing, the allocation itself must fail.
+        what: their content in the plural, for the message: "5 images of 8x8 grey".
+        meminfo: Linux's file with the available memory; without it, every size is accepted.
 
     Raises:
         DataError: they do not fit.
     """
-    if size > _left(meminfo):
+    if size > _available(meminfo):
         raise DataError(f"{what} do not fit into memory; use fewer or smaller ones")
 
 
-def _left(meminfo: Path) -> float:
+def _available(meminfo: Path) -> float:
     with suppress(OSError):
-        found = re.search(r"MemAvailable: +(\d+) kB", meminfo.read_text())
-        return 1024 * int(found[1]) if found else math.inf
+        line = re.search(r"MemAvailable: +(\d+) kB", meminfo.read_text())
+        return 1024 * int(line[1]) if line else math.inf
     return math.inf

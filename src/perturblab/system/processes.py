@@ -1,23 +1,23 @@
-"""This process: how it ends, and its place among others."""
+"""This process: its exit codes, and its rank among those of `torchrun`."""
 
 import os
 
-# Exit codes: all done; a run of a study failed, a check failed, or a bug of ours; the user's mistake; stopped.
+# Exit codes: done; a failed run or check, or a bug of perturblab; the user's mistake; stopped by a signal.
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 
 def world_size() -> int:
-    """How many processes `torchrun` has started for this run; 1 without it."""
+    """Count the processes that `torchrun` has started for this run; 1 without it."""
     text = os.environ.get("WORLD_SIZE", "1")
     return int(text) if text.isdecimal() else 1
 
 
 def is_first() -> bool:
-    """This process is the one that tells: the only one, or the first of those that `torchrun` has started."""
+    """Say whether this process is the only one, or rank 0 of those that `torchrun` has started."""
     return world_size() == 1 or os.environ.get("RANK", "0") == "0"
 
 
 def launcher() -> str:
-    """What this command line was started with."""
-    here = os.environ.get("LOCAL_WORLD_SIZE", world_size())
-    return "perturblab" if world_size() == 1 else f"torchrun --nproc-per-node {here} -m perturblab"
+    """Give the program that started this command line, for messages that repeat it."""
+    local = os.environ.get("LOCAL_WORLD_SIZE", world_size())
+    return "perturblab" if world_size() == 1 else f"torchrun --nproc-per-node {local} -m perturblab"

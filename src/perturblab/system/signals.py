@@ -9,40 +9,40 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def asked_to_stop(
-    given: Callable[[], bool] | None = None, *, once: bool = False, signals: Sequence[int] = STOPS
+def poll_stops(
+    stop: Callable[[], bool] | None = None, *, once: bool = False, signals: Sequence[int] = STOPS
 ) -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C and SIGTERM into an answer that is asked for where a stop is clean.
+    """Turn Ctrl-C and SIGTERM into a flag that the caller polls between steps.
 
     Args:
-        given: the caller's own answer, used in place of the signals; their handlers are then left alone.
-        once: a second one raises KeyboardInterrupt wherever it comes.
-        signals: those that are turned.
+        stop: a flag of the caller's instead; the signals are then left alone.
+        once: raise KeyboardInterrupt at the second signal, wherever it arrives.
+        signals: to catch.
 
     Yields:
-        Says whether one has come.
+        The flag: a function that returns True after a signal.
     """
-    if given is not None:
-        yield given
+    if stop is not None:
+        yield stop
         return
-    asked: list[int] = []
+    received: list[int] = []
 
-    def ask(number: int, frame: Any) -> None:
-        if once and asked:
+    def receive(number: int, frame: Any) -> None:
+        if once and received:
             raise KeyboardInterrupt
-        asked.append(number)
+        received.append(number)
 
-    before = {number: signal.signal(number, ask) for number in signals}
+    before = {number: signal.signal(number, receive) for number in signals}
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def hear_stops() -> None:
-    """Let through the stops that a study holds back from a run until PyTorch is imported.
+def unblock_stops() -> None:
+    """Unblock SIGINT and SIGTERM, which a study blocks in a run until PyTorch is imported.
 
-    An interrupt in the middle of that can get lost, or end in an abort.
+    An interrupt during that import can get lost, or end in an abort.
     """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with time left on a terminal, plain lines off it."""
+"""Progress of long work: a bar with the time left on a terminal, plain lines elsewhere."""
 
 import math
 import sys
@@ -13,10 +13,10 @@ from perturblab.system.processes import is_first
 
 
 class Show:
-    """Where a command tells what it does: stderr, so that stdout stays the result's. Of several ranks, the first.
+    """Progress output. Writes to stderr (stdout is for results), and only on rank 0.
 
     Args:
-        quiet: say nothing but warnings.
+        quiet: show warnings only.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -26,11 +26,11 @@ class Show:
         self._task = TaskID(0)
 
     def say(self, text: str) -> None:
-        """One plain line, above the bar if there is one."""
+        """Write one plain line, above the bar if there is one."""
         self.console.print(one_line(text), markup=False)
 
     def warn(self, text: str) -> None:
-        """One line that is shown even when quiet."""
+        """Write one line, even when quiet."""
         if is_first():
             sys.stderr.write(f"{one_line(text)}\n")
 
@@ -41,7 +41,7 @@ class Show:
             yield
             return
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn(compact=True))
-        # Over all that was seen: an epoch, or a batch of AutoAttack, takes longer than the half minute that is usual.
+        # The speed over the whole time: an epoch, or a batch of AutoAttack, exceeds the usual window of 30 seconds.
         bar = Progress(*columns, console=self.console, transient=True, speed_estimate_period=math.inf)
         with bar as self._progress:
             self._task = self._progress.add_task("", total=total, completed=done)
@@ -49,11 +49,11 @@ class Show:
         self._progress = None
 
     def move(self, done: int, text: str) -> None:
-        """Move the bar, where there is one."""
+        """Move the bar, if there is one."""
         if self._progress is not None:
             self._progress.update(self._task, completed=done, description=text)
 
     def loading(self, text: str, done: int, total: int) -> None:
-        """Progress of reading data: a line at the start only, since the bar belongs to training."""
+        """Report the reading of data: one line at its start, as the bar belongs to training."""
         if done == 0:
             self.say(text)

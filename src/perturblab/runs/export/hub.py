@@ -23,7 +23,7 @@ from perturblab.runs.build import net_options
 from perturblab.runs.export.card import model_card
 from perturblab.runs.open import trained_run
 from perturblab.system.files import write_atomically
-from perturblab.system.memory import check_room
+from perturblab.system.memory import check_available
 from perturblab.system.terminal import Show
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -177,7 +177,7 @@ def _check_net(config: PretrainedConfig, path: Path, weights: Path) -> None:
     for masks in (module for module in net.modules() if isinstance(module, Masks)):
         if masks.noise.memory == "seed":  # their shape is not in the file; drawn, ordered and hashed: three times
             height, width = masks.shape[2:]
-            check_room(3 * 4 * math.prod(masks.shape), f"{path}: masks of {height}x{width}")
+            check_available(3 * 4 * math.prod(masks.shape), f"{path}: masks of {height}x{width}")
 
 
 def _check_options(config: PretrainedConfig, tensors: int) -> None:

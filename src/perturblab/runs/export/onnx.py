@@ -73,7 +73,7 @@ def export_onnx(folder: Path, path: Path, show: Show, *, dataroot: str | None = 
             random.
         MismatchError: the file answers otherwise; nothing was written.
     """
-    require("onnx", "onnx", "onnxscript", "onnxruntime", what="export --onnx")
+    require("onnx", "onnx", "onnxscript", "onnxruntime", feature="export --onnx")
     _check_name(path)
     run, _ = trained_run(folder, show, {"device": "cpu"} | ({} if dataroot is None else {"dataroot": dataroot}))
     _refuse_random(run.model)
