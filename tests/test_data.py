@@ -127,7 +127,7 @@ FOLDER_FAULTS = {
     ),
     "alpha": (lambda r: put(r / "train/dog/0.png", pixels(6, 5, 4)), "train/dog/0.png RGBA L"),
     "class": (lambda r: put(r / "test/fish/0.png", pixels(6, 5, 3)), "classes fish test"),
-    "empty class": (lambda r: (r / "train/fish").mkdir(), "train/fish image"),
+    "empty class": (lambda r: (r / "train/fish").mkdir(), "train/fish images"),
     "test size": (
         lambda r: [put(path, pixels(9, 9, 3)) for path in sorted(r.glob("test/*/*.png"))],
         "images 3x9x9 3x6x5",

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,10 @@ def test_a_missing_tensorboard_is_told_before_any_work(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     line = f"train --dataset-train nowhere --net-type lenet --log csv,tb --out {tmp_path / 'run'}"
     assert main.main(line.split()) == 2
-    want = "perturblab: error: --log tb needs tensorboard, which is missing; say pip install 'perturblab[tb]'\n"
-    assert capsys.readouterr().err == want
+    err = capsys.readouterr().err
+    assert re.fullmatch(
+        in_order("perturblab: error: --log tb needs tensorboard pip install 'perturblab[tb]'") + "\n", err
+    )
     assert not (tmp_path / "run").exists()
     logs.check(["csv"])
     with pytest.raises(UserError, match=in_order("--log tb tensorboard")), logs.opened(tmp_path, ["tb"], []):

@@ -17,7 +17,7 @@ from perturblab.records.config import TrainConfig
 from perturblab.records.record import Record
 from perturblab.runs import build, evaluate, open
 from perturblab.runs.checkpoint import load_checkpoint
-from perturblab.system import memory, processes
+from perturblab.system import memory
 from perturblab.system.terminal import Show
 from perturblab.training import loop
 from told import in_order
@@ -143,7 +143,7 @@ def test_freed_memory_is_kept_unless_told_not_to(value: str, faults_less: bool) 
 
 def test_allocator_of_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PERTURBLAB_MALLOC", raising=False)
-    monkeypatch.setattr(processes.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     assert memory.keep_freed_memory() is False
 
 

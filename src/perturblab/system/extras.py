@@ -18,6 +18,4 @@ def require(extra: str, *packages: str, feature: str) -> None:
     """
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        raise UserError(
-            f"{feature} needs {', '.join(missing)}; install it with pip install 'perturblab[{extra}]'"
-        )
+        raise UserError(f"{feature} needs {', '.join(missing)}; install it with pip install 'perturblab[{extra}]'")
