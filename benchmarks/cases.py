@@ -55,9 +55,8 @@ class Layer:
         noise = Noise(nmasks=self.nmasks, level=0.1, **self.options)
         generator = torch.Generator().manual_seed(0)
         size = (self.size, self.size)
-        layer = _laid_out(
-            PerturbConv2d(self.channels, self.channels, size=size, noise=noise, generator=generator), way
-        ).to(device)
+        masks = Masks(self.channels, size, noise, generator=generator)
+        layer = _laid_out(PerturbConv2d(masks, self.channels), way).to(device)
         x = _images((self.batch, self.channels, self.size, self.size), way, device).requires_grad_()
         dy = _images(tuple(x.shape), way, device)
         wanted = [x, *layer.parameters()]

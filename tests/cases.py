@@ -29,6 +29,7 @@ from perturblab.layers import (
     PerturbLayer,
     PerturbLayerFirst,
     Shift,
+    plain_layer,
 )
 from perturblab.models import Task, build
 from perturblab.models.skeleton import init_weights
@@ -145,16 +146,18 @@ def layer_case(
     def make(seed: int, size: Size, level: float = LEVEL) -> nn.Module:
         generator = seeded(seed)
         drawn = Noise(level=level, **noise or {})
-        if covers is Masks:
-            return Masks(*channels, size, drawn, generator=generator)
-        place = {} if covers in FILTERS else {"size": size, "noise": drawn}
-        made = covers(*channels, **place, **options or {}, generator=generator)
+        if covers in FILTERS:
+            made = covers(*channels, **options or {}, generator=generator)
+        else:
+            made = Masks(channels[0], size, drawn, generator=generator)
+        if covers not in (*FILTERS, Masks):
+            made = covers(made, *channels[1:], **options or {})
         init_weights(made, generator)
         return made
 
     defaults = {
         "out": lambda h, w: (channels[1], h, w),
-        "moments": NORMAL if (noise or {}).get("kind") else UNIFORM,
+        "moments": NORMAL if (noise or {}).get("noise_type") else UNIFORM,
         "anchors": covers in FILTERS,
     }
     return Case(f"{covers.__name__}-{name}", covers, make, second, **defaults | row)
@@ -176,29 +179,37 @@ def net_case(net: str, second: Second, masks: int = 0, *, name: str = "", row: A
 
 
 def conv_case(name: str, size: int, out: Callable[[int, int], tuple[int, ...]], stride: int = 1) -> Case:
-    options = {"filter_size": size, "first": stride == 2}
+    """A row of the plain layer that takes the place of a perturbation layer."""
+
+    def make(seed: int, _size: Size, level: float = LEVEL) -> nn.Module:
+        made = plain_layer(3, 6, size, first=stride == 2)
+        init_weights(made, seeded(seed))
+        return made
+
     second = partial(perturb_layer, stride=stride)
-    return layer_case(name, PerturbLayer, second, 3, 6, options=options, masks=0, moments=None, out=out)
+    return Case(f"PerturbLayer-{name}", PerturbLayer, make, second, masks=0, moments=None, out=out)
 
 
 def wide(h: int, w: int) -> tuple[int, ...]:
     return (6, h, w)
 
 
-AGAIN = {"redraw": "train"}, {"redraw": "always"}
+AGAIN = {"redraw_masks": "train"}, {"redraw_masks": "always"}
 MASKS = [
     masks_case("unique", lambda h, w: (3, 2, h, w), noise={"nmasks": 2}),
-    masks_case("shared-normal", lambda h, w: (1, 2, h, w), noise={"nmasks": 2, "unique": False, "kind": "normal"}),
-    masks_case("trained", lambda h, w: (3, 1, h, w), noise={"trained": True}),
-    masks_case("constant", lambda h, w: (3, 1, 1, 1), noise={"constant": True}),
+    masks_case(
+        "shared-normal", lambda h, w: (1, 2, h, w), noise={"nmasks": 2, "unique_masks": False, "noise_type": "normal"}
+    ),
+    masks_case("trained", lambda h, w: (3, 1, h, w), noise={"train_masks": True}),
+    masks_case("constant", lambda h, w: (3, 1, 1, 1), noise={"constant_masks": True}),
     masks_case("redrawn-in-train", lambda h, w: (3, 1, h, w), noise=AGAIN[0], random="train"),
     masks_case("redrawn-always", lambda h, w: (3, 1, h, w), noise=AGAIN[1], random="always"),
 ]
 PERTURB_CONVS = [
     layer_case("one-mask", PerturbConv2d, perturb_conv, 3, 4),
     layer_case("three-masks", PerturbConv2d, perturb_conv, 3, 6, noise={"nmasks": 3}),
-    layer_case("three-shared", PerturbConv2d, perturb_conv, 3, 6, noise={"nmasks": 3, "unique": False}),
-    layer_case("outside", PerturbConv2d, perturb_conv, 3, 4, noise={"outside": True}, outside=True),
+    layer_case("three-shared", PerturbConv2d, perturb_conv, 3, 6, noise={"nmasks": 3, "unique_masks": False}),
+    layer_case("outside", PerturbConv2d, perturb_conv, 3, 4, noise={"untied_bias": True}, outside=True),
     layer_case("grouped", PerturbConv2d, perturb_conv, 3, 6, options={"groups": 3}),
 ]
 PERTURB_LAYERS = [
@@ -209,13 +220,13 @@ PERTURB_LAYERS = [
     ),
     layer_case("rrelu", PerturbLayer, perturb_layer, 3, 4, options={"act": "rrelu"}, act="rrelu", random="train"),
     layer_case("unique", PerturbLayer, perturb_layer, 3, 6, noise={"nmasks": 4}),
-    layer_case("shared", PerturbLayer, perturb_layer, 3, 6, noise={"nmasks": 4, "unique": False}),
+    layer_case("shared", PerturbLayer, perturb_layer, 3, 6, noise={"nmasks": 4, "unique_masks": False}),
     layer_case("mixed", PerturbLayer, perturb_layer, 3, 6, noise={"nmasks": 4}, options={"mix_maps": True}),
     layer_case("ungrouped", PerturbLayer, perturb_layer, 3, 4, noise={"nmasks": 4}, options={"groups": 1}),
-    layer_case("normal", PerturbLayer, perturb_layer, 3, 6, noise={"kind": "normal"}),
-    layer_case("trained", PerturbLayer, perturb_layer, 3, 6, noise={"trained": True, "nmasks": 2}),
-    layer_case("constant", PerturbLayer, perturb_layer, 3, 6, noise={"constant": True, "nmasks": 2}),
-    layer_case("outside", PerturbLayer, perturb_layer, 3, 6, noise={"outside": True}, outside=True),
+    layer_case("normal", PerturbLayer, perturb_layer, 3, 6, noise={"noise_type": "normal"}),
+    layer_case("trained", PerturbLayer, perturb_layer, 3, 6, noise={"train_masks": True, "nmasks": 2}),
+    layer_case("constant", PerturbLayer, perturb_layer, 3, 6, noise={"constant_masks": True, "nmasks": 2}),
+    layer_case("outside", PerturbLayer, perturb_layer, 3, 6, noise={"untied_bias": True}, outside=True),
     layer_case("no-act", PerturbLayer, partial(perturb_layer, use_act=False), 3, 6, options={"use_act": False}),
     layer_case("redrawn-in-train", PerturbLayer, perturb_layer, 3, 6, noise=AGAIN[0], random="train"),
     layer_case("redrawn-always", PerturbLayer, perturb_layer, 3, 6, noise=AGAIN[1], random="always"),
@@ -225,12 +236,12 @@ PERTURB_LAYERS = [
 NOISE_LAYERS = [
     layer_case("one-mask", NoiseLayer, noise_layer, 3, 4),
     layer_case("three-masks", NoiseLayer, noise_layer, 3, 6, noise={"nmasks": 3}),
-    layer_case("outside", NoiseLayer, noise_layer, 3, 4, noise={"outside": True}, outside=True),
-    layer_case("constant", NoiseLayer, noise_layer, 3, 4, noise={"constant": True}),
+    layer_case("outside", NoiseLayer, noise_layer, 3, 4, noise={"untied_bias": True}, outside=True),
+    layer_case("constant", NoiseLayer, noise_layer, 3, 4, noise={"constant_masks": True}),
 ]
 REPLY_LAYERS = [
     layer_case("five-masks", PerturbLayerFirst, reply_layer, 3, 6, noise={"nmasks": 5}),
-    layer_case("shared", PerturbLayerFirst, reply_layer, 3, 6, noise={"nmasks": 5, "unique": False}),
+    layer_case("shared", PerturbLayerFirst, reply_layer, 3, 6, noise={"nmasks": 5, "unique_masks": False}),
     layer_case("ungrouped", PerturbLayerFirst, reply_layer, 3, 4, noise={"nmasks": 5}, options={"groups": 1}),
     layer_case("mixed", PerturbLayerFirst, reply_layer, 3, 6, noise={"nmasks": 2}, options={"mix_maps": True}),
 ]

@@ -1,6 +1,7 @@
 """Counts: every published row exact to the unit, everything else against a closed form; receptive fields."""
 
 import itertools
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from closed_form import FIRST, N, Options, P, closed_form
 from nets import seeded
 from perturblab.layers import Shift
 from perturblab.models import NETS, Task, build, describe
-from perturblab.models.noise_resnet import OPERATORS
+from perturblab.records.choices import Operator
 
 CIFAR, MNIST, IMAGENET = Task(), Task(10, 1, (28, 28)), Task(1000, 3, (224, 224))
 
@@ -127,7 +128,7 @@ UNPUBLISHED: list[tuple[str, Options, Task]] = [
     *(
         (net, {"nfilters": 5, "first_filter_size": first, "operator": operator}, ODD)
         for net, first in ((N, 3), ("noiseresnet50", 7))
-        for operator in OPERATORS
+        for operator in get_args(Operator)
     ),
     *((net, {"nfilters": 6, "nmasks": 2, "mix_maps": True}, ODD) for net in ("lenet", "cifarnet")),
     *(
@@ -308,7 +309,7 @@ TINY: list[tuple[str, Options]] = [
     (P, {"nfilters": 3, "code": "up"}),
     (P, {"nfilters": 3, "redraw_masks": "always"}),
     (N, {"nfilters": 3, "code": "up"}),
-    *((N, {"nfilters": 3, "operator": operator}) for operator in OPERATORS),
+    *((N, {"nfilters": 3, "operator": operator}) for operator in get_args(Operator)),
 ]
 tiny = pytest.mark.parametrize(
     ("net", "options"), [(n, o) for n, o in TINY], ids=[f"{n} {' '.join(map(str, o.values()))}" for n, o in TINY]

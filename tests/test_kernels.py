@@ -29,7 +29,7 @@ from kernel_cases import (
     typed,
 )
 from nets import seeded
-from perturblab.layers import ACTIVATIONS, Noise, PerturbConv2d
+from perturblab.layers import ACTIVATIONS, Masks, Noise, PerturbConv2d
 from perturblab.layers.kernels import chunked, native, perturb_conv2d, published, reference
 
 
@@ -330,8 +330,8 @@ def test_gradients_of_the_pieces(act: nn.Module, kind: str) -> None:
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("act", ["relu", "prelu", "rrelu"])
 def test_compiled_with_torch_it_gives_the_same_numbers(act: str, trained: bool) -> None:
-    noise, generator = Noise(nmasks=3, level=LEVEL, trained=trained), seeded(0)
-    layer = PerturbConv2d(5, 10, size=(4, 3), noise=noise, act=act, generator=generator).eval()
+    noise, generator = Noise(nmasks=3, level=LEVEL, train_masks=trained), seeded(0)
+    layer = PerturbConv2d(Masks(5, (4, 3), noise, generator=generator), 10, act=act).eval()
     x, paths = case()["x"].requires_grad_(), (layer, torch.compile(layer, fullgraph=True))
     results = []
     for y in (path(x) for path in paths):

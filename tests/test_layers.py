@@ -28,6 +28,7 @@ from perturblab.layers import (
     draw_masks,
     perturb,
     perturb_conv2d,
+    plain_layer,
     shift,
 )
 from perturblab.layers.kernels import perturbed_moments, published
@@ -142,8 +143,7 @@ def test_masks_that_do_not_fit_are_refused(masks: tuple[int, ...], text: str) ->
 
 def made(kind: type[nn.Module] = PerturbConv2d, outputs: int = 6, **options: Any) -> nn.Module:
     settings = options.pop("settings", {})
-    noise = Noise(**options)
-    return kind(3, outputs, size=(4, 5), noise=noise, generator=seeded(1), **settings).double()
+    return kind(Masks(3, (4, 5), Noise(**options), generator=seeded(1)), outputs, **settings).double()
 
 
 def test_first_layer_without_activation_is_a_1x1_convolution_plus_a_fixed_bias_map() -> None:
@@ -153,28 +153,28 @@ def test_first_layer_without_activation_is_a_1x1_convolution_plus_a_fixed_bias_m
 
 
 def test_untied_bias_is_a_bias_map_behind_the_activation() -> None:
-    layer, x = made(outside=True, level=0.7), drawn(2, 3, 4, 5)
+    layer, x = made(untied_bias=True, level=0.7), drawn(2, 3, 4, 5)
     bias_map = F.conv2d(0.7 * layer.masks.value[:, 0].unsqueeze(0), layer.weight)
     torch.testing.assert_close(layer(x), F.conv2d(F.relu(x), layer.weight, layer.bias) + bias_map)
 
 
 @pytest.mark.parametrize("kind", [PerturbConv2d, PerturbLayer, NoiseLayer, PerturbLayerFirst])
 def test_untied_bias_is_never_dropped_in_silence(kind: type[nn.Module]) -> None:
-    inside, outside = (made(kind, level=0.7, outside=outside).eval() for outside in (False, True))
+    inside, outside = (made(kind, level=0.7, untied_bias=outside).eval() for outside in (False, True))
     outside.load_state_dict(inside.state_dict())
     assert not torch.allclose(inside(drawn(2, 3, 4, 5)), outside(drawn(2, 3, 4, 5)))
 
 
 @pytest.mark.parametrize("constant", [True, False])
 def test_constant_masks_know_no_place(constant: bool) -> None:
-    layer, x = made(constant=constant, nmasks=2, level=1.0), drawn(2, 3, 4, 5)
+    layer, x = made(constant_masks=constant, nmasks=2, level=1.0), drawn(2, 3, 4, 5)
     assert torch.allclose(layer(x.roll((1, 2), (2, 3))), layer(x).roll((1, 2), (2, 3))) == constant
 
 
 @pytest.mark.parametrize("kind", ["uniform", "normal"])
 @pytest.mark.parametrize("level", [0.0, 0.1, 2.0])
 def test_masks_are_level_times_what_was_drawn(kind: str, level: float) -> None:
-    masks = Masks(3, (4, 5), Noise(nmasks=2, level=level, kind=kind), generator=seeded(3))
+    masks = Masks(3, (4, 5), Noise(nmasks=2, level=level, noise_type=kind), generator=seeded(3))
     assert torch.equal(masks.value, draw_masks((3, 2, 4, 5), kind, seeded(3)))
     assert torch.equal(masks(), masks.value * level)
 
@@ -192,9 +192,9 @@ def test_moments_and_range_of_both_kinds() -> None:
     ("options", "text"),
     [
         ({"nmasks": 0}, "nmasks 0 1 mask"),
-        ({"kind": "laplace"}, "noise_type laplace uniform normal"),
-        ({"redraw": "eval"}, "redraw_masks eval never train always"),
-        ({"trained": True, "redraw": "train"}, "masks trained redrawn"),
+        ({"noise_type": "laplace"}, "noise_type laplace uniform normal"),
+        ({"redraw_masks": "eval"}, "redraw_masks eval never train always"),
+        ({"train_masks": True, "redraw_masks": "train"}, "masks trained redrawn"),
     ],
 )
 def test_noise_out_of_range_is_refused(options: dict[str, Any], text: str) -> None:
@@ -203,7 +203,7 @@ def test_noise_out_of_range_is_refused(options: dict[str, Any], text: str) -> No
 
 
 def test_trained_masks_are_parameters_and_fixed_ones_buffers() -> None:
-    fixed, trained = made(), made(trained=True)
+    fixed, trained = made(), made(train_masks=True)
     for layer, parameters, buffers in ((fixed, 0, 1), (trained, 1, 0)):
         assert sum(name == "masks.stored" for name, _ in layer.named_parameters()) == parameters
         assert sum(name == "masks.stored" for name, _ in layer.named_buffers()) == buffers
@@ -214,7 +214,7 @@ def test_trained_masks_are_parameters_and_fixed_ones_buffers() -> None:
 
 @pytest.mark.parametrize("redraw", ["train", "always"])
 def test_redrawn_masks_resume_where_they_were_saved(redraw: str) -> None:
-    masks, other = (Masks(3, (4, 5), Noise(redraw=redraw), generator=seeded(seed)) for seed in (1, 2))
+    masks, other = (Masks(3, (4, 5), Noise(redraw_masks=redraw), generator=seeded(seed)) for seed in (1, 2))
     seen = [masks() for _ in range(3)]
     assert not any(torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
     other.load_state_dict(masks.state_dict())
@@ -222,40 +222,41 @@ def test_redrawn_masks_resume_where_they_were_saved(redraw: str) -> None:
     first = masks.eval()()
     assert torch.equal(first, masks()) == (redraw == "train")
     assert torch.equal(first, masks.value * 0.1) == (redraw == "train")
-    twins = [Masks(3, (4, 5), Noise(redraw=redraw), generator=seeded(1)) for _ in range(2)]
+    twins = [Masks(3, (4, 5), Noise(redraw_masks=redraw), generator=seeded(1)) for _ in range(2)]
     assert torch.equal(*(twin() for twin in twins))
 
 
 @pytest.mark.parametrize("kind", ["uniform", "normal"])
 def test_redrawn_masks_keep_their_distribution(kind: str) -> None:
-    masks = Masks(3, (30, 30), Noise(redraw="always", kind=kind, level=1.0), generator=seeded(4))
+    masks = Masks(3, (30, 30), Noise(redraw_masks="always", noise_type=kind, level=1.0), generator=seeded(4))
     values = torch.stack([masks() for _ in range(20)])
     assert values.mean() == pytest.approx(0, abs=0.03)
     assert values.square().mean() == pytest.approx(1 / 3 if kind == "uniform" else 1, rel=0.04)
 
 
 def test_masks_neither_read_nor_move_the_global_seed() -> None:
-    masks = Masks(3, (4, 5), Noise(redraw="always"), generator=seeded(1))
+    masks = Masks(3, (4, 5), Noise(redraw_masks="always"), generator=seeded(1))
     before = torch.get_rng_state()
-    Masks(3, (4, 5), Noise(redraw="always"), generator=seeded(1))
+    Masks(3, (4, 5), Noise(redraw_masks="always"), generator=seeded(1))
     masks()
     assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_7x7_convolution_halves_the_map_only_in_front(first: bool) -> None:
-    layer = made(PerturbLayer, settings={"filter_size": 7, "first": first}).eval()
-    assert layer(drawn(1, 3, 4, 5)).shape == ((1, 6, 2, 3) if first else (1, 6, 4, 5))
+    layer = plain_layer(3, 6, 7, first=first).eval()
+    assert layer(torch.zeros(1, 3, 4, 5)).shape == ((1, 6, 2, 3) if first else (1, 6, 4, 5))
 
 
 def test_a_filter_size_that_was_never_published_is_refused() -> None:
     with pytest.raises(ValueError, match=in_order("filter_size 4 0")):
-        made(PerturbLayer, settings={"filter_size": 4})
+        plain_layer(3, 6, 4)
 
 
 @pytest.mark.parametrize(("size", "bias"), [(0, True), (1, True), (3, False), (5, False), (7, False)])
 def test_only_1x1_convolutions_have_a_bias(size: int, bias: bool) -> None:
-    assert (made(PerturbLayer, settings={"filter_size": size})[0].bias is not None) == bias
+    layer = plain_layer(3, 6, size) if size else made(PerturbLayer)
+    assert (layer[0].bias is not None) == bias
 
 
 def test_an_unknown_activation_is_refused() -> None:
@@ -298,12 +299,12 @@ def test_defect_d7_what_is_mixed_is_what_was_asked_for(nmasks: int, mix: bool, s
 
 @pytest.mark.parametrize("nmasks", [1, 2, 5])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("options", [{}, {"unique": False}, {"constant": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"unique_masks": False}, {"constant_masks": True}], ids=str)
 def test_defect_d14_debug_works_for_any_number_of_masks_and_channels(
     nmasks: int, channels: int, options: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     noise, x = Noise(nmasks=nmasks, level=1.0, **options), torch.randn(1, channels, 4, 5, generator=seeded())
-    layer = PerturbConv2d(channels, 6, size=(4, 5), noise=noise, generator=seeded(1))
+    layer = PerturbConv2d(Masks(channels, (4, 5), noise, generator=seeded(1)), 6)
     layer(x)
     assert not caplog.records
     with caplog.at_level(logging.DEBUG, "perturblab.debug"):
@@ -327,13 +328,15 @@ def test_debug_shows_the_second_mask_and_the_second_channel(caplog: pytest.LogCa
 
 
 def test_init_leaves_the_masks_alone() -> None:
-    layer = made(trained=True)
+    layer = made(train_masks=True)
     before = layer.masks.value.clone()
     init_weights(layer, seeded(9))
     assert torch.equal(before, layer.masks.value)
 
 
-@pytest.mark.parametrize("noise", [{}, {"unique": False}, {"constant": True}, {"trained": True}], ids=str)
+@pytest.mark.parametrize(
+    "noise", [{}, {"unique_masks": False}, {"constant_masks": True}, {"train_masks": True}], ids=str
+)
 def test_statistics_of_perturbed_maps_follow_from_those_of_the_input(noise: dict[str, Any]) -> None:
     x = drawn(5, 3, 4, 6)
     masks = Masks(3, (4, 6), Noise(nmasks=7, level=0.8, **noise), generator=seeded(2)).double()()

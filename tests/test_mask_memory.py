@@ -11,18 +11,18 @@ from torch.nn.functional import cross_entropy
 from nets import seeded
 from perturblab.errors import UserError
 from perturblab.layers import Masks, Noise, NoiseLayer, PerturbConv2d, PerturbLayerFirst
-from perturblab.layers.masks import MEMORY
 from perturblab.models import Task, build, describe
 from perturblab.runs import checkpoint
 from told import in_order
 
+MEMORY = ("fp32", "bf16", "seed")
 LAYERS = (PerturbConv2d, NoiseLayer, PerturbLayerFirst)
 
 
 def layer(kind: type[nn.Module], memory: str, nmasks: int = 2, seed: int = 1) -> nn.Module:
-    noise = Noise(nmasks=nmasks, level=0.7, memory=memory)
+    noise = Noise(nmasks=nmasks, level=0.7, mask_memory=memory)
     masks = seeded(seed)
-    made = kind(3, 6, size=(4, 5), noise=noise, generator=masks)
+    made = kind(Masks(3, (4, 5), noise, generator=masks), 6)
     generator = seeded(5)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -64,7 +64,7 @@ def test_layers_after_one_that_keeps_nothing_draw_the_same_masks() -> None:
 def test_bytes_that_are_kept() -> None:
     kept = {}
     for memory in MEMORY:
-        masks = Masks(8, (16, 16), Noise(nmasks=4, memory=memory), generator=seeded(1))
+        masks = Masks(8, (16, 16), Noise(nmasks=4, mask_memory=memory), generator=seeded(1))
         kept[memory] = sum(value.nbytes for value in masks.state_dict().values())
         assert masks.shape == tuple(masks.value.shape) == (8, 4, 16, 16)
     values = 8 * 4 * 16 * 16
@@ -100,10 +100,10 @@ def test_masks_that_cannot_be_drawn_again_are_refused(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"memory": "fp16"}, "mask_memory fp16 fp32 bf16 seed"),
-        ({"memory": "bf16", "trained": True}, "trained masks fp32 mask_memory bf16 drop"),
-        ({"memory": "seed", "trained": True}, "trained masks fp32 mask_memory seed drop"),
-        ({"memory": "seed", "redraw": "always"}, "drop mask_memory seed or redraw_masks"),
+        ({"mask_memory": "fp16"}, "mask_memory fp16 fp32 bf16 seed"),
+        ({"mask_memory": "bf16", "train_masks": True}, "trained masks fp32 mask_memory bf16 drop"),
+        ({"mask_memory": "seed", "train_masks": True}, "trained masks fp32 mask_memory seed drop"),
+        ({"mask_memory": "seed", "redraw_masks": "always"}, "drop mask_memory seed or redraw_masks"),
     ],
 )
 def test_what_excludes_each_other_is_refused(options: dict[str, object], text: str) -> None:

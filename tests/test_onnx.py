@@ -104,7 +104,7 @@ def test_stored_masks_are_those_of_a_net_that_keeps_them() -> None:
 @pytest.mark.filterwarnings("ignore")  # PyTorch's own, while it traces
 @pytest.mark.parametrize("case", REDRAWN, **ids)
 def test_a_net_whose_forward_is_random_says_that_it_cannot_be_exported(case: Case) -> None:
-    assert any(isinstance(m, Masks) and m.noise.redraw == "always" for m in case.new().modules())
+    assert any(isinstance(m, Masks) and m.noise.redraw_masks == "always" for m in case.new().modules())
     with pytest.raises(ValueError, match=r"redrawn .*exported"):
         torch.export.export(case.new().eval(), case.inputs(3))
 

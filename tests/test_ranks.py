@@ -56,7 +56,7 @@ def net(*between: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(5)
     with torch.random.fork_rng():
         torch.manual_seed(6)
-        perturbed = PerturbConv2d(1, 6, size=(8, 8), noise=Noise(nmasks=3), generator=generator)
+        perturbed = PerturbConv2d(Masks(1, (8, 8), Noise(nmasks=3), generator=generator), 6)
         return nn.Sequential(perturbed, *between, nn.Flatten(), nn.Linear(6 * 64, CLASSES))
 
 

@@ -234,7 +234,7 @@ def test_frozen_stays_frozen_and_a_bias_keeps_its_values() -> None:
 def test_trained_masks_of_a_frozen_layer_are_frozen() -> None:
     net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1))
     net[0].requires_grad_(False)
-    perturb_layers(net, trace(net, torch.zeros(1, 3, 4, 4)), Noise(trained=True), generator=seeded())
+    perturb_layers(net, trace(net, torch.zeros(1, 3, 4, 4)), Noise(train_masks=True), generator=seeded())
     assert [layer.masks.stored.requires_grad for layer in net] == [False, True]
 
 

@@ -153,7 +153,7 @@ def test_the_u_net_of_diffusers() -> None:
     blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "norm_num_groups": 4}
     net = library.UNet2DModel(sample_size=16, block_out_channels=(8, 16), layers_per_block=1, **blocks)
     x = torch.randn(2, 3, 16, 16, generator=seeded())
-    done = perturb_layers(net, trace(net, x, timestep=3), Noise(kind="normal"), act="elu", generator=seeded())
+    done = perturb_layers(net, trace(net, x, timestep=3), Noise(noise_type="normal"), act="elu", generator=seeded())
     assert len(done.replaced) == 20
     assert all(why == "1x1" for why in done.left.values())
     assert net(x, timestep=3).sample.shape == x.shape

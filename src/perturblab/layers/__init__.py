@@ -5,7 +5,7 @@ from perturblab.layers.batchout import BatchOut, Mixing, batch_step, batchout, e
 from perturblab.layers.inference import inference_batchout, inference_logits
 from perturblab.layers.lbc import AnchorConv2d, LocalBinaryConv2d, draw_anchors, local_binary_conv2d
 from perturblab.layers.magnitude import Magnitude, parse_magnitude
-from perturblab.layers.masks import Masks, Noise, draw_masks, fixed_buffers, store_masks
+from perturblab.layers.masks import MaskOptions, Masks, Noise, draw_masks, fixed_buffers, store_masks
 from perturblab.layers.partners import PARTNERS, draw_partners
 from perturblab.layers.perturb import (
     NoiseLayer,
@@ -14,6 +14,7 @@ from perturblab.layers.perturb import (
     PerturbLayerFirst,
     perturb,
     perturb_conv2d,
+    plain_layer,
 )
 from perturblab.layers.placement import Placement, batchout_at, find_sites
 from perturblab.layers.shift import Shift, shift
@@ -28,6 +29,7 @@ __all__ = [
     "BatchOut",
     "LocalBinaryConv2d",
     "Magnitude",
+    "MaskOptions",
     "Masks",
     "Mixing",
     "Noise",
@@ -57,6 +59,7 @@ __all__ = [
     "perturb_conv2d",
     "perturb_layers",
     "perturbify",
+    "plain_layer",
     "replace_layers",
     "shift",
     "store_masks",

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -17,50 +17,73 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Noise:
-    """How the masks of a layer are drawn and used.
+class MaskOptions:
+    """Options of masks that every net with masks has, named as on the command line.
+
+    Args:
+        level: factor on the drawn values; 0 makes the layer equal to its mask-free twin.
+        constant_masks: one value a mask instead of one a pixel: a random threshold without a place (control).
+        redraw_masks: "never"; "train": new masks at every training forward, the first ones in eval;
+            "always": new masks at every forward (control).
+        untied_bias: the mask is added after the activation, as an untied bias (control).
+        mask_memory: how the masks are kept: "fp32"; "bf16", rounded, in half the memory; or "seed": not at all, they
+            are drawn again whenever they are needed, with the values that "fp32" would keep.
+
+    Raises:
+        ValueError: a setting is out of range, or settings exclude each other.
+    """
+
+    level: float = 0.1
+    constant_masks: bool = False
+    redraw_masks: str = "never"
+    untied_bias: bool = False
+    mask_memory: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.level):
+            raise ValueError(f"level is {self.level}; choose a finite factor")
+        check_choice("redraw_masks", self.redraw_masks, RedrawMasks)
+        check_choice("mask_memory", self.mask_memory, MaskMemory)
+        if self.mask_memory == "seed" and self.redraw_masks != "never":
+            raise ValueError("masks that are redrawn have a seed of their own; drop mask_memory seed or redraw_masks")
+
+    def noise(self) -> "Noise":
+        """Select the options of masks from the options of a net."""
+        return Noise(**{name: value for name in _NOISE if (value := getattr(self, name, None)) is not None})
+
+
+@dataclass(frozen=True)
+class Noise(MaskOptions):
+    """How the masks of a layer are drawn and used: the options above, and these.
 
     Args:
         nmasks: masks for each input channel (the fan-out).
-        unique: every input channel has its own masks; else all channels share one set.
-        level: factor on the drawn values; 0 makes the layer equal to its mask-free twin.
-        kind: "uniform", in [-1, 1), or "normal", with unit variance.
-        trained: the masks are parameters instead of buffers.
-        constant: one value a mask instead of one a pixel: a random threshold without a place (control).
-        redraw: "never"; "train": new masks at every training forward, the first ones in eval;
-            "always": new masks at every forward (control).
-        outside: the mask is added after the activation, as an untied bias (control).
-        memory: how the masks are kept: "fp32"; "bf16", rounded, in half the memory; or "seed": not at all, they are
-            drawn again whenever they are needed, with the values that "fp32" would keep.
+        unique_masks: every input channel has its own masks; else all channels share one set.
+        train_masks: the masks are parameters instead of buffers.
+        noise_type: "uniform", in [-1, 1), or "normal", with unit variance.
 
     Raises:
         ValueError: a setting is out of range, or settings exclude each other.
     """
 
     nmasks: int = 1
-    unique: bool = True
-    level: float = 0.1
-    kind: str = "uniform"
-    trained: bool = False
-    constant: bool = False
-    redraw: str = "never"
-    outside: bool = False
-    memory: str = "fp32"
+    unique_masks: bool = True
+    train_masks: bool = False
+    noise_type: str = "uniform"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.nmasks < 1:
             raise ValueError(f"nmasks is {self.nmasks}; a perturbation layer needs at least 1 mask for each channel")
-        if not math.isfinite(self.level):
-            raise ValueError(f"level is {self.level}; choose a finite factor")
-        check_choice("noise_type", self.kind, NoiseType)
-        check_choice("redraw_masks", self.redraw, RedrawMasks)
-        check_choice("mask_memory", self.memory, MaskMemory)
-        if self.trained and self.memory != "fp32":
-            raise ValueError(f"trained masks are kept as fp32, and mask_memory is {self.memory!r}; drop one")
-        if self.memory == "seed" and self.redraw != "never":
-            raise ValueError("masks that are redrawn have a seed of their own; drop mask_memory seed or redraw_masks")
-        if self.trained and self.redraw != "never":
-            raise ValueError(f"masks cannot be both trained and redrawn (redraw_masks is {self.redraw!r}); drop one")
+        check_choice("noise_type", self.noise_type, NoiseType)
+        if self.train_masks and self.mask_memory != "fp32":
+            raise ValueError(f"trained masks are kept as fp32, and mask_memory is {self.mask_memory!r}; drop one")
+        if self.train_masks and self.redraw_masks != "never":
+            got = self.redraw_masks
+            raise ValueError(f"masks cannot be both trained and redrawn (redraw_masks is {got!r}); drop one")
+
+
+_NOISE = tuple(field.name for field in fields(Noise))
 
 
 def draw_masks(shape: tuple[int, ...], kind: str, generator: torch.Generator) -> Tensor:
@@ -109,28 +132,34 @@ class Masks(nn.Module):
 
     def __init__(self, channels: int, size: tuple[int, int], noise: Noise, *, generator: torch.Generator) -> None:
         super().__init__()
+        self.channels = channels
         self.noise = noise
-        place = (1, 1) if noise.constant else size
-        self.shape = (channels if noise.unique else 1, noise.nmasks, *place)
+        place = (1, 1) if noise.constant_masks else size
+        self.shape = (channels if noise.unique_masks else 1, noise.nmasks, *place)
         state = generator.get_state()
-        value = draw_masks(self.shape, noise.kind, generator)
-        if noise.memory == "seed":
+        value = draw_masks(self.shape, noise.noise_type, generator)
+        if noise.mask_memory == "seed":
             self.register_buffer("state", state)
             self.register_buffer("digest", _digest(value))
-        elif noise.trained:
+        elif noise.train_masks:
             self.stored = nn.Parameter(as_stored(value))
         else:
-            kept = value.bfloat16() if noise.memory == "bf16" else value
+            kept = value.bfloat16() if noise.mask_memory == "bf16" else value
             self.register_buffer("stored", as_stored(kept))
-        if noise.redraw != "never":
+        if noise.redraw_masks != "never":
             # A counter and a seed instead of a generator: both are saved, copied and resumed like any tensor.
             self.register_buffer("draw_seed", torch.randint(2**62, (), generator=generator, device="cpu"))
             self.register_buffer("draws", torch.zeros((), dtype=torch.int64, device="cpu"))
 
     @property
+    def maps(self) -> int:
+        """How many perturbed maps they make of an input: C * M."""
+        return self.channels * self.noise.nmasks
+
+    @property
     def value(self) -> Tensor:
         """The masks before the level is applied, (C or 1, M, H or 1, W or 1): a view, or drawn again from the seed."""
-        if self.noise.memory != "seed":
+        if self.noise.mask_memory != "seed":
             return self.stored.permute(3, 2, 0, 1)
         if self.digest.is_meta:
             return torch.empty(self.shape, device="meta")
@@ -139,25 +168,25 @@ class Masks(nn.Module):
                 "masks of mask_memory seed cannot be exported: a graph draws nothing; call store_masks(model)"
             )
         draw = _redrawn_in_graph if torch.compiler.is_compiling() else _redrawn
-        return as_stored(draw(self.state, self.shape, self.noise.kind).to(self.digest.device)).permute(3, 2, 0, 1)
+        return as_stored(draw(self.state, self.shape, self.noise.noise_type).to(self.digest.device)).permute(3, 2, 0, 1)
 
     def forward(self) -> Tensor:
         """Return level x mask, (C or 1, M, H or 1, W or 1)."""
         masks = scaled(self.drawn(), self.noise.level)
-        return masks.to(self.stored.dtype) if self.noise.memory == "fp32" else masks
+        return masks.to(self.stored.dtype) if self.noise.mask_memory == "fp32" else masks
 
     def store(self) -> None:
         """Keep masks that are drawn again from their seed as values, from now on; others are kept already."""
-        if self.noise.memory != "seed":
+        if self.noise.mask_memory != "seed":
             return
         stored = as_stored(self.value)
         del self.state, self.digest
-        self.noise = replace(self.noise, memory="fp32")
+        self.noise = replace(self.noise, mask_memory="fp32")
         self.register_buffer("stored", stored)
 
     def drawn(self) -> Tensor:
         """The masks before the level is applied; new ones where they are redrawn."""
-        redraw = self.noise.redraw == "always" or (self.noise.redraw == "train" and self.training)
+        redraw = self.noise.redraw_masks == "always" or (self.noise.redraw_masks == "train" and self.training)
         return self._fresh() if redraw else self.value
 
     def _fresh(self) -> Tensor:
@@ -165,7 +194,7 @@ class Masks(nn.Module):
             raise ValueError("masks that are redrawn at every forward pass cannot be exported: a graph draws nothing")
         seed = (int(self.draw_seed) + int(self.draws)) % 2**63
         self.draws += 1
-        values = draw_masks(self.shape, self.noise.kind, torch.Generator().manual_seed(seed))
+        values = draw_masks(self.shape, self.noise.noise_type, torch.Generator().manual_seed(seed))
         return values.to(self.stored)
 
     def extra_repr(self) -> str:
@@ -173,7 +202,7 @@ class Masks(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        if self.noise.memory == "seed" and not torch.equal(_digest(self.value), self.digest.cpu()):
+        if self.noise.mask_memory == "seed" and not torch.equal(_digest(self.value), self.digest.cpu()):
             errors: list[str] = args[-1]
             errors.append(f"the masks of {prefix.rstrip('.')} drawn again are not those that were saved")
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perturblab.layers.masks import Noise
+from perturblab.layers.masks import Masks, Noise
 from perturblab.layers.perturb import PerturbConv2d
 from perturblab.layers.pooling import pool
 from perturblab.layers.tracing import Size
@@ -111,15 +111,9 @@ def substitute(
     given, wanted = sizes
     size = _before_pooling(given, wanted, _pair(conv.stride))
     with torch.random.fork_rng(devices=[]):  # PyTorch draws initial weights from the global stream
-        perturb = PerturbConv2d(
-            conv.in_channels,
-            conv.out_channels,
-            size=size,
-            noise=noise,
-            act=act,
-            groups=conv.groups if noise.nmasks == 1 else None,
-            generator=generator,
-        )
+        masks = Masks(conv.in_channels, size, noise, generator=generator)
+        groups = conv.groups if noise.nmasks == 1 else None
+        perturb = PerturbConv2d(masks, conv.out_channels, act=act, groups=groups)
     _take_over(perturb, conv, generator)
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     if size != given:

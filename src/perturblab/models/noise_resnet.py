@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from perturblab.layers import AnchorConv2d, Noise, NoiseLayer, Shift
+from perturblab.layers import AnchorConv2d, MaskOptions, Masks, NoiseLayer, Shift
 from perturblab.layers.pooling import pool
 from perturblab.models.skeleton import ResNet, Size, Task, conv_norm, conv_stem, down, halved
 from perturblab.records.choices import Operator, check_choice
@@ -24,19 +24,15 @@ _OTHERS: dict[str, Callable[[int, torch.Generator], nn.Module]] = {
     "anchors": lambda channels, masks: AnchorConv2d(channels, channels, generator=masks),
     "anchors-depthwise": lambda channels, masks: AnchorConv2d(channels, channels, groups=channels, generator=masks),
 }
-_OF_MASKS = ("level", "constant_masks", "redraw_masks", "untied_bias", "mask_memory")
 
 
 @dataclass(frozen=True)
-class NoiseResNetOptions:
-    """Options of the noise ResNets.
+class NoiseResNetOptions(MaskOptions):
+    """Options of the noise ResNets: those of masks, which are uniform in [-1, 1), one a channel and pixel; and these.
 
     Args:
         nfilters: width of the first stage.
-        level: factor on the masks, which are uniform in [-1, 1).
         first_filter_size: 7 (stride 2, then a max-pool), or 3.
-        constant_masks, redraw_masks, untied_bias: controls, see `perturblab.layers.Noise`.
-        mask_memory: "fp32", "bf16" or "seed", see `perturblab.layers.Noise`.
         operator: "noise" for the masks; in their place, with all else alike (controls): "shift", see
             `perturblab.layers.Shift`; "depthwise", a learned 3x3 convolution of each channel; "anchors", fixed random
             3x3 filters, as many as channels, see `perturblab.layers.AnchorConv2d`; "anchors-depthwise", one of them a
@@ -48,13 +44,9 @@ class NoiseResNetOptions:
             not read, or masks that cannot be.
     """
 
-    nfilters: int = 64
     level: float = 0.5
+    nfilters: int = 64
     first_filter_size: int = 7
-    constant_masks: bool = False
-    redraw_masks: str = "never"
-    untied_bias: bool = False
-    mask_memory: str = "fp32"
     operator: str = "noise"
     code: str = "kl"
 
@@ -63,33 +55,24 @@ class NoiseResNetOptions:
             got = self.first_filter_size
             raise ValueError(f"first_filter_size is {got}; this net has 3 or 7 (for masks first: perturb_resnet18)")
         check_choice("operator", self.operator, Operator)
-        self.noise()
+        super().__post_init__()
         self._refuse_masks()
 
     def _refuse_masks(self) -> None:
         if self.operator == "noise":
             return
+        masks = {field.name for field in fields(MaskOptions)}
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in _OF_MASKS and value != field.default:
+            if field.name in masks and value != field.default:
                 raise ValueError(
                     f"operator {self.operator} has no masks, and {field.name} is {value}; drop one of them"
                 )
 
-    def noise(self) -> Noise:
-        """The masks of every layer: one a channel and pixel."""
-        return Noise(
-            level=self.level,
-            constant=self.constant_masks,
-            redraw=self.redraw_masks,
-            outside=self.untied_bias,
-            memory=self.mask_memory,
-        )
-
     def layer(self, masks: torch.Generator, in_channels: int, out_channels: int, *, size: Size) -> nn.Module:
         """One layer: masks or what stands in their place, ReLU, batch norm, 1x1; (N, C, *size) to (N, O, *size)."""
         if self.operator == "noise":
-            return NoiseLayer(in_channels, out_channels, size=size, noise=self.noise(), generator=masks)
+            return NoiseLayer(Masks(in_channels, size, self.noise(), generator=masks), out_channels)
         parts = {
             "operator": _OTHERS[self.operator](in_channels, masks),
             "act": nn.ReLU(),

@@ -13,20 +13,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from perturblab.layers import Noise, PerturbLayer, PerturbLayerFirst, activation
+from perturblab.layers import Masks, Noise, PerturbLayer, PerturbLayerFirst, activation, plain_layer
 from perturblab.layers.pooling import pool
 from perturblab.models.skeleton import ResNet, Size, Task, conv_norm, down, halved
 
 
 @dataclass(frozen=True)
-class PerturbOptions:
-    """Options of the nets made of `PerturbLayer`s.
+class PerturbOptions(Noise):
+    """Options of the nets made of `PerturbLayer`s: those of their masks, see `perturblab.layers.Noise`, and these.
 
     Args:
         nfilters: width of the first stage.
-        nmasks, unique_masks, train_masks, level, noise_type: the masks, see `perturblab.layers.Noise`.
-        constant_masks, redraw_masks, untied_bias: controls, see `perturblab.layers.Noise`.
-        mask_memory: "fp32", "bf16" or "seed", see `perturblab.layers.Noise`.
         scale_noise: factor on the level of the first layer.
         filter_size: 0 for perturbation layers; 1, 3, 5 or 7 for plain convolutions.
         first_filter_size: the same for the first layer.
@@ -40,16 +37,8 @@ class PerturbOptions:
         ValueError: masks that cannot be.
     """
 
-    nfilters: int = 64
-    nmasks: int = 1
-    unique_masks: bool = True
-    train_masks: bool = False
     level: float = 0.5
-    noise_type: str = "uniform"
-    constant_masks: bool = False
-    redraw_masks: str = "never"
-    untied_bias: bool = False
-    mask_memory: str = "fp32"
+    nfilters: int = 64
     scale_noise: float = 1.0
     filter_size: int = 0
     first_filter_size: int = 0
@@ -59,53 +48,23 @@ class PerturbOptions:
     pool_type: str = "max"
     code: str = "kl"
 
-    def __post_init__(self) -> None:
-        self.noise()
-
-    def noise(self) -> Noise:
-        """The masks of every layer after the first."""
-        return Noise(
-            nmasks=self.nmasks,
-            unique=self.unique_masks,
-            level=self.level,
-            kind=self.noise_type,
-            trained=self.train_masks,
-            constant=self.constant_masks,
-            redraw=self.redraw_masks,
-            outside=self.untied_bias,
-            memory=self.mask_memory,
-        )
-
-    def layer(self, masks: torch.Generator, *channels: int, size: Size) -> PerturbLayer:
-        """One layer after the first, from (N, C, *size) to (N, O, *size)."""
-        return PerturbLayer(
-            *channels,
-            size=size,
-            noise=self.noise(),
-            filter_size=self.filter_size,
-            act=self.act,
-            mix_maps=self.mix_maps,
-            generator=masks,
-        )
+    def layer(self, masks: torch.Generator, in_channels: int, out_channels: int, *, size: Size) -> nn.Module:
+        """Make a layer after the first, from (N, C, *size) to (N, O, *size)."""
+        if self.filter_size:
+            return plain_layer(in_channels, out_channels, self.filter_size, act=self.act)
+        drawn = Masks(in_channels, size, self.noise(), generator=masks)
+        return PerturbLayer(drawn, out_channels, act=self.act, mix_maps=self.mix_maps)
 
     def first_noise(self) -> Noise:
-        """The masks of the first layer."""
+        """Return the options of the first layer's masks."""
         return replace(self.noise(), level=self.level * self.scale_noise)
 
-    def first_layer(self, masks: torch.Generator, channels: int, size: Size) -> PerturbLayer:
-        """The first layer, from the image to ``nfilters`` channels; a 7x7 convolution has stride 2."""
-        return PerturbLayer(
-            channels,
-            self.nfilters,
-            size=size,
-            noise=self.first_noise(),
-            filter_size=self.first_filter_size,
-            act=self.act,
-            use_act=self.use_act,
-            mix_maps=self.mix_maps,
-            first=True,
-            generator=masks,
-        )
+    def first_layer(self, masks: torch.Generator, channels: int, size: Size) -> nn.Module:
+        """Make the first layer, from the image to ``nfilters`` channels; a 7x7 convolution has stride 2."""
+        if self.first_filter_size:
+            return plain_layer(channels, self.nfilters, self.first_filter_size, act=self.act, first=True)
+        drawn = Masks(channels, size, self.first_noise(), generator=masks)
+        return PerturbLayer(drawn, self.nfilters, act=self.act, use_act=self.use_act, mix_maps=self.mix_maps)
 
 
 @dataclass(frozen=True)
@@ -155,25 +114,19 @@ class PerturbResNetOptions(PerturbOptions):
 
 
 def _first(options: PerturbResNetOptions, masks: torch.Generator, task: Task) -> nn.Module:
-    """The first layer, from the image to ``nfilters`` maps, or to as many for each of its channels (``first_mix``)."""
+    """Make the first layer, from the image to ``nfilters`` maps, or with ``first_mix`` as many for each channel."""
     width = options.nfilters * (task.channels if options.first_mix else 1)
+    act = "sigmoid" if options.first_sigmoid else options.act
+    if options.first_filter_size:
+        return plain_layer(task.channels, width, options.first_filter_size, act=act, first=True)
     noise, groups = options.first_noise(), None
     if options.first_masks:
         noise = replace(noise, nmasks=options.first_masks * options.nfilters)
         groups = None if options.first_mix else 1
-    common: dict[str, Any] = {"size": task.size, "noise": noise, "mix_maps": options.mix_maps, "groups": groups}
-    if options.first_sigmoid and not options.first_filter_size:
-        return PerturbLayerFirst(task.channels, width, **common, generator=masks)
-    return PerturbLayer(
-        task.channels,
-        width,
-        **common,
-        filter_size=options.first_filter_size,
-        act="sigmoid" if options.first_sigmoid else options.act,
-        use_act=options.use_act,
-        first=True,
-        generator=masks,
-    )
+    drawn = Masks(task.channels, task.size, noise, generator=masks)
+    if options.first_sigmoid:
+        return PerturbLayerFirst(drawn, width, mix_maps=options.mix_maps, groups=groups)
+    return PerturbLayer(drawn, width, act=act, use_act=options.use_act, mix_maps=options.mix_maps, groups=groups)
 
 
 def _stem(options: PerturbResNetOptions, masks: torch.Generator, task: Task) -> nn.Sequential:

@@ -175,7 +175,7 @@ def _check_net(config: PretrainedConfig, path: Path, weights: Path) -> None:
         reason = one_line(f"{other[:200]} is {got}, expected {expected}")
         raise UserError(f"{weights} holds the weights of another net ({reason}); restore the file")
     for masks in (module for module in net.modules() if isinstance(module, Masks)):
-        if masks.noise.memory == "seed":  # their shape is not in the file; drawn, ordered and hashed: three times
+        if masks.noise.mask_memory == "seed":  # their shape is not in the file; drawn, ordered and hashed: three times
             height, width = masks.shape[2:]
             check_available(3 * 4 * math.prod(masks.shape), f"{path}: masks of {height}x{width}")
 

@@ -102,7 +102,7 @@ def _check_name(path: Path) -> None:
 
 def _refuse_random(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        if isinstance(module, Masks) and module.noise.redraw == "always":
+        if isinstance(module, Masks) and module.noise.redraw_masks == "always":
             raise UserError(f"{name} draws new masks at every forward pass, which no graph can; train with fixed masks")
 
 
