@@ -73,7 +73,9 @@ def public() -> dict[str, dict[str, str]]:
     for part in listed.split("\n### ")[1:]:
         for row in re.findall(r"^\| (`.+) \|$", part, re.MULTILINE):
             cells = [re.findall(r"`([\w.]+)`", cell) for cell in row.split(" | ")]
-            module, names = (cells[0][0], cells[1]) if part.startswith("Elsewhere") else (part.split(":")[0], cells[0])
+            module, names = (
+                (cells[0][0], cells[1]) if part.startswith("Elsewhere") else (re.split(r"[:\n]", part)[0], cells[0])
+            )
             found.setdefault(module, {}).update({name: f"{home(module, name)}.{name}" for name in names})
     return found
 
@@ -81,7 +83,7 @@ def public() -> dict[str, dict[str, str]]:
 def home(module: str, name: str) -> str:
     """The module that a package takes a name from: `batchout` of the layers is a function, and also its file."""
     package = ROOT / "src" / Path(*module.split(".")) / "__init__.py"
-    for node in ast.parse(package.read_text()).body if package.exists() else []:
+    for node in ast.walk(ast.parse(package.read_text())) if package.exists() else []:
         if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
             return str(node.module)
     return module

@@ -242,10 +242,12 @@ def content(folder: Path) -> dict[str, str]:
 def listed() -> dict[str, list[str]]:
     """Public names by module, as docs/api.md lists them."""
     public = API.split("## What is public")[1].split("## What may change")[0]
-    found: dict[str, list[str]] = {"perturblab.layers": []}
-    layers, elsewhere = public.split("### Elsewhere")
-    for row in re.findall(r"^\| (`[^|]+) \|", layers, re.MULTILINE):
-        found["perturblab.layers"] += re.findall(r"`(\w+)`", row)
-    for module, names in re.findall(r"^\| `([\w.]+)` \| (.+) \|$", elsewhere, re.MULTILINE):
-        found[module] = re.findall(r"`(\w+)`", names)
+    found: dict[str, list[str]] = {}
+    for part in public.split("\n### ")[1:]:
+        for row in re.findall(r"^\| (`.+) \|$", part, re.MULTILINE):
+            cells = [re.findall(r"`([\w.]+)`", cell) for cell in row.split(" | ")]
+            module, names = (
+                (cells[0][0], cells[1]) if part.startswith("Elsewhere") else (re.split(r"[:\n]", part)[0], cells[0])
+            )
+            found.setdefault(module, []).extend(names)
     return found

@@ -1,6 +1,7 @@
 """The walls of the house: who imports whom, no cycles, small files, one name for one thing, nothing heavy at start."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -127,6 +128,19 @@ def test_every_room_has_its_row() -> None:
     assert {room(path) for path in FILES} == {*ALLOWED, *LEAVES, "__init__", "__main__"}
 
 
+def test_the_page_about_the_architecture_has_the_same_table() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text()
+    table = page.split("| room | may import |")[1].split("\n\n")[0]
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*) \|$", table, re.MULTILINE))
+    assert {name: set(re.findall(r"`([\w.]+)`", others)) for name, others in rows.items()} == ALLOWED
+
+
+def test_the_package_imports_modules_and_not_its_public_names() -> None:
+    public = {ROOT / name / "__init__.py" for name in ("layers", "models", "attacks", "training", "records")}
+    found = {path for path in FILES if path.name != "__init__.py" and public & set(modules_imported(path))}
+    assert found == set()
+
+
 def test_few_modules_lie_outside_the_rooms() -> None:
     assert {path.stem for path in ROOT.glob("*.py")} == {*LEAVES, "__init__", "__main__"}
 
@@ -230,7 +244,7 @@ environment(threads=1, precision="fp32", compile="off", device="cpu")
 without("torch", "scipy", "matplotlib", "datasets")
 import perturblab.report.groups_table
 without("torch", "scipy", "matplotlib", "rich")
-from perturblab.records.frame import frame
+from perturblab.records.dataframe import frame
 assert not frame(sys.argv[1]).empty
 without("torch")
 """

@@ -1,5 +1,6 @@
 """The documents tell the truth: every Python block runs and prints what it says, commands parse, names are there."""
 
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -16,7 +17,6 @@ from torch import nn
 
 import perturblab
 import perturblab.layers
-import perturblab.models
 from builders import API, DOCS, ROOT, listed
 from perturblab.cli import main
 from perturblab.layers import Masks
@@ -76,9 +76,31 @@ def thing(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-@pytest.mark.parametrize("package", [perturblab.layers, perturblab.models], ids=lambda package: package.__name__)
-def test_the_list_is_complete(package: Any) -> None:
-    assert sorted(listed()[package.__name__]) == sorted(package.__all__)
+@pytest.mark.parametrize("package", ["layers", "models", "data", "attacks", "training", "records"])
+def test_the_list_is_complete(package: str) -> None:
+    name = f"perturblab.{package}"
+    assert sorted(listed()[name]) == sorted(importlib.import_module(name).__all__)
+
+
+def imported(text: str) -> set[tuple[str, str]]:
+    """Find what the Python blocks of a document import from the package: pairs of module and name."""
+    nodes = [node for block in blocks(text, "python") for node in ast.walk(ast.parse(block))]
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return {(node.module, alias.name) for node in froms for alias in node.names if node.module.startswith("perturblab")}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, **ids)
+def test_documents_import_public_names_only(path: Path) -> None:
+    assert imported(path.read_text()) <= set(PUBLIC)
+
+
+def test_readme_names_public_modules_only() -> None:
+    named = set(re.findall(r"`(perturblab\.[\w.]+)`", (ROOT / "README.md").read_text()))
+    assert (
+        {"perturblab.layers", "perturblab.attacks", "perturblab.training", "perturblab.records"}
+        <= named
+        <= set(listed())
+    )
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC)

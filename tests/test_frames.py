@@ -8,7 +8,7 @@ import pytest
 
 from perturblab.errors import UserError
 from perturblab.records import store
-from perturblab.records.frame import frame
+from perturblab.records.dataframe import frame
 from perturblab.records.groups import group
 from perturblab.stats import t_interval, wilson
 

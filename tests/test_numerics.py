@@ -29,7 +29,7 @@ from perturblab.layers import Masks, Mixing, batch_step, batchout_at
 from perturblab.layers.kernels import native
 from perturblab.models import Task, build
 from perturblab.records import environment, numerics, store
-from perturblab.records.frame import frame
+from perturblab.records.dataframe import frame
 from perturblab.records.paths import CHECKPOINT
 from perturblab.records.record import Record
 from perturblab.records.results import load, load_void

@@ -74,13 +74,14 @@ def test_the_catalogue_is_as_large_as_is_said() -> None:
     )
 
 
-def test_tree_names_every_file_and_no_other() -> None:
+def test_tree_names_every_room_and_every_module_outside_them() -> None:
     (tree,) = blocks(README, "")
     package = Path(perturblab.__file__).parent
     there = {path.name for path in package.glob("*.py") if not path.name.startswith("__")}
     there |= {f"{path.name}/" for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"}
     named = set(re.findall(r"[a-z_]+\.py|(?<=── )[a-z]+/", tree.split("tests/")[0]))
     assert named == there
+    assert all((ROOT / name).exists() for name in re.findall(r"^[a-zA-Z]\S+", tree, re.MULTILINE))
 
 
 def test_first_screen_has_no_long_lines() -> None:

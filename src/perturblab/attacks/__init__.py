@@ -4,12 +4,13 @@
 * `pixels`: the model with its normalisation inside, and attacks that leave no trace in it.
 * `gradient`: FGSM, FGM, PGD. `deepfool`: DeepFool. `noise`: random ones, and one perturbation for all images.
 * `autoattack`: AutoAttack and Square, through pyautoattack.
-* `named`: all of them by name.
+* `registry`: all of them by name. `masking`: checks that a masked gradient cannot pass for a defence.
 """
 
 from perturblab.attacks.autoattack import autoattack, square
 from perturblab.attacks.deepfool import deepfool, deepfool_path
 from perturblab.attacks.gradient import fgsm, fgsm_normalised, input_gradient, pgd, random_start, still_right
+from perturblab.attacks.masking import examine, is_random, is_softmax, margin_loss
 from perturblab.attacks.noise import gaussian_noise, uniform_noise, universal, universal_perturbation
 from perturblab.attacks.pixels import Frozen, PixelModel, to_pixels, untouched
 from perturblab.attacks.registry import ATTACKS, Attack, Effort
@@ -25,10 +26,14 @@ __all__ = [
     "autoattack",
     "deepfool",
     "deepfool_path",
+    "examine",
     "fgsm",
     "fgsm_normalised",
     "gaussian_noise",
     "input_gradient",
+    "is_random",
+    "is_softmax",
+    "margin_loss",
     "pgd",
     "project",
     "random_start",

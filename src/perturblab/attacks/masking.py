@@ -12,18 +12,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from perturblab.attacks import (
-    Effort,
-    Threat,
-    fgsm,
-    gaussian_noise,
-    input_gradient,
-    pgd,
-    still_right,
-    uniform_noise,
-    untouched,
-)
-from perturblab.attacks.gradient import Loss, sum_loss
+from perturblab.attacks.gradient import Loss, fgsm, input_gradient, pgd, still_right, sum_loss
+from perturblab.attacks.noise import gaussian_noise, uniform_noise
+from perturblab.attacks.pixels import untouched
+from perturblab.attacks.registry import Effort
+from perturblab.attacks.threat import Threat
 from perturblab.records.checks import Findings
 
 Breaker = Callable[[Tensor, Tensor, Threat, torch.Generator], Tensor]

@@ -11,7 +11,7 @@ from perturblab.system.processes import DONE
 
 
 def list_nets(args: argparse.Namespace) -> int:
-    from perturblab.models import NETS, options_read
+    from perturblab.models.build import NETS, options_read
 
     nets = [{"net": name, "about": net.about, "options": sorted(options_read(name))} for name, net in NETS.items()]
     if args.json:
@@ -27,7 +27,8 @@ def describe_net(args: argparse.Namespace) -> int:
     channels, nclasses = (integers(args.channels, "--channels")[0], integers(args.nclasses, "--nclasses")[0])
     import torch
 
-    from perturblab.models import Task, describe
+    from perturblab.models.describe import describe
+    from perturblab.models.skeleton import Task
     from perturblab.runs.build import build_net
     from perturblab.system.terminal import Show
 

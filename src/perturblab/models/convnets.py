@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from perturblab.layers import activation
+from perturblab.layers.activations import activation
 from perturblab.layers.pooling import pool
 from perturblab.models.perturb_resnet import PerturbOptions
 from perturblab.models.skeleton import Task, halved

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from perturblab.layers import AnchorConv2d, LocalBinaryConv2d, Masks, Shift
 from perturblab.layers.kernels import published
+from perturblab.layers.lbc import AnchorConv2d, LocalBinaryConv2d
+from perturblab.layers.masks import Masks
+from perturblab.layers.shift import Shift
 from perturblab.models.skeleton import Task
 
 _POOLS = (torch.ops.aten.max_pool2d_with_indices.default, torch.ops.aten.avg_pool2d.default)

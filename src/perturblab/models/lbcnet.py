@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from perturblab.layers import LocalBinaryConv2d
+from perturblab.layers.lbc import LocalBinaryConv2d
 from perturblab.models.skeleton import Task
 
 

@@ -12,8 +12,11 @@ from functools import partial
 import torch
 from torch import nn
 
-from perturblab.layers import AnchorConv2d, MaskOptions, Masks, NoiseLayer, Shift
+from perturblab.layers.lbc import AnchorConv2d
+from perturblab.layers.masks import MaskOptions, Masks
+from perturblab.layers.perturb import NoiseLayer
 from perturblab.layers.pooling import pool
+from perturblab.layers.shift import Shift
 from perturblab.models.skeleton import ResNet, Size, Task, conv_norm, conv_stem, down, halved
 from perturblab.records.choices import Operator, check_choice
 

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from perturblab.layers import Masks, Noise, PerturbLayer, PerturbLayerFirst, activation, plain_layer
+from perturblab.layers.activations import activation
+from perturblab.layers.masks import Masks, Noise
+from perturblab.layers.perturb import PerturbLayer, PerturbLayerFirst, plain_layer
 from perturblab.layers.pooling import pool
 from perturblab.models.skeleton import ResNet, Size, Task, conv_norm, down, halved
 

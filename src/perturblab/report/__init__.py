@@ -1,8 +1,7 @@
 """Reports as pure functions of what runs have left: tables, verdicts on published figures, and one page of both.
 
-* `measured`: reads records, metrics and points of attacks from a folder.
-* `tables`, `attacks`, `volatility`: runs that differ in the seed only, as Markdown or for a terminal.
-* `places`, `published`, `claims`: runs sorted into the catalogue; figures and claims beside them, with verdicts.
-* `answers`: the two questions, from the claims.
-* `charts`, `page`: the pictures, and the self-contained HTML page.
+* `groups_table`, `attacks_table`, `volatility_table`: runs that differ in the seed only, as Markdown or for a terminal.
+* `by_setup`, `figures`, `claims`: runs sorted into the catalogue; figures and claims beside them, with verdicts.
+* `readings`, `answers`, `claims_table`: the two questions, from the claims.
+* `curves`, `charts`, `protocol`, `page`: the pictures, and the self-contained HTML page.
 """

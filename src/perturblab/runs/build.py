@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from perturblab.data import Preparation
+from perturblab.data.known import Preparation
 from perturblab.errors import UserError
-from perturblab.models import Task, build, options_read, resolve
+from perturblab.models.build import build, options_read, resolve
+from perturblab.models.skeleton import Task
 from perturblab.records.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig
 from perturblab.training.loop import Recipe
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import nn
 
-from perturblab.attacks import Threat
+from perturblab.attacks.threat import Threat
 from perturblab.data.known import KNOWN, Known
 from perturblab.errors import UserError
-from perturblab.layers import Mixing, find_sites
-from perturblab.models import published_sites
-from perturblab.models.sites import published_mixing
+from perturblab.layers.batchout import Mixing
+from perturblab.layers.placement import find_sites
+from perturblab.models.sites import published_mixing, published_sites
 from perturblab.records.config import DEFENCE_OPTIONS, TrainConfig, parse_eps
 from perturblab.training.adversarial import Adversary
 

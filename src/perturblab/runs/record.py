@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from perturblab.layers import Masks
 from perturblab.layers.kernels.native import way
-from perturblab.models import Task, describe
+from perturblab.layers.masks import Masks
+from perturblab.models.describe import describe
+from perturblab.models.skeleton import Task
 from perturblab.records import environment, numerics, record
 from perturblab.records.config import DEFENCE_OPTIONS, NET_OPTIONS
 from perturblab.runs.build import net_options

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from perturblab import data
-from perturblab.attacks import PixelModel
-from perturblab.layers import Mixing, batch_step, fixed_buffers
+from perturblab.attacks.pixels import PixelModel
+from perturblab.layers.batchout import Mixing, batch_step
+from perturblab.layers.masks import fixed_buffers
 from perturblab.records.config import TrainConfig
 from perturblab.training import evaluate, loop
 from perturblab.training.adversarial import Adversary, adversarial_images

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from perturblab.attacks import Threat, fgsm, pgd, untouched
+from perturblab.attacks.gradient import fgsm, pgd
+from perturblab.attacks.pixels import untouched
+from perturblab.attacks.threat import Threat
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perturblab.attacks import (
-    ATTACKS,
-    Attack,
-    Effort,
-    Frozen,
-    Threat,
-    autoattack,
-    deepfool_path,
-    masking,
-    square,
-    untouched,
-    violations,
-)
+from perturblab.attacks import masking
+from perturblab.attacks.autoattack import autoattack, square
+from perturblab.attacks.deepfool import deepfool_path
+from perturblab.attacks.pixels import Frozen, untouched
+from perturblab.attacks.registry import ATTACKS, Attack, Effort
+from perturblab.attacks.threat import Threat, violations
 from perturblab.errors import UserError
 from perturblab.records import checks, numerics
 from perturblab.records.attack_config import AttackConfig

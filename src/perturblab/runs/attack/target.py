@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perturblab.attacks import Effort, Frozen, masking, to_pixels
+from perturblab.attacks import masking
+from perturblab.attacks.pixels import Frozen, to_pixels
+from perturblab.attacks.registry import Effort
 from perturblab.errors import UserError
 from perturblab.layers.inference import ActiveBatchOut, InferenceBatchOut
 from perturblab.layers.partners import BY_CLASS

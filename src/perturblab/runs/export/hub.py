@@ -10,11 +10,12 @@ import torch
 from pydantic import BaseModel, Field, FiniteFloat, JsonValue, TypeAdapter, ValidationError, model_validator
 from torch import nn
 
-from perturblab.attacks import PixelModel
+from perturblab.attacks.pixels import PixelModel
 from perturblab.errors import UserError, one_line
-from perturblab.layers import Masks
+from perturblab.layers.masks import Masks
 from perturblab.layers.placement import COUNTER
-from perturblab.models import NETS, Task, build, options_read
+from perturblab.models.build import NETS, build, options_read
+from perturblab.models.skeleton import Task
 from perturblab.records import store
 from perturblab.records.paths import RunFolder
 from perturblab.records.worst_case import load_run_points

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perturblab.attacks import to_pixels
+from perturblab.attacks.pixels import to_pixels
 from perturblab.errors import UserError
-from perturblab.layers import Masks, store_masks
 from perturblab.layers.kernels import published
+from perturblab.layers.masks import Masks, store_masks
 from perturblab.runs.open import trained_run
 from perturblab.system.extras import require
 from perturblab.system.files import write_atomically

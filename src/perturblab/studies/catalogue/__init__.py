@@ -1,16 +1,16 @@
 """The catalogue: every published figure, the run that it rests on, and the claims about differences.
 
->>> from perturblab import catalogue
+>>> from perturblab.studies import catalogue
 >>> catalogue.ENTRIES["K4"].figure.value
 85.5
 >>> catalogue.SETUPS["K4"].flags["filter_size"]
 1
 
-* `entry`: the types. A `Setup` is a training run, an `Entry` a published figure, a `Relation` a claim about how two
+* `types`: the types. A `Setup` is a training run, an `Entry` a published figure, a `Relation` a claim about how two
   set-ups differ.
 * `pnn`, `lbcnn`, `controls`; `batchout`, `batchout_vgg`: the set-ups, with flags exactly as published.
 * `pnn_figures`, `lbcnn`; `batchout_figures`, `batchout_vgg_figures`: the figures.
-* `relations`, `factors`: the claims; factors are those of one change at a time.
+* `claims`, `factors`: the claims; factors are those of one change at a time.
 
 Nothing here imports PyTorch or trains: to list the catalogue is instant.
 """
