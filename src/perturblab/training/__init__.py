@@ -6,10 +6,9 @@
 * `ranks`: one run on several processes.
 """
 
-from perturblab.training.adversarial import DEFENCES, Adversary, adversarial_images
+from perturblab.training.adversarial import Adversary, adversarial_images
 from perturblab.training.evaluate import Answers, Counts, answers, audit, batch_mean, published_best, smoothed
 from perturblab.training.loop import (
-    OPTIMIZERS,
     Epoch,
     Recipe,
     State,
@@ -18,12 +17,9 @@ from perturblab.training.loop import (
     steps_per_epoch,
     train,
 )
-from perturblab.training.schedules import SCHEDULES, lr_factor
+from perturblab.training.schedules import lr_factor
 
 __all__ = [
-    "DEFENCES",
-    "OPTIMIZERS",
-    "SCHEDULES",
     "Adversary",
     "Answers",
     "Counts",
