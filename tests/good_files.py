@@ -1,22 +1,15 @@
 """Good files of every kind, made once: runs, data sets and documents that bad input is made from."""
 
-import gzip
-import io
-import json
 import pickle
 import shlex
 import shutil
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from PIL import Image
 
+from data_folders import cifar10_folder, idx_folder, image_folder, parquet_folder
 from perturblab.cli import main
 from perturblab.records.paths import FAILED_FILE
 from perturblab.report.groups_table import BEGIN, END
@@ -117,98 +110,26 @@ CHANGED_RUNS: dict[str, Callable[[Content], Any]] = {
 # --- data sets
 
 
-def picture(value: int, size: int = 8) -> Image.Image:
-    """Draw an RGB picture with a gradient."""
-    ramp = (np.arange(size * size * 3) * 5 + value).astype(np.uint8)
-    return Image.fromarray(ramp.reshape(size, size, 3))
-
-
-def encoded(made: Image.Image, kind: str = "PNG", **settings: Any) -> bytes:
-    """Encode a picture."""
-    file = io.BytesIO()
-    made.save(file, kind, **settings)
-    return file.getvalue()
-
-
-def pictures(folder: Path, size: int = 8, classes: tuple[str, ...] = ("cat", "dog")) -> None:
-    """Make class folders with 3 training and 2 test pictures of each class."""
-    for split, count in (("train", 3), ("test", 2)):
-        for number, name in enumerate(classes):
-            (folder / split / name).mkdir(parents=True)
-            for k in range(count):
-                picture(number * 40 + k, size).save(folder / split / name / f"{k}.png")
-
-
-def columns(count: int) -> Content:
-    """Give the two columns of a parquet split."""
-    images = [{"bytes": encoded(picture(17 * k)), "path": f"{k}.png"} for k in range(count)]
-    return {"img": images, "label": [k % 2 for k in range(count)]}
-
-
-def table(of: Content, names: Any = ("cat", "dog")) -> Any:
-    """Make an arrow table, with class names where `datasets` keeps them; None leaves them out."""
-    if names is None:
-        return pa.table(of)
-    features = {"label": {"names": list(names), "_type": "ClassLabel"}}
-    return pa.table(of).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-
-
-def parquet(folder: Path, train: Any = None, test: Any = None, **settings: Any) -> None:
-    """Write both splits in the layout of the hub, 8 and 6 pictures where no table is given."""
-    folder.mkdir(exist_ok=True)
-    for split, made, count in (("train", train, 8), ("test", test, 6)):
-        made = table(columns(count)) if made is None else made
-        pq.write_table(made, folder / f"{split}-00000-of-00001.parquet", **settings)
-
-
-def batch(count: int = 4, **changes: Any) -> Content:
-    """Give the contents of a pickled file of CIFAR-10."""
-    pixels = np.arange(count * 3072, dtype=np.uint32).astype(np.uint8).reshape(count, 3072)
-    return {"data": pixels, "labels": [k % 2 for k in range(count)], **changes}
-
-
-def cifar(folder: Path) -> None:
-    """Write CIFAR-10's files with 10 training and 4 test pictures."""
-    folder.mkdir()
-    for k in range(1, 6):
-        (folder / f"data_batch_{k}").write_bytes(pickle.dumps(batch(2)))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"name {k}" for k in range(10)]}))
-    (folder / "test_batch").write_bytes(pickle.dumps(batch()))
-
-
-def idx(folder: Path, *, packed: bool = False) -> None:
-    """Write MNIST's files with 6 training and 4 test pictures of 8x8."""
-    folder.mkdir(parents=True)
-    for split, count in (("train", 6), ("t10k", 4)):
-        pixels = bytes(k % 251 for k in range(count * 64))
-        images = struct.pack(">IIII", 2051, count, 8, 8) + pixels
-        labels = struct.pack(">II", 2049, count) + bytes(k % 2 for k in range(count))
-        for kind, content in (("images-idx3", images), ("labels-idx1", labels)):
-            path = folder / f"{split}-{kind}-ubyte{'.gz' * packed}"
-            path.write_bytes(gzip.compress(content) if packed else content)
-
-
 def _data_sets(world: Path) -> None:
     """Make good sets, sets that do not go together, and folders that hold several or half a set."""
-    pictures(world / "pictures")
-    pictures(world / "larger", size=9)
-    pictures(world / "others", classes=("cat", "cow"))
-    pictures(world / "one_class", classes=("cat",))
-    pictures(world / "damaged")
+    image_folder(world / "pictures", shape=(8, 8, 3))
+    image_folder(world / "larger", shape=(9, 9, 3))
+    image_folder(world / "others", classes=("cat", "cow"), shape=(8, 8, 3))
+    image_folder(world / "one_class", classes=("cat",))
+    image_folder(world / "damaged")
     (world / "damaged/train/dog/1.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
-    parquet(world / "parquet")
-    cifar(world / "cifar")
-    idx(world / "idx")
-    idx(world / "packed", packed=True)
-    (world / "several").mkdir()
-    parquet(world / "several/cifar10")
-    idx(world / "several/raw")
-    pictures(world / "several/cifar10-copy")
-    pictures(world / "twofold/mnist", classes=("0", "1"))
-    idx(world / "twofold/mnist/raw")
+    parquet_folder(world / "parquet", shape=(8, 8, 3))
+    cifar10_folder(world / "cifar", dump=pickle.dumps)
+    idx_folder(world / "idx", size=8)
+    idx_folder(world / "packed", size=8, pack=True)
+    parquet_folder(world / "several/cifar10", shape=(8, 8, 3))
+    idx_folder(world / "several/raw", size=8)
+    image_folder(world / "several/cifar10-copy")
+    image_folder(world / "twofold/mnist", classes=("0", "1"))
+    idx_folder(world / "twofold/mnist/raw", size=8)
     (world / "incomplete").mkdir()
     for name in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
         shutil.copy(world / "idx" / name, world / "incomplete")
-    pictures(world / "wrong/cifar10")
+    image_folder(world / "wrong/cifar10", shape=(8, 8, 3))
     for name in ("mnist-a", "mnist-b"):
-        pictures(world / "copies" / name, classes=("0", "1"))
+        image_folder(world / "copies" / name, classes=("0", "1"))

@@ -1,6 +1,5 @@
 """The oracle of bad input: runs a command in this process, under limits, and judges how it ended."""
 
-import io
 import json
 import os
 import re
@@ -11,7 +10,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +50,7 @@ class Ended:
     err: str = ""
     changed: Sequence[str] = ()
     grown: int = 0
-    counted: frozenset[int] = frozenset()
+    counted: Collection[int] = ()
 
 
 class OutOfTimeError(BaseException):
@@ -79,7 +78,7 @@ def run(argv: Sequence[str], folder: Path) -> Ended:
     texts[1] += "".join(f"{warning.message}\n" for warning in warned)
     after = _snapshot(folder)
     changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
-    counted = _counted(argv, folder, texts[0]) if code == 0 else frozenset()
+    counted = _counted(argv, folder, texts[0]) if code == 0 else ()
     return Ended(argv, code, *texts, changed, _peak() - resident, counted)
 
 
@@ -139,19 +138,20 @@ def _wrong_success(ended: Ended, total: int | None) -> str:
         return f"control characters in the output: {(ended.out + ended.err)[:200]!r}"
     if not ended.out.strip():
         return "success without a word"
-    wrong = total is not None and ended.counted != {total}
+    wrong = total is not None and set(ended.counted) != {total}
     return f"counted {sorted(ended.counted)} images, expected {total}" if wrong else ""
 
 
-def _counted(argv: Sequence[str], folder: Path, out: str) -> frozenset[int]:
-    if argv[0] == "train":
-        place = argv[list(argv).index("--out" if "--out" in argv else "--resume") + 1]
-        return frozenset({store.load(folder / place / "record.json").counts.last.total})
-    if argv[0] == "evaluate" and "--json" in argv:
-        return frozenset({json.loads(out)["exact"]["total"]})
-    if argv[0] == "attack" and "--json" in argv:
-        return frozenset(point["total"] for point in json.loads(out))
-    return frozenset()
+def _counted(argv: Sequence[str], folder: Path, out: str) -> set[int]:
+    match argv:
+        case ["train", *_]:
+            place = argv[argv.index("--out" if "--out" in argv else "--resume") + 1]
+            return {store.load(folder / place / "record.json").counts.last.total}
+        case ["evaluate", *_] if "--json" in argv:
+            return {json.loads(out)["exact"]["total"]}
+        case ["attack", *_] if "--json" in argv:
+            return {point["total"] for point in json.loads(out)}
+    return set()
 
 
 # --- the limits
@@ -165,19 +165,17 @@ def _captured() -> Iterator[tuple[int, int]]:
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
         try:
-            with redirect_stdout(_stream(1, "strict")), redirect_stderr(_stream(2, "backslashreplace")):
+            with (
+                open(1, "w", encoding="utf-8", closefd=False) as stdout,
+                open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as stderr,
+                redirect_stdout(stdout),
+                redirect_stderr(stderr),
+            ):
                 yield out.fileno(), err.fileno()
         finally:
-            os.dup2(saved[0], 1)
-            os.dup2(saved[1], 2)
-            os.close(saved[0])
-            os.close(saved[1])
-
-
-def _stream(descriptor: int, errors: str) -> io.TextIOWrapper:
-    return io.TextIOWrapper(
-        os.fdopen(descriptor, "wb", closefd=False), encoding="utf-8", errors=errors, write_through=True
-    )
+            for number, old in enumerate(saved, 1):
+                os.dup2(old, number)
+                os.close(old)
 
 
 @contextmanager
@@ -221,23 +219,6 @@ def _snapshot(folder: Path) -> dict[str, object]:
 # --- a case from its files to the verdict
 
 
-@contextmanager
-def copies(world: Path, argv: Sequence[str], needs: Sequence[str] = ()) -> Iterator[Path]:
-    """Make a folder with copies of what a command line names, and of what else is needed.
-
-    Args:
-        world: the folder of good files.
-        argv: the command line; "." needs the run.
-        needs: further names.
-    """
-    named = {word.split("/")[0] for word in argv} | {"run"} & ({"run"} if "." in argv else set()) | {*needs}
-    with tempfile.TemporaryDirectory(prefix="bad-") as folder:
-        for name in sorted(named & {path.name for path in world.iterdir()}):
-            source = world / name
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, Path(folder, name))
-        yield Path(folder)
-
-
 def judge(
     world: Path,
     argv: Sequence[str],
@@ -249,14 +230,18 @@ def judge(
     """Run a command on copies of good files after something was done to them; a fault is an AssertionError.
 
     Args:
-        world: the folder of good files.
+        world: the folder of good files; what the command line names is copied, "." means the run.
         argv: the command line.
         prepare: changes the copies.
-        needs: files that the command line does not name.
+        needs: further files to copy.
         expected: of `fault`.
     """
-    with copies(world, argv, needs) as folder:
-        prepare(folder)
-        ended = run(argv, folder)
+    named = {"run" if word == "." else word.split("/")[0] for word in argv} | {*needs}
+    with tempfile.TemporaryDirectory(prefix="bad-") as folder:
+        for source in world.iterdir():
+            if source.name in named:
+                (shutil.copytree if source.is_dir() else shutil.copy)(source, Path(folder, source.name))
+        prepare(Path(folder))
+        ended = run(argv, Path(folder))
     assert not (wrong := fault(ended, **expected)), f"{argv}: {wrong}"
     return ended

@@ -3,6 +3,8 @@
 import copy
 import json
 import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -20,6 +22,34 @@ def search(examples: int) -> settings:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
+
+
+class Calls:
+    """A pickle that calls something when it is loaded."""
+
+    def __init__(self, call: Callable[..., Any], *arguments: Any) -> None:
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call, self.arguments
+
+
+# What may stand in place of a file.
+ODD_FILES: dict[str, Callable[[Path], Any]] = {
+    "nothing": lambda path: None,
+    "a folder": lambda path: path.mkdir(),
+    "a pipe": os.mkfifo,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a link to nothing": lambda path: path.symlink_to("nothing"),
+    "a link to a system file": lambda path: path.symlink_to("/etc/passwd"),
+}
+
+
+def replace(path: Path, name: str) -> None:
+    """Put one of `ODD_FILES` in the place of a file."""
+    path.unlink(missing_ok=True)
+    ODD_FILES[name](path)
 
 
 # Numbers, texts and containers that are easily taken for something else.
@@ -115,22 +145,19 @@ def garbled(draw: st.DrawFn, argv: list[str]) -> list[str]:
     """Garble one word of a command line: lost, doubled, shuffled, mistyped, or another one."""
     spot = draw(st.integers(0, len(argv) - 1))
     before, word, after = argv[:spot], argv[spot], argv[spot + 1 :]
-    at, letter, value = (
-        draw(st.integers(0, len(word))),
-        draw(st.sampled_from("-_=,.x0 \t\x1b")),
-        draw(st.sampled_from(WORDS)),
-    )
-    how = draw(st.sampled_from(["lost", "doubled", "shuffled", "letter", "capitals", "value", "value"]))
-    if how == "lost" and not word.startswith(("--nepochs", "--subset", "--no-checks", "--dry")):
-        return [*before, *after]
-    words = {
-        "doubled": [word, word],
-        "shuffled": ["".join(draw(st.permutations(word)))] if how == "shuffled" else [],
-        "letter": [word[:at] + letter + word[at:]],
-        "capitals": [word.swapcase()],
-    }
-    if how in words:
-        return [*before, *words[how], *after]
+    match draw(st.sampled_from(["lost", "doubled", "shuffled", "letter", "capitals", "value", "value"])):
+        case "lost" if not word.startswith(("--nepochs", "--subset", "--no-checks", "--dry")):
+            return [*before, *after]
+        case "doubled":
+            return [*before, word, word, *after]
+        case "shuffled":
+            return [*before, "".join(draw(st.permutations(word))), *after]
+        case "letter":
+            at = draw(st.integers(0, len(word)))
+            return [*before, word[:at] + draw(st.sampled_from("-_=,.x0 \t\x1b")) + word[at:], *after]
+        case "capitals":
+            return [*before, word.swapcase(), *after]
+    value = draw(st.sampled_from(WORDS))
     return [*before, word, value, *after[1:]] if word.startswith("--") else [*before, value, *after]
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from good_files import DIGITS, Content, change_checkpoint, seal
 from oracle import judge
-from strategies import ODD, changed, damaged, search
+from strategies import ODD, ODD_FILES, Calls, changed, damaged, replace, search
 from told import in_order
 
 FILE = "run/checkpoint.pt"
@@ -134,25 +134,15 @@ def test_odd_value_in_a_checkpoint(good: Path, data: st.DataObject, argv: list[s
 # --- not what torch.save has written
 
 
-class Hostile:
-    """A pickle that would call something."""
-
-    def __init__(self, call: Callable[..., Any], *arguments: Any) -> None:
-        self.call, self.arguments = call, arguments
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.call, self.arguments
-
-
 HOSTILE: dict[str, Any] = {
-    "os.mkdir": Hostile(os.mkdir, "pwned"),
-    "os.system": Hostile(os.system, "mkdir pwned"),
-    "eval": Hostile(eval, "__import__('os').mkdir('pwned')"),
-    "getattr": Hostile(getattr, "text", "upper"),
-    "shutil": Hostile(shutil.copytree, "run", "pwned"),
-    "torch.load": Hostile(torch.load, "run/weights.safetensors"),
-    "in a dictionary": {"version": 2, "config": Hostile(os.mkdir, "pwned")},
-    "in an ordered dictionary": OrderedDict(config=Hostile(os.mkdir, "pwned")),
+    "os.mkdir": Calls(os.mkdir, "pwned"),
+    "os.system": Calls(os.system, "mkdir pwned"),
+    "eval": Calls(eval, "__import__('os').mkdir('pwned')"),
+    "getattr": Calls(getattr, "text", "upper"),
+    "shutil": Calls(shutil.copytree, "run", "pwned"),
+    "torch.load": Calls(torch.load, "run/weights.safetensors"),
+    "in a dictionary": {"version": 2, "config": Calls(os.mkdir, "pwned")},
+    "in an ordered dictionary": OrderedDict(config=Calls(os.mkdir, "pwned")),
 }
 
 
@@ -184,10 +174,16 @@ def write(content: bytes) -> Callable[[Path], Any]:
     return lambda folder: (folder / FILE).write_bytes(content)
 
 
+def test_a_hostile_pickle_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pickle.loads(pickle.dumps(HOSTILE["in a dictionary"]))
+    assert Path("pwned").is_dir()
+
+
 UNREADABLE = "run/checkpoint.pt as a checkpoint restore"
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4, "archive"])
+@pytest.mark.parametrize("protocol", [*range(pickle.HIGHEST_PROTOCOL + 1), "archive"])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_nothing_in_a_checkpoint_is_executed(name: str, protocol: int | str, good: Path) -> None:
     content = (
@@ -223,22 +219,9 @@ def test_half_a_checkpoint(argv: list[str], good: Path) -> None:
     refuse(good, argv, lambda f: write((f / FILE).read_bytes()[:30_000])(f), UNREADABLE)
 
 
-ODD_FILES: dict[str, Callable[[Path], Any]] = {
-    "gone": lambda path: None,
-    "a folder": lambda path: path.mkdir(),
-    "a pipe": os.mkfifo,
-    "a device": lambda path: path.symlink_to("/dev/zero"),
-    "a link to itself": lambda path: path.symlink_to("checkpoint.pt"),
-}
-
-
 @pytest.mark.parametrize("name", ODD_FILES)
 def test_odd_file_in_place_of_a_checkpoint(name: str, good: Path) -> None:
-    def prepare(folder: Path) -> None:
-        (folder / FILE).unlink()
-        ODD_FILES[name](folder / FILE)
-
-    refuse(good, EVALUATE, prepare, "checkpoint.pt")
+    refuse(good, EVALUATE, lambda folder: replace(folder / FILE, name), "checkpoint.pt")
 
 
 def rezip(change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> Callable[[Path], Any]:

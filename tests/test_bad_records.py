@@ -1,7 +1,6 @@
 """Bad records and what lies beside them: attack points, masking checks, metrics, records of a study."""
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -15,7 +14,8 @@ from hypothesis import strategies as st
 
 from good_files import ATTACK, DIGITS, attack
 from oracle import judge
-from strategies import as_json, changed, damaged, search
+from strategies import as_json, changed, damaged, replace, search
+from told import in_order
 
 RECORD, POINTS, CHECKS = "run/record.json", "run/attacks/fgsm.json", "run/attacks/checks.json"
 METRICS, STUDY = "run/metrics.jsonl", "results/quick/K4/seed-1/record.json"
@@ -42,12 +42,12 @@ def attacked(good: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def judged(attacked: Path, line: str, prepare: Callable[[Path], Any], pattern: str = "", **expected: Any) -> None:
-    """Judge one command after something was done to the files; a pattern forbids success."""
+def judged(attacked: Path, line: str, prepare: Callable[[Path], Any], tokens: str = "", **expected: Any) -> None:
+    """Judge one command after something was done to the files; it must be refused where tokens are expected."""
     total = DIGITS if line.startswith("evaluate") else 20 if line.startswith("attack") else None
-    given = {"total": total, "may_succeed": not pattern, "names": NAMES} | expected
+    given = {"total": total, "may_succeed": not tokens, "names": NAMES} | expected
     ended = judge(attacked, shlex.split(line), prepare, needs=["run"], **given)
-    assert re.search(pattern, ended.err), ended.err
+    assert re.search(in_order(tokens), ended.err), ended.err
 
 
 def write(file: str, content: bytes) -> Callable[[Path], Any]:
@@ -63,45 +63,28 @@ def change(file: str, apply: Callable[[Any], Any]) -> Callable[[Path], Any]:
     return prepare
 
 
+DEEP = b'{"version": 1, "counts": 1, "config": {"a": ' + b"[" * 900 + b"]" * 900 + b"}}"
 CONTENTS: dict[str, bytes] = {
     "empty": b"",
-    "a text": b"hello",
     "half": b'{"version": 1, "counts": {',
     "a list": b"[]",
-    "a number": b"3",
     "two keys only": b'{"version": 1, "counts": 3}',
     "another version": b'{"version": 2, "counts": {}}',
-    "a version as text": b'{"version": "1", "counts": {}}',
     "deep brackets": b"[" * 100_000,
     "deep objects": b'{"version": 1, "counts": ' + b'{"a": ' * 5000 + b"1" + b"}" * 5001,
-    "deep enough": b'{"version": 1, "counts": 1, "config": {"a": ' + b"[" * 900 + b"]" * 900 + b"}}",
+    "deep enough": DEEP,
     "bytes": bytes(range(256)),
     "UTF-16": '{"version": 1, "counts": 3}'.encode("utf-16"),
     "a byte order mark": b'\xef\xbb\xbf{"version": 1, "counts": 3}',
-    "NaN": b'{"version": 1, "counts": NaN}',
     "a number of 5,000 digits": b'{"version": 1, "counts": ' + b"9" * 5000 + b"}",
-    "a number of 4,000 digits": b'{"version": ' + b"9" * 4000 + b', "counts": 3}',
     "a key that steers a terminal": b'{"version": 1, "counts": {"\\u001b[31m": 1}}',
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "file"), [(name, file) for k, name in enumerate(CONTENTS) for file in list(COMMANDS)[k % 2 :: 2]]
-)
+@pytest.mark.parametrize("file", [RECORD, POINTS, METRICS])
+@pytest.mark.parametrize("name", CONTENTS)
 def test_content_that_is_nothing_of_ours(name: str, file: str, attacked: Path) -> None:
-    judged(attacked, COMMANDS[file][0], write(file, CONTENTS[name]))
-
-
-@pytest.mark.parametrize("name", ["half", "a text", "two keys only", "deep brackets"])
-def test_report_names_the_record_and_a_remedy(name: str, attacked: Path) -> None:
-    judged(attacked, "report .", write(RECORD, CONTENTS[name]), r"record\.json(:| is no JSON).*(repair|run again)")
-
-
-def deep(levels: int) -> Any:
-    inner: Any = 1
-    for _ in range(levels):
-        inner = [inner]
-    return inner
+    judged(attacked, COMMANDS[file][0], write(file, CONTENTS[name]), "record.json" * (file == RECORD))
 
 
 def only_last(**values: Any) -> Callable[[Any], Any]:
@@ -112,43 +95,31 @@ def config(**values: Any) -> Callable[[Any], Any]:
     return lambda r: r["config"].update(values)
 
 
-# Changes of a record, and a pattern for the error; "" where a report may show it.
+# Changes of a record, and what the error tells; "" where a report may show it. The search below draws others.
 CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "more right than there are": (lambda r: r["counts"]["last"].update(correct=598), "correct"),
-    "images more than the set has": (only_last(total=598), "total is 598, expected data.sizes.test = 597"),
-    "no image": (lambda r: r["counts"]["last"].update(total=0, correct=0), "total"),
-    "10^400 images": (only_last(correct=10**400, total=10**400), "correct|total"),
-    "an epoch of 10^300": (lambda r: r["counts"]["last"].update(epoch=10**300), "epoch"),
+    "more right than there are": (lambda r: r["counts"]["last"].update(correct=598), "correct 598 597"),
+    "images more than the set has": (only_last(total=598), "total 598 expected data.sizes.test 597"),
+    "10^400 images": (only_last(correct=10**400, total=10**400), "record.json"),
     "a path of the machine": (config(net_type="/root/secret"), "expected no path of this machine"),
-    "a path inside a text": (lambda r: r["environment"].update(compile="see /home/someone/file"), "no path"),
-    "a mask that is no picture": (
-        lambda r: r.update(masks=[{"layer": "a", "shape": [1], "png": "aGVsbG8="}]),
-        "png|masks",
-    ),
-    "an infinite option": (config(level=1e999), "Infinity"),
+    "a path inside a text": (lambda r: r["environment"].update(compile="see /home/someone/file"), "no path of this"),
+    "a mask that is not a picture": (lambda r: r.update(masks=[{"layer": "a", "shape": [1], "png": "aGk="}]), "png"),
+    "an infinite option": (config(level=1e999), "record.json Infinity repair"),
     "a label of Markdown": (config(label="| x | ![a](http://b) <script> [c](javascript:d)"), ""),
     "a label of controls": (config(label="\x1b[31m\x07\n\r\u202e"), ""),
     "a label of markup": (config(label="[bold red]x[/bold red] [/nothing]"), ""),
     "a label of markers": (config(label="<!-- results:end -->"), ""),
     "a label of half a letter": (config(label="\ud800"), "record.json"),
-    "a seed of 10^30": (lambda r: r.update(seed=10**30), ""),
-    "deep options": (config(deep=deep(900)), "record.json"),
-    "a row of another epoch": (lambda r: r["audit"]["last"].update(epoch=7, correct=1), ""),
-    "an audit of another count": (lambda r: r["audit"]["last"].update(correct=0), ""),
-    "interrupted": (lambda r: r.update(status="interrupted"), ""),
-    "a place more": (lambda r: r.update(more=1), "more"),
     "parameters of 4,000 digits": (lambda r: r["parameters"].update(trainable=10**3999), "record.json"),
-    "best below last": (lambda r: r["counts"]["best_test"].update(correct=0), "best_test|record"),
-    "best of another set": (lambda r: r["counts"]["best_test"].update(total=1000), "best_test.total is 1000"),
-    "best after last": (lambda r: r["counts"]["best_val"].update(epoch=5), "best_val.epoch is 5"),
+    "best of another set": (lambda r: r["counts"]["best_test"].update(total=1000), "best_test.total 1000 597"),
+    "best after last": (lambda r: r["counts"]["best_val"].update(epoch=5), "best_val.epoch 5"),
 }
 
 
 @pytest.mark.parametrize("file", [RECORD, STUDY])
 @pytest.mark.parametrize("name", CHANGES)
 def test_senseless_record(name: str, file: str, attacked: Path) -> None:
-    apply, pattern = CHANGES[name]
-    judged(attacked, COMMANDS[file][len(name) % 2], change(file, apply), pattern)
+    apply, tokens = CHANGES[name]
+    judged(attacked, COMMANDS[file][len(name) % 2], change(file, apply), tokens)
 
 
 def point(**values: Any) -> Callable[[Any], Any]:
@@ -156,76 +127,43 @@ def point(**values: Any) -> Callable[[Any], Any]:
 
 
 POINT_CHANGES: dict[str, Callable[[Any], Any]] = {
-    "another version": lambda p: p.update(version=2),
-    "no version": lambda p: p.pop("version"),
     "an attack elsewhere": point(attack="../../pwned"),
     "an attack of Markdown": point(attack="| x |\n<b>"),
-    "answers of no digits": point(answers="xyz"),
     "answers too many": point(answers="f" * 500),
-    "no answers": point(answers=""),
     "more right than there are": point(correct=10**6),
-    "an endless radius": point(eps=float("inf")),
-    "a radius below 0": point(eps=-1),
     "an unknown norm": point(norm="l7"),
-    "an interval of one": point(wilson=[1]),
     "flags of Markdown": point(flags=["| x |", "<script>"]),
     "flags of controls": point(flags=["\x1b[31m"]),
     "settings of lists": point(settings={"attacks": 3, "steps": ["x"]}),
     "the worst case of nothing": point(attack="worst case", settings={}),
-    "one more field": point(more=1),
-    "draws of texts": point(draws=["x"]),
-    "10^400 images": point(total=10**400),
 }
 
 
 @pytest.mark.parametrize(
     ("name", "line"),
-    [*((name, TABLE) for name in POINT_CHANGES), *((name, AGAIN) for name in list(POINT_CHANGES)[::4])],
+    [*((name, TABLE) for name in POINT_CHANGES), ("an attack elsewhere", AGAIN), ("an unknown norm", AGAIN)],
 )
 def test_senseless_points_of_an_attack(name: str, line: str, attacked: Path) -> None:
     judged(attacked, line, change(POINTS, POINT_CHANGES[name]))
 
 
-METRIC_CHANGES: dict[str, Callable[[Any], Any]] = {
-    "no loss": lambda r: r.pop("train_loss"),
-    "a loss of text": lambda r: r.update(train_loss="x"),
-    "a loss of nothing": lambda r: r.update(train_loss=None),
-    "a loss that is not finite": lambda r: r.update(train_loss=float("nan")),
-    "an endless loss": lambda r: r.update(train_loss=1e999),
-    "a loss of 10^400": lambda r: r.update(train_loss=10**400),
-    "a loss like the one before": lambda r: r.update(train_loss=2.0),
-    "a test loss of lists": lambda r: r.update(test_loss=[]),
-}
-
-
-@pytest.mark.parametrize("name", METRIC_CHANGES)
-def test_senseless_metrics(name: str, attacked: Path) -> None:
+@pytest.mark.parametrize("loss", [None, "x", float("nan"), 1e999, 10**400, 2.0, []], ids=lambda loss: str(loss)[:9])
+def test_senseless_loss_in_metrics(loss: Any, attacked: Path) -> None:
     """Change the last of three epochs: a spread needs three."""
 
     def prepare(folder: Path) -> None:
         row = json.loads((folder / METRICS).read_text().splitlines()[0])
         rows = [{**row, "epoch": k, "train_loss": 2.0 - k * k / 9} for k in range(3)]
-        METRIC_CHANGES[name](rows[-1])
+        rows[-1]["train_loss"] = loss
         (folder / METRICS).write_bytes(b"".join(as_json(row) + b"\n" for row in rows))
 
     judged(attacked, f"{TABLE} --control 'lenet, 2 filters, noise'", prepare)
 
 
-ODD_FILES: dict[str, Callable[[Path], Any]] = {
-    "a pipe": os.mkfifo,
-    "a link to itself": lambda path: path.symlink_to(path.name),
-    "a folder": lambda path: path.mkdir(),
-}
-
-
 @pytest.mark.parametrize("file", [RECORD, POINTS, CHECKS, METRICS])
-@pytest.mark.parametrize("name", ODD_FILES)
+@pytest.mark.parametrize("name", ["a folder", "a pipe", "a link to itself"])
 def test_odd_file_in_place_of_a_record(name: str, file: str, attacked: Path) -> None:
-    def prepare(folder: Path) -> None:
-        (folder / file).unlink()
-        ODD_FILES[name](folder / file)
-
-    judged(attacked, COMMANDS[file][0], prepare)
+    judged(attacked, COMMANDS[file][0], lambda folder: replace(folder / file, name))
 
 
 def test_two_records_of_one_seed_that_differ(attacked: Path) -> None:
@@ -235,13 +173,11 @@ def test_two_records_of_one_seed_that_differ(attacked: Path) -> None:
         (folder / "again").mkdir()
         (folder / "again/record.json").write_bytes(as_json(value))
 
-    judged(attacked, "report .", prepare, "two records of seed 1 with 5 and 62 correct.*keep one", names=())
+    judged(attacked, "report .", prepare, "two records seed 1 5 62 keep one", names=())
 
 
 def test_control_of_nobody(attacked: Path) -> None:
-    judged(
-        attacked, f"{TABLE} --control x", lambda folder: None, "--control got 'x'; expected one of 'lenet, 2 filters"
-    )
+    judged(attacked, f"{TABLE} --control x", lambda folder: None, "--control 'x' expected 'lenet, 2 filters")
 
 
 FILES = st.sampled_from([RECORD, RECORD, POINTS, CHECKS, METRICS, STUDY])

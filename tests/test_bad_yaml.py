@@ -1,6 +1,5 @@
 """Bad YAML files of flags: nothing in them is constructed, and the line of the mistake is named."""
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from hypothesis import given
 
 from good_files import DIGITS
 from oracle import judge
-from strategies import mistaken_yaml, search
+from strategies import ODD_FILES, mistaken_yaml, replace, search
 
 GOOD = b"""\
 # a good file
@@ -123,17 +122,9 @@ def test_bad_yaml(name: str, good: Path) -> None:
     assert re.search(pattern, ended.err), ended.err
 
 
-ODD_FILES: dict[str, Callable[[Path], Any]] = {
-    "a folder": lambda path: path.mkdir(),
-    "a pipe": os.mkfifo,
-    "a device": lambda path: path.symlink_to("/dev/zero"),
-    "a link to itself": lambda path: path.symlink_to("bad.yaml"),
-}
-
-
 @pytest.mark.parametrize("name", ODD_FILES)
 def test_odd_file_in_place_of_yaml(name: str, good: Path) -> None:
-    judge(good, COMMAND, lambda folder: ODD_FILES[name](folder / "bad.yaml"), names=["bad.yaml"])
+    judge(good, COMMAND, lambda folder: replace(folder / "bad.yaml", name), names=["bad.yaml"])
 
 
 VALUES = [*"-*&!%@`'#>~", '"', "|-", "''", "0", "-1", "1.5", "1e400", ".nan", ".inf", "yes", "off", "lenet", "é", "x"]

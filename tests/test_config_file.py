@@ -8,7 +8,6 @@ import pytest
 
 from perturblab.cli import main
 from perturblab.cli.config_file import flags_in
-from perturblab.errors import UserError
 from perturblab.records.config import TrainConfig, validated
 
 TINY = """\
@@ -65,41 +64,3 @@ def test_a_resumed_run_refuses_what_the_file_changes(
     file.write_text("nfilters: 7\n")
     assert main.main(["train", "--config", str(file), "--resume", str(tmp_path / "run")]) == 2
     assert "--nfilters given" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("text", "pattern"),
-    [
-        ("nepoch: 3", r"line 1: no flag is called 'nepoch'; did you mean nepochs\?"),
-        ("nepochs: 3\nnepochs: 4", r"line 2: nepochs is given twice; drop one"),
-        ("lr: 3\nlearning-rate: 4", r"line 2: learning-rate is given twice"),
-        ("level: {a: 1}", r"line 1: got a mapping inside; expected plain values"),
-        ("classes: [[0]]", r"line 1: got a sequence inside"),
-        ("save: !!python/object/apply:os.mkdir [pwned]", r"got the tag '.*python/object/apply:os.mkdir'"),
-        ("save: !!python/name:os.mkdir", r"got the tag"),
-        ("- nepochs", r"holds no mapping"),
-        ("a: [", r"is no YAML \(.* in line 1\)"),
-        ("a: " + "[" * 30_000, r"is no YAML"),
-        ("# x\n" * 20_000, r"has more than 65536 bytes"),
-    ],
-)
-def test_mistakes(text: str, pattern: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(file.parent)
-    file.write_text(text)
-    with pytest.raises(UserError, match=pattern):
-        flags_in(file, TrainConfig)
-    assert not (file.parent / "pwned").exists()
-
-
-def test_names_that_repeat_each_other_are_never_unfolded(file: Path) -> None:
-    """Each list names the one before nine times: unfolded, this is 9^40 words."""
-    lines = ["a0: &a0 [x]", *(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 40))]
-    file.write_text("\n".join(lines))
-    with pytest.raises(UserError, match="'a0'"):
-        flags_in(file, TrainConfig)
-
-
-@pytest.mark.parametrize("name", ["nowhere", ".", "/dev/zero"])
-def test_only_files_are_read(name: str, file: Path) -> None:
-    with pytest.raises(UserError, match="is no file"):
-        flags_in(file.parent / name, TrainConfig)

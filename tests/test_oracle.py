@@ -11,7 +11,7 @@ import oracle
 from oracle import Ended, fault, run
 
 GOOD = {"argv": ["evaluate", "run", "--json", "--quiet"], "code": 2, "err": "perturblab: error: run is bad; mend it\n"}
-SUCCESS = {"code": 0, "err": "", "counted": frozenset({10})}
+SUCCESS = {"code": 0, "err": "", "counted": {10}}
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ SUCCESS = {"code": 0, "err": "", "counted": frozenset({10})}
         ({"changed": ["new"]}, "files were changed: new"),
         ({"changed": ["a/pwned"]}, "code from a file was run"),
         (SUCCESS, "success without a word"),
-        ({**SUCCESS, "out": "x", "counted": frozenset({9})}, "counted [9] images, expected 10"),
+        ({**SUCCESS, "out": "x", "counted": {9}}, "counted [9] images, expected 10"),
         ({**SUCCESS, "out": "\x1b[31m"}, "control characters"),
         ({**SUCCESS, "out": "x", "changed": ["a.part"]}, "left behind: a.part"),
         ({**SUCCESS, "out": "x"}, ""),
@@ -47,50 +47,41 @@ def test_success_is_a_fault_where_there_can_be_none() -> None:
     assert fault(Ended(["models"], 0, out="x")) == "accepted"
 
 
-def hang(*_: Any, **__: Any) -> int:
+def hang() -> int:
     while True:
         pass
 
 
-def crash(*_: Any, **__: Any) -> int:
+def crash() -> int:
     raise KeyError("a bug")
 
 
-def grow(*_: Any, **__: Any) -> int:
-    return len(bytearray(1 << 30)) * 0
+def write() -> int:
+    return Path("new").write_text("x") + 1
 
 
-def overgrow(*_: Any, **__: Any) -> int:
-    return len(bytearray(1 << 36))
-
-
-def write(*_: Any, **__: Any) -> int:
-    Path("new").write_text("x")
-    return 2
-
-
-def warn(*_: Any, **__: Any) -> int:
+def warn() -> int:
     warnings.warn("a warning", stacklevel=1)
     return 2
 
 
 @pytest.mark.parametrize(
-    ("main", "text"),
+    ("command", "text"),
     [
         (hang, "hang"),
         (crash, "traceback: KeyError: 'a bug'"),
-        (grow, "took 10"),
-        (overgrow, "traceback: MemoryError"),
+        (lambda: len(bytearray(1 << 30)) * 0, "took 10"),
+        (lambda: len(bytearray(1 << 36)), "traceback: MemoryError"),
         (write, "0 lines on stderr"),
         (warn, "1 lines on stderr: 'a warning"),
     ],
 )
 def test_a_real_command_is_watched(
-    main: Callable[..., int], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Callable[[], int], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oracle.main, "main", main)
-    if main is hang:
+    monkeypatch.setattr(oracle.main, "main", lambda *_, **__: command())
+    if command is hang:
         monkeypatch.setattr(oracle, "SECONDS", 1)
     ended = run(["models"], tmp_path)
     assert fault(ended).startswith(text)
-    assert ended.changed == (["new"] if main is write else [])
+    assert ended.changed == (["new"] if command is write else [])
