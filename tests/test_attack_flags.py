@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +120,10 @@ def test_a_curve_that_rises_is_flagged_in_what_is_kept_too(here: Path, tell: Tel
     known = ATTACKS["fgsm"]
 
     def run(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *rest: Any) -> Tensor:
-        return x.clone() if threat.eps == 0.4 else known.run(model, x, y, threat, *rest)
+        return x.clone() if threat.eps == 0.4 else known(model, x, y, threat, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ATTACKS, "fgsm", replace(known, run=run))
+        patch.setitem(ATTACKS, "fgsm", run)
         points = attack(tell, "plain", "--attacks fgsm,uniform --eps 0,0.2,0.4 --no-checks")
     flags = {(p["attack"], p["eps"]): p["flags"] for p in points}
     assert flags["fgsm", 0.2] == flags["fgsm", 0.4] == ["not monotone"]
@@ -133,13 +132,11 @@ def test_a_curve_that_rises_is_flagged_in_what_is_kept_too(here: Path, tell: Tel
 
 
 def test_noise_that_breaks_less_at_a_larger_radius_does_not_flag_the_worst_case(here: Path, tell: Tell) -> None:
-    known = ATTACKS["uniform"]
-
     def run(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *rest: Any) -> Tensor:
-        return x.clone() if threat.eps == 0.4 else ATTACKS["fgsm"].run(model, x, y, threat, *rest)
+        return x.clone() if threat.eps == 0.4 else ATTACKS["fgsm"](model, x, y, threat, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ATTACKS, "uniform", replace(known, run=run))
+        patch.setitem(ATTACKS, "uniform", run)
         points = attack(tell, "plain", "--attacks fgsm,uniform --eps 0,0.2,0.4 --no-checks")
     flags = {(p["attack"], p["eps"]): p["flags"] for p in points}
     assert flags["uniform", 0.4] == ["not monotone"]

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from attack_runs import LITTLE, TEST, attack, by_key, counted, kept, measured, o
 from builders import Tell
 from perturblab.attacks import ATTACKS, Threat, autoattack, masking
 from perturblab.records.attack_names import WORST
-from perturblab.runs.attack import measure, partial
+from perturblab.runs.attack import images, partial
 from perturblab.system import files
 
 pytestmark = pytest.mark.usefixtures("undrawn", "short_autoattack")
@@ -30,7 +29,7 @@ def test_a_second_call_measures_nothing_and_says_the_same(
     assert measured(made) == [("fgsm", 0.0), ("fgsm", 0.1), ("pgd", 0.0), ("pgd", 0.1)]
     files = {path.name: path.read_bytes() for path in (here / "plain" / "attacks").iterdir()}
     monkeypatch.setattr(masking, "examine", None)  # a call would fail
-    monkeypatch.setattr(measure, "deepfool_path", None)
+    monkeypatch.setattr(images, "deepfool_path", None)
     with counted() as made:
         assert attack(tell, "plain", flags) == first
     assert measured(made) == []
@@ -54,10 +53,10 @@ def test_a_call_that_was_interrupted_keeps_every_point_and_goes_on(here: Path, t
     def stops(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *rest: Any) -> Tensor:
         if threat.eps == 0.2:
             raise KeyboardInterrupt
-        return known.run(model, x, y, threat, *rest)
+        return known(model, x, y, threat, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ATTACKS, "pgd", replace(known, run=stops))
+        patch.setitem(ATTACKS, "pgd", stops)
         told = tell(f"attack plain {LITTLE} --json {flags}")
     assert (told.code, told.out) == (130, "")
     assert "interrupted" in told.err
@@ -77,7 +76,7 @@ def test_a_point_that_was_interrupted_goes_on_behind_its_last_batch(
     straight = by_key(attack(tell, "plain", flags))
     shutil.rmtree(here / "plain" / "attacks")
     plain = name.removeprefix("transfer-")
-    known = ATTACKS[plain].run if plain != "autoattack" else autoattack
+    known = ATTACKS[plain] if plain != "autoattack" else autoattack
     sizes: list[int] = []
 
     def spied(model: nn.Module, x: Tensor, *rest: Any, **given: Any) -> Tensor:
@@ -86,8 +85,8 @@ def test_a_point_that_was_interrupted_goes_on_behind_its_last_batch(
             raise KeyboardInterrupt
         return known(model, x, *rest, **given)
 
-    monkeypatch.setitem(ATTACKS, plain, replace(ATTACKS[plain], run=spied))
-    monkeypatch.setattr(measure, "autoattack", spied)
+    monkeypatch.setitem(ATTACKS, plain, spied)
+    monkeypatch.setattr(images, "autoattack", spied)
     monkeypatch.setattr(files, "SAVE_EVERY", -1.0)  # written after every batch
     assert tell(f"attack plain {LITTLE} {flags}").code == 130
     file = here / "plain" / "attacks" / f"{name}.unfinished"
@@ -178,10 +177,10 @@ def test_the_subset_is_the_same_for_every_run_and_seed(here: Path, tell: Tell) -
 
     def spy(model: nn.Module, x: Tensor, *rest: Any) -> Tensor:
         seen.append(x)
-        return known.run(model, x, *rest)
+        return known(model, x, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ATTACKS, "uniform", replace(known, run=spy))
+        patch.setitem(ATTACKS, "uniform", spy)
         points = [
             attack(tell, run, f"--attacks uniform --eps 0.1 --no-checks {more}")[0]
             for run, more in (("plain", ""), ("other", ""), ("random", ""), ("plain", "--manual-seed 9"))

@@ -339,7 +339,7 @@ def test_one_perturbation_is_the_same_for_all_images_and_carries_over_to_others(
 
 def test_the_universal_attack_adds_that_one_perturbation(few: tuple[Tensor, Tensor], net: nn.Module) -> None:
     x, y = 0.4 + 0.2 * few[0], few[1]  # so that nothing is clipped
-    delta = ATTACKS["universal"].run(net, x, y, Threat("linf", 0.1), Effort(), seeded()) - x
+    delta = ATTACKS["universal"](net, x, y, Threat("linf", 0.1), Effort(), seeded()) - x
     torch.testing.assert_close(delta, delta[:1].expand_as(delta), rtol=0, atol=1e-6)
     want = universal_perturbation(net, x, y, Threat("linf", 0.1), generator=seeded())
     torch.testing.assert_close(delta[:1], want, rtol=0, atol=1e-6)

@@ -5,7 +5,6 @@ import math
 import re
 import shutil
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +200,7 @@ def test_an_image_that_was_wrong_counts_as_wrong_where_all_attacks_set_it_right_
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("uniform", "gaussian"):
-            patch.setitem(ATTACKS, name, replace(ATTACKS[name], run=run))
+            patch.setitem(ATTACKS, name, run)
         points = attack(tell, "plain", "--attacks uniform,gaussian --eps 1 --subset 600 --no-checks")
     assert [p["correct"] for p in points] == [TEST, TEST, int(right.sum())]
     assert int(right.sum()) < TEST
@@ -270,7 +269,7 @@ def test_every_verdict_is_a_fresh_draw_that_the_attack_has_not_seen(
     known, judge = ATTACKS["fgsm"], evaluate.answers
 
     def run(model: nn.Module, *rest: Any) -> Tensor:
-        made = known.run(model, *rest)
+        made = known(model, *rest)
         counters.append(("attack ended at", position(model)))
         return made
 
@@ -278,7 +277,7 @@ def test_every_verdict_is_a_fresh_draw_that_the_attack_has_not_seen(
         counters.append(("verdict begins at", position(model)))
         return judge(model, *rest, **given)
 
-    monkeypatch.setitem(ATTACKS, "fgsm", replace(known, run=run))
+    monkeypatch.setitem(ATTACKS, "fgsm", run)
     monkeypatch.setattr(evaluate, "answers", answers)
     attack(tell, "random", "--attacks fgsm --eps 0.1 --no-checks")
     kinds = [kind for kind, _ in counters[:4]]

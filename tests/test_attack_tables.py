@@ -12,7 +12,7 @@ from builders import BATCHOUT, CHECK, CONTROL, PLAIN, columns, make, point
 from perturblab.errors import UserError
 from perturblab.records import results
 from perturblab.records.attack_names import WORST
-from perturblab.records.flags import said
+from perturblab.records.flags import flag_note
 from perturblab.records.points import save_points
 from perturblab.records.results import Result
 from perturblab.records.worst_case import NO_WORST
@@ -20,7 +20,7 @@ from perturblab.report import attacks_table, volatility_table
 
 
 def test_means_intervals_and_verdicts_are_those_of_the_seeds() -> None:
-    text = attacks_table.markdown([*PLAIN, *BATCHOUT], CONTROL)
+    text = attacks_table.attacks_markdown([*PLAIN, *BATCHOUT], CONTROL)
     rows = {row[""]: row for row in columns(text)}
     assert list(rows) == [CONTROL, f"{CONTROL}, BatchOut"]
     values = [87.5, 75.0, 100.0]
@@ -35,17 +35,19 @@ def test_a_set_whose_classes_were_chosen_tells_their_number_once() -> None:
     (run, *_) = PLAIN
     test = f"CIFAR-10, {len(run.record.data.classes)} classes"
     chosen = run.record.model_copy(update={"data": run.record.data.model_copy(update={"test": test})})
-    assert f"**{test}: fgsm, 8 test images**" in attacks_table.markdown([Result(chosen, (), run.points)], CONTROL)
+    assert f"**{test}: fgsm, 8 test images**" in attacks_table.attacks_markdown(
+        [Result(chosen, (), run.points)], CONTROL
+    )
 
 
 def test_a_flagged_curve_says_so_beside_its_numbers() -> None:
-    rows = {row[""]: row for row in columns(attacks_table.markdown([*PLAIN, *BATCHOUT], CONTROL))}
-    assert rows[f"{CONTROL}, BatchOut"]["flags"] == said(("zero gradients",))
+    rows = {row[""]: row for row in columns(attacks_table.attacks_markdown([*PLAIN, *BATCHOUT], CONTROL))}
+    assert rows[f"{CONTROL}, BatchOut"]["flags"] == flag_note(("zero gradients",))
     assert rows[CONTROL]["flags"] == ""
 
 
 def test_too_few_seeds_get_no_interval_and_no_verdict_but_that() -> None:
-    rows = {row[""]: row for row in columns(attacks_table.markdown([*PLAIN[:2], *BATCHOUT[:2]], CONTROL))}
+    rows = {row[""]: row for row in columns(attacks_table.attacks_markdown([*PLAIN[:2], *BATCHOUT[:2]], CONTROL))}
     assert rows[CONTROL]["0.1"] == "6.25"
     assert rows[f"{CONTROL}, BatchOut"]["0.1"] == "81.25 too few seeds"
 
@@ -58,7 +60,7 @@ def test_worst_case_is_over_all_attacks_that_keep_to_the_threat() -> None:
         point("pgd frozen", 0.1, [0, 0, 0, 0]),
         point("deepfool", 1, [0, 0, 0, 0], norm="l2"),
     ]
-    text = attacks_table.markdown([Result(record, (), (clean, fgsm, *more))])
+    text = attacks_table.attacks_markdown([Result(record, (), (clean, fgsm, *more))])
     worst = text.split(f"{WORST} of fgsm, pgd, 4 test images")[1]
     assert columns(worst)[0]["0.1"] == "**25.00**"  # only the second image is right under both, and was to begin with
 
@@ -67,7 +69,7 @@ def test_only_seeds_that_met_the_same_attacks_share_a_worst_case() -> None:
     right = [1, 1, 0, 0]
     met = [point("fgsm", 0.0, [1] * 4), point("fgsm", 0.1, right), point("pgd", 0.1, [1, 0, 0, 0])]
     more = [*met, point("square", 0.1, [0, 0, 0, 0])]
-    text = attacks_table.markdown([Result(make(0), (), tuple(met)), Result(make(1), (), tuple(more))])
+    text = attacks_table.attacks_markdown([Result(make(0), (), tuple(met)), Result(make(1), (), tuple(more))])
     few, many = (
         columns(text.split(f"{WORST} of {names}, 4 test")[1])[0] for names in ("fgsm, pgd", "fgsm, pgd, square")
     )
@@ -79,7 +81,7 @@ def test_a_published_mode_of_a_random_net_is_no_part_of_the_worst_case() -> None
     mode = {"mode": "BatchOut active in evaluation, a published mistake", "verdicts": 3}
     met = [point("fgsm", 0.1, [1, 1, 1, 0]), point("pgd", 0.1, [1, 1, 0, 0])]
     met += [point("uniform", 0.1, [0, 0, 0, 0], settings=mode), point("gaussian", 0.1, [0, 0, 0, 0], settings=mode)]
-    text = attacks_table.markdown([Result(make(0), (), tuple(met))])
+    text = attacks_table.attacks_markdown([Result(make(0), (), tuple(met))])
     assert columns(text.split(f"{WORST} of fgsm, pgd, 4 test images")[1])[0]["0.1"] == "**50.00**"
     assert NO_WORST not in text
 
@@ -88,7 +90,7 @@ def test_a_random_net_is_said_to_have_no_worst_case() -> None:
     drawn = {"settings": {"verdicts": 3}}
     random = Result(make(0), (), (point("fgsm", 0.1, [1, 0], **drawn), point("pgd", 0.1, [0, 1], **drawn)))
     other = Result(make(1, defence="batchout"), (), (point("fgsm", 0.1, [1, 0]), point("pgd", 0.1, [0, 1])))
-    text = attacks_table.markdown([random, other])
+    text = attacks_table.attacks_markdown([random, other])
     assert [line for line in text.splitlines() if NO_WORST in line] == [f"CIFAR-10, 2 classes, {CONTROL}: {NO_WORST}."]
     (row,) = columns(text.split(f"{WORST} of fgsm, pgd, 2 test images")[1])
     assert (row[""], row["0.1"]) == (f"{CONTROL}, BatchOut", "**0.00**")
@@ -103,20 +105,22 @@ def test_a_flag_of_the_checks_in_the_folder_is_shown_with_every_curve_of_the_sam
     save_points(run / "attacks" / "deepfool.json", [point("deepfool", 1, [0] * 8, subset="all", norm="l2")])
     (run / "attacks" / "checks.json").write_text(json.dumps([CHECK]))
     (run / "record.json").write_text(make(0).model_dump_json())
-    rows = [row for block in attacks_table.markdown(results.load(tmp_path)).split("\n**") for row in columns(block)]
+    rows = [
+        row for block in attacks_table.attacks_markdown(results.load(tmp_path)).split("\n**") for row in columns(block)
+    ]
     assert len(rows) == 5, "fgsm on few and many, autoattack, deepfool, the worst case"
-    assert {row["flags"] for row in rows} == {said(("saturated logits",))}
+    assert {row["flags"] for row in rows} == {flag_note(("saturated logits",))}
 
 
 def test_an_unknown_control_is_told_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"--control got 'x'; expected one of 'resnet18, 64 filters'"):
-        attacks_table.markdown(PLAIN, "x")
+        attacks_table.attacks_markdown(PLAIN, "x")
 
 
 def test_runs_are_found_by_their_records_and_attacks(tmp_path: Path) -> None:
     assert results.load(tmp_path) == []
     with pytest.raises(UserError, match=r"no run .*attacked"):
-        attacks_table.markdown([Result(make(0))])
+        attacks_table.attacks_markdown([Result(make(0))])
     with pytest.raises(UserError, match="nowhere"):
         results.load(tmp_path / "nowhere")
     record, points = PLAIN[0].record, PLAIN[0].points

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cases import ATTACK_ROWS, HONEST, RANDOM, AttackCase, over
 from nets import CLASSES, NORMS, SMALL, NotANumberBehind, count, drawn, lengths, right_ones, seeded, trained, watched
 from perturblab.attacks import ATTACKS, Effort, PixelModel, Threat, deepfool, input_gradient, pgd, violations
-from perturblab.records.attack_config import ATTACK_NAMES
+from perturblab.records.attack_names import ATTACK_KINDS
 from told import in_order
 
 with_norms = pytest.mark.parametrize(
@@ -27,11 +27,11 @@ with_norms = pytest.mark.parametrize(
 
 
 def test_every_attack_has_a_row_that_says_what_the_table_of_attacks_says() -> None:
-    assert {row.covers for row in ATTACK_ROWS} == set(ATTACKS) == set(ATTACK_NAMES)
+    assert {row.covers for row in ATTACK_ROWS} == set(ATTACKS) == set(ATTACK_KINDS)
     assert len({row.id for row in ATTACK_ROWS}) == len(ATTACK_ROWS)
     for row in ATTACK_ROWS:
-        attack = ATTACKS[row.covers]
-        assert (row.norms, row.white, row.stays) == (attack.norms, attack.looks, not attack.outside), row.id
+        kind = ATTACK_KINDS[row.covers]
+        assert (row.norms, row.white, row.stays) == (kind.norms, not kind.is_blind, not kind.is_mistake), row.id
 
 
 @with_norms
@@ -260,8 +260,8 @@ def test_an_attack_by_name_is_the_function_with_that_effort(
     given = given | ({"clip": False} if name == "fgsm-unclipped" else {})
     want = plain(net, *few, Threat("linf", 0.1), **given, generator=seeded(4))
     effort = Effort(steps=3, step_size=0.07, restarts=2, queries=13)
-    assert torch.equal(ATTACKS[name].run(net, *few, Threat("linf", 0.1), effort, seeded(4)), want)
-    assert set(given) - {"clip"} == set(ATTACKS[name].settings) - {"draws", "early_stop"}
+    assert torch.equal(ATTACKS[name](net, *few, Threat("linf", 0.1), effort, seeded(4)), want)
+    assert set(given) - {"clip"} == set(ATTACK_KINDS[name].reads) - {"draws", "early_stop"}
 
 
 @pytest.mark.parametrize(("name", "gradients"), [("fgsm", 1), ("pgd", 3)])
@@ -276,7 +276,7 @@ def test_the_draws_of_an_effort_are_forward_passes_of_every_gradient(
             return trained(classes=CLASSES)(x)
 
     effort = Effort(steps=3, restarts=1, draws=4)
-    ATTACKS[name].run(Counting(), *few, Threat("linf", 0.1), effort, seeded())
+    ATTACKS[name](Counting(), *few, Threat("linf", 0.1), effort, seeded())
     assert sum(passes) == 4 * gradients
 
 
@@ -284,7 +284,7 @@ def test_deepfool_by_name_takes_the_radius_as_its_cap(net: nn.Module, few: tuple
     free = Threat("l2", math.inf)
     for cap in (1, 3):
         want = deepfool(net, *few, free, iterations=cap)
-        assert torch.equal(ATTACKS["deepfool"].run(net, *few, Threat("l2", float(cap)), Effort(), seeded()), want)
+        assert torch.equal(ATTACKS["deepfool"](net, *few, Threat("l2", float(cap)), Effort(), seeded()), want)
         want = deepfool(net, *few, free, iterations=cap, clip=False)
-        found = ATTACKS["deepfool-unclipped"].run(net, *few, Threat("l2", float(cap)), Effort(), seeded())
+        found = ATTACKS["deepfool-unclipped"](net, *few, Threat("l2", float(cap)), Effort(), seeded())
         assert torch.equal(found, want)

@@ -16,7 +16,7 @@ import torch
 from perturblab.cli import arguments, main
 from perturblab.layers import Masks
 from perturblab.models import Task, build, describe
-from perturblab.records.attack_config import ATTACK_NAMES
+from perturblab.records.attack_names import ATTACK_KINDS
 from perturblab.records.config import TrainConfig, validated
 from perturblab.runs.build import build_net, make_recipe, net_options
 from perturblab.runs.defence import check_defence, make_adversary, make_mixings
@@ -136,7 +136,7 @@ def check_measure(measure: Measure) -> None:
     assert measure.metric in METRICS, measure
     assert measure.mode in MODES
     assert (measure.attack != "") == (measure.metric == "attack")
-    assert measure.attack in ("", *ATTACK_NAMES)
+    assert measure.attack in ("", *ATTACK_KINDS)
     assert measure.eps > 0 or not measure.attack
     assert measure.norm == "l2" if measure.attack == "deepfool" else measure.norm in ("linf", "l2")
     assert measure.attack == "pgd" or not measure.steps

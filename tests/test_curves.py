@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from builders import curve, point
-from perturblab.attacks import ATTACKS
-from perturblab.cli.attack_table import table
-from perturblab.records.attack_names import WORST, is_capped
-from perturblab.records.flags import NOT_MONOTONE, PGD_WEAKER, UPPER_BOUND, Raised, flagged, said
+from perturblab.cli.attack_table import points_table
+from perturblab.records.attack_names import ATTACK_KINDS, WORST, AttackName
+from perturblab.records.flags import NOT_MONOTONE, PGD_WEAKER, UPPER_BOUND, Raised, flag_note, flag_points
 from perturblab.records.pictures import curves, examples
 from perturblab.records.points import Point, radius
 from perturblab.records.worst_case import NO_WORST, with_worst
@@ -41,8 +40,8 @@ def test_a_radius_is_written_as_people_do(eps: float, text: str) -> None:
 
 def test_a_table_has_a_row_an_attack_a_column_a_radius_and_its_flags_below() -> None:
     checks = [Raised(("w", ""), "linf", ["softmax outputs", "zero gradients"])]
-    points = flagged([*curve("fgsm", 900, 500), *curve("pgd", 900, 400, 100)], checks)
-    lines = table(points).splitlines()
+    points = flag_points([*curve("fgsm", 900, 500), *curve("pgd", 900, 400, 100)], checks)
+    lines = points_table(points).splitlines()
     assert lines[0].split() == ["linf,", "eps", "0", "0.1", "0.2"]
     assert lines[1].split() == ["fgsm", "90.00", "50.00*"]
     assert lines[3].split() == ["pgd", "90.00", "40.00*", "10.00*"]
@@ -51,14 +50,14 @@ def test_a_table_has_a_row_an_attack_a_column_a_radius_and_its_flags_below() -> 
         assert lines[row].split() == " ".join(want).split()
     assert "1000 test images" in lines[5]
     assert "never a guarantee" in lines[5]
-    assert lines[6:] == [f"* {said(('zero gradients', 'softmax outputs'))}"]
+    assert lines[6:] == [f"* {flag_note(('zero gradients', 'softmax outputs'))}"]
     assert len({len(line) for line in lines[:5]}) <= 2, "columns are aligned"
-    assert "*" not in table(curve("fgsm", 900, 500))
+    assert "*" not in points_table(curve("fgsm", 900, 500))
 
 
 def test_the_worst_case_is_bold_in_a_terminal_and_marked_elsewhere() -> None:
     points = with_worst([*curve("fgsm", 900, 500), *curve("pgd", 900, 400)])
-    plain, bold = (table(points, terminal=terminal).splitlines() for terminal in (False, True))
+    plain, bold = (points_table(points, terminal=terminal).splitlines() for terminal in (False, True))
     assert plain[5].split() == ["**worst", "case**", "90.00", "40.00"]
     assert "\x1b" not in "".join(plain)
     for row, begin, end in ((5, "worst case ", "40.00"), (6, "   ", "]")):
@@ -67,29 +66,28 @@ def test_the_worst_case_is_bold_in_a_terminal_and_marked_elsewhere() -> None:
     assert ["\x1b" in line for line in bold].count(True) == 2
     assert [line.rpartition(": ")[2] for line in plain if "attacks" in line] == ["fgsm, pgd"]
     random = [point(name, settings={"verdicts": 3}) for name in ("fgsm", "pgd")]
-    assert table(random).splitlines()[-1] == NO_WORST
-    assert NO_WORST not in table(points)
+    assert points_table(random).splitlines()[-1] == NO_WORST
+    assert NO_WORST not in points_table(points)
 
 
 def test_what_the_parts_of_autoattack_left_is_below_the_table() -> None:
     told = point("autoattack", 8 / 255, 3, parts=(("apgd-ce", 5), ("square", 3)))
-    (parts,) = [line for line in table([told]).splitlines() if "square" in line]
+    (parts,) = [line for line in points_table([told]).splitlines() if "square" in line]
     assert parts.startswith("autoattack at 8/255, ")
     assert parts.endswith(": apgd-ce 5, square 3")
-    assert "square" not in table([point("autoattack")])
+    assert "square" not in points_table([point("autoattack")])
 
 
 def test_deepfool_has_a_table_of_its_own_by_iterations() -> None:
     names = ("deepfool", "deepfool frozen", "transfer-deepfool")
     capped = [point(name, float(cap), 9 - cap, norm="l2") for name in names for cap in (1, 2)]
-    lines = table([point("fgsm", 8 / 255, 5), *capped]).splitlines()
+    lines = points_table([point("fgsm", 8 / 255, 5), *capped]).splitlines()
     assert lines[0].split() == ["linf,", "eps", "8/255"]
     assert lines[1].split() == ["fgsm", f"{500 / 13:.2f}"]
     assert lines[3].split() == ["iterations", "1", "2"]
     assert [line.split()[-2:] for line in lines[4:10:2]] == [[f"{800 / 13:.2f}", f"{700 / 13:.2f}"]] * 3
-    assert [is_capped(name) for name in (*names, "fgsm", "transfer-pgd", WORST)] == [True] * 3 + [False] * 3
-    by_iterations = {name for name, attack in ATTACKS.items() if attack.by_iterations}
-    assert {name for name in ATTACKS if is_capped(name)} == by_iterations
+    by_iterations = [AttackName.parse(name).kind.by_iterations for name in (*names, "fgsm", "transfer-pgd", WORST)]
+    assert by_iterations == [True] * 3 + [False] * 3
 
 
 def words(path: Path) -> list[str]:
@@ -103,10 +101,12 @@ def draw(points: list[Point], path: Path, title: str = "a net") -> list[str]:
 
 
 def test_the_curves_name_every_attack_the_radii_and_chance(tmp_path: Path) -> None:
-    points = [p for name in ATTACKS if not is_capped(name) for p in curve(name, 900, 500, 100)]
+    points = [p for name, kind in ATTACK_KINDS.items() if not kind.by_iterations for p in curve(name, 900, 500, 100)]
     points += curve(WORST, 900, 400, 50)
     shown = draw(points, tmp_path / "c.svg")
-    assert {*(name for name in ATTACKS if not is_capped(name)), WORST, "chance", "a net"} <= set(shown)
+    assert {*(name for name, kind in ATTACK_KINDS.items() if not kind.by_iterations), WORST, "chance", "a net"} <= set(
+        shown
+    )
     assert {"0", "0.1", "0.2"} <= set(shown)
     assert "accuracy, % (95 % Wilson interval)" in shown
     assert any("l-inf" in text and "[0, 1]" in text for text in shown)
@@ -119,9 +119,9 @@ def test_the_curves_name_every_attack_the_radii_and_chance(tmp_path: Path) -> No
 
 def test_a_flagged_curve_says_so_in_the_picture(tmp_path: Path) -> None:
     checks = [Raised(("w", ""), "linf", ["zero gradients"])]
-    points = flagged([*curve("fgsm", 900, 100), *curve("pgd", 900, 950)], checks)
+    points = flag_points([*curve("fgsm", 900, 100), *curve("pgd", 900, 950)], checks)
     shown = " ".join(draw(points, tmp_path / "c.svg"))
-    assert said((PGD_WEAKER, "zero gradients", NOT_MONOTONE)) in shown
+    assert flag_note((PGD_WEAKER, "zero gradients", NOT_MONOTONE)) in shown
     assert "fgsm *" in shown
     assert "pgd *" in shown
 
@@ -177,7 +177,8 @@ def test_the_same_points_give_the_same_bytes_whatever_the_reader_has_set(tmp_pat
 def test_every_name_of_a_curve_lies_in_the_picture(
     names: int, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points = [p for n in range(names) for kind in ("fgsm", "deepfool") for p in curve(f"{kind}-{n}{way}", 900, 500)]
+    settings = [{"way": f"{n}{way}"} for n in range(names)]
+    points = [p for kind in ("fgsm", "deepfool") for s in settings for p in curve(kind, 900, 500, settings=s)]
     figures = []
     real = curves.svg
     monkeypatch.setattr(curves, "svg", lambda draw: real(lambda: figures.append(draw()) or figures[-1]))
@@ -226,6 +227,6 @@ def test_the_images_have_two_rows_a_radius_and_name_what_the_net_sees(tmp_path: 
 
 def test_colours_and_markers_tell_more_curves_apart_than_there_are_attacks_and_their_frozen_twins() -> None:
     colours, markers = curves._COLOURS, curves._MARKERS
-    looks = [(colours[rank % len(colours)], markers[rank % len(markers)]) for rank in range(3 * len(ATTACKS))]
+    looks = [(colours[rank % len(colours)], markers[rank % len(markers)]) for rank in range(3 * len(ATTACK_KINDS))]
     assert len(set(looks)) == len(looks)
     assert all(one[0] != two[0] for one, two in pairwise(looks))

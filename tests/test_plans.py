@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 
 from builders import FULL
-from perturblab.attacks import ATTACKS
-from perturblab.cli import main
+from perturblab.cli import arguments, main
 from perturblab.records import store
-from perturblab.records.attack_names import ACTIVE, AT_INFERENCE, BLIND
+from perturblab.records.attack_names import ACTIVE, AT_INFERENCE
 from perturblab.records.config import TrainConfig, validated
 from perturblab.records.paths import RunFolder
 from perturblab.records.record import Record, Study
-from perturblab.studies import done, plan
+from perturblab.studies import plan
 from perturblab.studies.catalogue import SETUPS
 from perturblab.studies.jobs import argv, share, to_share
 from studies import ATTACKED, FGSM, SETTINGS, TINY, keep_record, planned, points
@@ -57,7 +56,7 @@ def test_what_one_of_several_same_set_ups_has_is_given_to_the_others(tmp_path: P
 def test_the_command_line_of_a_job_says_its_flags(tmp_path: Path) -> None:
     (job,) = planned(tmp_path, "K7", dataroot="somewhere", classes=("1", "0"))
     line = argv(job, 1)[3:]
-    config = validated(TrainConfig, main.given(main.parsed(main._parser(), line), TrainConfig))
+    config = validated(TrainConfig, arguments.given(main.parsed(main._parser(), line), TrainConfig))
     assert {name: getattr(config, name) for name in job.flags if name != "dataroot"} == {
         name: value for name, value in job.flags.items() if name != "dataroot"
     }
@@ -176,11 +175,6 @@ def test_points_of_other_weights_do_not_count(tmp_path: Path) -> None:
     assert not plan.is_done(job)
     points(train.results[0], "fgsm", SETTINGS, weights=RunFolder(train.work).weights_hash())
     assert plan.is_done(job)
-
-
-def test_the_attacks_that_need_one_answer_for_one_image_are_known_without_torch() -> None:
-    assert set(done._ALONE) == {name for name, attack in ATTACKS.items() if attack.fixed}
-    assert set(BLIND) == {name for name, attack in ATTACKS.items() if not attack.looks}
 
 
 def test_a_record_of_other_settings_is_neither_done_nor_run(tmp_path: Path) -> None:

@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 
 from builders import CHECK, TOTAL, point
-from perturblab.attacks import ATTACKS
 from perturblab.errors import UserError
-from perturblab.records.attack_names import WORST
+from perturblab.records.attack_names import ATTACK_KINDS, WORST
 from perturblab.records.flags import SATURATED
 from perturblab.records.paths import file_of
 from perturblab.records.points import Point, load_points, save_points
-from perturblab.records.worst_case import load_run_points
+from perturblab.records.run_points import RunPoints
 
 
 def test_points_go_round_through_a_file(tmp_path: Path) -> None:
@@ -38,7 +37,7 @@ def test_the_points_of_a_run_have_the_flags_of_its_checks_and_worst_cases_made_a
     for name in ("worst-case", "worst-case-l2", "worst-case-old"):
         save_points(folder / f"{name}.json", [point(WORST, 0.1, 1, settings={"attacks": ["fgsm", "pgd"]})])
     (folder / "checks.json").write_text(json.dumps([CHECK]))
-    points = load_run_points(tmp_path)
+    points = RunPoints(tmp_path).with_worst()
     assert [(p.attack, p.total) for p in points] == [
         *(("deepfool", TOTAL), ("fgsm", TOTAL), ("fgsm", 30), ("pgd", TOTAL), (WORST, TOTAL)),
     ]
@@ -47,9 +46,9 @@ def test_the_points_of_a_run_have_the_flags_of_its_checks_and_worst_cases_made_a
     )
     assert points[-1].correct == 5
     (folder / "checks.json").unlink()
-    assert {p.flags for p in load_run_points(tmp_path)} == {()}
+    assert {p.flags for p in RunPoints(tmp_path).with_worst()} == {()}
     (folder / "checks.json").write_text(json.dumps([CHECK | {"key": [*CHECK["key"][:2], "v", *CHECK["key"][3:]]}]))
-    assert {p.flags for p in load_run_points(tmp_path)} == {()}, "of other weights"
+    assert {p.flags for p in RunPoints(tmp_path).with_worst()} == {()}, "of other weights"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +65,7 @@ def test_checks_that_are_not_ours_are_one_sentence(tmp_path: Path, content: str)
     save_points(tmp_path / "attacks" / "fgsm.json", [point()])
     (tmp_path / "attacks" / "checks.json").write_text(content)
     with pytest.raises(UserError, match=r"checks\.json .*\(.+\); delete"):
-        load_run_points(tmp_path)
+        RunPoints(tmp_path).with_worst()
 
 
 @pytest.mark.parametrize(
@@ -113,7 +112,7 @@ def test_a_point_with_impossible_numbers_is_refused(wrong: dict[str, Any]) -> No
 
 
 def test_every_curve_has_a_file_of_its_own() -> None:
-    names = [*ATTACKS, "pgd frozen", "transfer-pgd", "transfer-deepfool", WORST]
+    names = [*ATTACK_KINDS, "pgd frozen", "transfer-pgd", "transfer-deepfool", WORST]
     files = {file_of(Path("run"), name, norm) for name in names for norm in ("linf", "l2")}
     assert len(files) == 2 * len(names)
     assert file_of(Path("run"), "pgd", "linf") == Path("run/attacks/pgd.json")

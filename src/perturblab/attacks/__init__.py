@@ -13,8 +13,9 @@ from perturblab.attacks.gradient import fgsm, fgsm_normalised, input_gradient, p
 from perturblab.attacks.masking import examine, is_random, is_softmax, margin_loss
 from perturblab.attacks.noise import gaussian_noise, uniform_noise, universal, universal_perturbation
 from perturblab.attacks.pixels import Frozen, PixelModel, to_pixels, untouched
-from perturblab.attacks.registry import ATTACKS, Attack, Effort
+from perturblab.attacks.registry import ATTACKS, Attack
 from perturblab.attacks.threat import Threat, project, violations
+from perturblab.records.attack_names import Effort
 
 __all__ = [
     "ATTACKS",

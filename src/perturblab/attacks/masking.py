@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from perturblab.attacks.gradient import Loss, fgsm, input_gradient, pgd, still_right, sum_loss
 from perturblab.attacks.noise import gaussian_noise, uniform_noise
 from perturblab.attacks.pixels import untouched
-from perturblab.attacks.registry import Effort
 from perturblab.attacks.threat import Threat
+from perturblab.records.attack_names import Effort
 from perturblab.records.checks import Findings
 
 Breaker = Callable[[Tensor, Tensor, Threat, torch.Generator], Tensor]

@@ -8,6 +8,7 @@ from pathlib import Path
 from perturblab.cli.arguments import given
 from perturblab.cli.output import print_json
 from perturblab.records.attack_config import AttackConfig
+from perturblab.records.checks import was_checked
 from perturblab.records.config import validated
 from perturblab.system.processes import DONE
 
@@ -16,9 +17,9 @@ def attack(args: argparse.Namespace) -> int:
     config = validated(AttackConfig, given(args, AttackConfig))
     import torch
 
-    from perturblab.cli.attack_table import table
+    from perturblab.cli.attack_table import points_table
     from perturblab.records.pictures.examples import examples_of
-    from perturblab.runs.attack.measure import attack_run, was_checked
+    from perturblab.runs.attack.measure import attack_run
     from perturblab.system.memory import keep_freed_memory
     from perturblab.system.signals import unblock_stops
     from perturblab.system.terminal import Show
@@ -31,7 +32,7 @@ def attack(args: argparse.Namespace) -> int:
     if args.json:
         print_json([point.summary() for point in points])
     else:
-        print(table(points, terminal=sys.stdout.isatty() and os.environ.get("TERM") != "dumb"))
+        print(points_table(points, terminal=sys.stdout.isatty() and os.environ.get("TERM") != "dumb"))
         if not was_checked(Path(args.folder), points):
             print("not checked for masked gradients: flags come from the curves alone; leave --no-checks out")
         pictures = ["curves.svg", *(["examples.svg"] if examples_of(points)[1] else [])]

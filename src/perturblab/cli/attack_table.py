@@ -1,15 +1,15 @@
-"""The table that an attack ends with."""
+"""The table that `perturblab attack` prints."""
 
 from collections.abc import Sequence
 
-from perturblab.records.attack_names import WORST, is_capped
+from perturblab.records.attack_names import WORST
 from perturblab.records.pictures.curves import notes_under
 from perturblab.records.points import Point, radius
 from perturblab.records.worst_case import NO_WORST
 
 
-def table(points: Sequence[Point], *, terminal: bool = False) -> str:
-    """Lay accuracies out, a row an attack and a column a radius, with Wilson intervals, and the flags under them.
+def points_table(points: Sequence[Point], *, terminal: bool = False) -> str:
+    """Write accuracies with Wilson intervals, one row per attack and one column per radius, and their flags below.
 
     Args:
         points: of one net and set of images.
@@ -17,14 +17,14 @@ def table(points: Sequence[Point], *, terminal: bool = False) -> str:
     """
     lines = []
     for capped in (False, True):
-        chosen = [p for p in points if is_capped(p.attack) == capped]
+        chosen = [p for p in points if p.name.kind.by_iterations == capped]
         if chosen:
             lines += _block(chosen, "iterations" if capped else f"{chosen[0].norm}, eps", terminal=terminal)
     for p in points:
         if p.parts:
             left = ", ".join(f"{part} {correct}" for part, correct in p.parts)
             lines.append(f"{p.attack} at {radius(p.eps)}, images left right after each part: {left}")
-    met = sorted({name for p in points if p.attack == WORST for name in p.settings["attacks"]})
+    met = sorted({name for p in points if p.name.is_worst for name in p.settings["attacks"]})
     lines += [f"{WORST} over all attacks that these images have met: {', '.join(met)}"] if met else []
     lines.append(
         f"accuracy in percent of {points[0].total} test images and its 95 % Wilson interval; "

@@ -44,7 +44,7 @@ def _report(args: argparse.Namespace) -> int:
     for line in void:
         print(line, file=sys.stderr)
     if args.attacks:
-        text = f"{attacks_table.markdown(runs, args.control)}\n{volatility_table.markdown(runs, args.control)}"
+        text = f"{attacks_table.attacks_markdown(runs, args.control)}\n{volatility_table.markdown(runs, args.control)}"
     elif args.groups:
         text = groups_table.markdown([run.record for run in runs], args.control)
     elif args.markdown:

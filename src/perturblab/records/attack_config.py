@@ -4,14 +4,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from perturblab.records.attack_names import ACTIVE, AT_INFERENCE, ATTACK_KINDS, AttackName, Effort, Mode
 from perturblab.records.choices import Norm
 from perturblab.records.config import Positive, Seed, Text, Threads, check_linf, parse_eps
-
-# Those of `perturblab.attacks.ATTACKS`, which --help must not import.
-ATTACK_NAMES = (
-    *("fgsm", "pgd", "deepfool", "autoattack", "square", "uniform", "gaussian", "universal"),
-    *("fgsm-unclipped", "deepfool-unclipped", "fgsm-normalised"),
-)
 
 
 class AttackConfig(BaseModel):
@@ -20,7 +15,7 @@ class AttackConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     attacks: tuple[str, ...] = Field(
-        ("fgsm", "pgd"), description=f"names a,b among {', '.join(ATTACK_NAMES)}; transfer-NAME is made on --source"
+        ("fgsm", "pgd"), description=f"names a,b among {', '.join(ATTACK_KINDS)}; transfer-NAME is made on --source"
     )
     eps: tuple[float, ...] | None = Field(
         None, description="radii a,b in pixels, such as 0,1/255,8/255; by default 0 to 0.5 in grey, to 8/255 in colour"
@@ -47,6 +42,23 @@ class AttackConfig(BaseModel):
     nthreads: Threads | None = Field(None, description="compute threads; all cores by default")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     quiet: bool = Field(False, description="no progress bar")
+
+    @property
+    def names(self) -> list[AttackName]:
+        """The attacks asked for, each once."""
+        return [AttackName.parse(name) for name in dict.fromkeys(self.attacks)]
+
+    @property
+    def effort(self) -> Effort:
+        """How hard the attacks try on a net that is not random."""
+        return Effort(self.steps, self.step_size, self.restarts, self.queries, early_stop=True)
+
+    @property
+    def mode(self) -> Mode:
+        """How BatchOut takes part in evaluation."""
+        if self.batchout_in_eval:
+            return Mode(ACTIVE)
+        return Mode(AT_INFERENCE, self.inference_batchout) if self.inference_batchout else Mode()
 
     @field_validator("attacks", mode="before")
     @classmethod

@@ -1,22 +1,29 @@
-"""Findings of the masking checks, as a run's folder keeps them."""
+"""Masking checks of a run: which net they have seen, what they found, and the file that keeps them."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, FiniteFloat, TypeAdapter, field_validator
+
 from perturblab.errors import UserError
-from perturblab.records.attack_names import is_capped
-from perturblab.records.flags import Raised, meaning
+from perturblab.records import flags
+from perturblab.records.attack_names import WORST, Effort
 from perturblab.records.paths import CHECKS, RunFolder
-from perturblab.records.points import Point
+from perturblab.records.points import Natural, Point, Positive
 from perturblab.system.files import from_json, write_atomically
+
+_ZERO_SHARE = 0.01  # of the images
+_POINTS = 1.0  # accuracy in percent that doubled effort may take away
+_AT_LEAST = 5  # images; of a few hundred, one point is within the noise of random starts
+FEWEST = 2 * _AT_LEAST  # the checks look where about half of the images are left, and five of these must fall
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What the checks of a net found, as numbers; ``flags`` says what they mean.
+    """Numbers that the checks of a net found; `Findings.flags` says what they mean.
 
     Args:
         images: how many were looked at.
@@ -34,29 +41,96 @@ class Findings:
         trace: mean loss before every PGD step.
     """
 
-    images: int
-    classes: int
-    eps: float
-    zero: int
-    bad: int
+    images: Natural
+    classes: Positive
+    eps: FiniteFloat
+    zero: Natural
+    bad: Natural
     softmax: bool
-    saturated: int
+    saturated: Natural
     random: bool
-    large: int
-    fgsm: int
-    pgd: int
-    doubled: int
-    margin: int
-    black_box: Mapping[str, int] = field(default_factory=dict)
+    large: Natural
+    fgsm: Natural
+    pgd: Natural
+    doubled: Natural
+    margin: Natural
+    black_box: Mapping[str, Natural] = field(default_factory=dict)
     trace: Sequence[float] = ()
 
     def flags(self) -> list[str]:
-        """The flags that these numbers raise, each in a few words."""
-        return meaning(asdict(self))
+        """List the flags that these numbers raise, each in a few words."""
+        few, point = flags.SHARE * self.images, _POINTS * self.images / 100
+        # Each of these counts on a random net comes from its own draws, so they cannot be compared.
+        one_draw = not self.random
+        raised = {
+            flags.ABOVE_CHANCE: self.large > self.images / self.classes,
+            flags.PGD_WEAKER: one_draw and self.pgd > self.fgsm + few,
+            flags.NOT_CONVERGED: one_draw and max(self.pgd - self.doubled, self.margin) >= max(point, _AT_LEAST),
+            flags.BLACK_BOX: one_draw and any(count > few for count in self.black_box.values()),
+            flags.ZERO: self.zero > _ZERO_SHARE * self.images,
+            flags.NAN: self.bad > 0,
+            flags.SOFTMAX: self.softmax,
+            flags.SATURATED: self.saturated > _ZERO_SHARE * self.images,
+            flags.RANDOM: self.random,
+        }
+        return [flag for flag, is_raised in raised.items() if is_raised]
+
+
+class CheckKey(BaseModel, frozen=True, extra="forbid"):
+    """All that the findings of a check depend on: the same key is never checked twice.
+
+    Args:
+        subset: hash of the images that are attacked.
+        images: how many of them were looked at.
+        weights: hash of the net's weights.
+        norm: "linf" or "l2".
+        eps: radius of the checks that have one, in pixels of [0, 1].
+        effort: how hard the attacks tried.
+        mode: how BatchOut took part in evaluation, as `Mode` spells it.
+        source_weights: hash of the weights of the net whose images were transferred; "" without one.
+        seed: decides all draws.
+    """
+
+    # In the order of the list that was a key before it had names.
+    subset: str
+    images: Natural
+    weights: str
+    norm: str
+    eps: FiniteFloat
+    effort: Effort
+    mode: str
+    source_weights: str
+    seed: Natural
+
+
+class Check(BaseModel, frozen=True):
+    """One pass of the masking checks over a net."""
+
+    key: CheckKey
+    findings: Findings
+
+    @field_validator("key", mode="before")
+    @classmethod
+    def _name_the_values(cls, value: Any) -> Any:
+        """Read also the key of earlier files, a list of the values without their names."""
+        return dict(zip(CheckKey.model_fields, value, strict=True)) if isinstance(value, list) else value
+
+    @property
+    def net(self) -> tuple[str, str]:
+        """The net, as in `Point.net`."""
+        return self.key.weights, self.key.mode
+
+    @property
+    def raised(self) -> flags.Raised:
+        """The flags, computed from the numbers: the meaning of these may have been refined since they were kept."""
+        return flags.Raised(self.net, self.key.norm, self.findings.flags())
+
+
+_CHECKS = TypeAdapter(list[Check])
 
 
 def telling_radius(measured: Sequence[Point]) -> float:
-    """The radius at which most can be seen: where the strongest curve is nearest to half of the clean accuracy.
+    """Choose the radius that shows most: where the strongest curve is nearest to half of the clean accuracy.
 
     Args:
         measured: points of one net and norm.
@@ -64,7 +138,7 @@ def telling_radius(measured: Sequence[Point]) -> float:
     Returns:
         In pixels; 8/255 without curves by radius.
     """
-    curves = [p for p in measured if p.eps and not is_capped(p.attack)]
+    curves = [p for p in measured if p.eps and not p.name.kind.by_iterations]
     if not curves:
         return 8 / 255
     clean = max(p.correct / p.total for p in measured)
@@ -72,55 +146,43 @@ def telling_radius(measured: Sequence[Point]) -> float:
     return min(sorted(lowest), key=lambda eps: abs(lowest[eps] - clean / 2))
 
 
-def is_checked(folder: Path, key: Sequence[Any]) -> bool:
-    """Say whether a run's folder holds what a check has found.
-
-    Args:
-        folder: of the run.
-        key: what was checked: images, their number, weights, norm, radius, effort, mode, ...
-
-    Raises:
-        UserError: the file is not what this version writes.
-    """
-    return any(entry["key"] == key for entry in load_checks(folder))
-
-
-def add_check(folder: Path, key: Sequence[Any], findings: Findings) -> None:
-    """Put into a run's folder what a check has found, beside what earlier ones have.
-
-    Args:
-        folder: of the run.
-        key: as for `is_checked`.
-        findings: what was found.
-    """
-    new = {"key": key, "flags": findings.flags(), "findings": asdict(findings)}
-    save_checks(folder, [*load_checks(folder), new])
-
-
-def load_checks(folder: Path) -> list[dict[str, Any]]:
-    """Read what the masking checks have left in a run's folder; nothing where there were none.
+def load_checks(folder: Path) -> list[Check]:
+    """Read the masking checks of a run; an empty list where there were none.
 
     Args:
         folder: of the run.
 
     Raises:
-        UserError: the file is not what this version writes.
+        UserError: the file was not written by this program.
     """
     path = RunFolder(folder).attacks / CHECKS
     try:
-        kept: list[dict[str, Any]] = from_json(path.read_text(encoding="utf-8")) if path.is_file() else []
-        list(map(raised_by, kept))
-    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as masking checks ({error}); delete it to check again") from error
-    return kept
+        return _CHECKS.validate_python(from_json(path.read_text(encoding="utf-8"))) if path.is_file() else []
+    except (ValueError, RecursionError) as error:
+        reason = "; ".join(str(error).splitlines()[1:3] or [str(error)])
+        raise UserError(f"{path} cannot be read as masking checks ({reason}); delete it to check again") from error
 
 
-def save_checks(folder: Path, checks: Sequence[Mapping[str, Any]]) -> None:
-    """Write what the masking checks have found, whole or not at all."""
-    write_atomically(RunFolder(folder).attacks / CHECKS, (json.dumps(checks, indent=1) + "\n").encode())
+def save_checks(folder: Path, checks: Sequence[Check]) -> None:
+    """Write the masking checks of a run, whole or not at all.
+
+    Args:
+        folder: of the run.
+        checks: all that it has; their flags are written for people, and not read again.
+    """
+    content = [{"flags": check.findings.flags(), **check.model_dump()} for check in checks]
+    write_atomically(RunFolder(folder).attacks / CHECKS, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def raised_by(check: Mapping[str, Any]) -> Raised:
-    """Say what a check raised: by its numbers, since what they mean may have been refined."""
-    _, _, weights, norm, _, _, mode, *_ = check["key"]
-    return Raised((str(weights), str(mode)), str(norm), meaning(check["findings"]))
+def was_checked(folder: Path, points: Sequence[Point]) -> bool:
+    """Say whether the masking checks have seen the nets of these points.
+
+    Args:
+        folder: of the run.
+        points: of that run.
+
+    Raises:
+        UserError: the file of checks was not written by this program.
+    """
+    seen = {check.net for check in load_checks(folder)}
+    return {point.net for point in points if point.attack != WORST} <= seen

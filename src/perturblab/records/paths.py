@@ -3,10 +3,10 @@
 import hashlib
 from pathlib import Path
 
-from perturblab.records.attack_names import WORST, is_capped
+from perturblab.records.attack_names import WORST, AttackName
 from perturblab.system import files
 
-CHECKS = "checks.json"  # beside the curves: what the masking checks found
+CHECKS = "checks.json"  # findings of the masking checks, beside the curves
 
 CHECKPOINT, PREVIOUS, MASKS = "checkpoint.pt", "checkpoint.previous.pt", "masks.safetensors"
 FAILED_FILE = "failed.json"
@@ -48,20 +48,21 @@ class RunFolder:
         return hashlib.sha256(self.weights.read_bytes()).hexdigest()[:16] if self.weights.is_file() else ""
 
 
-def file_of(folder: Path, attack: str, norm: str) -> Path:
-    """The file of a curve.
+def file_of(folder: Path, attack: AttackName | str, norm: str) -> Path:
+    """Name the file of a curve.
 
     Args:
         folder: of the run.
         attack: its name.
         norm: "linf" or "l2".
     """
-    usual = "l2" if is_capped(attack) else "linf"
-    return RunFolder(folder).attacks / f"{attack.replace(' ', '-')}{'' if norm == usual else '-' + norm}.json"
+    name = str(attack)
+    ending = "" if norm == AttackName.parse(name).usual_norm else f"-{norm}"
+    return RunFolder(folder).attacks / f"{name.replace(' ', '-')}{ending}.json"
 
 
 def point_files(folder: Path) -> list[Path]:
-    """The files of a run's curves, without the worst cases, which are made of them."""
+    """List the files of a run's curves, without the worst cases, which are computed from them."""
     worst = file_of(folder, WORST, "linf").stem
     found = sorted(RunFolder(folder).attacks.glob("*.json"))
     return [file for file in found if file.name != CHECKS and not file.name.startswith(worst)]

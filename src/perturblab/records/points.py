@@ -1,4 +1,4 @@
-"""Points of robustness curves: what an attack left right, as whole numbers, and what they say together."""
+"""Points of robustness curves: how many images an attack at one radius left right."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
 from perturblab.errors import UserError
-from perturblab.records.attack_names import FROZEN, WORST, is_capped
+from perturblab.records.attack_names import AttackName, Mode
 from perturblab.stats import MIN_SEEDS, t_interval
 from perturblab.system.files import from_json, write_atomically
 
@@ -30,7 +30,7 @@ class Point(BaseModel, frozen=True, extra="forbid"):
         total: images.
         wilson: 95 % interval of the accuracy in percent: the noise of a finite test set.
         flags: signs of a masked gradient; with any, the accuracy is an empirical upper bound.
-        answers: one bit an image in their order, 1 for right, as hexadecimal digits.
+        answers: one bit per image in their order, 1 for right, as hexadecimal digits.
         subset: hash of which images.
         weights: hash of the net's weights.
         settings: how hard the attack tried, and in which mode the net was.
@@ -61,28 +61,33 @@ class Point(BaseModel, frozen=True, extra="forbid"):
     @model_validator(mode="after")
     def _correct_is_possible(self) -> Self:
         if self.correct > self.total or int(self.answers, 16).bit_length() > self.total:
-            raise ValueError(f"more is right than the {self.total} images")
+            raise ValueError(f"more images are right than the {self.total} attacked")
         return self
 
     @property
+    def name(self) -> AttackName:
+        """The attack's name in its parts."""
+        return AttackName.parse(self.attack)
+
+    @property
+    def mode(self) -> Mode:
+        """How BatchOut took part in evaluation."""
+        return Mode.parse(str(self.settings.get("mode", "")))
+
+    @property
     def key(self) -> tuple[Any, ...]:
-        """What a point measures: the same key is never measured twice."""
+        """All that the point depends on: the same key is never measured twice."""
         return self.eps, *self.curve
 
     @property
     def curve(self) -> tuple[str, ...]:
-        """What the points of one curve share: all but the radius."""
+        """All that the points of one curve share: everything but the radius."""
         return self.attack, self.norm, self.subset, self.weights, json.dumps(self.settings, sort_keys=True)
 
     @property
     def net(self) -> tuple[str, str]:
-        """Which net was attacked: its weights, and how BatchOut took part in evaluation."""
+        """The net that was attacked: the hash of its weights, and its mode."""
         return self.weights, self.settings.get("mode", "")
-
-    @property
-    def plain(self) -> str:
-        """The attack, also of the twin with frozen randomness."""
-        return self.attack.removesuffix(FROZEN)
 
     @property
     def is_random(self) -> bool:
@@ -90,9 +95,14 @@ class Point(BaseModel, frozen=True, extra="forbid"):
         return "verdicts" in self.settings
 
     @property
+    def is_mistake(self) -> bool:
+        """Whether the attack is a published mistake."""
+        return "mistake" in self.settings
+
+    @property
     def is_honest(self) -> bool:
-        """Whether it counts for a worst case: by radius, no published mistake, and one answer for one image."""
-        by_radius = self.attack not in (WORST, self.plain + FROZEN) and not is_capped(self.attack)
+        """Whether it counts for a worst case: by radius, not a published mistake, and one answer for one image."""
+        by_radius = not (self.name.is_worst or self.name.is_frozen or self.name.kind.by_iterations)
         return by_radius and not {"mistake", "mode", "verdicts"} & self.settings.keys()
 
     @property
@@ -101,12 +111,16 @@ class Point(BaseModel, frozen=True, extra="forbid"):
         return 100 * self.correct / self.total
 
     def summary(self) -> dict[str, Any]:
-        """What is printed as JSON; of a random net also mean and 95 % t-interval over its draws, in percent."""
-        said = self.model_dump(mode="json", exclude={"answers"})
+        """List the values that are printed as JSON: all but the answers image by image.
+
+        Returns:
+            Name -> value; for a random net also mean and 95 % t-interval over its draws, in percent.
+        """
+        values = self.model_dump(mode="json", exclude={"answers"})
         if len(self.draws) >= MIN_SEEDS:
             interval = t_interval([100 * correct / self.total for correct in self.draws])
-            said["draws_interval"] = [interval.mean, interval.low, interval.high]
-        return said
+            values["draws_interval"] = [interval.mean, interval.low, interval.high]
+        return values
 
 
 def radius(eps: float) -> str:

@@ -7,12 +7,11 @@ from typing import Any
 
 from perturblab.errors import UserError
 from perturblab.records import numerics, store
-from perturblab.records.attack_names import WORST
 from perturblab.records.metrics import load_metrics
 from perturblab.records.paths import FAILED_FILE, RunFolder
 from perturblab.records.points import Point
 from perturblab.records.record import Record
-from perturblab.records.worst_case import load_run_points
+from perturblab.records.run_points import RunPoints
 from perturblab.system.files import from_json
 
 
@@ -110,5 +109,4 @@ def _result(path: Path, record: Record) -> Result:
     folder = RunFolder(path.parent)
     if path != folder.record:
         return Result(record)
-    points = [point for point in load_run_points(path.parent) if point.attack != WORST]
-    return Result(record, load_metrics(folder.metrics), tuple(points))
+    return Result(record, load_metrics(folder.metrics), tuple(RunPoints(path.parent).marked()))

@@ -1,14 +1,11 @@
 """The worst case over all attacks that an image has met."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from perturblab.records.attack_names import ACTIVE, BLIND, WORST, is_capped
-from perturblab.records.checks import load_checks, raised_by
-from perturblab.records.flags import NOT_MONOTONE, flagged, in_order
-from perturblab.records.paths import point_files
-from perturblab.records.points import Point, load_points
+from perturblab.records.attack_names import ACTIVE, WORST
+from perturblab.records.flags import NOT_MONOTONE, sort_flags
+from perturblab.records.points import Point
 from perturblab.stats import wilson
 
 NO_WORST = "no worst case of a random net: every attack was judged by draws of its own"
@@ -22,7 +19,7 @@ def worst_cases(points: Iterable[Point], clean: str) -> list[Point]:
         clean: answers without an attack, as in `Point`.
 
     Returns:
-        One point a radius: an image counts as right when every attack left it right at that radius and at every
+        One point per radius: an image counts as right when every attack left it right at that radius and at every
         smaller one, whose balls lie inside, and when it was right to begin with.
     """
     groups: dict[tuple[Any, ...], list[Point]] = {}
@@ -55,14 +52,14 @@ def worst_cases(points: Iterable[Point], clean: str) -> list[Point]:
 
 
 def with_worst(points: Sequence[Point], clean: Mapping[tuple[str, str], str] | None = None) -> list[Point]:
-    """Add the worst cases of every net, norm and set of images, over all honest attacks, whatever call measured them.
+    """Add the worst cases of every net, norm and set of images, over all honest attacks of all calls.
 
     Args:
         points: of any nets, norms and sets of images.
-        clean: (weights, subset) -> answers without an attack; from the points of radius 0 where it is not known.
+        clean: (weights, subset) -> answers without an attack; taken from the points of radius 0 where it is missing.
 
     Returns:
-        The points, and behind them a worst case wherever there were two attacks, with the flags of all of them.
+        The points, then a worst case wherever there were two attacks, with the flags of all of them.
     """
     honest = [p for p in points if p.is_honest]
     worst = []
@@ -70,8 +67,9 @@ def with_worst(points: Sequence[Point], clean: Mapping[tuple[str, str], str] | N
         chosen = [p for p in honest if (p.weights, p.norm, p.subset) == (weights, norm, subset)]
         if len({p.attack for p in chosen}) > 1:
             untouched = next((p.answers for p in chosen if p.eps == 0), "f" * len(chosen[0].answers))
-            # That noise happened to break less at a larger radius says nothing of a worst case, which never rises.
-            flags = in_order({f for p in chosen for f in p.flags if f != NOT_MONOTONE or p.attack not in BLIND})
+            # Noise that happened to break less at a larger radius says nothing about a worst case, which never rises.
+            noise = {p.attack for p in chosen if p.name.kind.is_blind and not p.name.is_transfer}
+            flags = sort_flags({f for p in chosen for f in p.flags if f != NOT_MONOTONE or p.attack not in noise})
             found = worst_cases(chosen, (clean or {}).get((weights, subset), untouched))
             worst += [p.model_copy(update={"flags": flags if p.eps else ()}) for p in found]
     return [*points, *worst]
@@ -79,22 +77,5 @@ def with_worst(points: Sequence[Point], clean: Mapping[tuple[str, str], str] | N
 
 def lacks_worst(points: Sequence[Point]) -> bool:
     """Say whether the worst case of these points of one net is missing because the net is random."""
-    by_radius = [p for p in points if p.is_random and not is_capped(p.attack) and "mistake" not in p.settings]
-    return len({p.attack for p in by_radius if not p.settings.get("mode", "").startswith(ACTIVE)}) > 1
-
-
-def load_run_points(folder: Path, clean: Mapping[tuple[str, str], str] | None = None) -> list[Point]:
-    """Read the points of every attack that a run has met, in the order of their files, then the worst cases.
-
-    Args:
-        folder: of the run.
-        clean: as for `with_worst`.
-
-    Returns:
-        Points with all flags that the checks in the folder and the points together raise, whichever call made them.
-
-    Raises:
-        UserError: a file is not what this version writes.
-    """
-    points = [point for file in point_files(folder) for point in load_points(file)]
-    return with_worst(flagged(points, list(map(raised_by, load_checks(folder)))), clean)
+    by_radius = [p for p in points if p.is_random and not (p.name.kind.by_iterations or p.is_mistake)]
+    return len({p.attack for p in by_radius if p.mode.kind != ACTIVE}) > 1

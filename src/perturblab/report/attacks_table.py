@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from perturblab import stats
 from perturblab.errors import UserError
-from perturblab.records.attack_names import WORST, is_capped
-from perturblab.records.flags import said
+from perturblab.records.attack_names import WORST, AttackName
+from perturblab.records.flags import flag_note
 from perturblab.records.groups import Group, group
 from perturblab.records.markdown import Raw, escape, markdown_table
 from perturblab.records.points import Point, radius
@@ -15,7 +16,32 @@ from perturblab.records.worst_case import NO_WORST, lacks_worst, with_worst
 
 _EFFORT = ("steps", "step_size", "restarts", "queries", "draws", "verdicts", "mode")
 Curves = Mapping[int, Sequence[Point]]  # seed -> points
-Kind = tuple[int, str, str]  # images, norm, attack with its effort: what a table is about
+
+
+class Kind(NamedTuple):
+    """The points that one table shows.
+
+    Args:
+        images: how many were attacked.
+        norm: "linf" or "l2".
+        attack: its name.
+        ways: its effort, or the attacks that a worst case is taken over.
+    """
+
+    images: int
+    norm: str
+    attack: str
+    ways: str
+
+    @property
+    def title(self) -> str:
+        """The attack with its effort."""
+        return f"{self.attack} {self.ways}".rstrip()
+
+    @property
+    def by_iterations(self) -> bool:
+        """Whether the columns are caps on iterations instead of radii."""
+        return AttackName.parse(self.attack).kind.by_iterations
 
 
 @dataclass(frozen=True)
@@ -26,7 +52,7 @@ class Attacked:
     points: Curves
 
 
-def markdown(runs: Sequence[Result], control: str | None = None) -> str:
+def attacks_markdown(runs: Sequence[Result], control: str | None = None) -> str:
     """Write one table for each data set, attack and set of images; a row a group, a column a radius.
 
     Args:
@@ -81,10 +107,10 @@ def data_of(attacked: Attacked) -> str:
 def kind_of(point: Point) -> Kind:
     """Say which table a point belongs to; only seeds that have met the same attacks share one of the worst case."""
     if point.attack == WORST:
-        return point.total, point.norm, f"{WORST} of {', '.join(point.settings['attacks'])}"
-    said = {key: value for key, value in sorted(point.settings.items()) if key in _EFFORT}
-    effort = [f"{key} {value}" for key, value in said.items() if (key, value) != ("draws", 1)]
-    return point.total, point.norm, f"{point.attack} ({', '.join(effort)})" if effort else point.attack
+        return Kind(point.total, point.norm, WORST, f"of {', '.join(point.settings['attacks'])}")
+    settings = {key: value for key, value in sorted(point.settings.items()) if key in _EFFORT}
+    effort = [f"{key} {value}" for key, value in settings.items() if (key, value) != ("draws", 1)]
+    return Kind(point.total, point.norm, point.attack, f"({', '.join(effort)})" if effort else "")
 
 
 def flagged_seeds(attacked: Attacked, kinds: Iterable[Kind]) -> dict[str, tuple[int, ...]]:
@@ -107,20 +133,19 @@ def flagged_seeds(attacked: Attacked, kinds: Iterable[Kind]) -> dict[str, tuple[
 
 
 def _block(data: str, kind: Kind, groups: Sequence[Attacked], control: str | None) -> str:
-    total, norm, attack = kind
     chosen = {a.group.label: {s: _at(points, kind) for s, points in a.points.items()} for a in groups}
     radii = sorted({eps for seeds in chosen.values() for at in seeds.values() for eps in at})
-    axis = "iterations" if is_capped(attack) else f"{norm}, eps"
+    axis = "iterations" if kind.by_iterations else f"{kind.norm}, eps"
     rows = []
     for label, seeds in chosen.items():
         if not any(seeds.values()):
             continue
         against = chosen.get(control) if control not in (None, label) else None
         cells = [_cell(seeds, eps, against) for eps in radii]
-        if attack.startswith(WORST):  # what counts of all these tables
+        if kind.attack == WORST:  # the line that counts most
             cells = [Raw(f"**{cell}**" if cell else "") for cell in cells]
         rows.append([label, *cells, _flags(seeds.values())])
-    title = f"**{escape(data)}: {escape(attack)}, {total:,} test images** (accuracy in percent by {axis})"
+    title = f"**{escape(data)}: {escape(kind.title)}, {kind.images:,} test images** (accuracy in percent by {axis})"
     return f"{title}\n\n{markdown_table(['', *map(radius, radii), 'flags'], rows, 'l' + 'r' * len(radii) + 'l')}\n"
 
 
@@ -148,4 +173,4 @@ def _cell(
 
 
 def _flags(curves: Iterable[Mapping[float, Point]]) -> str:
-    return said(list(dict.fromkeys(flag for at in curves for point in at.values() for flag in point.flags)))
+    return flag_note(list(dict.fromkeys(flag for at in curves for point in at.values() for flag in point.flags)))

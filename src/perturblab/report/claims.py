@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from perturblab import stats
-from perturblab.records.flags import BLACK_BOX, NOT_CONVERGED, PGD_WEAKER, SATURATED, said
+from perturblab.records.flags import BLACK_BOX, NOT_CONVERGED, PGD_WEAKER, SATURATED, flag_note
 from perturblab.records.record import Parameters
 from perturblab.records.results import Result
 from perturblab.report.by_setup import Places, Seeds, flags_in, mixture, presets_run, values_of
@@ -94,9 +94,9 @@ class Compared:
         """Which side is an upper bound, and by what signs; "" where none is."""
         left, right = self.flags
         if left == right:
-            return f"both sides: {said(left)}" if left else ""
+            return f"both sides: {flag_note(left)}" if left else ""
         pairs = zip(self.sides, self.flags, strict=True)
-        return "; ".join(f"{side}: {said(flags)}" for side, flags in pairs if flags)
+        return "; ".join(f"{side}: {flag_note(flags)}" for side, flags in pairs if flags)
 
 
 @dataclass(frozen=True)

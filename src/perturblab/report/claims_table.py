@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from perturblab import stats
 from perturblab.errors import UserError
-from perturblab.records.flags import said
+from perturblab.records.flags import flag_note
 from perturblab.records.markdown import markdown_table
 from perturblab.records.results import Result
 from perturblab.report import groups_table
@@ -194,7 +194,7 @@ def figure_row(finding: FigureFinding, measured: Measured | None) -> Row:
         verdict = f"cannot be run here: {missing}" if missing else "not yet measured"
         return Row(entry.id, (about, f"{published} ({entry.figure.kind})", "", ""), verdict, details=doubts)
     words: list[str] = [measured.verdict or "no published number"]
-    words += [said(measured.flags)] if measured.flags else []
+    words += [flag_note(measured.flags)] if measured.flags else []
     return Row(
         entry.id,
         (about, f"{published} ({entry.figure.kind})", measured.preset, _measured(measured)),

@@ -8,8 +8,7 @@ from statistics import fmean
 
 from perturblab import stats
 from perturblab.errors import one_line
-from perturblab.records.attack_names import is_capped
-from perturblab.records.flags import said
+from perturblab.records.flags import flag_note
 from perturblab.records.points import radius
 from perturblab.records.results import Result
 from perturblab.report import attacks_table
@@ -53,7 +52,7 @@ def attack_charts(runs: Sequence[Result]) -> list[Chart]:
         by_data.setdefault(attacks_table.data_of(group), []).append(group)
     charts = list[Chart]()
     for data, groups in sorted(by_data.items()):
-        points = [p for group in groups for own in group.points.values() for p in own if "frozen" not in p.attack]
+        points = [p for group in groups for own in group.points.values() for p in own if not p.name.is_frozen]
         drawn = []
         for kind in sorted({attacks_table.kind_of(p) for p in points}):
             lines = [line for group in groups if (line := _attack_line(group, kind)).x]
@@ -101,7 +100,7 @@ def _flags_said(groups: Sequence[attacks_table.Attacked], kinds: Sequence[attack
             panels = "" if len(where) == len(own) else f" ({_panels(where)})"
             words.append(_in_seeds(flag, seeds, [*group.points]) + panels)
         if words:
-            flagged.append(f"{_short(group.group.label)} ({said(words)})")
+            flagged.append(f"{_short(group.group.label)} ({flag_note(words)})")
     if not flagged:
         return "No curve has a flag."
     rest = "." if len(flagged) == drawn else ". The other curves have no flags."
@@ -150,12 +149,11 @@ def _line(name: str, x: Sequence[float], intervals: Sequence[stats.Interval], no
 
 
 def _attack_panel(kind: attacks_table.Kind, lines: Sequence[Line], number: str) -> Panel:
-    total, norm, name = kind
     radii = sorted({x for line in lines for x in line.x})
-    axis = "iterations" if is_capped(name) else f"radius, {norm}"
+    axis = "iterations" if kind.by_iterations else f"radius, {kind.norm}"
     ticks = {eps: radius(eps).removesuffix("/255") for eps in radii}
     axis += ", /255" if any("/255" in radius(eps) for eps in radii) else ""
-    title = "\n".join(textwrap.wrap(f"{number}{name}, {total:,} images", 44)[:3])
+    title = "\n".join(textwrap.wrap(f"{number}{kind.title}, {kind.images:,} images", 44)[:3])
     return Panel(title, tuple(lines), axis, "accuracy, %", ticks)
 
 

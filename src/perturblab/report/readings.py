@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from perturblab.records.attack_names import ACTIVE, AT_INFERENCE
 from perturblab.records.points import Point
 from perturblab.records.results import Result
 from perturblab.report.volatility_table import spreads
@@ -11,7 +10,6 @@ from perturblab.studies.catalogue import Measure
 
 _CLOSE = 1e-6  # radii are typed as decimals here and as fractions there
 _FIRST_COUNTED = 11  # epoch index; the published code looks for the best one from there on
-_MODES = {"batchout-in-eval": ACTIVE, "inference-mean": f"{AT_INFERENCE}, beside 30 "}  # how a point's mode begins
 EVERY_EPOCH = "every epoch"
 BEST_EPOCH = Measure("best epoch")
 AUDITED = {
@@ -130,12 +128,9 @@ def _attacked(points: Iterable[Point], measure: Measure, images: int) -> Value |
 
 def _fits(point: Point, measure: Measure) -> bool:
     clean = measure.metric == "exact"  # of a published mode: the accuracy at radius 0 in that mode
-    if (not clean and (point.attack, point.norm) != (measure.attack, measure.norm)) or "frozen" in point.attack:
+    if (not clean and (point.attack, point.norm) != (measure.attack, measure.norm)) or point.name.is_frozen:
         return False
-    mode, wanted = point.settings.get("mode", ""), _MODES.get(measure.mode, "")
-    if abs(point.eps - (0 if clean else measure.eps)) > _CLOSE or bool(mode) != bool(wanted):
-        return False
-    if not mode.startswith(wanted):
+    if abs(point.eps - (0 if clean else measure.eps)) > _CLOSE or point.mode != measure.evaluation:
         return False
     step = point.settings.get("step_size")
     if (measure.mode == "step eps/30") != (step is not None and abs(step - measure.eps / 30) < _CLOSE):

@@ -1,14 +1,15 @@
-"""Whether what lies in a folder is what is asked for: a record of these settings, points of this attack on this net."""
+"""Is a job already done? Compares the record and attack points in a folder with what was requested."""
 
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from perturblab.records import numerics
 from perturblab.records.attack_config import AttackConfig
-from perturblab.records.attack_names import ACTIVE, AT_INFERENCE, BLIND, FROZEN, TRANSFER, is_capped
+from perturblab.records.attack_names import AttackName
 from perturblab.records.checks import load_checks
 from perturblab.records.config import TrainConfig
 from perturblab.records.paths import RunFolder, file_of, point_files
@@ -18,8 +19,6 @@ from perturblab.records.store import record_in
 
 _NAMES = {"dataset_train", "dataset_test", "dataroot"}  # a record calls the images by their display name
 _RULE = re.compile(r"all|last|alternate|all-after:.*|.*[*?[].*")  # places of BatchOut; a record has what they meant
-_EFFORT = ("steps", "step_size", "restarts", "queries")  # of an attack, as given
-_ALONE = ("deepfool", "deepfool-unclipped", "autoattack", "square")  # of a random net only its frozen twin meets them
 
 
 def differing(record: Record, config: TrainConfig, given: Collection[str]) -> str:
@@ -119,7 +118,7 @@ def is_measured(config: AttackConfig, folder: Path, *, images: int | None, weigh
     """Say whether a folder holds all points and checks that an attack asks for, of one state of the weights.
 
     Args:
-        config: what is asked for; its source is read only where the weights are known.
+        config: settings asked for; the source is read only where the weights are known.
         folder: of the results.
         images: in the test set; None where that is not known.
         weights: hash of those that are attacked; "" where it is not known.
@@ -129,62 +128,59 @@ def is_measured(config: AttackConfig, folder: Path, *, images: int | None, weigh
     """
     source = RunFolder(Path(config.source)).weights_hash() if weights and config.source else ""
     total = config.subset if images is None else min(config.subset or images, images)
-    twins = [(twin, name) for name in dict.fromkeys(config.attacks) for twin in (name, name + FROZEN)]
-    files = [file_of(folder, twin, "l2" if is_capped(name) else config.norm) for twin, name in twins]
-    found = [p for file in files for p in load_points(file) if p.total == (total or p.total)]
-    found = [p for p in found if _is_as_hard(p, config) and source in ("", p.settings.get("source_weights", source))]
-    for of in [weights] if weights else dict.fromkeys(p.weights for p in found):
-        same = [p for p in found if p.weights == of]
+    names = [(name, replace(name, is_frozen=True)) for name in config.names]
+    norms = {True: "l2", False: config.norm}
+    files = [file_of(folder, twin, norms[twin.kind.by_iterations]) for twins in names for twin in twins]
+    points = [p for file in files for p in load_points(file) if p.total == (total or p.total)]
+    points = [p for p in points if _is_as_hard(p, config) and source in ("", p.settings.get("source_weights", source))]
+    for state in [weights] if weights else dict.fromkeys(p.weights for p in points):
+        same = [p for p in points if p.weights == state]
         if _covers(same, config) and (not config.checks or _is_checked(folder, same[0], config, source)):
             return True
     return False
 
 
 def _is_as_hard(point: Point, config: AttackConfig) -> bool:
-    """Whether a point was measured with the effort and in the mode asked for, as far as it says."""
-    said = point.settings
-    is_random = "verdicts" in said or point.attack.endswith(FROZEN)
-    asked: dict[str, Any] = {name: getattr(config, name) for name in (*_EFFORT, "verdicts")}
-    asked |= {"seed": config.manual_seed, "draws": config.draws if is_random else 1}
+    """Say whether a point was measured with the effort and in the mode asked for, as far as it tells."""
+    settings = point.settings
+    asked: dict[str, Any] = asdict(config.effort) | {"seed": config.manual_seed, "verdicts": config.verdicts}
+    asked |= {"draws": config.draws if point.is_random or point.name.is_frozen else 1}
     asked |= {"source": Path(config.source or "").name}
-    if "steps" in said:
-        said = {"step_size": None, **said}  # what follows from the radius is not written down
-    return _is_in_mode(point.net[1], config) and all(said[name] == asked[name] for name in said.keys() & asked)
-
-
-def _is_in_mode(mode: str, config: AttackConfig) -> bool:
-    if config.batchout_in_eval:
-        return mode.startswith(ACTIVE)
-    at_inference = f"{AT_INFERENCE}, beside {config.inference_batchout} training images"
-    return mode == (at_inference if config.inference_batchout else "")
+    del asked["early_stop"]  # follows from the net
+    if "steps" in settings:
+        settings = {"step_size": None, **settings}  # a size that follows from the radius is not written down
+    return point.mode == config.mode and all(settings[name] == asked[name] for name in settings.keys() & asked)
 
 
 def _covers(points: Sequence[Point], config: AttackConfig) -> bool:
-    """Whether every attack met the net at every radius: a random net, where the attack follows it, also its twin."""
+    """Say whether every attack met the net at every radius, a random net under all its names."""
 
-    def is_there(attack: str, *, axis: Iterable[float], drawn: bool = False) -> bool:
-        radii = {p.eps for p in points if p.attack == attack and p.is_random == drawn}
+    def is_there(name: AttackName, *, drawn: bool) -> bool:
+        axis = config.iterations if name.kind.by_iterations else config.eps or ()
+        radii = {p.eps for p in points if p.name == name and p.is_random == drawn}
         return bool(radii) and radii >= set(map(float, axis))
 
-    for name in config.attacks:
-        axis = config.iterations if is_capped(name) else config.eps or ()
-        if is_there(name, axis=axis):
-            continue
-        is_blind = name.removeprefix(TRANSFER) in BLIND and name not in _ALONE
-        if not (name in _ALONE or is_there(name, axis=axis, drawn=True)):
-            return False
-        if not (is_blind or is_there(name + FROZEN, axis=axis)):
-            return False
-    return True
+    return all(
+        is_there(name, drawn=False) or all(is_there(twin, drawn=not twin.is_frozen) for twin in name.on_random_net())
+        for name in config.names
+    )
 
 
 def _is_checked(folder: Path, point: Point, config: AttackConfig, source: str) -> bool:
-    """Whether the masking checks asked for have seen the net and the images of a point."""
-    effort = [getattr(config, name) for name in _EFFORT]
-    asked = [point.subset, min(config.check_subset, point.total), point.weights, config.norm, effort, point.net[1]]
-    asked += [bool(config.source), config.manual_seed]
-    for images, count, weights, norm, _, tried, mode, of, seed in (check["key"] for check in load_checks(folder)):
-        found = [images, count, weights, norm, [tried[name] for name in _EFFORT], mode, bool(of), seed]
-        if found == asked and source in ("", of):
-            return True
-    return False
+    """Say whether the masking checks asked for have seen the net and the images of a point."""
+    asked = {
+        "subset": point.subset,
+        "images": min(config.check_subset, point.total),
+        "weights": point.weights,
+        "norm": config.norm,
+        "mode": point.net[1],
+        "seed": config.manual_seed,
+    }
+    keys = [check.key for check in load_checks(folder)]
+    return any(
+        all(getattr(key, name) == value for name, value in asked.items())
+        and replace(key.effort, draws=1, early_stop=True) == config.effort
+        and bool(key.source_weights) == bool(config.source)
+        and source in ("", key.source_weights)
+        for key in keys
+    )

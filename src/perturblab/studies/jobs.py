@@ -21,10 +21,9 @@ from typing import Any
 
 from perturblab.errors import UserError
 from perturblab.records import store
-from perturblab.records.checks import load_checks, save_checks
-from perturblab.records.paths import RunFolder, point_files
-from perturblab.records.points import load_points, save_points
+from perturblab.records.paths import RunFolder
 from perturblab.records.record import Study
+from perturblab.records.run_points import RunPoints
 from perturblab.studies.done import fault_in
 from perturblab.studies.plan import Job, unlike
 from perturblab.system.files import sweep, write_atomically
@@ -307,16 +306,7 @@ def _bring_attacks(job: Job) -> None:
 
     Either may lack some: weights are trained anew, and other studies keep their results elsewhere.
     """
-    for file in point_files(job.results[0]):
-        own = RunFolder(job.work).attacks / file.name
-        points = load_points(own)
-        measured = {point.key for point in points}
-        if new := [point for point in load_points(file) if point.key not in measured]:
-            save_points(own, [*new, *points])
-    checks = load_checks(job.work)
-    done = [check["key"] for check in checks]
-    if unseen := [check for check in load_checks(job.results[0]) if check["key"] not in done]:
-        save_checks(job.work, [*unseen, *checks])
+    RunPoints(job.work).bring(RunPoints(job.results[0]))
 
 
 def _epochs(jobs: Sequence[Job]) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from perturblab.records.attack_names import ACTIVE, AttackName
 from perturblab.studies.catalogue import ENTRIES, RELATIONS, SETUPS, Measure
 
 
@@ -198,10 +199,6 @@ PRESETS = {
         ),
     )
 }
-_MODES: dict[str, dict[str, Any]] = {
-    "batchout-in-eval": _IN_EVAL,
-    "inference-mean": {"checks": False, "draws": 1, "inference_batchout": 30},
-}
 _COSTLY = ("pgd", "autoattack")  # not at more radii than their own
 
 
@@ -220,7 +217,7 @@ def _published_attacks() -> dict[str, tuple[Mapping[str, Any], ...]]:
             key = json.dumps(settings), name if name in _COSTLY else ""
             names, radii = found.setdefault(setup, {}).setdefault(key, (set(), {0.0}))
             names.add(name)
-            radii |= set() if name.startswith("deepfool") else {measure.eps}  # a cap is no radius
+            radii |= set() if AttackName.parse(name).kind.by_iterations else {measure.eps}  # a cap is not a radius
     return {
         setup: tuple(
             {"attacks": ",".join(sorted(names)), "eps": ",".join(map(_typed, sorted(radii))), **json.loads(settings)}
@@ -234,8 +231,10 @@ def _settings_of(measure: Measure) -> dict[str, Any] | None:
     """How `perturblab attack` measures what a figure is about, without name and radius; None where it cannot."""
     if (measure.metric != "attack" and not measure.mode) or measure.mode == "inference-vote":
         return None
-    found: dict[str, Any] = dict(_MODES.get(measure.mode, {}))
-    if measure.norm != "linf" and not measure.attack.startswith("deepfool"):
+    found: dict[str, Any] = {"checks": False, "draws": 1} if measure.evaluation.kind else {}
+    found |= {"verdicts": 3} if measure.evaluation.kind == ACTIVE else {}
+    found |= measure.evaluation.flags
+    if measure.norm != "linf" and not AttackName.parse(measure.attack).kind.by_iterations:
         found["norm"] = measure.norm
     found |= {name: value for name, value in (("steps", measure.steps), ("subset", measure.subset)) if value}
     if measure.mode == "step eps/30":

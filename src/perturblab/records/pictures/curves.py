@@ -1,4 +1,4 @@
-"""A net under attack, to be looked at: accuracy against the radius as a table and as curves, and the images."""
+"""Pictures of accuracy against the radius of an attack."""
 
 import textwrap
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from perturblab.errors import one_line
-from perturblab.records.attack_names import WORST, is_capped
-from perturblab.records.flags import said
+from perturblab.records.attack_names import WORST
+from perturblab.records.flags import flag_note
 from perturblab.records.pictures.style import empty_figure, svg
 from perturblab.records.points import Point
 from perturblab.records.worst_case import NO_WORST, lacks_worst
@@ -27,11 +27,11 @@ _BELOW = 4.2  # lines from a panel to its legend: ticks and the axis's name stan
 
 
 def curves_svg(points: Sequence[Point], path: Path, *, title: str, chance: float) -> None:
-    """Draw accuracy against the radius, a line an attack, with Wilson intervals; the worst case is bold.
+    """Draw accuracy against the radius, one line per attack, with Wilson intervals; the worst case is bold.
 
     Args:
-        points: of one net, norm and set of images; DeepFool's, whose axis is its cap on iterations, get a panel of
-            their own. An attack that was made in several ways has several lines.
+        points: of one net, norm and set of images. Those of DeepFool, whose axis is its cap on iterations, get a panel
+            of their own. An attack that was made in several ways has several lines.
         path: the SVG file to write, atomically; the same points give the same bytes.
         title: one line over the figure.
         chance: accuracy of guessing, in percent.
@@ -40,25 +40,25 @@ def curves_svg(points: Sequence[Point], path: Path, *, title: str, chance: float
 
 
 def _curves(points: Sequence[Point], title: str, chance: float) -> "Figure":
-    kinds = {capped: [p for p in points if is_capped(p.attack) == capped] for capped in (False, True)}
-    shown = {capped: of for capped, of in kinds.items() if of}
-    legends = [_Legend.of(_labels(of)) for of in shown.values()]
+    kinds = {capped: [p for p in points if p.name.kind.by_iterations == capped] for capped in (False, True)}
+    shown = {capped: curves for capped, curves in kinds.items() if curves}
+    legends = [_Legend.of(_labels(curves)) for curves in shown.values()]
     figure = _figure(len(shown), title, points, max(legend.lines for legend in legends))
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
-    for axes, (capped, of), legend in zip(panels, shown.items(), legends, strict=True):
-        _panel(axes, of, capped=capped, chance=chance, legend=legend)
+    for axes, (capped, curves), legend in zip(panels, shown.items(), legends, strict=True):
+        _panel(axes, curves, capped=capped, chance=chance, legend=legend)
     return figure
 
 
 class _Legend(NamedTuple):
-    """What fits below a panel: so many columns, that take so many lines."""
+    """Size of the legend below a panel, in columns and lines."""
 
     columns: int
     lines: int
 
     @classmethod
     def of(cls, labels: Sequence[str]) -> "_Legend":
-        """For the curves with these names, wrapped as `_wrapped`."""
+        """Measure the legend of curves with these names, wrapped as by `_wrapped`."""
         names = [_wrapped(name) for name in sorted(set(labels))]
         longest = max(len(line) for name in names for line in name.split("\n"))
         columns = max(1, min(3, _WIDTH // (longest + 9)))  # beside a name its star, its line and a gap
@@ -80,21 +80,21 @@ def _figure(panels: int, title: str, points: Sequence[Point], lines: int) -> "Fi
 
 
 def notes_under(points: Sequence[Point]) -> list[str]:
-    """What must be said beside the numbers, a line each."""
+    """Write the notes that belong beside the numbers, one line each."""
     flags = list(dict.fromkeys(flag for point in points for flag in point.flags))
-    return [*([said(flags)] if flags else []), *([NO_WORST] if lacks_worst(points) else [])]
+    return [*([flag_note(flags)] if flags else []), *([NO_WORST] if lacks_worst(points) else [])]
 
 
 def _labels(points: Sequence[Point]) -> list[str]:
-    """A name for the curve of each point: its attack and, where this was made in several ways, what is special."""
+    """Name the curve of each point: its attack and, where this was made in several ways, the settings that differ."""
     ways: dict[str, dict[tuple[str, ...], dict[str, Any]]] = {}
     for point in points:
         ways.setdefault(point.attack, {})[point.curve] = point.settings
     labels = []
     for point in points:
         others = ways[point.attack].values() if point.attack != WORST else ()
-        own = {k: v for k, v in sorted(point.settings.items()) if any(other.get(k) != v for other in others)}
-        words = [str(v).split(",")[0] if k == "mode" else f"{k.replace('_', ' ')} {v}" for k, v in own.items()]
+        special = {k: v for k, v in sorted(point.settings.items()) if any(other.get(k) != v for other in others)}
+        words = [point.mode.kind if k == "mode" else f"{k.replace('_', ' ')} {v}" for k, v in special.items()]
         labels.append(f"{point.attack} ({', '.join(words)})" if words else point.attack)
     return labels
 

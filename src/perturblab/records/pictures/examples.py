@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from perturblab.errors import one_line
-from perturblab.records.attack_names import WORST, is_capped
 from perturblab.records.pictures.style import empty_figure, svg
 from perturblab.records.points import Point
 from perturblab.system.files import write_atomically
@@ -25,7 +24,7 @@ _COLUMNS = 5
 
 
 def examples_of(points: Sequence[Point]) -> tuple[str, list[float]]:
-    """Choose whose images are drawn: FGSM's where the call had it and not PGD, else PGD's, which takes least time.
+    """Choose the attack whose images are drawn: FGSM where the call had it and not PGD, else PGD, the quickest to make.
 
     Args:
         points: of one call.
@@ -35,7 +34,7 @@ def examples_of(points: Sequence[Point]) -> tuple[str, list[float]]:
     """
     radii: dict[str, set[float]] = {}
     for point in points:
-        if point.eps and point.attack != WORST and not is_capped(point.attack) and "mistake" not in point.settings:
+        if point.eps and not (point.name.is_worst or point.name.kind.by_iterations or point.is_mistake):
             radii.setdefault(point.attack, set()).add(point.eps)
     shown = "fgsm" if "fgsm" in radii and "pgd" not in radii else "pgd"
     return shown, sorted(radii.get(shown) or set().union(*radii.values()))
@@ -49,12 +48,12 @@ def examples_svg(
     *,
     title: str,
 ) -> None:
-    """Draw clean images, perturbations and adversarial images, two rows a radius, with what the net answers.
+    """Draw clean images, perturbations and adversarial images, two rows per radius, with the answers of the net.
 
     Args:
         clean: (N, C, H, W) in [0, 1].
         attacked: radius -> (N, C, H, W).
-        answers: radius -> names of the classes that the net sees, N; 0 for the clean images.
+        answers: radius -> names of the N classes that the net answers; 0 for the clean images.
         path: the SVG file to write, atomically.
         title: one line over the figure.
     """

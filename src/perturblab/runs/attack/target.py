@@ -1,22 +1,20 @@
-"""What an attack on a run meets: the net in the mode asked for, the images, and what tells them apart in records."""
+"""The target of an attack: a trained net, its test images and the hashes that identify both."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from perturblab.attacks import masking
 from perturblab.attacks.pixels import Frozen, to_pixels
-from perturblab.attacks.registry import Effort
 from perturblab.errors import UserError
 from perturblab.layers.inference import ActiveBatchOut, InferenceBatchOut
 from perturblab.layers.partners import BY_CLASS
 from perturblab.records.attack_config import AttackConfig
-from perturblab.records.attack_names import ACTIVE, AT_INFERENCE
-from perturblab.records.flags import FEWEST
+from perturblab.records.attack_names import ACTIVE, AT_INFERENCE, AttackName, Effort
+from perturblab.records.checks import FEWEST
 from perturblab.records.paths import RunFolder
 from perturblab.runs import open
 from perturblab.runs.run import Run
@@ -29,23 +27,23 @@ _REFERENCES = 1000  # training images among which BatchOut at inference draws
 
 @dataclass
 class Target:
-    """What is attacked.
+    """A net and the images on which it is attacked.
 
     Args:
         folder: of the run.
         model: from images in [0, 1] to logits, in eval mode.
-        twin: what `perturblab.attacks.Frozen` freezes of a random net: its draw does not depend on the batch.
+        twin: the net that `perturblab.attacks.Frozen` freezes where `model` is random; its draw does not depend on the
+            batch.
         x: (N, C, H, W) in [0, 1].
         y: int64 (N,).
-        subset: which images these are, as a hash.
-        weights: of the net, as a hash.
+        subset: hash that tells these images from others.
+        weights: hash of the net's weights.
         source: the net whose images are transferred.
-        source_weights: its weights, as a hash.
+        source_weights: hash of the weights of `source`, or of the net itself without one.
         effort: of the attacks.
-        config: what was asked for.
+        config: settings asked for.
         random: the model's answers differ from pass to pass.
-        mode: how BatchOut takes part in evaluation; empty where it is the identity, as it should be.
-        paths: what attacks by iterations gave at every cap.
+        paths: images at every cap of an attack by iterations, by its name.
     """
 
     folder: Path
@@ -60,23 +58,29 @@ class Target:
     effort: Effort
     config: AttackConfig
     random: bool
-    mode: str = ""
-    paths: dict[str, list[Tensor]] = field(default_factory=dict)
+    paths: dict[AttackName, list[Tensor]] = field(default_factory=dict)
+
+    def effort_of(self, name: AttackName) -> Effort:
+        """Give the effort of one attack.
+
+        A transfer raises the source's loss as far as it goes: images that barely fool the source fool no other net.
+        """
+        return replace(self.effort, early_stop=False) if name.is_transfer else self.effort
 
 
 def make_target(run: Run, config: AttackConfig, show: Show) -> Target:
-    """Get a run ready for an attack.
+    """Prepare the target of an attack on a run.
 
     Args:
         run: a trained one.
-        config: what was asked for.
+        config: settings asked for.
         show: where progress goes.
 
     Returns:
         The target, whose images are the same for every run of a data set.
 
     Raises:
-        UserError: no such source, a mode that the net does not have, or images too few to be checked.
+        UserError: no such source, a mode that the net does not have, or too few images for the checks.
     """
     test = run.images.test
     rows = torch.arange(len(test.labels))
@@ -89,18 +93,10 @@ def make_target(run: Run, config: AttackConfig, show: Show) -> Target:
             f"at least {FEWEST}, or --no-checks"
         )
     x = to_pixels(test.images[rows]).to(run.device, memory_format=torch.channels_last)  # as in training: faster
-    model, twin, mode = _in_mode(run, config, x)
+    model, twin = _in_mode(run, config, x)
     # Two passes over a few images may draw the same by chance; BatchOut in evaluation is random by construction.
-    is_random = bool(mode) or masking.is_random(model, x[:_LOOKED_AT])
+    is_random = bool(config.mode.kind) or masking.is_random(model, x[:_LOOKED_AT])
     source = None if config.source is None else _source(run, config, x, show)
-    effort = Effort(
-        steps=config.steps,
-        step_size=config.step_size,
-        restarts=config.restarts,
-        queries=config.queries,
-        draws=config.draws if is_random else 1,
-        early_stop=not is_random,
-    )
     return Target(
         folder=run.folder,
         model=model,
@@ -111,48 +107,48 @@ def make_target(run: Run, config: AttackConfig, show: Show) -> Target:
         weights=RunFolder(run.folder).weights_hash(),
         source=source,
         source_weights=RunFolder(Path(config.source or run.folder)).weights_hash(),
-        effort=effort,
+        effort=replace(config.effort, draws=config.draws, early_stop=False) if is_random else config.effort,
         config=config,
         random=is_random,
-        mode=mode,
     )
 
 
-def changes(config: AttackConfig) -> dict[str, Any]:
-    """Say what differs from the run's own flags when it is opened for an attack.
+def changes(config: AttackConfig) -> dict[str, str]:
+    """List the flags that differ from the run's own when it is opened for an attack.
 
     Args:
-        config: what was asked for.
+        config: settings asked for.
 
     Returns:
-        For `perturblab.runs.open.trained_run`.
+        Name -> value, for `perturblab.runs.open.trained_run`.
     """
-    found: dict[str, Any] = {"device": config.device}
-    return found if config.dataroot is None else found | {"dataroot": str(Path(config.dataroot).absolute())}
+    folder = {} if config.dataroot is None else {"dataroot": str(Path(config.dataroot).absolute())}
+    return {"device": config.device, **folder}
 
 
-def _in_mode(run: Run, config: AttackConfig, x: Tensor) -> tuple[nn.Module, nn.Module, str]:
-    """The net, what is frozen of it, and the name of its mode."""
+def _in_mode(run: Run, config: AttackConfig, x: Tensor) -> tuple[nn.Module, nn.Module]:
+    """Give the net in the mode asked for, and the one that is frozen of it."""
     net = run.in_pixels.eval()
     asked = [flag for flag in ("batchout_in_eval", "inference_batchout") if getattr(config, flag)]
-    said = " and ".join(f"--{flag.replace('_', '-')}" for flag in asked)
+    flags = " and ".join(f"--{flag.replace('_', '-')}" for flag in asked)
     if len(asked) > 1:
-        raise UserError(f"{said} given, two ways to use BatchOut; drop one")
+        raise UserError(f"{flags} are two ways to use BatchOut; drop one")
     if asked and not run.mixings:
-        raise UserError(f"{said} given, but {run.folder} was trained without BatchOut; drop it")
-    if config.batchout_in_eval:
+        raise UserError(f"{flags} needs BatchOut, but {run.folder} was trained without it; drop the flag")
+    if config.mode.kind == ACTIVE:
         if any(mixing.partners in BY_CLASS for mixing in run.mixings.values()):
-            raise UserError(f"{said} given, but the partners go by class, and evaluation has no labels; drop it")
-        # Its partners lie within the batch, and attack and verdict see other batches: the frozen twin has one partner.
-        one = InferenceBatchOut(net, x, draws=1, generator=stream(config.manual_seed, "frozen twin"))
-        return ActiveBatchOut(net), one, f"{ACTIVE}, a published mistake"
-    if config.inference_batchout:
+            raise UserError(f"{flags} has no labels to choose the partners of this run by class; drop the flag")
+        # Partners lie within the batch, and attack and verdict see other batches: the frozen twin has one partner.
+        return ActiveBatchOut(net), InferenceBatchOut(
+            net, x, draws=1, generator=stream(config.manual_seed, "frozen twin")
+        )
+    if config.mode.kind == AT_INFERENCE:
         rows = torch.randperm(len(run.training.labels), generator=stream(0, "references"))[:_REFERENCES]
         references = to_pixels(run.training.images[rows]).to(x)
         draws = stream(config.manual_seed, "inference")
-        model = InferenceBatchOut(net, references, draws=config.inference_batchout, generator=draws)
-        return model, model, f"{AT_INFERENCE}, beside {config.inference_batchout} training images"
-    return net, net, ""
+        model = InferenceBatchOut(net, references, draws=config.mode.images, generator=draws)
+        return model, model
+    return net, net
 
 
 def _source(run: Run, config: AttackConfig, x: Tensor, show: Show) -> nn.Module:

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perturblab.errors import one_line
-from perturblab.records.attack_names import is_capped
-from perturblab.records.flags import said
+from perturblab.records.flags import flag_note
 from perturblab.records.groups import group
 from perturblab.records.markdown import escape, markdown_table
 from perturblab.records.points import Point, radius
@@ -92,9 +91,9 @@ def _under_attack(points: Sequence[Point]) -> str:
         return "Not attacked: nothing is known about its robustness."
     rows = []
     for point in points:
-        at = f"{point.eps:g} iterations" if is_capped(point.attack) else f"{point.norm} {radius(point.eps)}"
+        at = f"{point.eps:g} iterations" if point.name.kind.by_iterations else f"{point.norm} {radius(point.eps)}"
         correct, ends = f"{point.correct:,} of {point.total:,}", brackets(point.wilson)
-        rows.append([point.attack, at, correct, f"{point.percent:.2f}", ends, said(point.flags)])
+        rows.append([point.attack, at, correct, f"{point.percent:.2f}", ends, flag_note(point.flags)])
     header = ["attack", "at", "correct", "accuracy, %", "95 % Wilson interval", "flags"]
     below = "An accuracy under attack is an empirical upper bound, never a guarantee."
     return f"{markdown_table(header, rows, 'llrrrl')}\n\n{below}"

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from perturblab.records.attack_names import ACTIVE, AT_INFERENCE, Mode
+
 # How a published figure came about.
 KINDS = (
     "exact",  # correct over total
@@ -81,6 +83,11 @@ class Measure:
     steps: int = 0
     subset: int = 0
     mode: str = ""
+
+    @property
+    def evaluation(self) -> Mode:
+        """How BatchOut took part in evaluation."""
+        return {"batchout-in-eval": Mode(ACTIVE), "inference-mean": Mode(AT_INFERENCE, 30)}.get(self.mode, Mode())
 
 
 NOTHING = Measure("none")
