@@ -198,8 +198,8 @@ def runs(setup: str, counts: Sequence[int], **given: Any) -> list[Result]:
 
 
 def claim(found: Sequence[ClaimFinding], name: str) -> ClaimFinding:
-    """Find the finding of one relation."""
-    return next(finding for finding in found if finding.relation.id == name)
+    """Find the finding of one claim."""
+    return next(finding for finding in found if finding.claim.id == name)
 
 
 # --- commands and documents

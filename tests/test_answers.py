@@ -10,7 +10,7 @@ from perturblab.report import answers, claims_table
 from perturblab.report.by_setup import by_place
 from perturblab.report.claims import claim_findings
 from perturblab.report.figures import figure_findings
-from perturblab.studies.catalogue import RELATIONS
+from perturblab.studies.catalogue import CLAIMS
 
 
 def test_the_answers_come_from_the_deciding_claims() -> None:
@@ -61,7 +61,7 @@ def test_an_answer_has_the_verdict_of_its_row_after_the_correction() -> None:
     of += runs("A1-untied", [5201, 5320, 5350])
     (compared,) = claim(claim_findings(by_place(of)), "R-A1-constant").measured
     assert compared.paired.verdict == "worse", "by itself"
-    assert claims_table.claim_words(RELATIONS["R-A1-constant"], compared).startswith("not distinguishable; ")
+    assert claims_table.claim_words(CLAIMS["R-A1-constant"], compared).startswith("not distinguishable; ")
     noise, _ = answers.answers(claim_findings(by_place(of)))
     assert "not distinguishable (difference -1.10" in noise.sentences[0]
 
@@ -82,7 +82,7 @@ def test_what_has_not_the_same_numerics_or_images_is_said_where_it_is_taken_toge
         of = by_place([changed(one, **(update if one.record.seed == 3 else {})) for one in both])
         (compared,) = claim(claim_findings(of), "R-noise").measured
         assert compared.note == said
-        figure = next(found for found in figure_findings(of) if found.entry.setup == "K4" and found.measured)
+        figure = next(found for found in figure_findings(of) if found.published.setup == "K4" and found.measured)
         assert figure.measured[0].note == said
         assert any(said.capitalize() in line for line in claims_table.figure_row(figure, figure.measured[0]).details)
 
@@ -95,7 +95,7 @@ def test_a_published_figure_of_all_images_is_not_compared_with_one_of_some() -> 
             for s, few in enumerate(right, 1)
             for some in [few * (total // 100)]
         ]
-        figures = {found.entry.id: found for found in figure_findings(by_place(of))}
+        figures = {found.published.id: found for found in figure_findings(by_place(of))}
         (measured,) = figures["R2-all-unclipped-0.1"].measured
         assert ("100 of the test" in measured.unlike) is not comparable
         assert measured.verdict is not None
@@ -167,7 +167,7 @@ def test_a_flag_bounds_the_side_that_carries_it() -> None:
         assert compared.flagged == f"BO-cifar-{arm}: empirical upper bound, flags: {flag}"
         assert compared.flagged in batchout.sentences[0]
         assert ("not shown, since" in batchout.sentences[0]) is not is_shown
-        words = claims_table.claim_words(RELATIONS[f"R-batchout-{attack}-cifar"], compared)
+        words = claims_table.claim_words(CLAIMS[f"R-batchout-{attack}-cifar"], compared)
         assert words.startswith("agrees; " if is_shown else "not shown ")
         row = claims_table.claim_row(claim(found, f"R-batchout-{attack}-cifar"), compared)
         assert "100 of 10,000" in row.details[0]

@@ -21,7 +21,7 @@ from perturblab.records.config import TrainConfig, validated
 from perturblab.runs.build import build_net, make_recipe, net_options
 from perturblab.runs.defence import check_defence, make_adversary, make_mixings
 from perturblab.studies import catalogue
-from perturblab.studies.catalogue import ENTRIES, KINDS, METRICS, MODES, RELATIONS, SETUPS, Entry, Measure, Setup
+from perturblab.studies.catalogue import CLAIMS, FIGURES, KINDS, METRICS, MODES, SETUPS, Measure, PublishedFigure, Setup
 from perturblab.studies.catalogue.types import Figure
 
 RUNNABLE = [setup for setup in SETUPS.values() if not setup.missing]
@@ -55,13 +55,13 @@ def counted(net: str, options: tuple[tuple[str, Any], ...], task: Task) -> tuple
 
 def test_an_id_given_twice_cannot_be_overlooked() -> None:
     with pytest.raises(ValueError, match=r"K4 .*twice"):
-        catalogue.by_id([SETUPS["K4"], SETUPS["K5"], SETUPS["K4"]])
+        catalogue.index_by_id([SETUPS["K4"], SETUPS["K5"], SETUPS["K4"]])
 
 
 def test_ids_are_fit_for_folders_and_for_typing() -> None:
-    for name in (*SETUPS, *ENTRIES, *RELATIONS):
+    for name in (*SETUPS, *FIGURES, *CLAIMS):
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name), name
-    assert all(name.startswith("R-") for name in RELATIONS)
+    assert all(name.startswith("R-") for name in CLAIMS)
     assert all(SETUPS[name].id == name for name in SETUPS)
 
 
@@ -119,8 +119,8 @@ def test_set_ups_that_cannot_run_say_why_and_no_other_is_idle() -> None:
         else:
             assert setup.command
             assert setup.flags["dataset_train"] in IMAGES
-    used = {entry.setup for entry in ENTRIES.values()}
-    used |= {side for relation in RELATIONS.values() for side in (relation.left, relation.right)}
+    used = {published.setup for published in FIGURES.values()}
+    used |= {side for claim in CLAIMS.values() for side in (claim.left, claim.right)}
     assert set(SETUPS) == used - {""}
 
 
@@ -143,38 +143,38 @@ def check_measure(measure: Measure) -> None:
 
 
 def test_entries_are_whole() -> None:
-    for name, entry in ENTRIES.items():
-        figure = entry.figure
+    for name, published in FIGURES.items():
+        figure = published.figure
         assert figure.kind in KINDS, name
         assert (figure.value is None) == (figure.kind == "no figure"), name
         assert figure.value is None or 0 <= figure.value <= 100, name
         assert figure.text, name
-        assert entry.setup == "" or entry.setup in SETUPS, name
-        assert entry.about, name
-        assert "https://" in entry.source or "ICVGIP" in entry.source, name
-        assert entry.tags, name
-        check_measure(entry.measure)
-        if figure.kind in ("batch mean", "batch mean, truncated", "smoothed") and entry.setup:
-            assert entry.measure.metric == figure.kind, name
-        if "normalised" in name.split("-")[-2:] and entry.measure.attack:
-            assert entry.measure.attack == "fgsm-normalised", name
+        assert published.setup == "" or published.setup in SETUPS, name
+        assert published.about, name
+        assert "https://" in published.source or "ICVGIP" in published.source, name
+        assert published.tags, name
+        check_measure(published.measure)
+        if figure.kind in ("batch mean", "batch mean, truncated", "smoothed") and published.setup:
+            assert published.measure.metric == figure.kind, name
+        if "normalised" in name.split("-")[-2:] and published.measure.attack:
+            assert published.measure.attack == "fgsm-normalised", name
 
 
 def test_relations_are_whole() -> None:
-    for relation in RELATIONS.values():
-        assert relation.text.endswith("."), relation.id
-        assert relation.source
-        assert relation.tags
-        assert bool(relation.left) == bool(relation.right or relation.rivals)
-        assert not (relation.right and relation.rivals)
-        assert relation.left or relation.how, relation.id
-        assert {relation.left, relation.right, *relation.rivals} <= {*SETUPS, ""}, relation.id
-        assert relation.left not in relation.rivals
-        assert relation.left != relation.right or relation.right_measure or not relation.left
-        if relation.low is not None and relation.high is not None:
-            assert relation.low <= relation.high
-        check_measure(relation.measure)
-        check_measure(relation.right_measure or relation.measure)
+    for claim in CLAIMS.values():
+        assert claim.text.endswith("."), claim.id
+        assert claim.source
+        assert claim.tags
+        assert bool(claim.left) == bool(claim.right or claim.rivals)
+        assert not (claim.right and claim.rivals)
+        assert claim.left or claim.how, claim.id
+        assert {claim.left, claim.right, *claim.rivals} <= {*SETUPS, ""}, claim.id
+        assert claim.left not in claim.rivals
+        assert claim.left != claim.right or claim.right_measure or not claim.left
+        if claim.low is not None and claim.high is not None:
+            assert claim.low <= claim.high
+        check_measure(claim.measure)
+        check_measure(claim.right_measure or claim.measure)
 
 
 # What the two fact sheets hold, for where they are not at hand: rows, and figures by table.
@@ -205,17 +205,17 @@ PLACES = {
 }
 
 
-def of_row(row: str) -> list[Entry]:
-    return [entry for name, entry in ENTRIES.items() if name == row or name.startswith(f"{row}-")]
+def of_row(row: str) -> list[PublishedFigure]:
+    return [published for name, published in FIGURES.items() if name == row or name.startswith(f"{row}-")]
 
 
 @pytest.mark.parametrize("row", ROWS.split())
 def test_every_row_has_its_entries(row: str) -> None:
-    assert [entry for entry in of_row(row) if {"pnn", "lbcnn"} & set(entry.tags)]
+    assert [published for published in of_row(row) if {"pnn", "lbcnn"} & set(published.tags)]
 
 
 def test_every_table_has_its_figures() -> None:
-    found = Counter(tag for entry in ENTRIES.values() for tag in entry.tags if tag in TABLES)
+    found = Counter(tag for published in FIGURES.values() for tag in published.tags if tag in TABLES)
     assert dict(found) == TABLES
 
 
@@ -240,12 +240,12 @@ def test_every_row_of_the_fact_sheet_has_its_entries(facts: dict[str, str]) -> N
     rows = {cells[0].strip(): cells[5] for cells in table if re.fullmatch(r" [A-Z]\d+ ", cells[0])}
     assert set(rows) == set(ROWS.split())
     for row, claimed in rows.items():
-        values = {entry.figure.value for entry in of_row(row)}
+        values = {published.figure.value for published in of_row(row)}
         # The first number of a cell, or its two or three; "85.7 (85.91 until ...)" is one figure with its history.
         numbers = [float(n) for n in re.findall(r"(?<![\d.])\d\d(?:\.\d+)?(?![\d.])", re.sub(r"\(.*?\)", "", claimed))]
         if row not in ("P3", "K9", "L1", "L2"):
             assert set(numbers) <= values, row
-    assert {entry.figure.value for entry in of_row("L1")} == {99.5, 94.5, 93.0}
+    assert {published.figure.value for published in of_row("L1")} == {99.5, 94.5, 93.0}
 
 
 # Decimals of these sections that are no accuracy: section numbers, radii, and values quoted from other sections.
@@ -264,9 +264,9 @@ def test_every_figure_of_a_table_is_an_entry(facts: dict[str, str], place: str) 
     # Error rates became accuracies.
     values = {
         f"{value:.2f}"
-        for entry in ENTRIES.values()
-        if entry.figure.value is not None and set(PLACES[place]) & set(entry.tags)
-        for value in (entry.figure.value, 100 - entry.figure.value)
+        for published in FIGURES.values()
+        if published.figure.value is not None and set(PLACES[place]) & set(published.tags)
+        for value in (published.figure.value, 100 - published.figure.value)
     }
     numbers = re.findall(r"(?<![\d.])\d*\.\d+(?![\d.])", body)
     assert len(numbers) > 9
@@ -297,7 +297,7 @@ def test_every_cell_of_the_reproduction_is_where_it_belongs(facts: dict[str, str
         assert len(table) == rows
         for label, *values in table:
             for column, value in zip(columns, values, strict=True):
-                found = ENTRIES.get(f"R1-{model_of(label)}-{column}")
+                found = FIGURES.get(f"R1-{model_of(label)}-{column}")
                 number = re.match(r"[\d.]+", value)
                 assert (found and found.figure.value) == (float(number[0]) if number else None), (label, column)
 
@@ -312,7 +312,7 @@ def test_every_point_of_the_paper_is_where_it_belongs(facts: dict[str, str]) -> 
         assert len(table) == 3
         for label, *values in table:
             for column, value in zip(columns, [v for v in values if v], strict=True):
-                assert ENTRIES[f"BO{figure}-{arms[label]}-{column}"].figure.value == float(value)
+                assert FIGURES[f"BO{figure}-{arms[label]}-{column}"].figure.value == float(value)
 
 
 # id, set-up, value, metric or attack, radius or cap: written by hand.
@@ -347,23 +347,23 @@ SPOTS: list[tuple[str, str, float | None, str, float]] = [
 
 @pytest.mark.parametrize(("name", "setup", "value", "what", "eps"), SPOTS, ids=[spot[0] for spot in SPOTS])
 def test_spots(name: str, setup: str, value: float | None, what: str, eps: float) -> None:
-    entry = ENTRIES[name]
-    measure = entry.measure
-    assert (entry.setup, entry.figure.value, measure.attack or measure.metric) == (setup, value, what)
+    published = FIGURES[name]
+    measure = published.measure
+    assert (published.setup, published.figure.value, measure.attack or measure.metric) == (setup, value, what)
     assert measure.eps == pytest.approx(eps)
 
 
 def test_an_error_stands_beside_accuracies_as_one() -> None:
-    assert ENTRIES["R2-all-clean"].figure.said == "3.18 % error, 96.82 % right"
-    assert Figure(None, "no figure", "error not said").said == "error not said"
+    assert FIGURES["R2-all-clean"].figure.wording == "3.18 % error, 96.82 % right"
+    assert Figure(None, "no figure", "error not said").wording == "error not said"
 
 
 def test_published_mistakes_are_said() -> None:
-    assert ENTRIES["R2-c1-clean"].measure.mode == "batchout-in-eval"
-    assert ENTRIES["R2-all-unclipped-0.3"].measure == Measure("attack", "fgsm-unclipped", 0.3, mode="batchout-in-eval")
-    assert ENTRIES["R1-alt-0.3-notes-pgd-10"].measure.mode == "step eps/30"
-    assert ENTRIES["SEED-cifar10-none-fgsm-normalised"].figure == ENTRIES["SEED-cifar10-none-fgsm"].figure
-    assert any("trained" in doubt for doubt in ENTRIES["K8"].doubts)
+    assert FIGURES["R2-c1-clean"].measure.mode == "batchout-in-eval"
+    assert FIGURES["R2-all-unclipped-0.3"].measure == Measure("attack", "fgsm-unclipped", 0.3, mode="batchout-in-eval")
+    assert FIGURES["R1-alt-0.3-notes-pgd-10"].measure.mode == "step eps/30"
+    assert FIGURES["SEED-cifar10-none-fgsm-normalised"].figure == FIGURES["SEED-cifar10-none-fgsm"].figure
+    assert any("trained" in doubt for doubt in FIGURES["K8"].doubts)
     assert any("VGG19" in doubt for doubt in SETUPS["R1-alt-0.3"].doubts)
 
 
@@ -385,7 +385,7 @@ def test_published_mistakes_are_said() -> None:
     ],
 )
 def test_spots_of_relations(name: str, left: str, right: str, low: float | None, high: float | None) -> None:
-    found = RELATIONS[name]
+    found = CLAIMS[name]
     assert (found.left, found.right, found.low, found.high) == (left, right, low, high)
 
 
@@ -456,7 +456,7 @@ def test_find_by_tag() -> None:
     both = catalogue.find("MNIST, attack")
     assert both
     assert all({"mnist", "attack"} <= set(item.tags) for item in both)
-    assert RELATIONS["R-K3-adam"] in catalogue.find("ladder")
+    assert CLAIMS["R-K3-adam"] in catalogue.find("ladder")
     with pytest.raises(ValueError, match=r"'batchuot'.*batchout\?"):
         catalogue.find("batchuot")
 

@@ -16,7 +16,7 @@ from perturblab.report.by_setup import by_place
 from perturblab.report.claims import claim_findings
 from perturblab.report.verdicts import against_claim
 from perturblab.studies import setups
-from perturblab.studies.catalogue import RELATIONS, SETUPS
+from perturblab.studies.catalogue import CLAIMS, SETUPS
 from perturblab.studies.presets import PRESETS
 
 
@@ -61,12 +61,12 @@ def test_no_claim_is_judged_by_one_run_against_itself(preset: str) -> None:
     real = [name for name, setup in SETUPS.items() if not setup.missing]
     of = [run(setup, s, 7000 + s, preset=preset, metrics=epochs([70.0])) for setup in real for s in (1, 2, 3)]
     for finding in claim_findings(by_place(of)):
-        relation = finding.relation
-        if not relation.right or relation.left == relation.right:
+        claim = finding.claim
+        if not claim.right or claim.left == claim.right:
             continue
-        sides = [setups.flags_of(SETUPS[side], PRESETS[preset], 1) for side in (relation.left, relation.right)]
+        sides = [setups.flags_of(SETUPS[side], PRESETS[preset], 1) for side in (claim.left, claim.right)]
         is_same = sides[0] == sides[1]
-        assert relation.measure.metric in ("smoothed", "best epoch") or finding.removed == (
+        assert claim.measure.metric in ("smoothed", "best epoch") or finding.removed == (
             {preset: "gives both sides the same flags"} if is_same else {}
         )
         assert not (is_same and finding.measured)
@@ -167,7 +167,7 @@ RIVALS = ("K5-masks", "K5-first-20", "K5-lr-1e-4", "K5-schedule")
     ],
 )
 def test_what_is_said_to_hurt_most_must_be_above_every_other_factor(best: list[int], verdict: str) -> None:
-    assert RELATIONS["R-hurt-most-adam"].rivals == RELATIONS["R-hurt-most-level-0.1"].rivals == RIVALS
+    assert CLAIMS["R-hurt-most-adam"].rivals == CLAIMS["R-hurt-most-level-0.1"].rivals == RIVALS
     of = [
         *runs("K5-adam", [8500, 8509, 8520], preset="full"),
         *runs("K5-masks", best, preset="full"),
@@ -267,8 +267,8 @@ def test_the_best_epoch_flatters_only_where_the_rate_is_the_published_one() -> N
         assert [compared.verdict for compared in finding.measured] == ([] if state else ["agrees"])
 
 
-def test_every_relation_between_runs_reads_a_metric_that_there_is() -> None:
-    for relation in RELATIONS.values():
-        if relation.left and relation.measure.metric != "attack":
-            assert relation.measure.metric in readings.READERS
-            assert {relation.left, *(relation.rivals or (relation.right,))} <= set(SETUPS)
+def test_every_claim_about_runs_reads_a_metric_that_there_is() -> None:
+    for of_two in CLAIMS.values():
+        if of_two.left and of_two.measure.metric != "attack":
+            assert of_two.measure.metric in readings.READERS
+            assert {of_two.left, *(of_two.rivals or (of_two.right,))} <= set(SETUPS)

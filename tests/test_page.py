@@ -20,9 +20,9 @@ from perturblab.records import results, store
 from perturblab.records.record import Record
 from perturblab.records.results import Failed, Result
 from perturblab.report import claims_table, page, protocol
-from perturblab.studies.catalogue import ENTRIES, RELATIONS
+from perturblab.studies.catalogue import CLAIMS, FIGURES
 from perturblab.studies.presets import PRESETS
-from perturblab.studies.setups import chosen
+from perturblab.studies.setups import choose_setups
 
 
 def test_the_same_records_give_the_same_bytes_in_any_order() -> None:
@@ -46,8 +46,8 @@ def test_the_page_is_whole_and_needs_nothing_from_outside() -> None:
 
 def test_every_figure_and_every_claim_is_on_the_page() -> None:
     text = some_page()
-    assert all(f">{entry}: " in text for entry in ENTRIES)
-    assert all(str(escape(relation.text)) in text for relation in RELATIONS.values())
+    assert all(f">{published}: " in text for published in FIGURES)
+    assert all(str(escape(claim.text)) in text for claim in CLAIMS.values())
     assert text.count("not yet measured") > 100
     for title in ("Curves under attack", "Learning curves", "The metric audit", "Noise masks", "Protocol"):
         assert f"<h2>{title}" in text
@@ -74,7 +74,7 @@ def test_the_commands_make_what_is_shown_and_no_more(seeds: dict[str, int], want
     for command in want:  # as the command line reads it
         words = command.split()[4:]
         ids, last = (words[:-2], int(words[-1])) if "--seeds" in words else (words, None)
-        for setup in chosen(ids, PRESETS["cpu"]):
+        for setup in choose_setups(ids, PRESETS["cpu"]):
             made[setup.id] = last or max(PRESETS["cpu"].seeds_of(setup.id))
     assert all(made[setup] >= last for setup, last in seeds.items())
 

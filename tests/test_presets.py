@@ -15,16 +15,16 @@ from perturblab.records.config import TrainConfig, validated
 from perturblab.records.points import Point
 from perturblab.report.readings import value
 from perturblab.studies import plan
-from perturblab.studies.catalogue import ENTRIES, RELATIONS, SETUPS, Setup
+from perturblab.studies.catalogue import CLAIMS, FIGURES, SETUPS, Setup
 from perturblab.studies.presets import PRESETS, Preset
-from perturblab.studies.setups import chosen, flags_of, is_comparable
+from perturblab.studies.setups import choose_setups, flags_of, is_comparable
 from studies import TINY
 from told import in_order
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
 def test_every_run_of_every_preset_can_be_configured(preset: Preset) -> None:
-    found = chosen((), preset)
+    found = choose_setups((), preset)
     assert found
     for setup in found:
         flags = flags_of(setup, preset, 3)
@@ -35,8 +35,8 @@ def test_every_run_of_every_preset_can_be_configured(preset: Preset) -> None:
 
 def test_every_attack_behind_a_figure_or_claim_is_made_at_the_full_preset() -> None:
     full, seen = PRESETS["full"], 0
-    of = [(entry.setup, entry.measure, entry.id) for entry in ENTRIES.values()]
-    of += [(side, r.measure, r.id) for r in RELATIONS.values() for side in (r.left, r.right)]
+    of = [(published.setup, published.measure, published.id) for published in FIGURES.values()]
+    of += [(side, r.measure, r.id) for r in CLAIMS.values() for side in (r.left, r.right)]
     for setup, measure, name in of:
         if (measure.metric != "attack" and not measure.mode) or not setup or measure.mode == "inference-vote":
             continue
@@ -68,10 +68,10 @@ def test_an_attack_as_published_is_made_at_its_own_radii_only() -> None:
 
 def test_only_the_published_protocol_is_comparable() -> None:
     for name in ("quick", "cpu", "cpu-all", "gpu"):
-        assert not any(is_comparable(setup, PRESETS[name]) for setup in chosen((), PRESETS[name]))
-    comparable = {s.id for s in chosen((), PRESETS["robust"]) if is_comparable(s, PRESETS["robust"])}
+        assert not any(is_comparable(setup, PRESETS[name]) for setup in choose_setups((), PRESETS[name]))
+    comparable = {s.id for s in choose_setups((), PRESETS["robust"]) if is_comparable(s, PRESETS["robust"])}
     assert comparable == {"BO-mnist-none", "BO-mnist-batchout", "BO-mnist-fgsm-half"}
-    for setup in chosen((), PRESETS["full"]):
+    for setup in choose_setups((), PRESETS["full"]):
         flags = flags_of(setup, PRESETS["full"], 1)
         assert {name: flags[name] for name in setup.flags} == dict(setup.flags)
 
@@ -100,30 +100,30 @@ def test_sizes_are_those_of_the_preset(setup: str, preset: str, want: dict[str, 
 
 def test_budgets_are_equal_for_all_set_ups_of_a_preset() -> None:
     for name in ("quick", "cpu", "cpu-all", "gpu"):
-        flags = [flags_of(setup, PRESETS[name], 1) for setup in chosen((), PRESETS[name])]
+        flags = [flags_of(setup, PRESETS[name], 1) for setup in choose_setups((), PRESETS[name])]
         assert len({(f["nepochs"], f["batch_size"] if name != "cpu-all" else 0) for f in flags}) == 1
 
 
 def test_ids_may_be_set_ups_figures_or_relations() -> None:
-    assert [setup.id for setup in chosen(["H5", "K4", "H5"], TINY)] == ["H5", "K4"]
-    assert [setup.id for setup in chosen(["R-noise"], TINY)] == [RELATIONS["R-noise"].left, RELATIONS["R-noise"].right]
+    assert [setup.id for setup in choose_setups(["H5", "K4", "H5"], TINY)] == ["H5", "K4"]
+    assert [setup.id for setup in choose_setups(["R-noise"], TINY)] == [CLAIMS["R-noise"].left, CLAIMS["R-noise"].right]
     with pytest.raises(UserError, match=in_order("'K44' ; K4")):
-        chosen(["K44"], TINY)
+        choose_setups(["K44"], TINY)
     with pytest.raises(UserError, match="cannot be run: "):
-        chosen(["H1"], TINY)
+        choose_setups(["H1"], TINY)
     with pytest.raises(UserError, match="rests on no run"):
-        chosen(["R-no-exchange"], TINY)
+        choose_setups(["R-no-exchange"], TINY)
 
 
 def test_presets_of_one_size_share_their_records(tmp_path: Path) -> None:
     small, large = PRESETS["cpu"], PRESETS["cpu-all"]
     assert (small.folder, large.folder) == ("cpu", "cpu")
-    for setup in chosen((), large):
+    for setup in choose_setups((), large):
         assert flags_of(setup, large, 1) == flags_of(setup, small, 1)
     at = {name: tmp_path / name for name in ("results", "work")}
     jobs = {
         job.name: job
-        for job in plan.plan(chosen((), large), large, None, results=at["results"], work=at["work"])
+        for job in plan.plan(choose_setups((), large), large, None, results=at["results"], work=at["work"])
         if "K4" in job.setups
     }
     for job in plan.plan([SETUPS["K4"]], small, (1, 2, 3), results=at["results"], work=at["work"]):

@@ -14,7 +14,7 @@ from perturblab.report.claims import claim_findings
 from perturblab.report.figures import figure_findings
 from perturblab.report.verdicts import against_published
 from perturblab.studies import presets, setups
-from perturblab.studies.catalogue import ENTRIES, RELATIONS, SETUPS, Measure
+from perturblab.studies.catalogue import CLAIMS, FIGURES, SETUPS, Measure
 from perturblab.studies.presets import PRESETS
 
 
@@ -114,7 +114,7 @@ def test_a_figure_is_only_judged_under_the_published_protocol() -> None:
     for preset, verdict in (("cpu", "not comparable at this preset"), ("full", "agrees")):
         metrics = [[{"epoch": 11, "train_loss": 1.0, "total": 10_000, "batch_mean_truncated": c / 100}] for c in counts]
         of = [run("K4", s, c, preset=preset, metrics=m) for s, (c, m) in enumerate(zip(counts, metrics, strict=True))]
-        (measured,) = next(f.measured for f in figure_findings(by_place(of)) if f.entry.id == "K4")
+        (measured,) = next(f.measured for f in figure_findings(by_place(of)) if f.published.id == "K4")
         assert measured.preset == preset
         assert measured.verdict == verdict
         assert measured.interval.mean == pytest.approx(85.6)
@@ -126,7 +126,7 @@ def test_a_figure_is_only_judged_on_the_published_images() -> None:
         of = [run("K4", seed, preset="full", metrics=[row]) for seed in (1, 2, 3)]
         new = {"data": of[0].record.data.model_copy(update={part: name})}
         of[0] = replace(of[0], record=of[0].record.model_copy(update=new))
-        finding = next(f for f in figure_findings(by_place(of)) if f.entry.id == "K4")
+        finding = next(f for f in figure_findings(by_place(of)) if f.published.id == "K4")
         (measured,) = finding.measured
         assert measured.unlike == ("the images are those of CIFAR-10 (JPEG copy)" if "copy" in name else "")
         assert ("not comparable" in claims_table.figure_row(finding, measured).verdict) == ("copy" in name)
@@ -134,7 +134,7 @@ def test_a_figure_is_only_judged_on_the_published_images() -> None:
 
 def test_a_figure_without_a_published_recipe_is_never_judged() -> None:
     of = [run("BO-mnist-none", seed, preset="robust") for seed in (1, 2, 3)]
-    judged = {f.entry.id: f.measured[0].verdict for f in figure_findings(by_place(of)) if f.measured}
+    judged = {f.published.id: f.measured[0].verdict for f in figure_findings(by_place(of)) if f.measured}
     assert {name: verdict for name, verdict in judged.items() if verdict and name.startswith("BO")} == {
         "BO-text-mnist-none": "not comparable at this preset"
     }
@@ -162,15 +162,15 @@ def test_a_set_up_whose_recipe_is_a_choice_says_so_and_no_other() -> None:
 def test_a_published_range_agrees_with_all_that_touches_it(values: list[float], verdict: str) -> None:
     assert against_published(values, 93.5, comparable=True, within=1.5) == verdict
     assert against_published(values, 93.5, comparable=True) == ("lower" if verdict != "higher" else verdict)
-    assert ENTRIES["R2-comment"].figure.within == 1.5
+    assert FIGURES["R2-comment"].figure.within == 1.5
     comment = [run("BO-mnist-batchout", seed, round(100 * v), preset="robust") for seed, v in enumerate(values, 1)]
-    found = next(f for f in figure_findings(by_place(comment)) if f.entry.id == "R2-comment")
+    found = next(f for f in figure_findings(by_place(comment)) if f.published.id == "R2-comment")
     assert found.measured[0].verdict == verdict
 
 
 def test_every_entry_and_relation_has_its_finding_even_without_a_run() -> None:
-    assert [f.entry.id for f in figure_findings({})] == list(ENTRIES)
-    assert [f.relation.id for f in claim_findings({})] == list(RELATIONS)
+    assert [f.published.id for f in figure_findings({})] == list(FIGURES)
+    assert [f.claim.id for f in claim_findings({})] == list(CLAIMS)
     assert not any(f.measured for f in figure_findings({}))
 
 
@@ -187,7 +187,7 @@ def test_the_preset_nearest_to_the_published_protocol_comes_first() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
 def test_comparable_means_that_no_flag_differs(preset: presets.Preset) -> None:
-    for setup in setups.chosen((), preset):
+    for setup in setups.choose_setups((), preset):
         flags = {**setups.flags_of(setup, preset, 1), "audit": True}
         full = {**setups.flags_of(setup, PRESETS["full"], 1), "audit": True}
         assert setups.is_comparable(setup, preset) == (flags == full)

@@ -11,7 +11,7 @@ from perturblab.cli import main
 from perturblab.cli.arguments import given, parsed
 from perturblab.records.config import TrainConfig, validated
 from perturblab.report import groups_table
-from perturblab.studies.catalogue import ENTRIES, RELATIONS
+from perturblab.studies.catalogue import CLAIMS, FIGURES
 from snippets import blocks, commands, executed, promised
 
 ROOT = Path(__file__).parents[1]
@@ -67,9 +67,9 @@ def test_make_targets_exist() -> None:
 
 
 def test_the_catalogue_is_as_large_as_is_said() -> None:
-    without = sum(entry.figure.value is None for entry in ENTRIES.values())
+    without = sum(published.figure.value is None for published in FIGURES.values())
     assert (
-        f"{len(ENTRIES) - without} published figures, {without} results without one, {len(RELATIONS)} claims"
+        f"{len(FIGURES) - without} published figures, {without} results without one, {len(CLAIMS)} claims"
         in " ".join(README.split())
     )
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from builders import Tell
-from perturblab.cli.show import _found, _how_to_run
+from perturblab.cli.show import _how_to_run, _look_up
 from perturblab.records import results
 from perturblab.report import claims_table
-from perturblab.studies.catalogue import ENTRIES, RELATIONS, SETUPS
+from perturblab.studies.catalogue import CLAIMS, FIGURES, SETUPS
 from perturblab.studies.presets import PRESETS
-from perturblab.studies.setups import chosen
+from perturblab.studies.setups import choose_setups
 
 
 def test_show_says_what_a_figure_is_about_and_not_the_clean_accuracy(tell: Tell) -> None:
@@ -32,7 +32,7 @@ def test_show_says_the_verdict_that_the_page_says(tell: Tell) -> None:
     for name in ("R-noise-K3", "R-batchout-fgsm-training", "R-A1-cnn", "R-noise"):
         said = json.loads(tell(f"show {name} --json --results {folder}")[1])["measured"]
         (verdict,) = {of["verdict"] for of in said if of.get("claim")}
-        (line,) = (line for line in page.splitlines() if line.startswith(f"| {RELATIONS[name].text} |"))
+        (line,) = (line for line in page.splitlines() if line.startswith(f"| {CLAIMS[name].text} |"))
         assert line.endswith(f"| {verdict} |")
 
 
@@ -72,7 +72,7 @@ def test_show_refuses_a_folder_that_is_not_there_unless_it_is_the_default(
         ("H3", f"run: cannot be, {SETUPS['H3'].missing}", "cannot be, there is no run of it"),
         (
             "R-other-class",
-            f"run: cannot be, no run stands behind it; it is settled by {RELATIONS['R-other-class'].how}",
+            f"run: cannot be, no run stands behind it; it is settled by {CLAIMS['R-other-class'].how}",
             "cannot be, there is no run of it",
         ),
     ],
@@ -88,10 +88,9 @@ def test_show_says_how_it_is_run_and_why_it_is_not(
 
 
 def test_every_command_that_is_shown_can_be_given() -> None:
-    for name in (*ENTRIES, *RELATIONS, *SETUPS):
-        entry, setup, relation = _found(name)
-        run = _how_to_run(name, entry, setup, relation)
+    for name in (*FIGURES, *CLAIMS, *SETUPS):
+        run = _how_to_run(_look_up(name))
         if "command" in run:
             words = shlex.split(run["command"])
-            assert chosen([name], PRESETS[words[words.index("--preset") + 1]])
+            assert choose_setups([name], PRESETS[words[words.index("--preset") + 1]])
             assert words[:3] == ["perturblab", "run", name]

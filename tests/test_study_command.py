@@ -17,7 +17,7 @@ from perturblab.cli import main
 from perturblab.records import store
 from perturblab.records.record import Study
 from perturblab.studies import presets
-from perturblab.studies.catalogue import ENTRIES, RELATIONS, SETUPS
+from perturblab.studies.catalogue import CLAIMS, FIGURES, SETUPS
 from perturblab.system.files import locked
 from studies import TINY, keep_record, planned
 from told import in_order
@@ -45,7 +45,7 @@ def test_list_show_and_run(tmp_path: Path, tell: Tell, monkeypatch: pytest.Monke
     (tmp_path / "results").mkdir()
     code, out, _ = tell("list --tag pnn --json")
     assert code == 0
-    assert {"K4", "K5", "R-noise"} <= {entry["id"] for entry in json.loads(out)}
+    assert {"K4", "K5", "R-noise"} <= {published["id"] for published in json.loads(out)}
     code, out, _ = tell("list --tag ladder")
     assert re.search(r"^R-K3-adam +above 0  claim", out, re.MULTILINE), "a tag of claims alone"
     assert tell("list --tag pnn,batchout")[0] == 2
@@ -91,10 +91,10 @@ def test_list_has_the_set_ups_that_nobody_published_too(tell: Tell) -> None:
     assert re.search(r"^H5-level-1 +- +set-up  ", out, re.MULTILINE)
     ids = [line.split()[0] for line in out.splitlines()]
     assert len(ids) == len(set(ids))
-    assert set(ids) >= {*ENTRIES, *RELATIONS, *(s for s in SETUPS if s not in {e.setup for e in ENTRIES.values()})}
+    assert set(ids) >= {*FIGURES, *CLAIMS, *(s for s in SETUPS if s not in {e.setup for e in FIGURES.values()})}
     listed = json.loads(tell("list --json")[1])
     assert [item["id"] for item in listed] == ids
-    assert {item["id"] for item in listed if item.get("kind") == "set-up"} == {*ids} - {*ENTRIES} - {*RELATIONS}
+    assert {item["id"] for item in listed if item.get("kind") == "set-up"} == {*ids} - {*FIGURES} - {*CLAIMS}
     assert "A1-shift" not in tell("list --tag pnn")[1].split(), "set-ups have no tags"
 
 

@@ -16,7 +16,7 @@ from perturblab.records.markdown import markdown_table
 from perturblab.records.points import Point
 from perturblab.records.results import load
 from perturblab.stats import Interval, t_interval
-from perturblab.studies.catalogue import ENTRIES
+from perturblab.studies.catalogue import FIGURES
 
 RESULTS = Path(__file__).parents[2] / "results" / "robust"
 FULL = {"attacks": ("fgsm", "pgd", "autoattack")}
@@ -76,5 +76,5 @@ def _means(points: list[Point]) -> dict[float, Interval]:
 
 
 def _published(arm: str) -> dict[float, float]:
-    own = [e for name, e in ENTRIES.items() if name.startswith(f"BO2-{arm}-fgsm-")]
-    return {entry.measure.eps: entry.figure.value for entry in own if entry.figure.value is not None}
+    own = [e for name, e in FIGURES.items() if name.startswith(f"BO2-{arm}-fgsm-")]
+    return {published.measure.eps: published.figure.value for published in own if published.figure.value is not None}

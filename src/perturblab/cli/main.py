@@ -66,7 +66,7 @@ def _parser() -> Parser:
     attacked.add_argument("folder", metavar="RUN", help="a run's folder")
     add_fields(attacked, AttackConfig)
     attacked.add_argument("--json", action="store_true", help="as JSON")
-    show.add_commands(command)
+    show.add_catalogue_commands(command)
     export.add_commands(command)
     report.add_command(command)
     return parser

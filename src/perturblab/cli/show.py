@@ -1,11 +1,11 @@
-"""The commands of the catalogue: list, show, run. They parse, call and print."""
+"""The commands of the catalogue, list, show and run: they parse, call and print."""
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perturblab.cli.arguments import Parser
 from perturblab.cli.study import run_study
@@ -13,54 +13,57 @@ from perturblab.errors import UserError
 from perturblab.system.processes import DONE
 
 if TYPE_CHECKING:
-    from perturblab.studies.catalogue import Entry, Relation, Setup
+    from perturblab.studies.catalogue import Claim, PublishedFigure, Setup
     from perturblab.studies.presets import Preset
 
-RESULTS = "results"  # where records lie unless --results says otherwise
-_SETUP = "set-up"  # kind of what is listed without a figure or a claim
+RESULTS = "results"  # the default of --results
+_SETUP = "set-up"  # the kind of a listed set-up without a published figure
 Add = Callable[[str, Callable[[argparse.Namespace], int], str], Parser]
 
 
-def add_commands(add: Add) -> None:
+def add_catalogue_commands(add: Add) -> None:
     """Add the three commands.
 
     Args:
-        add: from name, function and text to the command's parser.
+        add: makes a command's parser from its name, function and help.
     """
     listed = add("list", _list, "List the published figures and claims, and the set-ups that nobody published.")
-    tag = "only figures and claims with this tag, such as pnn, or with all of a,b"
+    tag = "only figures and claims with this tag, such as pnn, or with each of a,b"
     listed.add_argument("--tag", metavar="T", help=tag)
     listed.add_argument("--json", action="store_true", help="as JSON")
-    shown = add("show", _show, "Show all about one figure, set-up or relation, and what has been measured.")
-    shown.add_argument("id", metavar="ID", help="of a figure, set-up or relation")
-    shown.add_argument("--results", metavar="DIR", default=RESULTS, help="where the records lie [results]")
+    shown = add("show", _show, "Show one figure, set-up or claim, and its measurements.")
+    shown.add_argument("id", metavar="ID", help="of a figure, set-up or claim")
+    shown.add_argument("--results", metavar="DIR", default=RESULTS, help="folder of the records [results]")
     shown.add_argument("--json", action="store_true", help="as JSON")
-    run = add("run", run_study, "Run what is missing of a study: set-ups at a preset, several seeds each.")
-    run.add_argument("ids", metavar="ID", nargs="*", help="set-ups, figures or relations; the preset's own by default")
+    run = add("run", run_study, "Run the missing runs of a study: set-ups at a preset, several seeds each.")
+    run.add_argument("ids", metavar="ID", nargs="*", help="set-ups, figures or claims [the preset's own]")
     run.add_argument("--preset", metavar="P", default="quick", help="quick, cpu, cpu-all, robust, gpu or full [quick]")
     seeds = run.add_mutually_exclusive_group()
     seeds.add_argument("--seeds", metavar="N", help="seeds 1 to N of each [the preset's]")
-    seeds.add_argument("--seed", metavar="K", help="this seed only, beside other such calls")
-    run.add_argument("--jobs", metavar="J", help="runs at once [one a core, at most 4; with --on, what fits]")
+    seeds.add_argument("--seed", metavar="K", help="this seed only; such calls may run side by side")
+    run.add_argument("--jobs", metavar="J", help="runs at once [one per core, at most 4; with --on, as many as fit]")
     run.add_argument("--on", metavar="CLUSTER", help="a Ray cluster: ray, or ray://HOST:PORT [this machine]")
     run.add_argument("--cpus", metavar="C", help="with --on: cores of each run [1]")
     run.add_argument("--gpus", metavar="G", help="with --on: GPUs of each run, such as 1 or 0.5 [0]")
-    run.add_argument("--results", metavar="DIR", default=RESULTS, help="where the records go [results]")
-    run.add_argument("--work", metavar="DIR", default="runs", help="where the runs lie, with their weights [runs]")
-    run.add_argument("--dataroot", metavar="DIR", help="where a data set is looked for first")
+    run.add_argument("--results", metavar="DIR", default=RESULTS, help="folder for the records [results]")
+    run.add_argument("--work", metavar="DIR", default="runs", help="folder for the runs with their weights [runs]")
+    run.add_argument("--dataroot", metavar="DIR", help="folder that is searched first for a data set")
     run.add_argument(
-        "--print-commands", "--print_commands", action="store_true", help="one command a line for each missing run"
+        "--print-commands",
+        "--print_commands",
+        action="store_true",
+        help="print one command per missing run",
     )
-    run.add_argument("--dry-run", "--dry_run", action="store_true", help="say what is missing, and run nothing")
+    run.add_argument("--dry-run", "--dry_run", action="store_true", help="print what is missing, and run nothing")
     run.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _list(args: argparse.Namespace) -> int:
     from perturblab.studies import catalogue
 
-    items: list[Entry | Relation | Setup] = [
-        *catalogue.ENTRIES.values(),
-        *catalogue.RELATIONS.values(),
+    items: list[PublishedFigure | Claim | Setup] = [
+        *catalogue.FIGURES.values(),
+        *catalogue.CLAIMS.values(),
         *_unpublished(),
     ]
     if args.tag is not None:
@@ -70,172 +73,192 @@ def _list(args: argparse.Namespace) -> int:
             raise UserError(f"--tag got {args.tag!r}: {error}") from error
     if args.json:
         kinds = ({"kind": _SETUP} if isinstance(item, catalogue.Setup) else {} for item in items)
-        said = [{**asdict(item), **kind} for item, kind in zip(items, kinds, strict=True)]
-        print(json.dumps(said, indent=1, default=dict))
+        _print([{**asdict(item), **kind} for item, kind in zip(items, kinds, strict=True)])
         return DONE
     width = max(len(item.id) for item in items)
     for item in items:
-        if isinstance(item, catalogue.Entry):
-            figure, kind, about = item.figure.said, item.figure.kind, item.about
+        if isinstance(item, catalogue.PublishedFigure):
+            number, kind, about = item.figure.wording, item.figure.kind, item.about
         elif isinstance(item, catalogue.Setup):
-            figure, kind, about = "-", _SETUP, item.about
+            number, kind, about = "-", _SETUP, item.about
         else:
-            figure, kind, about = item.claimed, "claim", item.text
-        print(f"{item.id:{width}}  {figure:>9}  {kind:21}  {about}")
+            number, kind, about = item.claimed, "claim", item.text
+        print(f"{item.id:{width}}  {number:>9}  {kind:21}  {about}")
     return DONE
+
+
+def _print(value: object) -> None:
+    print(json.dumps(value, indent=1, default=dict))
 
 
 def _unpublished() -> "list[Setup]":
-    """Controls and other set-ups that no published figure rests on."""
-    from perturblab.studies.catalogue import ENTRIES, SETUPS
+    """List controls and other set-ups that no published figure rests on."""
+    from perturblab.studies.catalogue import FIGURES, SETUPS
 
-    published = {entry.setup for entry in ENTRIES.values()}
-    return [setup for setup in SETUPS.values() if setup.id not in published and setup.id not in ENTRIES]
+    published = {figure.setup for figure in FIGURES.values()}
+    return [setup for setup in SETUPS.values() if setup.id not in published and setup.id not in FIGURES]
 
 
-def _found(name: str) -> "tuple[Entry | None, Setup | None, Relation | None]":
+@dataclass(frozen=True)
+class _Item:
+    """The figure, set-up or claim of an id; a figure comes with the set-up that it rests on."""
+
+    id: str
+    figure: "PublishedFigure | None"
+    setup: "Setup | None"
+    claim: "Claim | None"
+
+
+def _look_up(name: str) -> _Item:
     from perturblab.studies import catalogue
 
-    entry, relation = catalogue.ENTRIES.get(name), catalogue.RELATIONS.get(name)
-    setup = catalogue.SETUPS.get(entry.setup if entry is not None else name)
-    if entry is None and relation is None and setup is None:
+    figure, claim = catalogue.FIGURES.get(name), catalogue.CLAIMS.get(name)
+    setup = catalogue.SETUPS.get(figure.setup if figure is not None else name)
+    if figure is None and claim is None and setup is None:
         from perturblab.studies.setups import not_found
 
         raise not_found(name)
-    return entry, setup, relation
+    return _Item(name, figure, setup, claim)
 
 
 def _show(args: argparse.Namespace) -> int:
-    entry, setup, relation = _found(args.id)
-    named = {"figure": entry, "setup": setup, "relation": relation}
-    said: dict[str, Any] = {kind: asdict(of) for kind, of in named.items() if of is not None}
-    said["run"] = _how_to_run(args.id, entry, setup, relation)
-    if why := _unmeasurable(entry, said["run"]):
-        said["unmeasurable"] = why
-    said["measured"] = _measured(entry, setup, relation, Path(args.results))
-    print(json.dumps(said, indent=1, default=dict) if args.json else "\n".join(_lines(said)))
+    item = _look_up(args.id)
+    run, measured = _how_to_run(item), _measurements(item, Path(args.results))
+    obstacle = _why_unmeasurable(item, run)
+    if args.json:
+        parts = {"figure": item.figure, "setup": item.setup, "relation": item.claim}
+        shown: dict[str, object] = {kind: asdict(part) for kind, part in parts.items() if part is not None}
+        shown |= {"run": run, **({"unmeasurable": obstacle} if obstacle else {})}
+        _print({**shown, "measured": [measurement.values for measurement in measured]})
+        return DONE
+    for kind, part in {"figure": item.figure, "setup": item.setup, "claim": item.claim}.items():
+        if part is not None:
+            print("\n".join([f"{kind} {part.id}", *_fields(asdict(part))]))
+    print(f"run: cannot be, {run['cannot']}" if "cannot" in run else f"run: {run['command']}")
+    print(
+        "\n".join(["measured:", *(measurement.line for measurement in measured)])
+        if measured
+        else "measured: " + (f"cannot be, {obstacle}" if obstacle else "not yet")
+    )
     return DONE
 
 
-def _how_to_run(name: str, entry: "Entry | None", setup: "Setup | None", relation: "Relation | None") -> dict[str, str]:
-    """The command, or why there is none."""
+def _fields(values: Mapping[str, object]) -> Iterator[str]:
+    """Write the fields that are set, one per line; a tuple has a line for each of its parts."""
+    for name, value in values.items():
+        if name == "id" or value in ("", None, (), {}):
+            continue
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, dict) and part is value:
+                part = ", ".join(f"{key} {inner}" for key, inner in part.items() if inner not in ("", None))
+            yield f"  {name}: {part}"
+
+
+def _how_to_run(item: _Item) -> dict[str, str]:
+    """Give the command that measures an item, or why there is none."""
     from perturblab.studies.catalogue import SETUPS
     from perturblab.studies.setups import flags_of
 
-    sides: tuple[str, ...] = () if setup is None else (setup.id,)
-    measure = None if entry is None else entry.measure
-    if relation is not None:
-        sides, measure = tuple(filter(None, (relation.left, relation.right, *relation.rivals))), relation.measure
-    if why := next((SETUPS[side].missing for side in sides if SETUPS[side].missing), ""):
-        return {"cannot": why}
+    claim = item.claim
+    sides: tuple[str, ...] = () if item.setup is None else (item.setup.id,)
+    measure = None if item.figure is None else item.figure.measure
+    if claim is not None:
+        sides, measure = tuple(filter(None, (claim.left, claim.right, *claim.rivals))), claim.measure
+    if missing := next((SETUPS[side].missing for side in sides if SETUPS[side].missing), ""):
+        return {"cannot": missing}
     if not sides:
-        settled = relation.how if relation is not None else ""
+        settled = claim.how if claim is not None else ""
         return {"cannot": f"no run stands behind it{settled and '; it is settled by ' + settled}"}
     is_attacked = measure is not None and bool(measure.attack)
-    preset = _preset_for(sides, relation, attacked=is_attacked)
+    preset = _preset_for(sides, claim, attacked=is_attacked)
     reads = {str(flags_of(SETUPS[side], preset, 1).get("dataset_train")) for side in sides} - {"digits"}
-    return {"command": f"perturblab run {name} --preset {preset.name}{' --dataroot DATA' if reads else ''}"}
+    return {"command": f"perturblab run {item.id} --preset {preset.name}{' --dataroot DATA' if reads else ''}"}
 
 
-def _preset_for(sides: Sequence[str], relation: "Relation | None", *, attacked: bool) -> "Preset":
-    """The smallest preset that has all sides among its own set-ups, or else is made for them; the full one for others.
+def _preset_for(sides: Sequence[str], claim: "Claim | None", *, attacked: bool) -> "Preset":
+    """Choose the smallest preset that has all sides among its set-ups, or else is made for them, or else the full one.
 
-    One that would leave nothing of a difference, or would not attack what is asked about under attack, comes last.
+    A preset that would leave nothing of a difference, or would not attack an item about attacks, comes last.
     """
-    from perturblab.report.claims import is_removed, pairs
+    from perturblab.report.evidence import pairs, removal_reason
     from perturblab.studies.presets import PRESETS
 
-    def suits(preset: "Preset") -> tuple[bool, ...]:
+    def rank(preset: "Preset") -> tuple[bool, ...]:
         starts = (*preset.special, *preset.attacks)
         made = preset.only or [side for side in sides if side.startswith(starts)]
         return (
             set(sides) <= {*preset.setups, *made} or preset.name == "full",
-            relation is None or not all(is_removed(pair, preset.name) for pair in pairs(relation)),
+            claim is None or not all(removal_reason(pair, preset.name) for pair in pairs(claim)),
             not attacked or all(map(preset.attacks_on, sides)),
             set(sides) <= set(preset.setups),
         )
 
-    return max(PRESETS.values(), key=suits)  # of those that suit alike the first, which is the smallest
+    return max(PRESETS.values(), key=rank)  # the first of equal rank, which is the smallest
 
 
-def _unmeasurable(entry: "Entry | None", run: dict[str, str]) -> str:
+def _why_unmeasurable(item: _Item, run: Mapping[str, str]) -> str:
     if "cannot" in run:
         return "there is no run of it"
-    if entry is not None and (entry.measure.metric == "none" or entry.measure.mode == "inference-vote"):
+    measure = None if item.figure is None else item.figure.measure
+    if measure is not None and (measure.metric == "none" or measure.mode == "inference-vote"):
         return "nothing here measures this figure"
     return ""
 
 
-def _measured(
-    entry: "Entry | None", setup: "Setup | None", relation: "Relation | None", folder: Path
-) -> list[dict[str, Any]]:
-    """What the runs below a folder say: what the figure or the claim is about, and of a set-up the last epochs."""
+@dataclass(frozen=True)
+class _Measurement:
+    """One seed's number at a preset: as JSON, and what follows the place in a line of text."""
+
+    values: Mapping[str, object]
+    text: str
+
+    @property
+    def line(self) -> str:
+        return f"  at {self.values['preset']}, seed {self.values['seed']}: {self.text}"
+
+
+def _measurements(item: _Item, folder: Path) -> list[_Measurement]:
+    """Read the numbers of an item from the runs below a folder: of its claim, of its figure, then of its set-up."""
     from perturblab.records import results
     from perturblab.report import claims_table
     from perturblab.report.by_setup import by_place
     from perturblab.report.claims import claim_findings
     from perturblab.report.figures import figure_findings
+    from perturblab.stats import signed
 
     if folder == Path(RESULTS) and not folder.exists():  # nothing was run here yet
         return []
-    places, said = by_place(results.load(folder)), list[dict[str, Any]]()
-    if relation is not None:
-        of_claim = next(finding for finding in claim_findings(places) if finding.relation == relation)
-        said += [
-            {"claim": relation.id, "preset": c.preset, "seed": seed, "difference": value, "verdict": words}
-            for c in of_claim.measured
-            for words in (claims_table.claim_words(relation, c),)
-            for seed, value in c.differences.items()
-        ]
-    if entry is not None:
-        of_figure = next(finding for finding in figure_findings(places) if finding.entry == entry)
-        said += [
-            {"figure": entry.id, "preset": m.preset, "seed": seed, "percent": value, "flags": m.flags}
-            for m in of_figure.measured
-            for seed, value in m.values.items()
-        ]
-    return said + [
-        {"setup": name, "preset": preset, "seed": seed, **run.record.counts.last.model_dump()}
-        for (preset, name), seeds in places.items()
-        if setup is not None and name == setup.id
-        for seed, run in seeds.items()
-    ]
-
-
-def _lines(said: dict[str, Any]) -> list[str]:
-    lines = []
-    for kind, of in said.items():
-        if kind == "measured":
-            why = f"cannot be, {said['unmeasurable']}" if "unmeasurable" in said else "not yet"
-            lines += ["measured:", *map(_line, of)] if of else [f"measured: {why}"]
-        elif kind == "run":
-            lines.append(f"run: cannot be, {of['cannot']}" if "cannot" in of else f"run: {of['command']}")
-        if not isinstance(of, dict) or "id" not in of:
-            continue
-        lines.append(f"{kind} {of['id']}")
-        for key, value in of.items():
-            if key == "id" or value in ("", None, (), {}):
-                continue
-            parts = value if isinstance(value, tuple) else (_plain(value),)
-            lines += [f"  {key}: {part}" for part in parts]
-    return lines
-
-
-def _line(of: dict[str, Any]) -> str:
-    from perturblab.stats import signed
-
-    start = f"  at {of['preset']}, seed {of['seed']}: "
-    if "claim" in of:
-        return f"{start}{signed(of['difference'])}; over its seeds: {of['verdict']}"
-    if "figure" in of:
-        return f"{start}{of['percent']:.2f}{'; flags: ' + ', '.join(of['flags']) if of['flags'] else ''}"
-    percent = 100 * of["correct"] / of["total"]
-    return (
-        f"{start}{of['correct']}/{of['total']} clean images = {percent:.2f} % after epoch {of['epoch'] + 1}, the last"
-    )
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {part}" for key, part in value.items() if part not in ("", None))
-    return str(value)
+    places, measured = by_place(results.load(folder)), list[_Measurement]()
+    if (claim := item.claim) is not None:
+        finding = next(finding for finding in claim_findings(places) if finding.claim == claim)
+        for compared in finding.measured:
+            place, words = {"claim": claim.id, "preset": compared.preset}, claims_table.claim_words(claim, compared)
+            measured += [
+                _Measurement(
+                    {**place, "seed": seed, "difference": value, "verdict": words},
+                    f"{signed(value)}; over its seeds: {words}",
+                )
+                for seed, value in compared.differences.items()
+            ]
+    if (figure := item.figure) is not None:
+        of_figure = next(finding for finding in figure_findings(places) if finding.published == figure)
+        for at in of_figure.measured:
+            flags = f"; flags: {', '.join(at.flags)}" if at.flags else ""
+            measured += [
+                _Measurement(
+                    {"figure": figure.id, "preset": at.preset, "seed": seed, "percent": value, "flags": at.flags},
+                    f"{value:.2f}{flags}",
+                )
+                for seed, value in at.values.items()
+            ]
+    for (preset, name), seeds in places.items():
+        for seed, run in seeds.items() if item.setup is not None and name == item.setup.id else ():
+            last = run.record.counts.last
+            measured.append(
+                _Measurement(
+                    {"setup": name, "preset": preset, "seed": seed, **last.model_dump()},
+                    f"{last.correct}/{last.total} clean images = {last.accuracy:.2f} % after epoch {last.epoch + 1}, "
+                    "the last",
+                )
+            )
+    return measured

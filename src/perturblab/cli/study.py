@@ -85,7 +85,7 @@ def _say_standing(preset: str, jobs: int, standing: "Standing", show: "Show") ->
 def _jobs(args: argparse.Namespace) -> "list[Job]":
     from perturblab.studies.plan import plan
     from perturblab.studies.presets import PRESETS
-    from perturblab.studies.setups import chosen
+    from perturblab.studies.setups import choose_setups
 
     if args.preset not in PRESETS:
         raise UserError(f"--preset got {args.preset!r}; choose one of {', '.join(PRESETS)}")
@@ -100,7 +100,7 @@ def _jobs(args: argparse.Namespace) -> "list[Job]":
     for name, folder in folders.items():
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--{name} got {folder}, which is a file; give a folder, which is made where it is missing")
-    return plan(chosen(args.ids, preset), preset, seeds, given=given, **folders)
+    return plan(choose_setups(args.ids, preset), preset, seeds, given=given, **folders)
 
 
 def _placed(args: argparse.Namespace) -> "AbstractContextManager[Callable[..., list[Failure]]]":

@@ -79,7 +79,7 @@ def answers(claims: Sequence[ClaimFinding]) -> tuple[Answer, Answer]:
     Returns:
         The two answers, from the largest preset at which each claim was measured with evidence.
     """
-    found = {finding.relation.id: _best_known(finding) for finding in claims if finding.measured}
+    found = {finding.claim.id: _best_known(finding) for finding in claims if finding.measured}
     return (
         _answer("Does noise help a perturbative network?", _NOISE, _NOISE_DECIDED, _NOISE_WORDS, found),
         _answer("Does BatchOut make a net robust?", _BATCHOUT, _BATCHOUT_DECIDED, _BATCHOUT_WORDS, found),

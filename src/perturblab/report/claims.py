@@ -1,4 +1,4 @@
-"""Claims about differences beside what was measured: pure functions of runs and of the catalogue."""
+"""Claims about differences beside their measurements: pure functions of runs and of the catalogue."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,16 +9,12 @@ from perturblab import stats
 from perturblab.records.flags import BLACK_BOX, NOT_CONVERGED, PGD_WEAKER, SATURATED, flag_note
 from perturblab.records.record import Parameters
 from perturblab.records.results import Result
-from perturblab.report.by_setup import Places, Seeds, flags_in, mixture, presets_run, values_of
-from perturblab.report.readings import EVERY_EPOCH, exact, images_of_all, trained
+from perturblab.report.by_setup import Places, Seeds, flags_of_values, note_mixture, presets_run, values_of
+from perturblab.report.evidence import flags_apart, pairs, removal_reason, weakness
+from perturblab.report.readings import EVERY_EPOCH, images_of_all
 from perturblab.report.verdicts import ClaimVerdict, against_claim
-from perturblab.studies.catalogue import RELATIONS, SETUPS, Relation
-from perturblab.studies.presets import PRESETS
-from perturblab.studies.setups import differing, flags_of
+from perturblab.studies.catalogue import CLAIMS, Claim
 
-_BASELINE, EVIDENCE = "K1", 55.0  # the 3x3 net, and the percent on CIFAR-10 below which a study is none
-LEARNED = 40.0  # percent of the training images below which a net is not trained; chosen after the first K3 (31 %)
-_SAME_FLAGS = "gives both sides the same flags"
 # What the checks find wanting in PGD, and AutoAttack is made for: it has losses without the softmax, steps that adapt,
 # and a search without gradients.
 _ANSWERED = {"autoattack": {SATURATED, PGD_WEAKER, NOT_CONVERGED, BLACK_BOX}}
@@ -35,17 +31,17 @@ class Compared:
         left: mean of the left side over these seeds.
         right: mean of the right side.
         paired: the comparison by seed; of "every epoch" that of the last epoch.
-        verdict: on the claimed range, of several rivals after Holm's correction; None where nothing was claimed.
+        verdict: on the claimed range, of several rivals after Holm's correction; None if nothing was claimed.
         flags: of the left side and of the right one.
         differing: flags of the training command in which the sides differ at this preset.
-        note: what else is to be said.
-        weak: why it is no evidence; "" where it is.
+        note: further remarks.
+        weak: why it is not evidence; "" if it is.
         data: names of the test images.
         sizes: parameters, masks and multiplications of both sides.
-        attack: that both sides were under; "" for clean images.
-        images: test images that both sides rest on; 0 where that is not said.
+        attack: on both sides; "" for clean images.
+        images: test images that both sides rest on; 0 if unknown.
         of: images of the whole test set.
-        holm_p: p corrected for all comparisons with the same net; None where there is one only, or a claimed range.
+        holm_p: p corrected for all comparisons with the same net; None for a single one, or for a claimed range.
     """
 
     preset: str
@@ -73,11 +69,11 @@ class Compared:
         return replace(self.paired, verdict="not distinguishable") if is_lost else self.paired
 
     def is_shown(self, word: str, low: float | None = None, high: float | None = None) -> bool:
-        """Say whether a verdict stands: an accuracy that is an upper bound cannot be what makes its side better.
+        """Say whether a verdict stands: an accuracy that is only an upper bound cannot make its side better.
 
         Args:
             word: the verdict.
-            low, high: ends of the claimed range of left minus right; None where it is open.
+            low, high: ends of the claimed range of left minus right; None for an open end.
         """
         left, right = (bool({*flags} - _ANSWERED.get(self.attack, set())) for flags in self.flags)
         needs_left = word == "better" or (word == "agrees" and low is not None)
@@ -86,12 +82,12 @@ class Compared:
 
     @property
     def part(self) -> str:
-        """Which part of the test set was counted, such as "1,000 of 10,000 test images"; "" for all of it."""
+        """The counted part of the test set, such as "1,000 of 10,000 test images"; "" for all of it."""
         return f"{self.images:,} of {self.of:,} test images" if 0 < self.images < self.of else ""
 
     @property
     def flagged(self) -> str:
-        """Which side is an upper bound, and by what signs; "" where none is."""
+        """The sides that are upper bounds, with their flags; "" for none."""
         left, right = self.flags
         if left == right:
             return f"both sides: {flag_note(left)}" if left else ""
@@ -101,47 +97,47 @@ class Compared:
 
 @dataclass(frozen=True)
 class ClaimFinding:
-    """A claim about a difference.
+    """A claim about a difference, and its measurements.
 
     Args:
-        relation: the claim.
-        measured: at every preset, the largest preset first.
+        claim: of the catalogue.
+        measured: one per preset, the largest preset first.
         removed: preset that was run -> why it leaves nothing to compare.
     """
 
-    relation: Relation
+    claim: Claim
     measured: tuple[Compared, ...]
     removed: Mapping[str, str] = field(default_factory=dict)
 
 
 def claim_findings(places: Places) -> list[ClaimFinding]:
-    """Put every claim about a difference beside what was measured, paired by seed.
+    """Put every claim about a difference beside its measurements, paired by seed.
 
     Args:
         places: from `by_place`.
 
     Returns:
-        One finding a relation of the catalogue, in its order.
+        One finding per claim of the catalogue, in its order.
     """
-    found = []
-    for relation in RELATIONS.values():
-        sides = pairs(relation)
-        setups = {relation.left, *(side.right for side in sides)}
+    findings = []
+    for claim in CLAIMS.values():
+        sides = pairs(claim)
+        setups = {claim.left, *(side.right for side in sides)}
         ran = [preset for preset in presets_run(places) if {(preset, setup) for setup in setups} <= places.keys()]
-        whys = {preset: [is_removed(side, preset) for side in sides] for preset in ran}
-        removed = {preset: why[0] for preset, why in whys.items() if all(why)}
-        compared = (_above_all(sides, places, preset) for preset in ran if preset not in removed)
-        found.append(ClaimFinding(relation, tuple(c for c in compared if c is not None), removed))
-    return _corrected(found)
+        reasons = {preset: [removal_reason(side, preset) for side in sides] for preset in ran}
+        removed = {preset: reason[0] for preset, reason in reasons.items() if all(reason)}
+        compared = (_compare_with_all(sides, places, preset) for preset in ran if preset not in removed)
+        findings.append(ClaimFinding(claim, tuple(c for c in compared if c is not None), removed))
+    return _correct_open_claims(findings)
 
 
-def _corrected(found: Sequence[ClaimFinding]) -> list[ClaimFinding]:
-    """Judge differences without a claimed range by p values that are corrected for all those with the same net."""
+def _correct_open_claims(findings: Sequence[ClaimFinding]) -> list[ClaimFinding]:
+    """Add Holm's p to the differences without a claimed range: a family is all comparisons with the same net."""
     families: dict[tuple[str, str, str], dict[str, float]] = {}
-    for preset in {compared.preset for finding in found for compared in finding.measured}:
+    for preset in {compared.preset for finding in findings for compared in finding.measured}:
         open_ones = {
-            (finding.relation.id, finding.relation.measure.metric): compared
-            for finding in found
+            (finding.claim.id, finding.claim.measure.metric): compared
+            for finding in findings
             for compared in finding.measured
             if compared.preset == preset and compared.verdict is None and compared.paired.n >= stats.MIN_SEEDS
         }
@@ -156,173 +152,101 @@ def _corrected(found: Sequence[ClaimFinding]) -> list[ClaimFinding]:
         for name, p in zip(family, stats.holm(list(family.values())), strict=True)
         if len(family) > 1
     }
+
+    def correct(name: str, compared: Compared) -> Compared:
+        if (compared.preset, name) not in adjusted:
+            return compared
+        p, control, count = adjusted[compared.preset, name]
+        note = "; ".join(filter(None, (compared.note, f"Holm p = {p:.3g} over {count} comparisons with {control}")))
+        return replace(compared, note=note, holm_p=p)
+
     return [
-        replace(
-            finding,
-            measured=tuple(
-                _judged(compared, *adjusted[compared.preset, finding.relation.id])
-                if (compared.preset, finding.relation.id) in adjusted
-                else compared
-                for compared in finding.measured
-            ),
-        )
-        for finding in found
+        replace(finding, measured=tuple(correct(finding.claim.id, compared) for compared in finding.measured))
+        for finding in findings
     ]
 
 
-def _judged(compared: Compared, p: float, control: str, count: int) -> Compared:
-    note = "; ".join(filter(None, (compared.note, f"Holm p = {p:.3g} over {count} comparisons with {control}")))
-    return replace(compared, note=note, holm_p=p)
+def _compare_with_all(sides: Sequence[Claim], places: Places, preset: str) -> Compared | None:
+    """Compare one left side with its rivals: return the closest comparison, judged by all after Holm's correction.
 
-
-def _above_all(sides: Sequence[Relation], places: Places, preset: str) -> Compared | None:
-    """One comparison as it is; of several with one left side the closest, judged by all after Holm's correction."""
-    found = {side.right: c for side in sides if not is_removed(side, preset) and (c := _claim(side, places, preset))}
-    if len(sides) == 1 or not found:
-        return next(iter(found.values()), None)
-    idle = {side.right: is_removed(side, preset) for side in sides if is_removed(side, preset)}
-    idle |= {name: compared.weak for name, compared in found.items() if compared.weak}
-    found = {name: compared for name, compared in found.items() if name not in idle} or found
-    closest = min(found.values(), key=lambda compared: compared.paired.difference)
-    tested = [compared.paired.t_p for compared in found.values()]
-    if any(p is None for p in tested) or any(c.paired.n < stats.MIN_SEEDS for c in found.values()):
+    A claim with a single right side is compared as it is.
+    """
+    removed = {side.right: reason for side in sides if (reason := removal_reason(side, preset))}
+    rivals = {side.right: c for side in sides if side.right not in removed and (c := _compare(side, places, preset))}
+    if len(sides) == 1 or not rivals:
+        return next(iter(rivals.values()), None)
+    idle = removed | {name: compared.weak for name, compared in rivals.items() if compared.weak}
+    rivals = {name: compared for name, compared in rivals.items() if name not in idle} or rivals
+    closest = min(rivals.values(), key=lambda compared: compared.paired.difference)
+    tested = [compared.paired.t_p for compared in rivals.values()]
+    if any(p is None for p in tested) or any(c.paired.n < stats.MIN_SEEDS for c in rivals.values()):
         return replace(closest, verdict="too few seeds")
-    adjusted = dict(zip(found, stats.holm([p for p in tested if p is not None]), strict=True))
-    holds = {name: adjusted[name] < stats.ALPHA for name in found}
-    is_above = {name: compared.paired.difference > 0 for name, compared in found.items()}
+    adjusted = dict(zip(rivals, stats.holm([p for p in tested if p is not None]), strict=True))
+    differences = {name: compared.paired.difference for name, compared in rivals.items()}
     verdict: ClaimVerdict = "not distinguishable"
-    if any(holds[name] and not is_above[name] for name in found):
+    if any(adjusted[name] < stats.ALPHA and differences[name] <= 0 for name in rivals):
         verdict = "lower"
-    elif all(holds[name] and is_above[name] for name in found):
+    elif all(adjusted[name] < stats.ALPHA for name in rivals):
         verdict = "agrees"
-    beside = ", ".join(
-        f"{name} {stats.signed(compared.paired.difference)} (p {adjusted[name]:.3g})"
-        for name, compared in found.items()
-    )
+    beside = ", ".join(f"{name} {stats.signed(differences[name])} (p {adjusted[name]:.3g})" for name in rivals)
     note = f"Shown is the closest; of all, with Holm's correction: {beside}"
-    note += "".join(f"; left out: {name} ({why})" for name, why in idle.items() if name not in found)
+    note += "".join(f"; left out: {name} ({reason})" for name, reason in idle.items() if name not in rivals)
     return replace(closest, verdict=verdict, note=note)
 
 
-def pairs(relation: Relation) -> list[Relation]:
-    """Split a claim about several factors into one a rival; another one is itself."""
-    return [replace(relation, right=rival, rivals=()) for rival in relation.rivals] or [relation]
-
-
-def is_removed(relation: Relation, preset: str) -> str:
-    """Say why a preset leaves nothing of a claim.
-
-    Args:
-        relation: the claim, with one right side.
-        preset: its name.
-
-    Returns:
-        The reason, which follows "the preset"; "" where there is something to compare.
-
-    One that gives both sides the same flags trains once, and the difference of that run to itself says nothing. Of a
-    claim about several factors the same holds for a rival that is the base.
-    """
-    if preset not in PRESETS:
-        return ""
-    if relation.measure.metric == "smoothed" and not _is_published(relation.left, preset, "batch_size"):
-        return "has test batches of another size, and the metric looks back over so many of them"
-    if relation.measure.metric == "best epoch" and not _is_published(relation.left, preset, "optimizer_schedule"):
-        return "anneals the rate over few epochs, so that the last one is the best"
-    is_of_one_run = relation.left == relation.right  # two measures of it
-    if not is_of_one_run and not _differing(relation, preset):
-        return _SAME_FLAGS
-    if relation.base and not differing(SETUPS[relation.right], SETUPS[relation.base], PRESETS[preset]):
-        return f"at this preset the same as {relation.base}"
-    return ""
-
-
-def _is_published(setup: str, preset: str, flag: str) -> bool:
-    """Whether a preset leaves a flag as it was published."""
-    return flags_of(SETUPS[setup], PRESETS[preset], 0).get(flag) == SETUPS[setup].flags.get(flag)
-
-
-def _differing(relation: Relation, preset: str) -> tuple[str, ...]:
-    if preset not in PRESETS:
-        return ()
-    return differing(SETUPS[relation.left], SETUPS[relation.right], PRESETS[preset])
-
-
-def _claim(relation: Relation, places: Places, preset: str) -> Compared | None:
+def _compare(claim: Claim, places: Places, preset: str) -> Compared | None:
     sides = (
-        (places.get((preset, relation.left), {}), relation.measure),
-        (places.get((preset, relation.right), {}), relation.right_measure or relation.measure),
+        (places.get((preset, claim.left), {}), claim.measure),
+        (places.get((preset, claim.right), {}), claim.right_measure or claim.measure),
     )
     images = images_of_all(*((seeds.values(), measure) for seeds, measure in sides))
     left, right = (values_of(seeds, measure, images) for seeds, measure in sides)
     both = [seed for seed in left if seed in right]
-    ran = {seed: [places[preset, side][seed].record for side in (relation.left, relation.right)] for seed in both}
+    ran = {seed: [places[preset, side][seed].record for side in (claim.left, claim.right)] for seed in both}
     common = [seed for seed, (one, other) in ran.items() if one.data.hashes == other.data.hashes]
     if not common:
         return None
     a, b = [left[seed].number for seed in common], [right[seed].number for seed in common]
     compared = stats.paired(a, b)
-    interval = compared.interval
     notes = [] if common == both else [f"{len(both) - len(common)} seeds left out: their images differ"]
-    notes += mixture(record for seed in common for record in ran[seed])
-    verdict = against_claim(interval, relation.low, relation.high)
-    if relation.measure.metric == EVERY_EPOCH:
-        verdict, counted = _throughout(relation, places[preset, relation.left], places[preset, relation.right], common)
+    notes += note_mixture(record for seed in common for record in ran[seed])
+    verdict = against_claim(compared.interval, claim.low, claim.high)
+    if claim.measure.metric == EVERY_EPOCH:
+        verdict, counted = _judge_every_epoch(claim, places[preset, claim.left], places[preset, claim.right], common)
         notes.append(counted)
     return Compared(
         preset,
-        (relation.left, relation.right),
+        (claim.left, claim.right),
         {seed: left[seed].number - right[seed].number for seed in common},
         fmean(a),
         fmean(b),
         compared,
         verdict,
-        (flags_in(left.values()), flags_in(right.values())),
-        _differing(relation, preset),
+        (flags_of_values(left.values()), flags_of_values(right.values())),
+        flags_apart(claim, preset),
         "; ".join(notes),
-        _weak(relation, places, preset),
+        weakness(claim, places, preset),
         tuple(sorted({record.data.test for seed in common for record in ran[seed]})),
         tuple(record.parameters for record in ran[common[0]]),
-        relation.measure.attack,
+        claim.measure.attack,
         min(v.images for side in (left, right) for v in side.values()),
         ran[common[0]][0].counts.last.total,
     )
 
 
-def _weak(relation: Relation, places: Places, preset: str) -> str:
-    """Why a claim about perturbative nets has no evidence on CIFAR-10 at a preset; "" where it has."""
-    if "pnn" not in relation.tags or preset not in PRESETS:
-        return ""
-    if flags_of(SETUPS[relation.left], PRESETS[preset], 0).get("dataset_train") != "CIFAR10":
-        return ""
-    sides = {side: list(places[preset, side].values()) for side in (relation.left, relation.right)}
-    baseline = list(places.get((preset, _BASELINE), {}).values())
-    if baseline:
-        accuracy = fmean(exact(run).number for run in baseline)
-        if accuracy < EVIDENCE:
-            return f"the 3x3 net itself has {accuracy:.2f} %"
-    elif max(fmean(exact(run).number for run in runs) for runs in sides.values()) < EVIDENCE:
-        return "the 3x3 net was not measured"
-    for side, runs in sides.items():
-        learned = [found.number for run in runs if (found := trained(run))]
-        if learned and fmean(learned) < LEARNED:
-            return f"{side} has learned {fmean(learned):.1f} % of its training images only, less than {LEARNED:.0f} %"
-    return ""
-
-
-def _throughout(
-    relation: Relation, left: Seeds, right: Seeds, common: Sequence[int]
+def _judge_every_epoch(
+    claim: Claim, left: Seeds, right: Seeds, common: Sequence[int]
 ) -> tuple[ClaimVerdict | None, str]:
-    """The verdict of every audited epoch; together they agree only when each of them does."""
+    """Judge every audited epoch, and count the verdicts; together they agree only if each of them does."""
     verdicts = []
     for rows in zip(*(_audited(side[seed]) for seed in common for side in (left, right)), strict=False):
         differences = [a["exact"] - b["exact"] for a, b in zip(rows[::2], rows[1::2], strict=True)]
-        verdicts.append(against_claim(stats.t_interval(differences), relation.low, relation.high))
+        verdicts.append(against_claim(stats.t_interval(differences), claim.low, claim.high))
     if not verdicts:
         return None, "no audited epochs"
-    counted = {word: verdicts.count(word) for word in dict.fromkeys(verdicts)}
-    said = ", ".join(f"{word} in {count} of {len(verdicts)} epochs" for word, count in counted.items())
+    counts = Counter(verdicts)
     worst = max(verdicts, key=lambda word: (word in ("lower", "higher"), word != "agrees"))
-    return worst, said
+    return worst, ", ".join(f"{word} in {count} of {len(verdicts)} epochs" for word, count in counts.items())
 
 
 def _audited(run: Result) -> list[Mapping[str, float]]:

@@ -15,7 +15,7 @@ from perturblab.report.charts import dots_svg
 from perturblab.report.claims import ClaimFinding, Compared, claim_findings
 from perturblab.report.figures import FigureFinding, Measured, figure_findings
 from perturblab.report.volatility_table import fine
-from perturblab.studies.catalogue import SETUPS, Relation, find
+from perturblab.studies.catalogue import SETUPS, Claim, find
 
 SECTIONS = {
     "pnn": "Perturbative neural networks, the reproduction, the authors' reply",
@@ -47,7 +47,7 @@ def markdown(runs: Sequence[Result], tag: str | None = None) -> str:
         Two tables, or a sentence where nothing was measured; ends in a newline.
 
     Raises:
-        UserError: no entry and no relation carries the tag.
+        UserError: no figure and no claim carries the tag.
     """
     if tag is not None:
         try:
@@ -55,8 +55,8 @@ def markdown(runs: Sequence[Result], tag: str | None = None) -> str:
         except ValueError as error:
             raise UserError(f"--tag got {tag!r}: {error}") from error
     places = by_place(runs)
-    claims = [f for f in claim_findings(places) if tag is None or tag in f.relation.tags]
-    figures = [f for f in figure_findings(places) if tag is None or tag in f.entry.tags]
+    claims = [f for f in claim_findings(places) if tag is None or tag in f.claim.tags]
+    figures = [f for f in figure_findings(places) if tag is None or tag in f.published.tags]
     blocks = []
     for header, rows in (
         (("Claim", "Claimed", "Preset", "Measured", "Verdict"), [claim_row(f, c) for f in claims for c in f.measured]),
@@ -86,23 +86,23 @@ class _Unit:
         return stats.signed(value) if self.name else fine(value, "+")
 
 
-def _unit(relation: Relation) -> _Unit:
-    return _Unit("" if relation.measure.metric == "volatility" else " points")
+def _unit(claim: Claim) -> _Unit:
+    return _Unit("" if claim.measure.metric == "volatility" else " points")
 
 
 def claim_row(finding: ClaimFinding, compared: Compared) -> Row:
-    relation, interval = finding.relation, compared.paired.interval
+    claim, interval = finding.claim, compared.paired.interval
     claimed = None
-    if relation.low is not None or relation.high is not None:
+    if claim.low is not None or claim.high is not None:
         claimed = (
-            -math.inf if relation.low is None else relation.low,
-            math.inf if relation.high is None else relation.high,
+            -math.inf if claim.low is None else claim.low,
+            math.inf if claim.high is None else claim.high,
         )
-    unit = _unit(relation)
+    unit = _unit(claim)
     means = [unit.plain(value).removesuffix(unit.name) for value in (compared.left, compared.right)]
     by_seed = ", ".join(f"{seed}: {unit.signed(value)}" for seed, value in compared.differences.items())
     left, right = compared.sides
-    measures = relation.measure, relation.right_measure or relation.measure
+    measures = claim.measure, claim.right_measure or claim.measure
     if left == right:  # two metrics of the same runs
         left, right = (f"{side}, {measure.metric}," for side, measure in zip(compared.sides, measures, strict=True))
     on = f" On {', '.join(filter(None, (compared.part, *compared.data)))}." if compared.data else ""
@@ -110,11 +110,11 @@ def claim_row(finding: ClaimFinding, compared: Compared) -> Row:
     more += [f"At this preset they differ in {', '.join(compared.differing)}."] if compared.differing else []
     more += [*_sizes(compared), *_tests(compared.paired, unit), *([f"{compared.note}."] if compared.note else [])]
     return Row(
-        relation.id,
-        (relation.text, relation.claimed, compared.preset, _difference(compared, unit)),
-        verdict=claim_words(relation, compared),
+        claim.id,
+        (claim.text, claim.claimed, compared.preset, _difference(compared, unit)),
+        verdict=claim_words(claim, compared),
         picture=dots_svg(list(compared.differences.values()), interval.ends, claimed),
-        details=(*more, f"Claimed by: {relation.source}.", *relation.doubts, *([relation.how] if relation.how else [])),
+        details=(*more, f"Claimed by: {claim.source}.", *claim.doubts, *([claim.how] if claim.how else [])),
         measured=True,
     )
 
@@ -144,18 +144,18 @@ def _difference(compared: Compared, unit: _Unit) -> str:
     return f"{text}{sides}, n = {compared.paired.n}"
 
 
-def claim_words(relation: Relation, compared: Compared) -> str:
+def claim_words(claim: Claim, compared: Compared) -> str:
     """Say the verdict on a claim, with what bounds it: no evidence, what could have been seen, flags.
 
     Args:
-        relation: the claim.
+        claim: the claim.
         compared: what was measured of it at a preset.
     """
-    unit, is_number = _unit(relation), relation.low is not None and relation.low == relation.high
+    unit, is_number = _unit(claim), claim.low is not None and claim.low == claim.high
     if compared.weak:
         return f"no evidence: at this preset {compared.weak}"
     words: list[str] = [compared.verdict or compared.comparison.verdict]
-    if not compared.is_shown(words[0], relation.low, relation.high):
+    if not compared.is_shown(words[0], claim.low, claim.high):
         words = ["not shown by an upper bound"]
     # An interval that holds a claimed number says the less, the wider it is.
     detectable = compared.paired.detectable
@@ -166,38 +166,38 @@ def claim_words(relation: Relation, compared: Compared) -> str:
 
 
 def open_claim(finding: ClaimFinding) -> Row:
-    relation, state = finding.relation, "not yet measured"
+    claim, state = finding.claim, "not yet measured"
     if finding.removed:
         whys = {why: [p for p, other in finding.removed.items() if other == why] for why in finding.removed.values()}
         state = "; ".join(f"not comparable at preset {', '.join(names)}, which {why}" for why, names in whys.items())
-    elif not relation.left:
-        state = f"Settled otherwise: {relation.how}."
-    return Row(relation.id, (relation.text, relation.claimed, state), details=relation.doubts)
+    elif not claim.left:
+        state = f"Settled otherwise: {claim.how}."
+    return Row(claim.id, (claim.text, claim.claimed, state), details=claim.doubts)
 
 
 def sections(figures: Sequence[FigureFinding]) -> dict[str, list[Row]]:
     sections: dict[str, list[Row]] = {title: [] for title in SECTIONS.values()}
     for finding in figures:
-        title = next(title for tag, title in SECTIONS.items() if tag in finding.entry.tags)
+        title = next(title for tag, title in SECTIONS.items() if tag in finding.published.tags)
         sections[title] += [figure_row(finding, m) for m in finding.measured] or [figure_row(finding, None)]
     return sections
 
 
 def figure_row(finding: FigureFinding, measured: Measured | None) -> Row:
-    entry = finding.entry
-    setup = SETUPS.get(entry.setup)
-    published = entry.figure.said or "-"
-    about = f"{entry.id}: {entry.about}"
-    doubts = (f"Published in: {entry.source}.", *entry.doubts, *(setup.doubts if setup else ()))
+    published = finding.published
+    setup, figure = SETUPS.get(published.setup), published.figure
+    number = f"{figure.wording or '-'} ({figure.kind})"
+    about = f"{published.id}: {published.about}"
+    doubts = (f"Published in: {published.source}.", *published.doubts, *(setup.doubts if setup else ()))
     missing = setup.missing if setup else "no run stands behind it"
     if measured is None:
         verdict = f"cannot be run here: {missing}" if missing else "not yet measured"
-        return Row(entry.id, (about, f"{published} ({entry.figure.kind})", "", ""), verdict, details=doubts)
+        return Row(published.id, (about, number, "", ""), verdict, details=doubts)
     words: list[str] = [measured.verdict or "no published number"]
     words += [flag_note(measured.flags)] if measured.flags else []
     return Row(
-        entry.id,
-        (about, f"{published} ({entry.figure.kind})", measured.preset, _measured(measured)),
+        published.id,
+        (about, number, measured.preset, _measured(measured)),
         verdict="; ".join(words),
         details=(
             *_seeds(measured),

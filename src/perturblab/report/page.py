@@ -7,9 +7,10 @@ from pathlib import Path
 from perturblab.records.results import Failed, Result
 from perturblab.report.answers import Answer, answers
 from perturblab.report.by_setup import by_place
-from perturblab.report.claims import EVIDENCE, LEARNED, claim_findings
+from perturblab.report.claims import claim_findings
 from perturblab.report.claims_table import claim_row, open_claim, sections
 from perturblab.report.curves import attack_charts, audit_charts, learning_charts
+from perturblab.report.evidence import EVIDENCE, LEARNED
 from perturblab.report.figures import figure_findings
 from perturblab.report.protocol import list_compute, list_groups, list_presets, list_repeats
 

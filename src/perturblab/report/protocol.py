@@ -11,7 +11,7 @@ from perturblab.records.results import Result
 from perturblab.report import groups_table
 from perturblab.report.by_setup import Places, place_of
 from perturblab.studies.catalogue import SETUPS, Setup
-from perturblab.studies.catalogue.types import typed
+from perturblab.studies.catalogue.types import command_line
 from perturblab.studies.presets import PRESETS, Preset
 from perturblab.studies.setups import flags_of
 
@@ -23,7 +23,7 @@ class Repeat:
     Args:
         label: of the group.
         seeds: of its records, ascending.
-        command: of the first one; "" where its config is not one that can be typed.
+        command: of the first one; "" where its config is not one that can be command_line.
     """
 
     label: str
@@ -65,10 +65,10 @@ def _studies(preset: Preset, seeds: Mapping[str, int]) -> list[str]:
 
 def _runs(setup: Setup, preset: Preset) -> Iterable[str]:
     """One run of a set-up without a study, and its attacks."""
-    yield typed(flags_of(setup, preset, 1)) + " --out RUN"
+    yield command_line(flags_of(setup, preset, 1)) + " --out RUN"
     for attack in preset.attacks_on(setup.id):
         source = {"source": f"RUN-OF-{attack['source']}"} if "source" in attack else {}
-        yield typed({**attack, **source}, "perturblab", "attack", "RUN")
+        yield command_line({**attack, **source}, "perturblab", "attack", "RUN")
 
 
 def list_groups(runs: Sequence[Result]) -> list[tuple[str, ...]]:
@@ -99,7 +99,7 @@ def _command(of: Group) -> str:
     texts = [word for value in words.values() for word in (value if isinstance(value, tuple) else (str(value),))]
     if not words.keys() <= TrainConfig.model_fields.keys() or not all(text and text.isprintable() for text in texts):
         return ""
-    return typed({**words, "manual_seed": record.seed}) + " --out RUN"
+    return command_line({**words, "manual_seed": record.seed}) + " --out RUN"
 
 
 def list_compute(runs: Iterable[Result]) -> list[tuple[str, int, str, str, str]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from perturblab.records.attack_names import ACTIVE, AttackName
-from perturblab.studies.catalogue import ENTRIES, RELATIONS, SETUPS, Measure
+from perturblab.studies.catalogue import CLAIMS, FIGURES, SETUPS, Measure
 
 
 @dataclass(frozen=True)
@@ -205,10 +205,10 @@ _COSTLY = ("pgd", "autoattack")  # not at more radii than their own
 @functools.cache
 def _published_attacks() -> dict[str, tuple[Mapping[str, Any], ...]]:
     """Settings of the attacks behind all figures and claims, by set-up: one a norm, effort, mode and set of images."""
-    read = [(entry.setup, entry.measure) for entry in ENTRIES.values()]
-    for relation in RELATIONS.values():
-        read.append((relation.left, relation.measure))
-        read += [(side, relation.right_measure or relation.measure) for side in relation.rivals or (relation.right,)]
+    read = [(published.setup, published.measure) for published in FIGURES.values()]
+    for claim in CLAIMS.values():
+        read.append((claim.left, claim.measure))
+        read += [(side, claim.right_measure or claim.measure) for side in claim.rivals or (claim.right,)]
     found: dict[str, dict[tuple[str, str], tuple[set[str], set[float]]]] = {}
     for setup, measure in read:
         settings = _settings_of(measure)

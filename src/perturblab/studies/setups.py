@@ -7,7 +7,7 @@ from typing import Any
 
 from perturblab.errors import UserError
 from perturblab.records.config import PUBLISHED
-from perturblab.studies.catalogue import ENTRIES, RELATIONS, SETUPS, Setup
+from perturblab.studies.catalogue import CLAIMS, FIGURES, SETUPS, Setup
 from perturblab.studies.presets import PRESETS, Preset
 
 
@@ -37,7 +37,7 @@ def flags_of(setup: Setup, preset: Preset, seed: int) -> dict[str, Any]:
     return {**flags, "manual_seed": seed}
 
 
-def differing(left: Setup, right: Setup, preset: Preset) -> tuple[str, ...]:
+def differing_flags(left: Setup, right: Setup, preset: Preset) -> tuple[str, ...]:
     """Say in which training flags two set-ups differ at a preset; in none where it removes what tells them apart.
 
     Args:
@@ -65,11 +65,11 @@ def is_comparable(setup: Setup, preset: Preset) -> bool:
     return {**flags_of(setup, preset, 0), "audit": True} == {**published, "manual_seed": 0}
 
 
-def chosen(ids: Iterable[str], preset: Preset) -> list[Setup]:
+def choose_setups(ids: Iterable[str], preset: Preset) -> list[Setup]:
     """The set-ups that a study runs.
 
     Args:
-        ids: of set-ups, of figures, or of relations, which mean both of their sides; those of the preset when none is
+        ids: of set-ups, of figures, or of claims, which mean both of their sides; those of the preset when none is
             given.
         preset: the size.
 
@@ -96,17 +96,17 @@ def chosen(ids: Iterable[str], preset: Preset) -> list[Setup]:
 def _setups_of(name: str) -> tuple[str, ...]:
     if name in SETUPS:
         return (name,)
-    if name in ENTRIES:
-        return (ENTRIES[name].setup,)
-    if name in RELATIONS:
-        relation = RELATIONS[name]
-        return relation.left, *(relation.rivals or (relation.right,))
+    if name in FIGURES:
+        return (FIGURES[name].setup,)
+    if name in CLAIMS:
+        claim = CLAIMS[name]
+        return claim.left, *(claim.rivals or (claim.right,))
     raise not_found(name)
 
 
 def not_found(name: str) -> UserError:
     """The error for a name that the catalogue does not have, with the nearest one that it has."""
-    known = {known.lower(): known for known in (*SETUPS, *ENTRIES, *RELATIONS)}
+    known = {known.lower(): known for known in (*SETUPS, *FIGURES, *CLAIMS)}
     near = difflib.get_close_matches(name.lower(), known, 1)
     hint = f"did you mean {known[near[0]]}?" if near else "see perturblab list"
     return UserError(f"nothing in the catalogue is called {name!r}; {hint}")

@@ -1,13 +1,13 @@
 """The catalogue: every published figure, the run that it rests on, and the claims about differences.
 
 >>> from perturblab.studies import catalogue
->>> catalogue.ENTRIES["K4"].figure.value
+>>> catalogue.FIGURES["K4"].figure.value
 85.5
 >>> catalogue.SETUPS["K4"].flags["filter_size"]
 1
 
-* `types`: the types. A `Setup` is a training run, an `Entry` a published figure, a `Relation` a claim about how two
-  set-ups differ.
+* `types`: a `Setup` is a training run, a `PublishedFigure` a number that rests on one, a `Claim` a statement about how
+  two set-ups differ.
 * `pnn`, `lbcnn`, `controls`; `batchout`, `batchout_vgg`: the set-ups, with flags exactly as published.
 * `pnn_figures`, `lbcnn`; `batchout_figures`, `batchout_vgg_figures`: the figures.
 * `claims`, `factors`: the claims; factors are those of one change at a time.
@@ -31,23 +31,22 @@ from perturblab.studies.catalogue import (
     pnn,
     pnn_figures,
 )
-from perturblab.studies.catalogue.types import KINDS, METRICS, MODES, Entry, Figure, Measure, Relation, Setup, typed
+from perturblab.studies.catalogue.types import KINDS, METRICS, MODES, Claim, Figure, Measure, PublishedFigure, Setup
 
 __all__ = [
-    "ENTRIES",
+    "CLAIMS",
+    "FIGURES",
     "KINDS",
     "METRICS",
     "MODES",
-    "RELATIONS",
     "SETUPS",
-    "Entry",
+    "Claim",
     "Figure",
     "Measure",
-    "Relation",
+    "PublishedFigure",
     "Setup",
-    "by_id",
     "find",
-    "typed",
+    "index_by_id",
 ]
 
 
@@ -59,11 +58,11 @@ class _Named(Protocol):
 _Item = TypeVar("_Item", bound=_Named)
 
 
-def by_id(items: Iterable[_Item]) -> dict[str, _Item]:
-    """Put items into a dictionary.
+def index_by_id(items: Iterable[_Item]) -> dict[str, _Item]:
+    """Index items by their ids.
 
     Args:
-        items: set-ups, entries or relations.
+        items: set-ups, figures or claims.
 
     Returns:
         Id -> item, in their order.
@@ -71,37 +70,39 @@ def by_id(items: Iterable[_Item]) -> dict[str, _Item]:
     Raises:
         ValueError: an id is given twice.
     """
-    found: dict[str, _Item] = {}
+    by_id: dict[str, _Item] = {}
     for item in items:
-        if item.id in found:
-            raise ValueError(f"{item.id} is in the catalogue twice; every id names one {type(item).__name__.lower()}")
-        found[item.id] = item
-    return found
+        if item.id in by_id:
+            raise ValueError(f"{item.id} is in the catalogue twice; give each {type(item).__name__} an id of its own")
+        by_id[item.id] = item
+    return by_id
 
 
-SETUPS: dict[str, Setup] = by_id((*pnn.SETUPS, *lbcnn.SETUPS, *controls.SETUPS, *batchout.SETUPS, *batchout_vgg.SETUPS))
-ENTRIES: dict[str, Entry] = by_id(
-    (*pnn_figures.ENTRIES, *lbcnn.ENTRIES, *batchout_figures.ENTRIES, *batchout_vgg_figures.ENTRIES)
+SETUPS: dict[str, Setup] = index_by_id(
+    (*pnn.SETUPS, *lbcnn.SETUPS, *controls.SETUPS, *batchout.SETUPS, *batchout_vgg.SETUPS)
 )
-RELATIONS: dict[str, Relation] = by_id((*claims.RELATIONS, *factors.RELATIONS))
+FIGURES: dict[str, PublishedFigure] = index_by_id(
+    (*pnn_figures.FIGURES, *lbcnn.FIGURES, *batchout_figures.FIGURES, *batchout_vgg_figures.FIGURES)
+)
+CLAIMS: dict[str, Claim] = index_by_id((*claims.CLAIMS, *factors.CLAIMS))
 
 
-def find(text: str) -> list[Entry | Relation]:
-    """Find entries and relations by tag.
+def find(text: str) -> list[PublishedFigure | Claim]:
+    """Find figures and claims by tag.
 
     Args:
-        text: a tag, such as "kl" or "ladder", or several with commas between: what carries all of them.
+        text: a tag, such as "kl" or "ladder", or several separated by commas, which an item must all carry.
 
     Returns:
-        Entries, then relations, in the order of the catalogue.
+        Figures, then claims, in the order of the catalogue.
 
     Raises:
-        ValueError: no tag is given, or nothing carries one of them, or all of them.
+        ValueError: no tag is given, no item carries one of them, or no item carries all of them.
     """
     wanted = [part.strip().lower() for part in text.split(",") if part.strip()]
     if not wanted:
         raise ValueError("expected a tag, such as pnn")
-    everything: list[Entry | Relation] = [*ENTRIES.values(), *RELATIONS.values()]
+    everything: list[PublishedFigure | Claim] = [*FIGURES.values(), *CLAIMS.values()]
     known = {tag for item in everything for tag in item.tags}
     for tag in wanted:
         if tag not in known:

@@ -1,11 +1,11 @@
 """The runs behind BatchOut's published figures: the paper, its first re-implementation, trials on a ResNet."""
 
-from typing import Any
+from dataclasses import replace
 
-from perturblab.studies.catalogue.types import Setup, typed, variant
+from perturblab.studies.catalogue.types import Flags, Setup, command_line, variant
 
 # The paper states no optimiser, rate, batch size or augmentation; the re-implementation's recipe on MNIST stands in.
-_MNIST: dict[str, Any] = {
+_MNIST: Flags = {
     "net_type": "batchout_mnist",
     "dataset_train": "MNIST",
     "normalise": False,
@@ -17,7 +17,7 @@ _MNIST: dict[str, Any] = {
     "optimizer_schedule": "batchout",
     "nepochs": 15,
 }
-_CIFAR: dict[str, Any] = {
+_CIFAR: Flags = {
     "net_type": "batchout_cifar",
     "dataset_train": "CIFAR10",
     "augment": False,
@@ -46,7 +46,7 @@ _MNIST_NONE = Setup(
     "BO-mnist-none",
     "the paper's net for MNIST, plain",
     _MNIST,
-    typed(_MNIST),
+    command_line(_MNIST),
     234_090,
     0,
     doubts=(_R2_RECIPE, "Without padding the net has 160,362 parameters, with padding of 2 it has 430,698."),
@@ -55,7 +55,7 @@ _CIFAR_NONE = Setup(
     "BO-cifar-none",
     "the paper's net for CIFAR-10, plain",
     _CIFAR,
-    typed(_CIFAR),
+    command_line(_CIFAR),
     2_495_626,
     0,
     doubts=(_OWN_RECIPE, "Without padding the net has 922,762 parameters."),
@@ -92,7 +92,7 @@ _PAPER = (
         doubts=(_R2_RECIPE, _RADIUS.format("0.3")),
     ),
     variant(
-        _MNIST_BATCHOUT,
+        replace(_MNIST_BATCHOUT, recipe_stated=False),
         "BO-mnist-noise",
         "the paper's net for MNIST with random noise of equal relative length for BatchOut",
         {"batchout_partners": "noise"},
@@ -102,7 +102,6 @@ _PAPER = (
             "said; here it is as for BatchOut.",
             "Its length is a share of the sample's own norm, BatchOut's of the distance to the partner: not the same.",
         ),
-        recipe_stated=False,
     ),
     *(
         variant(
@@ -149,7 +148,7 @@ _PAPER = (
 
 _REIMPLEMENTED = tuple(
     variant(
-        _MNIST_NONE,
+        replace(_MNIST_NONE, recipe_stated=False),
         f"R2-fgsm-{eps:g}",
         f"the re-implementation's adversarial training at {eps:g}: all images replaced",
         {
@@ -165,12 +164,11 @@ _REIMPLEMENTED = tuple(
             "It replaces all images, the paper half of them.",
             "Its adversarial images leave [0, 1]: at 0.5 they range from -0.5 to 1.5; here they are clipped.",
         ),
-        recipe_stated=False,
     )
     for eps in RADII
 )
 
-_RESNET: dict[str, Any] = {
+_RESNET: Flags = {
     "net_type": "bottleneck_resnet",
     "dataset_train": "CIFAR10",
     "batch_size": 128,
@@ -195,7 +193,7 @@ _TEN = Setup(
     "SEED-cifar10-none",
     "a pre-activation bottleneck ResNet on CIFAR-10, plain",
     _RESNET,
-    typed(_RESNET),
+    command_line(_RESNET),
     907_040,
     0,
     doubts=(_READING, _NO_RECIPE.format(" and epochs"), "Under-trained by its author's word: the rate fell too early."),

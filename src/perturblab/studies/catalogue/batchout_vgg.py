@@ -1,10 +1,9 @@
 """The runs behind the second reproduction of BatchOut: a net called VGG19, ResNet18, DenseNet, MNIST."""
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 from perturblab.studies.catalogue import batchout
-from perturblab.studies.catalogue.types import Setup, typed, variant
+from perturblab.studies.catalogue.types import Flags, Setup, command_line, variant
 
 _TIED = (
     "It is no VGG19: the same module is called seven times, which leaves 8 convolutions of 16, 4,694,346 parameters of "
@@ -22,7 +21,7 @@ _PENALTY = "It adds an L2 penalty that counts double, perhaps on top of the weig
 _STANDS_IN = "Its recipe is not stated; that of {} stands in."
 _REDRAWN = "Partners are drawn anew at five of the nine places, against the stated rule; here at all nine."
 
-_BASE: dict[str, Any] = {
+_BASE: Flags = {
     "net_type": "vgg19_tied",
     "dataset_train": "CIFAR10",
     "batch_size": 128,
@@ -40,7 +39,7 @@ _ALL = {"batchout_at": ",".join(f"features.{position}" for position in (11, 12, 
 _DRAWN = {"batchout_shared": "both"}
 
 
-def _recipe(rate: float, decay: float, epochs: int) -> dict[str, Any]:
+def _recipe(rate: float, decay: float, epochs: int) -> Flags:
     return {"learning_rate": rate, "weight_decay": decay, "nepochs": epochs}
 
 
@@ -48,7 +47,7 @@ STANDARD = Setup(
     "R1-standard",
     "the net called VGG19, plain",
     _BASE,
-    typed(_BASE),
+    command_line(_BASE),
     4_694_346,
     0,
     doubts=(_TIED, _BY_HAND, _CHOSEN, _ONE_OF_FOUR, _PENALTY),
@@ -56,7 +55,7 @@ STANDARD = Setup(
 )
 
 
-def _vgg(name: str, about: str, eta: str, where: Mapping[str, str], recipe: Mapping[str, Any], *doubts: str) -> Setup:
+def _vgg(name: str, about: str, eta: str, where: Flags, recipe: Flags, *doubts: str) -> Setup:
     changes = {**recipe, "defence": "batchout", **where, "batchout_eta": eta}
     return variant(STANDARD, f"R1-{name}", about, changes, doubts=(*STANDARD.doubts, *doubts))
 
@@ -189,7 +188,7 @@ _OTHER_NETS = (
 )
 
 UNSAID = "Net and recipe of these runs are not stated; the first re-implementation's stand in, all rows moved."
-_DIGITS = next(setup for setup in batchout.SETUPS if setup.id == "BO-mnist-none")
+_DIGITS = replace(next(setup for setup in batchout.SETUPS if setup.id == "BO-mnist-none"), recipe_stated=False)
 _MNIST = tuple(
     variant(
         _DIGITS,
@@ -197,7 +196,6 @@ _MNIST = tuple(
         f"BatchOut {eta} {about}",
         {"defence": "batchout", "batchout_at": places, "batchout_eta": eta, "batchout_k": 1.0},
         doubts=(UNSAID, *doubts),
-        recipe_stated=False,
     )
     for name, eta, places, about, doubts in (
         ("all-0.1", "0.1", "conv1,conv2,fc1", "after all layers but the last", ()),

@@ -1,31 +1,31 @@
 """The figures of the second reproduction of BatchOut: a net called VGG19 and others."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from perturblab.studies.catalogue.batchout_figures import CLEAN, fgsm
+from perturblab.studies.catalogue.batchout_figures import CLEAN, under_fgsm
 from perturblab.studies.catalogue.batchout_vgg import UNSAID
 from perturblab.studies.catalogue.sources import R1
-from perturblab.studies.catalogue.types import Entry, Figure, Measure
+from perturblab.studies.catalogue.types import Figure, Measure, Origin, PublishedFigure
 
 _MAX = 8 / 255
 _SPREAD = "Within one run the same attack varies by 5 to 16 points from checkpoint to checkpoint."
 
 
-def _entry(
-    name: str,
-    setup: str,
-    about: str,
-    figure: Figure,
-    measure: Measure,
-    place: str,
-    doubts: Sequence[str],
-    tag: str,
-    data: str = "cifar10",
-    *,
-    is_stated: bool = True,
-) -> Entry:
-    tags = ("batchout", data, "r1", tag, *(("attack",) if measure.attack else ()))
-    return Entry(f"R1-{name}", about, R1.format(place), setup, figure, measure, tuple(doubts), tags, is_stated)
+@dataclass(frozen=True)
+class _Notes:
+    """A place in the repository: its path, and the tags of its figures."""
+
+    place: str
+    tag: str
+    data: str = "cifar10"
+
+    def figure(
+        self, name: str, setup: str, about: str, figure: Figure, measure: Measure, doubts: Sequence[str] = ()
+    ) -> PublishedFigure:
+        """Make one of the figures there."""
+        origin = Origin(R1.format(self.place), ("batchout", self.data, "r1", self.tag))
+        return origin.figure(f"R1-{name}", setup, about, figure, measure, doubts)
 
 
 def _stated(value: float) -> Figure:
@@ -50,22 +50,20 @@ random-3_-2_0  88.85 74.30 64.43 57.48 51.95 47.76 43.98 40.58 37.62 57.14
 all-0.2        90.21 67.26 55.97 50.75 47.70 45.76 44.62 43.48 42.42 50.99
 all-0.3        86.29 62.37 48.24 41.14 36.81 34.10 32.30 30.38 29.20 40.57
 """
-_PIXEL_PLOT = "report.pdf, p. 3, and similar_papers.pdf, p. 5"
+_PIXEL_PLOT = _Notes("report.pdf, p. 3, and similar_papers.pdf, p. 5", "r1-fgsm")
 
 
-def _in_pixels(row: str) -> Iterator[Entry]:
+def _in_pixels(row: str) -> Iterator[PublishedFigure]:
     model, *values = row.split()
     for n, value in enumerate(map(float, values)):
         if n == 0:
             measure, suffix, about = CLEAN, "clean", "clean images"
         elif n <= 8:
-            measure, suffix, about = fgsm(n / 255), f"fgsm-{n}", f"FGSM {n}/255, clipped"
+            measure, suffix, about = under_fgsm(n / 255), f"fgsm-{n}", f"FGSM {n}/255, clipped"
         else:
-            measure, suffix, about = fgsm(0.5, "l2"), "l2", "one Euclidean gradient step of 0.5"
+            measure, suffix, about = under_fgsm(0.5, "l2"), "l2", "one Euclidean gradient step of 0.5"
         figure = _stated(value)
-        yield _entry(
-            f"{model}-{suffix}", f"R1-{model}", f"{model}, {about}", figure, measure, _PIXEL_PLOT, (_SPREAD,), "r1-fgsm"
-        )
+        yield _PIXEL_PLOT.figure(f"{model}-{suffix}", f"R1-{model}", f"{model}, {about}", figure, measure, (_SPREAD,))
 
 
 _WRONG_SPACE = (
@@ -96,34 +94,32 @@ alt-0.3    86.73 69.09
 """
 
 
-def _normalised(row: str, kind: str, place: str, infix: str = "", radii: Sequence[int] = range(9)) -> Iterator[Entry]:
+def _normalised(
+    row: str, kind: str, place: str, infix: str = "", radii: Sequence[int] = range(9)
+) -> Iterator[PublishedFigure]:
     model, *values = row.split()
     for n, value in zip(radii, values, strict=True):
-        measure = fgsm(n / 255, attack="fgsm-normalised") if n else CLEAN
+        measure = under_fgsm(n / 255, attack="fgsm-normalised") if n else CLEAN
         about = f"FGSM {n}/255 in normalised space" if n else "clean images"
-        yield _entry(
+        yield _Notes(place, "r1-normalised").figure(
             f"{model}-normalised{infix}-{n}",
             f"R1-{model}",
             f"{model}, {about}",
             Figure(float(value), kind, value),
             measure,
-            place,
             (_WRONG_SPACE, _SPREAD) if n else (),
-            "r1-normalised",
         )
 
 
-_TRAINED = "terminology_ablation_studies.pdf, p. 5"
+_TRAINING = _Notes("terminology_ablation_studies.pdf, p. 5", "r1-normalised")
 _ABOUT_TRAINING = tuple(
-    _entry(
+    _TRAINING.figure(
         f"middle-{eta}-{name}",
         f"R1-middle-{eta}",
         f"middle-{eta}, {about}",
         _stated(value),
         measure,
-        _TRAINED,
         ("Counted while features are mixed.",) if name == "train" else (),
-        "r1-normalised",
     )
     for eta, name, about, value, measure in (
         ("0.5", "train", "training images", 57.37, Measure("train")),
@@ -154,41 +150,29 @@ random-3_-2_0  82.88 37.62 55.06 44.7  32.37
 random-3_-2    87.66 39.44 -     32.54 21.94
 all-c-random   -     -     -     -     6.08
 """
-_PGD_NOTES = "initial_reports/new_change_results.md and batchout_inference_results.md"
+_PGD_NOTES = _Notes("initial_reports/new_change_results.md and batchout_inference_results.md", "r1-pgd")
 
 
-def pgd(steps: int, eps: float = _MAX) -> Measure:
-    """The accuracy under PGD with the attack library's default step.
-
-    Args:
-        steps: how many; 0 where that was not published.
-        eps: radius in pixels of [0, 1].
-
-    Returns:
-        What is read from a run.
-    """
+def _under_pgd(steps: int, eps: float = _MAX) -> Measure:
+    """Measure the accuracy under PGD with the attack library's default step; 0 steps where none were published."""
     return Measure("attack", "pgd", eps, steps=steps, mode="step eps/30")
 
 
-def _iterated(row: str) -> Iterator[Entry]:
+def _iterated(row: str) -> Iterator[PublishedFigure]:
     model, *values = row.split()
-    columns = (("clean", CLEAN), ("fgsm", fgsm(_MAX)), *((f"pgd-{steps}", pgd(steps)) for steps in (10, 50, 200)))
+    columns = (
+        ("clean", CLEAN),
+        ("fgsm", under_fgsm(_MAX)),
+        *((f"pgd-{steps}", _under_pgd(steps)) for steps in (10, 50, 200)),
+    )
     for (name, measure), value in zip(columns, values, strict=True):
         if value != "-":
             notes: tuple[str, ...] = (_UNWRITTEN, _SWAPPED, _SPREAD) if measure.attack else (_SWAPPED,)
             notes += (_WEAK,) if name == "pgd-10" else ()
             notes += (_HEADLINE,) if model == "random-3_-2_0" else ()
             about = f"{model}, " + {"clean": "clean images", "fgsm": "FGSM 8/255"}.get(name, f"{name.upper()}, 8/255")
-            yield _entry(
-                f"{model}-notes-{name}",
-                f"R1-{model}",
-                about,
-                Figure(float(value), "stated", value),
-                measure,
-                _PGD_NOTES,
-                notes,
-                "r1-pgd",
-            )
+            figure = Figure(float(value), "stated", value)
+            yield _PGD_NOTES.figure(f"{model}-notes-{name}", f"R1-{model}", about, figure, measure, notes)
 
 
 _IMPOSSIBLE = (
@@ -196,8 +180,8 @@ _IMPOSSIBLE = (
     "(32.09), so that the attack ran in the wrong space."
 )
 _AUTOATTACK = tuple(
-    _entry(name, setup, about, figure, Measure("attack", "autoattack", _MAX, subset=subset), place, doubts, "r1-pgd")
-    for name, setup, about, figure, subset, place, doubts in (
+    notes.figure(name, setup, about, figure, Measure("attack", "autoattack", _MAX, subset=subset), doubts)
+    for name, setup, about, figure, subset, notes, doubts in (
         (
             "random-3_-2-autoattack",
             "R1-random-3_-2",
@@ -213,7 +197,7 @@ _AUTOATTACK = tuple(
             "BatchOut under AutoAttack, in the conclusion",
             Figure(0.0, "approximate", "0 %"),
             0,
-            "conclusion",
+            _Notes("conclusion", "r1-pgd"),
             ("Which net is meant is not said.",),
         ),
         (
@@ -222,7 +206,7 @@ _AUTOATTACK = tuple(
             "BatchOut in the middle, AutoAttack 8/255, an early figure",
             _stated(26.36),
             0,
-            "initial_reports/abations.md",
+            _Notes("initial_reports/abations.md", "r1-pgd"),
             (_IMPOSSIBLE, "Which magnitude is not said."),
         ),
         (
@@ -231,38 +215,34 @@ _AUTOATTACK = tuple(
             "the plain net, AutoAttack 8/255, an early figure",
             _stated(23.06),
             0,
-            "initial_reports/abations.md",
+            _Notes("initial_reports/abations.md", "r1-pgd"),
             (_IMPOSSIBLE,),
         ),
     )
 )
 # The other notes on the checkpoint of 82.88 % clean, which the headline row mixes with another one.
 _OTHER_NOTES = tuple(
-    _entry(
+    _Notes("batchout_inference_results.md", "r1-pgd").figure(
         f"random-3_-2_0-inference-notes-{name}",
         "R1-random-3_-2_0",
         f"random-3_-2_0, checkpoint of 82.88 % clean, {about}",
         Figure(value, "stated", text),
         measure,
-        "batchout_inference_results.md",
         (_UNWRITTEN, _SPREAD),
-        "r1-pgd",
     )
     for name, about, value, text, measure in (
-        ("fgsm", "FGSM 8/255", 54.31, "54.31 %", fgsm(_MAX)),
-        ("pgd-200", "PGD of 200 steps, 8/255", 31.93, "error 0.6807", pgd(200)),
+        ("fgsm", "FGSM 8/255", 54.31, "54.31 %", under_fgsm(_MAX)),
+        ("pgd-200", "PGD of 200 steps, 8/255", 31.93, "error 0.6807", _under_pgd(200)),
     )
 )
 _CHECKPOINTS = tuple(
-    _entry(
+    _PGD_NOTES.figure(
         f"{model}-epoch-{epoch}",
         f"R1-{model}",
         f"{model}, FGSM 8/255, checkpoint of epoch {epoch}",
         _stated(value),
-        fgsm(_MAX),
-        _PGD_NOTES,
+        under_fgsm(_MAX),
         ("One of four checkpoints of one run; here the last epoch is measured.", *notes),
-        "r1-pgd",
     )
     for model, epochs, notes in (
         ("random-3_-2_0", {116: 32.15, 120: 32.85, 123: 37.63, 125: 34.47}, ()),
@@ -292,19 +272,18 @@ _OTHERS = (
 )
 _OTHER_COLUMNS = (
     ("clean", CLEAN, "clean images"),
-    ("fgsm", fgsm(_MAX), "FGSM 8/255"),
-    ("pgd-50", pgd(50), "PGD of 50 steps"),
+    ("fgsm", under_fgsm(_MAX), "FGSM 8/255"),
+    ("pgd-50", _under_pgd(50), "PGD of 50 steps"),
 )
+_HOOKS = _Notes("torch_hooks/vgg/n_2, screenshot", "r1-pgd")
 _OTHER_NETS = tuple(
-    _entry(
+    (_PGD_NOTES if name != "hook-0.2" else _HOOKS).figure(
         f"{name}-{column}",
         f"R1-{setup}",
         f"{about}, {what}",
         Figure(float(value.strip("~+")), "stated" if value[-1].isdigit() and value[0] != "~" else "approximate", value),
         measure,
-        _PGD_NOTES if name != "hook-0.2" else "torch_hooks/vgg/n_2, screenshot",
         (_UNNAMED, _SWAPPED),
-        "r1-pgd",
     )
     for name, setup, about, values in _OTHERS
     for (column, measure, what), value in zip(_OTHER_COLUMNS, values, strict=True)
@@ -313,22 +292,22 @@ _OTHER_NETS = tuple(
 
 _DIGIT_COLUMNS = (
     ("clean", CLEAN, "clean images"),
-    ("fgsm", fgsm(0.3), "FGSM 0.3"),
-    ("pgd", pgd(0, 0.3), "PGD 0.3"),
+    ("fgsm", under_fgsm(0.3), "FGSM 0.3"),
+    ("pgd", _under_pgd(0, 0.3), "PGD 0.3"),
 )
 _STEPS = "The number of steps is not stated."
+_MAY = _Notes("notes of May 2021", "r1-pgd", "mnist")
 _DIGITS = tuple(
-    _entry(
-        f"mnist-{name}-{column}",
-        setup,
-        f"{about}, MNIST, {what}",
-        Figure(float(value), "stated", value),
-        measure,
-        "notes of May 2021",
-        (*((_STEPS,) if column == "pgd" else ()), *((UNSAID,) if name == "standard" else ()), _SWAPPED),
-        "r1-pgd",
-        "mnist",
-        is_stated=name != "standard",  # the set-ups of the others say it for themselves
+    replace(
+        _MAY.figure(
+            f"mnist-{name}-{column}",
+            setup,
+            f"{about}, MNIST, {what}",
+            Figure(float(value), "stated", value),
+            measure,
+            (*((_STEPS,) if column == "pgd" else ()), *((UNSAID,) if name == "standard" else ()), _SWAPPED),
+        ),
+        recipe_stated=name != "standard",  # the set-ups of the others say it for themselves
     )
     for name, setup, about, values in (
         ("standard", "BO-mnist-none", "plain", ("97.99", "0.5", "0")),
@@ -342,29 +321,24 @@ _DIGITS = tuple(
     if value
 )
 _NOT_CONVERGED = tuple(
-    _entry(
+    _MAY.figure(
         f"mnist-all-{eta}",
         f"R1-mnist-all-{eta}",
         f"BatchOut {eta} everywhere, MNIST",
         Figure(None, "no figure", "does not converge"),
         Measure("none"),
-        "notes of May 2021",
-        (),
-        "r1-pgd",
-        "mnist",
     )
     for eta in ("0.2", "0.3")
 )
 
 # Error rates with BatchOut at inference, by vote and by mean over 30 test images.
 _INFERENCE = tuple(
-    _entry(
+    _Notes("inference/ and batchout_inference_results.md", "r1-pgd").figure(
         f"alt-0.3-inference-{name}-{way}",
         "R1-alt-0.3",
         f"alt-0.3 with BatchOut at inference, {way} over 30 partners, {what}",
         Figure(round(100 - error, 2), "stated", f"{error:g} % error"),
         Measure(metric, attack, eps, steps=steps, mode=f"inference-{way}"),
-        "inference/ and batchout_inference_results.md",
         (
             f"Without it the error is {before}.",
             "By the notes 10, 30 or 80 partners, or partners from the training set, make no difference.",
@@ -372,7 +346,6 @@ _INFERENCE = tuple(
             "replaced later.",
             *((_STEPS,) if name == "pgd" else ()),
         ),
-        "r1-pgd",
     )
     for name, what, metric, attack, eps, steps, before, errors in (
         ("clean", "clean images", "exact", "", 0.0, 0, "13.27", (13.22, 13.21)),
@@ -385,17 +358,17 @@ _INFERENCE = tuple(
 )
 
 _ABLATIONS = "terminology_ablation_studies.pdf, p. 1, and vgg19/24_2.pdf, p. 1"
-ENTRIES = (
-    *(entry for row in _FGSM.strip().splitlines() for entry in _in_pixels(row)),
-    *(entry for row in _SHOT.strip().splitlines() for entry in _normalised(row, "stated", "screenshots")),
-    *(entry for row in _PLOTTED.strip().splitlines() for entry in _normalised(row, "digitised", "plots")),
+FIGURES = (
+    *(figure for row in _FGSM.strip().splitlines() for figure in _in_pixels(row)),
+    *(figure for row in _SHOT.strip().splitlines() for figure in _normalised(row, "stated", "screenshots")),
+    *(figure for row in _PLOTTED.strip().splitlines() for figure in _normalised(row, "digitised", "plots")),
     *(
-        entry
+        figure
         for row in _TABLE.strip().splitlines()
-        for entry in _normalised(row, "stated", _ABLATIONS, "-table", (0, 8))
+        for figure in _normalised(row, "stated", _ABLATIONS, "-table", (0, 8))
     ),
     *_ABOUT_TRAINING,
-    *(entry for row in _PGD.strip().splitlines() for entry in _iterated(row)),
+    *(figure for row in _PGD.strip().splitlines() for figure in _iterated(row)),
     *_OTHER_NOTES,
     *_AUTOATTACK,
     *_CHECKPOINTS,

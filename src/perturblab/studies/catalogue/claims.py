@@ -1,7 +1,7 @@
 """Claims about differences: what was said of noise, of the recipe, of frozen filters, of BatchOut."""
 
 from perturblab.studies.catalogue.sources import BATCHOUT, KL, LBCNN, R1, TRIALS, UP
-from perturblab.studies.catalogue.types import BATCH_MEAN, SMOOTHED, Measure, Relation, tagged
+from perturblab.studies.catalogue.types import BATCH_MEAN, SMOOTHED, Claim, Measure, tag_claims
 
 _ABOUT_5 = "About 5 is taken as 4 to 6 points; the printed figures themselves differ by 5.6 to 6.3."
 _ALIKE = "No margin was given for being the same; half a point is taken."
@@ -16,7 +16,7 @@ _BLAMED, _SMALL, _ALL_LAYERS, _FROZEN = (UP.format(f"README, section {n}") for n
 _CLEAN = Measure("exact")
 
 _DISPUTE = (
-    Relation(
+    Claim(
         "R-gap",
         "The 3x3 baseline is about 5 points ahead of the PNN.",
         _README,
@@ -26,7 +26,7 @@ _DISPUTE = (
         6.0,
         doubts=(_ABOUT_5, "The two are matched in parameters, and differ in rate and in how they halve their maps."),
     ),
-    Relation(
+    Claim(
         "R-gap-H5",
         "The 3x3 baseline is about 5 points ahead of the reproduction's own net with noise, at one learning rate.",
         _README,
@@ -36,7 +36,7 @@ _DISPUTE = (
         6.0,
         doubts=(_ABOUT_5, "Published of the net of experiments 2 and 3; 91.8 and 85.8 were published of these two."),
     ),
-    Relation(
+    Claim(
         "R-gap-throughout",
         "The baseline stays about 5 points ahead of the PNN throughout training.",
         _README,
@@ -47,7 +47,7 @@ _DISPUTE = (
         Measure("every epoch"),
         doubts=(_ABOUT_5, "From a chart of single runs."),
     ),
-    Relation(
+    Claim(
         "R-noise",
         "Noise gains less than 1 point over the same net of 1x1 convolutions without it.",
         _README,
@@ -58,7 +58,7 @@ _DISPUTE = (
         doubts=("The direct partner, H5, was taken off the page; its figure was 0.3 points above experiment 4's.",),
     ),
     *(
-        Relation(f"R-{name}", claim, f"{_NOBODY}; the claim is that of {_README}", noisy, plain, None, 1.0)
+        Claim(f"R-{name}", claim, f"{_NOBODY}; the claim is that of {_README}", noisy, plain, None, 1.0)
         for name, claim, noisy, plain in (
             ("noise-A1", "Noise gains less than 1 point under the authors' own recipe too.", "A1", "A1-level-0"),
             (
@@ -75,7 +75,7 @@ _DISPUTE = (
             ),
         )
     ),
-    Relation(
+    Claim(
         "R-noise-K3",
         "Noise gains less than 1 point in the authors' net under the reproduction's recipe.",
         f"{_NOBODY}; the claim is that of {_README}",
@@ -85,7 +85,7 @@ _DISPUTE = (
         1.0,
         doubts=("Experiment 4 was given as experiment 3 without noise, but is another net.",),
     ),
-    Relation(
+    Claim(
         "R-noise-all-layers",
         "Noise in all layers gains less than 1 point over 1x1 convolutions in all layers.",
         _README,
@@ -95,7 +95,7 @@ _DISPUTE = (
         1.0,
         doubts=("The figures that stood on the page have noise 1.7 points below no noise.",),
     ),
-    Relation(
+    Claim(
         "R-trained-masks",
         "Training the masks gains 3.5 points.",
         _RESULTS,
@@ -108,7 +108,7 @@ _DISPUTE = (
             "The masks of experiment 8 were perhaps never trained: then the difference is between two seeds.",
         ),
     ),
-    Relation(
+    Claim(
         "R-first-3x3",
         "A first layer of 3x3 instead of 7x7 gains 0.5 points.",
         _RESULTS,
@@ -121,7 +121,7 @@ _DISPUTE = (
             "The 7x7 layer has stride 2 and a max-pool: later layers work on a sixteenth of the pixels.",
         ),
     ),
-    Relation(
+    Claim(
         "R-fanout",
         "A fan-out of 64 masks is worse than one mask.",
         KL.format("README of 5 and 6 September 2018, results"),
@@ -131,7 +131,7 @@ _DISPUTE = (
         0.0,
         doubts=("Without mixing the net of 64 masks has a fifth of the parameters.",),
     ),
-    Relation(
+    Claim(
         "R-fanout-mixed",
         "A fan-out of 64 masks is worse than one mask, with the second 1x1 convolution too.",
         _RESULTS,
@@ -140,7 +140,7 @@ _DISPUTE = (
         None,
         0.0,
     ),
-    Relation(
+    Claim(
         "R-fanout-shared",
         "Sharing the 64 masks between all channels costs little: 0.3 points.",
         _RESULTS,
@@ -150,14 +150,14 @@ _DISPUTE = (
         -0.3,
         doubts=("It holds for the second reading of experiment 7 alone, the one with mixing.",),
     ),
-    Relation(
+    Claim(
         "R-no-exchange",
         "Without the second 1x1 convolution channels exchange nothing until the softmax.",
         _HOW,
         how="gradients of one channel of the last stage with respect to the channels of the first: false, since the "
         "dense 1x1 shortcuts of stages 2 to 4 mix all channels",
     ),
-    Relation(
+    Claim(
         "R-use-act",
         "An activation right after the first mask loses information.",
         _HOW,
@@ -167,7 +167,7 @@ _DISPUTE = (
         0.0,
         doubts=("No figure was given.",),
     ),
-    Relation(
+    Claim(
         "R-smoothed",
         "The smoothed metric reports 90.53 for a net of 85.91.",
         KL.format("README, motivation, chart"),
@@ -180,7 +180,7 @@ _DISPUTE = (
         doubts=("Optimiser and level of that run were not recorded.", "Each metric at its own best epoch."),
         how="both metrics from the same answers of every epoch of the same audited runs",
     ),
-    Relation(
+    Claim(
         "R-best-epoch",
         "The best epoch on the test set flatters a net.",
         "Nobody measured it; all published PNN figures are of the best epoch on the test set",
@@ -195,7 +195,7 @@ _DISPUTE = (
 )
 
 _REPLY = (
-    Relation(
+    Claim(
         "R-frozen",
         "The first convolution frozen at random is as good as learned.",
         _FROZEN,
@@ -205,7 +205,7 @@ _REPLY = (
         0.5,
         doubts=(_ALIKE, "No figure was given for the learned one."),
     ),
-    Relation(
+    Claim(
         "R-width",
         "More masks or width make up for what the right metric takes away: here twice the width.",
         _SMALL,
@@ -218,7 +218,7 @@ _REPLY = (
             "Four times the parameters for it.",
         ),
     ),
-    Relation(
+    Claim(
         "R-recipe",
         "With the authors' recipe their net gains about 4 points over experiment 3.",
         _BLAMED,
@@ -228,7 +228,7 @@ _REPLY = (
         4.15,
         doubts=("From 90.35 and 86.2; a user got 89.38 for the first.", "Five factors change at once."),
     ),
-    Relation(
+    Claim(
         "R-first-layer",
         "The reply's net for all layers gains 13 points over experiment 5.",
         _ALL_LAYERS,
@@ -240,7 +240,7 @@ _REPLY = (
     ),
 )
 _FILTERS = tuple(
-    Relation(
+    Claim(
         f"R-anchors-{data}-{kind}",
         f"{name} 3x3 filters are like binary ones ({about}).",
         f"{_FROZEN}; {LBCNN.format('abstract')}",
@@ -257,7 +257,7 @@ _FILTERS = tuple(
 _FGSM_5 = Measure("attack", "fgsm", 5 / 255)
 _PLOT, _TRIAL = BATCHOUT.format("fig. {}"), TRIALS.format("2021")
 _DEFENDED = (
-    Relation(
+    Claim(
         "R-batchout-fgsm-training",
         "BatchOut is more robust than adversarial training under FGSM at 5/255 on CIFAR-10.",
         _PLOT.format(3),
@@ -268,7 +268,7 @@ _DEFENDED = (
         _FGSM_5,
         doubts=("By 4.7 points in the figure; at 1 to 3 of 255 it is less robust.", "FGSM alone, an upper bound."),
     ),
-    Relation(
+    Claim(
         "R-batchout-plain",
         "BatchOut makes the net more robust under FGSM at 5/255 on CIFAR-10.",
         _PLOT.format(3),
@@ -279,7 +279,7 @@ _DEFENDED = (
         _FGSM_5,
         doubts=("By 13.7 points in the figure, under FGSM alone.",),
     ),
-    Relation(
+    Claim(
         "R-batchout-plain-mnist",
         "BatchOut makes the net more robust under FGSM at 0.3 on MNIST.",
         _PLOT.format(2),
@@ -291,7 +291,7 @@ _DEFENDED = (
         doubts=("By 76.7 points in the figure; its re-implementation had 0.91 % left, with BatchOut on.",),
     ),
     *(
-        Relation(
+        Claim(
             f"R-{arm}-{attack}-{data}",
             f"{name} makes the net more robust under {text} on {about}.",
             f"{_NOBODY}; the claim, under FGSM, is that of {_PLOT.format(figure)}",
@@ -311,7 +311,7 @@ _DEFENDED = (
         )
         for arm, name in (("batchout", "BatchOut"), ("fgsm-half", "Half-batch FGSM training"))
     ),
-    Relation(
+    Claim(
         "R-batchout-clean",
         "BatchOut costs no accuracy on clean images.",
         BATCHOUT.format("sec. 6.3"),
@@ -323,7 +323,7 @@ _DEFENDED = (
     ),
 )
 _ATTACKED = (
-    Relation(
+    Claim(
         "R-batchout-noise",
         "BatchOut is more robust than random noise of equal relative length at 0.3 on MNIST.",
         _PLOT.format("5b"),
@@ -333,7 +333,7 @@ _ATTACKED = (
         None,
         Measure("attack", "fgsm", 0.3),
     ),
-    Relation(
+    Claim(
         "R-batchout-share",
         "Robustness grows with the share of rows that are moved: here all of them against a tenth, MNIST, 0.4.",
         BATCHOUT.format("sec. 6.6"),
@@ -344,7 +344,7 @@ _ATTACKED = (
         Measure("attack", "fgsm", 0.4),
         doubts=("The published curve is jagged and highest at one half.",),
     ),
-    Relation(
+    Claim(
         "R-batchout-volatile",
         "BatchOut makes training on three classes more volatile.",
         _TRIAL,
@@ -359,7 +359,7 @@ _ATTACKED = (
         ),
     ),
     *(
-        Relation(
+        Claim(
             f"R-resnet-{arm}",
             f"ResNets are less robust than LeNet-type nets at 5/255: {text}.",
             _TRIAL,
@@ -376,7 +376,7 @@ _ATTACKED = (
         for arm, text, points in (("none", "both plain", 20), ("batchout", "both with BatchOut", 21))
     ),
     *(
-        Relation(
+        Claim(
             f"R-resnet-gain-{data}{name}",
             f"BatchOut on the last features gains {points:g} points at 5/255{where} on {about}.",
             _TRIAL,
@@ -397,7 +397,7 @@ _ATTACKED = (
         for data, about, points in (("cifar3", "three classes", 6.0), ("cifar10", "CIFAR-10", 14.0))
     ),
     *(
-        Relation(
+        Claim(
             f"R-resnet-clean-{data}",
             f"BatchOut on the last features gains {points:g} points on clean images of {about}.",
             _TRIAL,
@@ -409,7 +409,7 @@ _ATTACKED = (
         )
         for data, about, points in (("cifar10", "CIFAR-10", 6.9), ("cifar3", "three classes", 0.2))
     ),
-    Relation(
+    Claim(
         "R-other-class",
         "Partners of another class make no better net: robustness is 6 % higher when they are not ensured.",
         R1.format("report.pdf, p. 3"),
@@ -418,10 +418,10 @@ _ATTACKED = (
     ),
 )
 
-RELATIONS = (
-    *tagged(_DISPUTE, "pnn", "dispute"),
-    *tagged(_REPLY, "pnn", "reply"),
-    *tagged(_FILTERS, "lbcnn"),
-    *tagged(_DEFENDED, "batchout", "dispute"),
-    *tagged(_ATTACKED, "batchout"),
+CLAIMS = (
+    *tag_claims(_DISPUTE, "pnn", "dispute"),
+    *tag_claims(_REPLY, "pnn", "reply"),
+    *tag_claims(_FILTERS, "lbcnn"),
+    *tag_claims(_DEFENDED, "batchout", "dispute"),
+    *tag_claims(_ATTACKED, "batchout"),
 )

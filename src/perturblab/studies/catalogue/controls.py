@@ -1,18 +1,14 @@
 """Runs that nobody published and that the dispute needs: controls, one factor at a time, noise in every manner."""
 
-from typing import Any
-
 from perturblab.studies.catalogue import pnn
-from perturblab.studies.catalogue.types import variant
+from perturblab.studies.catalogue.types import Flags, variant
 
 _BY_ID = {setup.id: setup for setup in pnn.SETUPS}
 _K1, _K3, _K4, _K5, _H2, _H4, _H5, _A1, _A2 = (
     _BY_ID[name] for name in ("K1", "K3", "K4", "K5", "H2", "H4", "H5", "A1", "A2")
 )
 _INERT = "On H5 the scale does nothing, since its first layer is a convolution; this net has noise there too."
-_A1_RECIPE: dict[str, Any] = {
-    key: _A1.flags[key] for key in ("code", "batch_size", "learning_rate", "optim_method", "nepochs")
-}
+_A1_RECIPE: Flags = {key: _A1.flags[key] for key in ("code", "batch_size", "learning_rate", "optim_method", "nepochs")}
 
 # From experiment 3 to the reply's recipe, one factor at a time, then three together.
 _FROM_K3 = (
@@ -211,7 +207,7 @@ _UNDER_A1 = (
 )
 
 
-_NO_MASKS: dict[str, Any] = {"level": None}
+_NO_MASKS: Flags = {"level": None}
 _FILTERS = "A filter multiplies by -1, 0 and 1 only, which counts as multiplications here."
 _WIDTH = "Its own nine multiplications a value are {} of all at the published width and {} at an eighth of it."
 # What stands in the place of the masks in the same net, so that nothing else differs at any width.

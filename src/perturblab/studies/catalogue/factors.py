@@ -1,7 +1,7 @@
 """Differences one factor at a time: the reply's recipe, noise in every manner, the controls that nobody published."""
 
 from perturblab.studies.catalogue.sources import KL, PAPER, UP
-from perturblab.studies.catalogue.types import Relation, tagged
+from perturblab.studies.catalogue.types import Claim, tag_claims
 
 _NOBODY = "Nobody published this control"
 _WHY = KL.format("README, conclusion")
@@ -70,7 +70,7 @@ _STEPS_FROM_A1 = (
 )
 _LADDERS = (
     *(
-        Relation(
+        Claim(
             f"R-{base}-{step}",
             f"Experiment {base[1]} gains by {what}.",
             source,
@@ -81,7 +81,7 @@ _LADDERS = (
             doubts=doubts,
         )
         if low is not None
-        else Relation(
+        else Claim(
             f"R-{base}-{step}",
             f"What {what} does to experiment {base[1]}.",
             source,
@@ -93,11 +93,11 @@ _LADDERS = (
         for step, what, low, doubts in steps
     ),
     *(
-        Relation(f"R-{right}-to-{left}", f"What {what} adds.", f"{_NOBODY}; factors as in {_BLAMED}", left, right)
+        Claim(f"R-{right}-to-{left}", f"What {what} adds.", f"{_NOBODY}; factors as in {_BLAMED}", left, right)
         for left, right, what in _TOGETHER
     ),
     *(
-        Relation(
+        Claim(
             f"R-A1-{step}",
             f"What {what} takes from the reply's recipe.",
             f"{_NOBODY}; factors as in {_BLAMED}",
@@ -109,7 +109,7 @@ _LADDERS = (
         )
         for step, what, doubts in _STEPS_FROM_A1
     ),
-    Relation(
+    Claim(
         "R-K3-dropout",
         "The reproduction's dropout of 0.5 costs accuracy.",
         _BLAMED,
@@ -120,7 +120,7 @@ _LADDERS = (
         how="no ResNet of the three codes reads dropout, and both runs are the same bit for bit: the claim is false",
     ),
     *(
-        Relation(
+        Claim(
             f"R-hurt-most-{step}",
             f"Optimiser and noise level cost more than all the other differences: {what}.",
             _BLAMED,
@@ -158,7 +158,7 @@ _WAYS = (
 )
 _NO_MATTER = (
     *(
-        Relation(
+        Claim(
             f"R-any-{left}",
             f"No matter how noise is applied, 1x1 filters cost about 5 points: {what}.",
             _WHY,
@@ -171,7 +171,7 @@ _NO_MATTER = (
         for left, _, what in _WAYS
     ),
     *(
-        Relation(
+        Claim(
             f"R-any-{left}-twin",
             f"No matter how noise is applied, 1x1 convolutions without it do about as well: {what}.",
             _WHY,
@@ -184,7 +184,7 @@ _NO_MATTER = (
         for left, right, what in _WAYS
     ),
     *(
-        Relation(
+        Claim(
             f"R-filter-{side}",
             f"What {side}x{side} convolutions in the place of noise gain.",
             _NOBODY,
@@ -197,7 +197,7 @@ _NO_MATTER = (
 
 _CONTROLLED = (
     *(
-        Relation(
+        Claim(
             f"R-{base}-level-{level}",
             f"What a noise level of {level} does to {base} ({own}).",
             _NOBODY,
@@ -208,7 +208,7 @@ _CONTROLLED = (
         for level in levels
     ),
     *(
-        Relation(f"R-{base}-{name}", f"{text} ({base}).", _NOBODY, base, f"{base}-{name}")
+        Claim(f"R-{base}-{name}", f"{text} ({base}).", _NOBODY, base, f"{base}-{name}")
         for base in ("A1", "H5")
         for name, text in (
             ("untied", "What a mask inside the activation has over an untied bias outside it"),
@@ -217,11 +217,11 @@ _CONTROLLED = (
             ("redraw-always", "What fixed masks have over masks that are drawn anew always"),
         )
     ),
-    Relation(
+    Claim(
         "R-H5-untied-trained", "What a learned untied bias has over fixed masks.", _NOBODY, "H5-untied-trained", "H5"
     ),
-    Relation("R-H5-trained", "What training gives to one mask a channel.", _NOBODY, "H5-trained", "H5"),
-    Relation(
+    Claim("R-H5-trained", "What training gives to one mask a channel.", _NOBODY, "H5-trained", "H5"),
+    Claim(
         "R-A1-cnn",
         "PNNs do about as well as CNNs: the reply's net against 3x3 filters of about as many weights, by its recipe.",
         PAPER.format("abstract"),
@@ -230,7 +230,7 @@ _CONTROLLED = (
         doubts=("No margin was given.", "No CNN was ever published under this recipe."),
     ),
     *(
-        Relation(
+        Claim(
             f"R-A1-cnn-nf{width}",
             f"What a CNN of {width} filters has over the reply's net under its recipe.",
             _NOBODY,
@@ -239,13 +239,13 @@ _CONTROLLED = (
         )
         for width in (64, 128)
     ),
-    Relation("R-K1-nf64", "What 64 instead of 44 filters give to experiment 1.", _NOBODY, "K1-nf64", "K1"),
+    Claim("R-K1-nf64", "What 64 instead of 44 filters give to experiment 1.", _NOBODY, "K1-nf64", "K1"),
     *(
-        Relation(f"R-{name}-recipe", f"What the authors' recipe does to {about}.", _NOBODY, f"A1-{name}", base)
+        Claim(f"R-{name}-recipe", f"What the authors' recipe does to {about}.", _NOBODY, f"A1-{name}", base)
         for name, about, base in (("cnn", "a CNN", "K1"), ("1x1", "1x1 convolutions without noise", "K4"))
     ),
-    Relation("R-A2-level-0", "What noise gives to the reply's net for all layers.", _NOBODY, "A2", "A2-level-0"),
-    Relation(
+    Claim("R-A2-level-0", "What noise gives to the reply's net for all layers.", _NOBODY, "A2", "A2-level-0"),
+    Claim(
         "R-OR-fix",
         "What the authors' repair changes in their first code.",
         _NOBODY,
@@ -254,7 +254,7 @@ _CONTROLLED = (
         doubts=("As published the repair has 500 epochs and their own command 80.",),
     ),
     *(
-        Relation(f"R-{name}", f"What {what} have over noise masks, {matched}.", _NOBODY, name, "A1")
+        Claim(f"R-{name}", f"What {what} have over noise masks, {matched}.", _NOBODY, name, "A1")
         for name, what, matched in (
             ("A1-frozen-3x3", "frozen random 3x3 filters", "parameters alike"),
             (
@@ -267,18 +267,18 @@ _CONTROLLED = (
             ("A1-norms", "trained batch norms on random convolutions", "a floor for random features"),
         )
     ),
-    Relation(
+    Claim(
         "R-H5-strided",
         "What max-pooling gives to a net that mixes neighbours by nothing else.",
         _NOBODY,
         "H5",
         "H5-strided",
     ),
-    Relation("R-H5-overlap", "What pools that overlap give to the same net.", _NOBODY, "H5-overlap", "H5"),
+    Claim("R-H5-overlap", "What pools that overlap give to the same net.", _NOBODY, "H5-overlap", "H5"),
 )
 
-RELATIONS = (
-    *tagged(_LADDERS, "pnn", "ladder"),
-    *tagged(_NO_MATTER, "pnn", "manner"),
-    *tagged(_CONTROLLED, "pnn", "control"),
+CLAIMS = (
+    *tag_claims(_LADDERS, "pnn", "ladder"),
+    *tag_claims(_NO_MATTER, "pnn", "manner"),
+    *tag_claims(_CONTROLLED, "pnn", "control"),
 )

@@ -1,11 +1,19 @@
 """Local binary convolutions: what was published about them, with the controls of their filters."""
 
-from typing import Any
-
 from perturblab.studies.catalogue.sources import LBCNN, LUA, TOY
-from perturblab.studies.catalogue.types import BATCH_MEAN, NOTHING, Entry, Figure, Measure, Setup, typed, variant
+from perturblab.studies.catalogue.types import (
+    BATCH_MEAN,
+    NOTHING,
+    Figure,
+    Flags,
+    Measure,
+    PublishedFigure,
+    Setup,
+    command_line,
+    variant,
+)
 
-_RECIPE: dict[str, Any] = {
+_RECIPE: Flags = {
     "net_type": "lbcnet",
     "batch_size": 10,
     "learning_rate": 1e-4,
@@ -45,7 +53,7 @@ _PUBLISHED = (
         "L1-mnist",
         "75 blocks of 512 fixed sparse binary filters on MNIST",
         _MNIST,
-        typed(_MNIST),
+        command_line(_MNIST),
         693_338,
         0,
         image=(1, 32, 32),
@@ -61,7 +69,7 @@ _PUBLISHED = (
         "L1-svhn",
         "40 blocks of 512 fixed sparse binary filters on SVHN",
         _SVHN,
-        typed(_SVHN),
+        command_line(_SVHN),
         630_634,
         0,
         doubts=(
@@ -75,7 +83,7 @@ _PUBLISHED = (
         "L1-cifar",
         "50 blocks of 704 fixed sparse binary filters on CIFAR-10",
         _CIFAR,
-        typed(_CIFAR),
+        command_line(_CIFAR),
         20_669_450,
         0,
         doubts=(
@@ -117,7 +125,7 @@ SETUPS = (
         "L3",
         "a toy of two blocks of 16 fixed binary filters on MNIST",
         _TOY,
-        typed(_TOY),
+        command_line(_TOY),
         10_960,
         0,
         doubts=(
@@ -129,8 +137,8 @@ SETUPS = (
 )
 
 
-def _about_80_epochs(name: str, value: float, data: str, count: str) -> Entry:
-    return Entry(
+def _about_80_epochs(name: str, value: float, data: str, count: str) -> PublishedFigure:
+    return PublishedFigure(
         f"L1-{name}",
         f"LBCNN on {data} after 80 epochs",
         LUA.format("README"),
@@ -145,11 +153,11 @@ def _about_80_epochs(name: str, value: float, data: str, count: str) -> Entry:
     )
 
 
-ENTRIES = (
+FIGURES = (
     _about_80_epochs("mnist", 99.5, "MNIST", "693,338"),
     _about_80_epochs("svhn", 94.5, "SVHN", "630,634"),
     _about_80_epochs("cifar", 93.0, "CIFAR-10", "20,669,450"),
-    Entry(
+    PublishedFigure(
         "L2",
         "LBCNNs are on a par with CNNs on MNIST, SVHN, CIFAR-10 and ImageNet",
         LBCNN.format("abstract"),
@@ -159,7 +167,7 @@ ENTRIES = (
         ("The paper's tables are not at hand; 99.51, 94.50 and 92.99 are remembered from them, unchecked.",),
         ("lbcnn",),
     ),
-    Entry(
+    PublishedFigure(
         "L3",
         "a toy LBCNN of two blocks on MNIST, 5 epochs",
         TOY.format("README"),

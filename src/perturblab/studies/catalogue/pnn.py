@@ -4,9 +4,7 @@ Ids P are the authors' first code and paper, K the reproduction's eight experime
 earlier, A the authors' reply, U what a user of the reply measured.
 """
 
-from typing import Any
-
-from perturblab.studies.catalogue.types import Setup
+from perturblab.studies.catalogue.types import Flags, Setup
 
 CIFAR = {"dataset_test": "CIFAR10", "dataset_train": "CIFAR10"}
 _TYPED = "--dataset-test 'CIFAR10' --dataset-train 'CIFAR10'"
@@ -14,18 +12,18 @@ _NOISE = f"python main.py --net-type 'noiseresnet18' {_TYPED} --nfilters 128 --b
 _PERTURB = f"python main.py --net-type 'perturb_resnet18' {_TYPED} --nfilters 128 --batch-size 16 --learning-rate 1e-3"
 _REPLY = "--level 0.1 --optim-method Adam --nepochs 450"
 
-_OR_RECIPE: dict[str, Any] = {**CIFAR, "batch_size": 10, "learning_rate": 1e-4}
-_KL_RECIPE: dict[str, Any] = {**CIFAR, "batch_size": 16, "learning_rate": 1e-3}
-_UP_RECIPE: dict[str, Any] = {
+_OR_RECIPE: Flags = {**CIFAR, "batch_size": 10, "learning_rate": 1e-4}
+_KL_RECIPE: Flags = {**CIFAR, "batch_size": 16, "learning_rate": 1e-3}
+_UP_RECIPE: Flags = {
     "code": "up",
     **_OR_RECIPE,
     "level": 0.1,
     "optim_method": "Adam",
     "nepochs": 450,
 }
-_NOISE_NET: dict[str, Any] = {"net_type": "noiseresnet18", "nfilters": 128}
-_PERTURB_NET: dict[str, Any] = {"net_type": "perturb_resnet18", "nfilters": 128}
-_FANOUT: dict[str, Any] = {**_KL_RECIPE, **_PERTURB_NET, "first_filter_size": 3, "filter_size": 0, "nmasks": 64}
+_NOISE_NET: Flags = {"net_type": "noiseresnet18", "nfilters": 128}
+_PERTURB_NET: Flags = {"net_type": "perturb_resnet18", "nfilters": 128}
+_FANOUT: Flags = {**_KL_RECIPE, **_PERTURB_NET, "first_filter_size": 3, "filter_size": 0, "nmasks": 64}
 
 _UNLIKE = (
     "The compared rows do not share a recipe: experiment 1 has batches of 10 at 1e-3, 2 and 3 of 10 at 1e-4, 4 to 8 of "

@@ -1,7 +1,7 @@
 """The figures published about perturbative neural networks."""
 
 from perturblab.studies.catalogue.sources import KL, OR, PAPER, UP
-from perturblab.studies.catalogue.types import BATCH_MEAN, NOTHING, SMOOTHED, TRUNCATED, Entry, Figure, Measure
+from perturblab.studies.catalogue.types import BATCH_MEAN, NOTHING, SMOOTHED, TRUNCATED, Figure, Origin, PublishedFigure
 
 _SEPTEMBER_5 = KL.format("README of 5 and 6 September 2018 (commits c4de84a, 179532c)")
 _AUGUST_28 = KL.format("README of 28 August 2018 (commit 836fbde)")
@@ -19,62 +19,46 @@ _WITHDRAWN = "It stands only in this earlier state of the page."
 _BATCHES_OF_10 = ("K1", "K2", "K3", "H2")
 
 
-def _claim(name: str, about: str, source: str, text: str, doubts: tuple[str, ...], *tags: str) -> Entry:
-    return Entry(name, about, source, "", Figure(None, "no figure", text), NOTHING, doubts, ("pnn", *tags))
+_KL_TAGS, _UP_TAGS = ("pnn", "cifar10", "kl"), ("pnn", "cifar10", "up")
+_CHART = Origin(KL.format("README, motivation, chart"), _KL_TAGS)
+_MOTIVATION = Origin(KL.format("README, motivation"), ("pnn", "kl"))
+_BY_USER = Origin(_USER, _UP_TAGS)
 
 
-def _figure(
-    name: str, setup: str, value: float, measure: Measure, source: str, about: str, doubts: tuple[str, ...], *tags: str
-) -> Entry:
-    return Entry(
-        name,
-        about,
-        source,
-        setup,
-        Figure(value, measure.metric, f"{value}"),
-        measure,
-        doubts,
-        ("pnn", "cifar10", *tags),
-    )
+def _statement(origin: Origin, name: str, about: str, text: str, doubt: str) -> PublishedFigure:
+    """Make a result without a number, on which no set-up stands."""
+    return origin.figure(name, "", about, Figure(None, "no figure", text), NOTHING, (doubt,))
 
 
-def _kl(name: str, value: float, about: str, *doubts: str, source: str = "", setup: str = "") -> Entry:
+def _kl(name: str, value: float, about: str, *doubts: str, source: str = "", setup: str = "") -> PublishedFigure:
     truncated = name not in _BATCHES_OF_10
-    source = source or KL.format(f"README, experiment {name[1]}")
+    origin = Origin(source or KL.format(f"README, experiment {name[1]}"), _KL_TAGS)
+    measure = TRUNCATED if truncated else BATCH_MEAN
     notes = (*doubts, _BEST, *((_FLOORED,) if truncated else ()))
-    return _figure(name, setup or name, value, TRUNCATED if truncated else BATCH_MEAN, source, about, notes, "kl")
+    return origin.figure(name, setup or name, about, Figure(value, measure.metric, f"{value}"), measure, notes)
 
 
-def _gone(name: str, value: float, about: str, *doubts: str, setup: str = "") -> Entry:
+def _gone(name: str, value: float, about: str, *doubts: str, setup: str = "") -> PublishedFigure:
     return _kl(name, value, about, *doubts, _WITHDRAWN, source=_SEPTEMBER_5, setup=setup)
 
 
-def _august(name: str, value: int, about: str, setup: str) -> Entry:
-    return Entry(
-        name,
-        about,
-        _AUGUST_28,
-        setup,
-        Figure(float(value), "approximate", str(value)),
-        BATCH_MEAN,
-        ("Withdrawn within days; how it was counted that day is not known.", _BEST),
-        ("pnn", "cifar10", "kl"),
-    )
+def _august(name: str, value: int, about: str, setup: str) -> PublishedFigure:
+    doubts = ("Withdrawn within days; how it was counted that day is not known.", _BEST)
+    figure = Figure(float(value), "approximate", str(value))
+    return Origin(_AUGUST_28, _KL_TAGS).figure(name, setup, about, figure, BATCH_MEAN, doubts)
 
 
-_RELATION = "A difference and no accuracy: it is weighed as a relation, not as a figure."
-_K9 = KL.format("README, motivation")
+_DIFFERENCE = "A difference and no accuracy: it is weighed as a relation, not as a figure."
 
-ENTRIES = (
-    _claim(
+FIGURES = (
+    _statement(
+        Origin(PAPER.format("abstract"), ("pnn", "or")),
         "P1",
         "PNNs do about as well as CNNs on MNIST, CIFAR-10, VOC and ImageNet with fewer parameters",
-        PAPER.format("abstract"),
         "comparably with fewer parameters",
-        ("The paper's tables are not at hand; by the author's word a few of them rest on the smoothed metric.",),
-        "or",
+        "The paper's tables are not at hand; by the author's word a few of them rest on the smoothed metric.",
     ),
-    Entry(
+    PublishedFigure(
         "P2",
         "the paper's PNN on CIFAR-10, as a user quotes it",
         _USER,
@@ -84,7 +68,7 @@ ENTRIES = (
         ("At second hand; neither net nor recipe is known.", "Presumably the smoothed metric."),
         ("pnn", "cifar10", "or"),
     ),
-    Entry(
+    PublishedFigure(
         "P3",
         "the authors' noise ResNet with their own command",
         OR.format("README, training recipes"),
@@ -94,29 +78,25 @@ ENTRIES = (
         (_LAST_IMAGES,),
         ("pnn", "cifar10", "or"),
     ),
-    _figure(
+    _CHART.figure(
         "K0-smoothed",
         "K2",
-        90.53,
-        SMOOTHED,
-        KL.format("README, motivation, chart"),
         "what the authors' metric reports for a run of their net",
+        Figure(90.53, "smoothed", "90.53"),
+        SMOOTHED,
         (
             "Optimiser and level of this run are not recorded; 85.91 stood as experiment 2's figure until 7 September.",
             "The press gave 90.53 as the paper's claim, which it is not.",
             _LAST_IMAGES,
         ),
-        "kl",
     ),
-    _figure(
+    _CHART.figure(
         "K0-actual",
         "K2",
-        85.91,
-        BATCH_MEAN,
-        KL.format("README, motivation, chart"),
         "the accuracy of that same run, counted",
+        Figure(85.91, "batch mean", "85.91"),
+        BATCH_MEAN,
         ("Optimiser and level of this run are not recorded.", _BEST),
-        "kl",
     ),
     _kl("K1", 91.8, "ResNet18 of 3x3 convolutions at the PNN's parameters"),
     _kl("K2", 85.7, "the authors' net, 7x7 first layer", "It read 85.91 until 7 September 2018."),
@@ -138,15 +118,16 @@ ENTRIES = (
         "The likelier reading, from the history of the page; both are measured.",
     ),
     _kl("K8", 85.9, "64 shared masks, trained", "Perhaps of masks that were never trained, see the set-up."),
-    _claim("K9-gap", "the 3x3 baseline stays ahead of the PNN", _K9, "~5% throughout the training", (_RELATION,), "kl"),
-    _claim("K9-noise", "noise gains little over 1x1 convolutions", _K9, "less than 1%", (_RELATION,), "kl"),
-    _claim(
+    _statement(
+        _MOTIVATION, "K9-gap", "the 3x3 baseline stays ahead of the PNN", "~5% throughout the training", _DIFFERENCE
+    ),
+    _statement(_MOTIVATION, "K9-noise", "noise gains little over 1x1 convolutions", "less than 1%", _DIFFERENCE),
+    _statement(
+        _MOTIVATION,
         "K9-size",
         "the three compared nets are of one size",
-        _K9,
         "~5.5M parameters",
-        ("Counted: 5.28, 5.61 and 5.61 to 5.62 million.",),
-        "kl",
+        "Counted: 5.28, 5.61 and 5.61 to 5.62 million.",
     ),
     _august("H1-cnn", 94, "ResNet18 at full width", "H2"),
     _august("H1-noise", 79, "noise in all layers", "H1"),
@@ -157,37 +138,41 @@ ENTRIES = (
     _gone("H5", 85.8, "noise after a 3x3 first layer"),
     _gone("H6", 84.7, "64 own masks a channel, no mixing"),
     _gone("H7", 84.4, "64 shared masks, no mixing: the command of experiment 7", setup="K7"),
-    _figure(
+    Origin(UP.format("README, section 1"), _UP_TAGS).figure(
         "A1",
         "A1",
-        90.35,
-        BATCH_MEAN,
-        UP.format("README, section 1"),
         "the authors' net with their hyper-parameters",
-        (_BEST, "A user got 89.38 from the same command (U1)."),
-        "up",
-    ),
-    _figure(
-        "A2",
-        "A2",
-        85.92,
+        Figure(90.35, "batch mean", "90.35"),
         BATCH_MEAN,
-        UP.format("README, section 3"),
-        "noise in all layers, the reply's variant",
-        (_BEST, "Elsewhere in the reply the same is given as about 85 to 86."),
-        "up",
+        (_BEST, "A user got 89.38 from the same command (U1)."),
     ),
-    _claim(
+    Origin(UP.format("README, section 3"), _UP_TAGS).figure(
+        "A2",
+        "A2",
+        "noise in all layers, the reply's variant",
+        Figure(85.92, "batch mean", "85.92"),
+        BATCH_MEAN,
+        (_BEST, "Elsewhere in the reply the same is given as about 85 to 86."),
+    ),
+    _statement(
+        Origin(UP.format("README, section 2"), ("pnn", "up")),
         "A3",
         "the paper's experiments, evaluated again",
-        UP.format("README, section 2"),
         "a small drop in a very small portion of them",
-        ("No numbers were given; the promised new version of the paper is not known.",),
-        "up",
+        "No numbers were given; the promised new version of the paper is not known.",
     ),
-    _figure("U1", "A1", 89.38, BATCH_MEAN, _USER, "the reply's exact command, run by a user", (_BEST,), "up"),
-    _figure("U2", "U2", 90.76, BATCH_MEAN, _USER, "the reply's command at twice the width", (_BEST,), "up"),
-    Entry(
+    _BY_USER.figure(
+        "U1",
+        "A1",
+        "the reply's exact command, run by a user",
+        Figure(89.38, "batch mean", "89.38"),
+        BATCH_MEAN,
+        (_BEST,),
+    ),
+    _BY_USER.figure(
+        "U2", "U2", "the reply's command at twice the width", Figure(90.76, "batch mean", "90.76"), BATCH_MEAN, (_BEST,)
+    ),
+    PublishedFigure(
         "U3",
         "a perturbative net on MNIST, run by a user",
         _USER,

@@ -1,11 +1,13 @@
-"""What the catalogue is made of: set-ups that can be trained, figures that were published, relations between them."""
+"""The types of the catalogue: set-ups that can be trained, published figures, claims about differences."""
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from perturblab.records.attack_names import ACTIVE, AT_INFERENCE, Mode
+
+Flags = Mapping[str, Any]  # fields of a command -> value
 
 # How a published figure came about.
 KINDS = (
@@ -51,7 +53,7 @@ class Figure:
     within: float = 0.0
 
     @property
-    def said(self) -> str:
+    def wording(self) -> str:
         """As it was published, an error also as an accuracy, else the number; "" where there is none."""
         if "error" in self.text and self.value is not None:
             return f"{self.text}, {self.value:g} % right"
@@ -64,7 +66,7 @@ class Measure:
 
     Args:
         metric: one of `METRICS`: "exact" and "train" (accuracy on test and on training images, last epoch); "batch
-            mean", "batch mean, truncated" and "smoothed" (test, best epoch as published); "attack"; for relations also
+            mean", "batch mean, truncated" and "smoothed" (test, best epoch as published); "attack"; for claims also
             "best epoch" (exact, best on test), "every epoch" (exact, of all audited epochs) and "volatility" (standard
             deviation of the training loss's change from epoch to epoch); or "none".
         attack: name of the attack as in `perturblab attack`, for "attack"; "" for clean accuracy.
@@ -116,7 +118,7 @@ class Setup:
 
     id: str
     about: str
-    flags: Mapping[str, Any] = field(default_factory=dict)
+    flags: Flags = field(default_factory=dict)
     command: str = ""
     parameters: int | None = None
     masks: int | None = None
@@ -127,7 +129,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Entry:
+class PublishedFigure:
     """One published figure.
 
     Args:
@@ -154,7 +156,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Relation:
+class Claim:
     """A claim about a difference, which survives scaling down better than an absolute figure.
 
     Args:
@@ -201,21 +203,37 @@ class Relation:
         return f"{self.low:+g}" if self.low == self.high else f"{self.low:+g} to {self.high:+g}"
 
 
-def tagged(relations: Iterable[Relation], *tags: str) -> tuple[Relation, ...]:
-    """Tag relations.
+@dataclass(frozen=True)
+class Origin:
+    """A place that published several figures.
 
     Args:
-        relations: any.
-        *tags: such as "pnn", "ladder".
-
-    Returns:
-        The same relations with these tags.
+        source: by public name, place and URL.
+        tags: of its figures; one under attack gets "attack" too.
+        recipe_stated: whether their training was published there.
     """
-    return tuple(replace(relation, tags=tags) for relation in relations)
+
+    source: str
+    tags: tuple[str, ...]
+    recipe_stated: bool = True
+
+    def figure(
+        self, name: str, setup: str, about: str, figure: Figure, measure: Measure, doubts: Sequence[str] = ()
+    ) -> PublishedFigure:
+        """Make one of its figures; the arguments are fields of `PublishedFigure`, ``name`` is its id."""
+        tags = (*self.tags, *(("attack",) if measure.attack else ()))
+        return PublishedFigure(
+            name, about, self.source, setup, figure, measure, tuple(doubts), tags, self.recipe_stated
+        )
 
 
-def typed(flags: Mapping[str, Any], *command: str) -> str:
-    """The command of some flags, as it would be typed.
+def tag_claims(claims: Iterable[Claim], *tags: str) -> tuple[Claim, ...]:
+    """Copy claims with other tags, such as "pnn", "ladder"."""
+    return tuple(replace(claim, tags=tags) for claim in claims)
+
+
+def command_line(flags: Flags, *command: str) -> str:
+    """Write the command of some flags as a user types it.
 
     Args:
         flags: fields of the command -> value.
@@ -238,22 +256,20 @@ def variant(
     base: Setup,
     name: str,
     about: str,
-    changes: Mapping[str, Any],
+    changes: Flags,
     *,
     counts: tuple[int, int] | None = None,
     doubts: tuple[str, ...] = (),
-    recipe_stated: bool | None = None,
 ) -> Setup:
-    """Another set-up, made by changing some flags.
+    """Make another set-up by changing some flags of one.
 
     Args:
-        base: the set-up that is changed; its doubts are not taken over.
+        base: the set-up that is changed; its doubts are not copied.
         name: id of the new one.
         about: one line about it.
-        changes: flags -> value; None takes a flag away.
+        changes: flags -> value; None removes a flag.
         counts: trainable parameters and mask values; those of ``base`` by default.
         doubts: its own.
-        recipe_stated: as of ``base`` by default.
 
     Returns:
         The new set-up, with a command of ours.
@@ -265,9 +281,8 @@ def variant(
         id=name,
         about=about,
         flags=flags,
-        command=typed(flags),
+        command=command_line(flags),
         parameters=parameters,
         masks=masks,
         doubts=doubts,
-        recipe_stated=base.recipe_stated if recipe_stated is None else recipe_stated,
     )
