@@ -197,7 +197,7 @@ def runs(setup: str, counts: Sequence[int], **given: Any) -> list[Result]:
     return [run(setup, seed, correct, **given) for seed, correct in enumerate(counts, 1)]
 
 
-def claim(found: Sequence[ClaimFinding], name: str) -> ClaimFinding:
+def finding_of(found: Sequence[ClaimFinding], name: str) -> ClaimFinding:
     """Find the finding of one claim."""
     return next(finding for finding in found if finding.claim.id == name)
 

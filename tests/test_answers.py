@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from builders import claim, epochs, point, run, runs
+from builders import epochs, finding_of, point, run, runs
 from perturblab.records.results import Result
 from perturblab.report import answers, claims_table
 from perturblab.report.by_setup import by_place
@@ -59,7 +59,7 @@ def test_an_answer_has_the_verdict_of_its_row_after_the_correction() -> None:
     a1 = [5200, 5300, 5400]
     of = [*runs("K1", [6000] * 3), *runs("A1", a1), *runs("A1-constant", constant)]
     of += runs("A1-untied", [5201, 5320, 5350])
-    (compared,) = claim(claim_findings(by_place(of)), "R-A1-constant").measured
+    (compared,) = finding_of(claim_findings(by_place(of)), "R-A1-constant").measured
     assert compared.paired.verdict == "worse", "by itself"
     assert claims_table.claim_words(CLAIMS["R-A1-constant"], compared).startswith("not distinguishable; ")
     noise, _ = answers.answers(claim_findings(by_place(of)))
@@ -80,7 +80,7 @@ def test_what_has_not_the_same_numerics_or_images_is_said_where_it_is_taken_toge
         ({}, ""),
     ):
         of = by_place([changed(one, **(update if one.record.seed == 3 else {})) for one in both])
-        (compared,) = claim(claim_findings(of), "R-noise").measured
+        (compared,) = finding_of(claim_findings(of), "R-noise").measured
         assert compared.note == said
         figure = next(found for found in figure_findings(of) if found.published.setup == "K4" and found.measured)
         assert figure.measured[0].note == said
@@ -163,13 +163,13 @@ def test_a_flag_bounds_the_side_that_carries_it() -> None:
         found = claim_findings(by_place(of))
         _, batchout = answers.answers(found)
         assert ("more robust" in batchout.word) == is_shown, (attack, arm, flag)
-        (compared,) = claim(found, f"R-batchout-{attack}-cifar").measured
+        (compared,) = finding_of(found, f"R-batchout-{attack}-cifar").measured
         assert compared.flagged == f"BO-cifar-{arm}: empirical upper bound, flags: {flag}"
         assert compared.flagged in batchout.sentences[0]
         assert ("not shown, since" in batchout.sentences[0]) is not is_shown
         words = claims_table.claim_words(CLAIMS[f"R-batchout-{attack}-cifar"], compared)
         assert words.startswith("agrees; " if is_shown else "not shown ")
-        row = claims_table.claim_row(claim(found, f"R-batchout-{attack}-cifar"), compared)
+        row = claims_table.claim_row(finding_of(found, f"R-batchout-{attack}-cifar"), compared)
         assert "100 of 10,000" in row.details[0]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from builders import claim, epochs, run, runs
+from builders import epochs, finding_of, run, runs
 from perturblab import stats
 from perturblab.errors import UserError
 from perturblab.records.results import Result
@@ -22,7 +22,7 @@ from perturblab.studies.presets import PRESETS
 
 def test_a_claim_is_judged_on_differences_paired_by_seed() -> None:
     of = [*runs("H5", [5100, 5250, 5310, 5400]), *runs("K4", [5000, 5200, 5290])]
-    (compared,) = claim(claim_findings(by_place(of)), "R-noise").measured
+    (compared,) = finding_of(claim_findings(by_place(of)), "R-noise").measured
     assert compared.differences == pytest.approx({1: 1.0, 2: 0.5, 3: 0.2})
     assert (compared.left, compared.right) == pytest.approx((52.2, 51.633333))
     assert compared.paired == stats.paired([51.0, 52.5, 53.1], [50.0, 52.0, 52.9])
@@ -74,7 +74,7 @@ def test_no_claim_is_judged_by_one_run_against_itself(preset: str) -> None:
             assert compared.differing
             assert all(sides[0].get(name) != sides[1].get(name) for name in compared.differing)
     if preset == "cpu":
-        row = claims_table.open_claim(claim(claim_findings(by_place(of)), "R-K3-schedule"))
+        row = claims_table.open_claim(finding_of(claim_findings(by_place(of)), "R-K3-schedule"))
         assert row.cells[2].startswith("not comparable at preset cpu, ")
 
 
@@ -84,7 +84,7 @@ def test_runs_are_compared_on_the_same_images(part: str) -> None:
     data = other.record.data.model_copy(update={"hashes": {**other.record.data.hashes, part: "another"}})
     other = replace(other, record=other.record.model_copy(update={"data": data}))
     of = [run("H5", 1, 5100), other, run("H5", 3, 5200), *runs("K4", [5000, 5000, 5000])]
-    (compared,) = claim(claim_findings(by_place(of)), "R-noise").measured
+    (compared,) = finding_of(claim_findings(by_place(of)), "R-noise").measured
     assert compared.differences == pytest.approx({1: 1.0, 3: 2.0})
     assert compared.note == "1 seeds left out: their images differ"
 
@@ -97,7 +97,7 @@ def test_runs_of_other_numerics_are_told_apart() -> None:
 
     for number, note in ((0, ""), (1, "made with numerics 0 and 1")):
         placed = by_place([*of(number), *runs("K4", [5000, 5000, 5000])])
-        finding = claim(claim_findings(placed), "R-noise")
+        finding = finding_of(claim_findings(placed), "R-noise")
         assert finding.measured[0].note == note
         assert any(note in line for line in claims_table.claim_row(finding, finding.measured[0]).details)
 
@@ -126,10 +126,10 @@ def test_a_study_that_learns_too_little_is_no_evidence(baseline: list[int], trai
     of = [*runs("K1", baseline), *runs("H5", [4300, 4410, 4505]), *runs("K4", [4000, 4100, 4200])]
     of = [replace(one, metrics=learned(trained)) if "K4" in str(one.record.study) else one for one in of]
     found = claim_findings(by_place(of))
-    (compared,) = claim(found, "R-noise").measured
+    (compared,) = finding_of(found, "R-noise").measured
     assert compared.weak == weak
     noise, _ = answers.answers(found)
-    verdict = claims_table.claim_row(claim(found, "R-noise"), compared).verdict
+    verdict = claims_table.claim_row(finding_of(found, "R-noise"), compared).verdict
     if weak:
         assert noise.word.endswith(f"no evidence, since {weak}")
         assert verdict == f"no evidence: at this preset {weak}"
@@ -145,7 +145,7 @@ def test_a_study_that_learns_too_little_is_no_evidence(baseline: list[int], trai
 def test_without_a_3x3_net_the_better_side_must_be_as_good_as_one() -> None:
     for correct, weak in ((5400, "the 3x3 net was not measured"), (5600, "")):
         found = claim_findings(by_place([run("H5", 1, correct), run("K4", 1, 5000)]))
-        assert claim(found, "R-noise").measured[0].weak == weak
+        assert finding_of(found, "R-noise").measured[0].weak == weak
 
 
 def test_an_answer_comes_from_a_preset_with_evidence() -> None:
@@ -173,14 +173,14 @@ def test_what_is_said_to_hurt_most_must_be_above_every_other_factor(best: list[i
         *runs("K5-masks", best, preset="full"),
         *(one for name in RIVALS[1:] for one in runs(name, [7900, 7912, 7921], preset="full")),
     ]
-    (compared,) = claim(claim_findings(by_place(of)), "R-hurt-most-adam").measured
+    (compared,) = finding_of(claim_findings(by_place(of)), "R-hurt-most-adam").measured
     assert compared.verdict == verdict
     assert compared.sides == ("K5-adam", "K5-masks"), "the closest"
     ps = [
         stats.paired([85.0, 85.09, 85.2], [v / 100 for v in other]).t_p for other in (best, *[[7900, 7912, 7921]] * 3)
     ]
     assert all(f"(p {p:.3g})" in compared.note for p in stats.holm([p for p in ps if p is not None]))
-    assert not claim(claim_findings(by_place(of[:-3])), "R-hurt-most-adam").measured, "one is missing"
+    assert not finding_of(claim_findings(by_place(of[:-3])), "R-hurt-most-adam").measured, "one is missing"
 
 
 def test_a_rival_that_a_preset_makes_the_base_or_that_was_not_trained_is_left_out() -> None:
@@ -190,7 +190,7 @@ def test_a_rival_that_a_preset_makes_the_base_or_that_was_not_trained_is_left_ou
         *(one for name in RIVALS if name != "K5-lr-1e-4" for one in runs(name, [7900, 7912, 7921])),
         *runs("K5-lr-1e-4", [2000, 2010, 2022], metrics=learned(21.0)),
     ]
-    (compared,) = claim(claim_findings(by_place(of)), "R-hurt-most-adam").measured
+    (compared,) = finding_of(claim_findings(by_place(of)), "R-hurt-most-adam").measured
     beside, *left_out = compared.note.split("; left out: ")
     assert [name for name in RIVALS if name in beside] == ["K5-masks", "K5-first-20"]
     assert left_out == [
@@ -206,17 +206,17 @@ def test_differences_without_a_claim_are_corrected_for_all_with_the_same_net() -
     assert p is not None
     assert stats.ALPHA / 2 < p < stats.ALPHA
     alone = [*runs("K1", [8900] * 3), *runs("A1", a1), *runs("A1-level-1", level)]
-    (compared,) = claim(claim_findings(by_place(alone)), "R-A1-level-1").measured
+    (compared,) = finding_of(claim_findings(by_place(alone)), "R-A1-level-1").measured
     assert (compared.verdict, compared.paired.verdict, compared.note) == (None, "better", "")
     two = [*alone, *runs("A1-level-2", [8001, 8120, 8150])]
     found = claim_findings(by_place(two))
-    (compared,) = claim(found, "R-A1-level-1").measured
+    (compared,) = finding_of(found, "R-A1-level-1").measured
     assert compared.comparison.verdict == "not distinguishable"
     assert compared.note == f"Holm p = {2 * p:.3g} over 2 comparisons with A1"
-    row = claims_table.claim_row(claim(found, "R-A1-level-1"), compared)
+    row = claims_table.claim_row(finding_of(found, "R-A1-level-1"), compared)
     assert row.verdict.startswith("not distinguishable; ")
     strong = [*alone[:-3], *runs("A1-level-1", [8900, 9001, 9099]), *two[-3:]]
-    (compared,) = claim(claim_findings(by_place(strong)), "R-A1-level-1").measured
+    (compared,) = finding_of(claim_findings(by_place(strong)), "R-A1-level-1").measured
     assert compared.comparison.verdict == "better", "after the correction too"
 
 
@@ -229,7 +229,7 @@ def test_throughout_training_means_every_epoch() -> None:
         (5.0, "agrees", "agrees in 3 of 3 epochs"),
         (9.0, "higher", "agrees in 2 of 3 epochs, higher in 1 of 3 epochs"),
     ):
-        (compared,) = claim(claim_findings(by_place(of(last))), "R-gap-throughout").measured
+        (compared,) = finding_of(claim_findings(by_place(of(last))), "R-gap-throughout").measured
         assert (compared.verdict, compared.note) == (verdict, note)
 
 
@@ -238,14 +238,14 @@ def test_volatility_compares_the_spread_of_the_training_loss() -> None:
         return [{"epoch": i, "train_loss": scale * loss} for i, loss in enumerate([3.0, 2.0, 2.5])]
 
     of = [run(f"SEED-cifar3-{arm}", 1, metrics=losses(s)) for arm, s in (("none", 1.0), ("batchout", 2.0))]
-    (compared,) = claim(claim_findings(by_place(of)), "R-batchout-volatile").measured
+    (compared,) = finding_of(claim_findings(by_place(of)), "R-batchout-volatile").measured
     assert compared.differences[1] == pytest.approx(math.sqrt(2 * 0.75**2))
 
 
 def test_two_metrics_of_the_same_runs_are_compared() -> None:
     found = [{"epoch": 11, "train_loss": 1.0, "total": 10, "smoothed": 90.5, "batch_mean": 86.0}]
     of = [run("K2", seed, metrics=found, preset="full") for seed in (1, 2, 3)]
-    finding = claim(claim_findings(by_place(of)), "R-smoothed")
+    finding = finding_of(claim_findings(by_place(of)), "R-smoothed")
     (compared,) = finding.measured
     assert set(compared.differences.values()) == {4.5}
     assert compared.verdict == "lower", "4.62 were claimed, and every seed says 4.5"
@@ -255,14 +255,14 @@ def test_two_metrics_of_the_same_runs_are_compared() -> None:
         .startswith("K2, smoothed, 90.50, K2, batch mean, 86.00; by")
     )
     scaled = by_place([run("K2", seed, metrics=found, preset="cpu") for seed in (1, 2, 3)])
-    row = claims_table.open_claim(claim(claim_findings(scaled), "R-smoothed"))
+    row = claims_table.open_claim(finding_of(claim_findings(scaled), "R-smoothed"))
     assert row.cells[2].startswith("not comparable at preset cpu, ")
 
 
 def test_the_best_epoch_flatters_only_where_the_rate_is_the_published_one() -> None:
     for preset, state in (("full", ""), ("cpu", "anneals the rate over few epochs, so that the last one is the best")):
         of = [run("K4", seed, 5100, preset=preset, metrics=epochs([52.0, 51.0])) for seed in (1, 2, 3)]
-        finding = claim(claim_findings(by_place(of)), "R-best-epoch")
+        finding = finding_of(claim_findings(by_place(of)), "R-best-epoch")
         assert finding.removed == ({preset: state} if state else {})
         assert [compared.verdict for compared in finding.measured] == ([] if state else ["agrees"])
 

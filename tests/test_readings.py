@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from builders import claim, epochs, make, point, run
+from builders import epochs, finding_of, make, point, run
 from perturblab.records.results import Result
 from perturblab.report import claims_table, readings
 from perturblab.report.by_setup import by_place
@@ -93,7 +93,7 @@ def test_seeds_and_sides_are_of_the_same_images_where_they_can_be() -> None:
     assert readings.images_of_all(([one, run("BO-cifar-batchout", 3, points=[others])], measure)) == 0
     rivals = [run("BO-cifar-none", seed, preset="robust", points=[few]) for seed in (1, 2, 3)]
     left = [run("BO-cifar-batchout", seed, preset="robust", points=[few, many]) for seed in (1, 2, 3)]
-    found = claim(claim_findings(by_place([*left, *rivals])), "R-batchout-plain")
+    found = finding_of(claim_findings(by_place([*left, *rivals])), "R-batchout-plain")
     assert [set(compared.differences.values()) for compared in found.measured] == [{0.0}], (
         "of the two, not 75 % of four"
     )
@@ -181,7 +181,7 @@ def test_the_preset_nearest_to_the_published_protocol_comes_first() -> None:
         for seed in (1, 2)
         for preset in ("quick", "full", "cpu")
     ]
-    found = claim(claim_findings(by_place(of)), "R-noise")
+    found = finding_of(claim_findings(by_place(of)), "R-noise")
     assert [compared.preset for compared in found.measured] == ["full", "cpu", "quick"]
 
 
