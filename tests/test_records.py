@@ -63,7 +63,7 @@ def test_round_trip_keeps_every_field_and_every_byte(tmp_path):
         ),
         max_size=4,
     ),
-    st.integers(),
+    st.integers(0, 2**63 - 1),
 )
 @settings(deadline=None)
 def test_any_config_survives(tmp_path_factory, config, seed):

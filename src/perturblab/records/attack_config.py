@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from perturblab.records.attack_names import ACTIVE, AT_INFERENCE, ATTACK_KINDS, AttackName, Effort, Mode
 from perturblab.records.choices import Norm
-from perturblab.records.config import Positive, Seed, Text, Threads, check_linf, parse_eps
+from perturblab.records.config import Text, Threads, check_linf, parse_eps
+from perturblab.records.fields import Positive, Seed
 
 
 class AttackConfig(BaseModel):

@@ -20,11 +20,10 @@ from pydantic import (
 
 from perturblab.errors import UserError
 from perturblab.records import choices
+from perturblab.records.fields import Natural, Positive, Seed
 from perturblab.system.files import expand_home
 
 Config = TypeVar("Config", bound=BaseModel)
-Positive = Annotated[int, Field(ge=1, lt=2**31)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Blocks = Annotated[int, Field(ge=1, le=1000)]
 Threads = Annotated[int, Field(ge=1, le=4096)]
 Text = Annotated[str, Field(min_length=1)]
@@ -158,7 +157,7 @@ class TrainConfig(NetConfig):
     dataroot: str = Field("data", validate_default=True, description="where a name is looked for first")
     classes: tuple[str, ...] | None = Field(None, description="only these classes, in this order: a,b,c")
     train_size: Positive | None = Field(None, description="train on so many images (stratified, seeded)")
-    val_size: Annotated[int, Field(ge=0)] = Field(0, description="hold out so many of them (stratified, seeded)")
+    val_size: Natural = Field(0, description="hold out so many of them (stratified, seeded)")
 
     batch_size: Positive = Field(64, description="images a step")
     nepochs: Positive | None = Field(None, description="epochs of the whole run")

@@ -9,14 +9,11 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_valid
 
 from perturblab.errors import UserError
 from perturblab.records.attack_names import AttackName, Mode
+from perturblab.records.fields import Natural, NonNegative, Positive
 from perturblab.stats import MIN_SEEDS, t_interval
 from perturblab.system.files import from_json, write_atomically
 
 VERSION = 1
-
-
-Natural = Annotated[int, Field(ge=0, lt=2**63)]
-Positive = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class Point(BaseModel, frozen=True, extra="forbid"):
@@ -42,7 +39,7 @@ class Point(BaseModel, frozen=True, extra="forbid"):
     """
 
     attack: str
-    eps: Annotated[FiniteFloat, Field(ge=0)]
+    eps: NonNegative
     norm: str
     correct: Natural
     total: Positive

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, FiniteFloat, JsonValue, field_validator, model_validator
+from pydantic import BaseModel, Field, JsonValue, field_validator, model_validator
 
 from perturblab.records import numerics
-from perturblab.records.fields import Natural, Percent, Positive
+from perturblab.records.fields import Natural, NonNegative, Percent, Positive, Seed
 from perturblab.records.numerics import Fault
 
 VERSION = 1
@@ -182,7 +182,7 @@ class Record(BaseModel, frozen=True, extra="forbid", strict=True):
 
     version: Annotated[int, Field(ge=VERSION, le=VERSION)] = VERSION
     config: dict[str, JsonValue]
-    seed: int
+    seed: Seed
     numerics: Natural = 0
     counts: Counts
     audit: Audit | None = None
@@ -192,7 +192,7 @@ class Record(BaseModel, frozen=True, extra="forbid", strict=True):
     masks: list[Mask] = []
     study: Study | None = None
     parts: list[Part] = []
-    seconds: Annotated[FiniteFloat, Field(ge=0)]
+    seconds: NonNegative
     status: Literal["finished", "interrupted"]
 
     @property

@@ -17,6 +17,7 @@ from perturblab.layers.placement import COUNTER
 from perturblab.models.build import NETS, build, options_read
 from perturblab.models.skeleton import Task
 from perturblab.records import store
+from perturblab.records.fields import Positive
 from perturblab.records.paths import RunFolder
 from perturblab.records.run_points import RunPoints
 from perturblab.runs import checkpoint
@@ -29,7 +30,6 @@ from perturblab.system.terminal import Show
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
-Positive = Annotated[int, Field(ge=1)]
 _MOST = 1e9  # what float32 divides by and multiplies with, and far beyond what pixels in [0, 1] can need
 
 
@@ -106,7 +106,7 @@ def save_pretrained(
     if is_taken and not exist_ok:
         raise UserError(f"{folder} exists and is never overwritten; choose another folder")
     card = model_card(store.load(RunFolder(run).record), RunPoints(run).with_worst())
-    trained, _ = trained_run(run, show or Show(quiet=True), {} if dataroot is None else {"dataroot": dataroot})
+    trained = trained_run(run, show or Show(quiet=True), {} if dataroot is None else {"dataroot": dataroot})
     config = PretrainedConfig(
         net=trained.config.net,
         options=net_options(trained.config, lambda text: None),
