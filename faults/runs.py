@@ -12,6 +12,7 @@ from typing import Any
 from faults.child import Child, ended
 from perturblab.errors import UserError
 from perturblab.records import paths, store
+from perturblab.records.metrics import Row
 from perturblab.records.pictures import progress
 from perturblab.runs import checkpoint
 
@@ -30,6 +31,16 @@ KINDS = (
     "--net-type cifarnet --nfilters 2 --train-masks --optimizer-schedule cosine",
     "--net-type resnet18 --nfilters 2 --audit --code or --learning-rate 0.01",
 )
+WARM = Row(
+    epoch=0,
+    lr=0.1,
+    train_loss=1.0,
+    train_accuracy=50.0,
+    seconds=1.0,
+    images_per_second=9.0,
+    val_loss=None,
+    val_accuracy=None,
+)
 
 
 class World:
@@ -47,7 +58,7 @@ class World:
         # So that no child has to import what draws, nor, as another user, what only this one may read.
         for name in ("encodings.cp437", "numpy.ctypeslib", "torch.profiler", "torch._dynamo"):
             importlib.import_module(name)
-        progress.progress_svg([{"epoch": 0, "train_loss": 1.0}], folder / "warm.svg", "nothing")
+        progress.progress_svg([WARM], folder / "warm.svg", "nothing")
 
     def new(self, name: str) -> Path:
         """A path in it that is not there yet."""

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from scipy import stats as scipy_stats
 
-from builders import BATCHOUT, CHECK, CONTROL, PLAIN, columns, make, point
+from builders import BATCHOUT, CHECK, CONTROL, PLAIN, columns, make, metrics_row, point
 from perturblab.errors import UserError
 from perturblab.records import results
 from perturblab.records.attack_names import WORST
 from perturblab.records.flags import flag_note
+from perturblab.records.metrics import Row
 from perturblab.records.points import save_points
 from perturblab.records.results import Result
 from perturblab.records.worst_case import NO_WORST
@@ -147,7 +148,7 @@ def test_failures_of_a_study_are_found(tmp_path: Path) -> None:
 
 def test_spread_is_the_deviation_of_the_changes() -> None:
     losses = [2.0, 1.5, 1.2, 1.3, 1.1, 1.05]
-    rows = [{"train_loss": loss} | ({"test_loss": 1.0} if i < 3 else {}) for i, loss in enumerate(losses)]
+    rows = [metrics_row(train_loss=loss, **({"test_loss": 1.0} if i < 3 else {})) for i, loss in enumerate(losses)]
     found = volatility_table.spreads(rows)
     assert set(found) == {"training loss", "its second half"}, "a test loss of some epochs only says nothing"
     assert found["training loss"] == pytest.approx(statistics.stdev([-0.5, -0.3, 0.1, -0.2, -0.05]))
@@ -155,10 +156,10 @@ def test_spread_is_the_deviation_of_the_changes() -> None:
     assert volatility_table.spreads(rows[:2]) == {}
 
 
-def zigzag(spread: float) -> tuple[dict[str, float], ...]:
+def zigzag(spread: float) -> tuple[Row, ...]:
     """Epochs whose loss goes up and down so that its change has this deviation."""
     step = spread / math.sqrt(2)
-    return tuple({"epoch": i, "train_loss": loss} for i, loss in enumerate([3 * step, 2 * step, 3 * step]))
+    return tuple(metrics_row(epoch=i, train_loss=loss) for i, loss in enumerate([3 * step, 2 * step, 3 * step]))
 
 
 def test_spreads_are_compared_by_ratio_and_by_seed() -> None:

@@ -1,15 +1,14 @@
 """Published claims judged on measured runs: against numbers worked out by hand."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from builders import epochs, finding_of, run, runs
+from builders import epochs, finding_of, metrics_row, run, runs
 from perturblab import stats
 from perturblab.errors import UserError
+from perturblab.records.metrics import Row
 from perturblab.records.results import Result
 from perturblab.report import answers, claims_table, readings
 from perturblab.report.by_setup import by_place
@@ -108,9 +107,9 @@ def test_two_records_of_one_run_that_differ_are_a_mistake() -> None:
         by_place([run("K4", 1, 5000), run("K4", 1, 5001)])
 
 
-def learned(percent: float) -> list[Mapping[str, Any]]:
+def learned(percent: float) -> list[Row]:
     """One epoch with this accuracy on the training images."""
-    return [{"epoch": 0, "train_loss": 1.0, "train_accuracy": percent}]
+    return [metrics_row(train_accuracy=percent)]
 
 
 @pytest.mark.parametrize(
@@ -234,8 +233,8 @@ def test_throughout_training_means_every_epoch() -> None:
 
 
 def test_volatility_compares_the_spread_of_the_training_loss() -> None:
-    def losses(scale: float) -> list[Mapping[str, Any]]:
-        return [{"epoch": i, "train_loss": scale * loss} for i, loss in enumerate([3.0, 2.0, 2.5])]
+    def losses(scale: float) -> list[Row]:
+        return [metrics_row(epoch=i, train_loss=scale * loss) for i, loss in enumerate([3.0, 2.0, 2.5])]
 
     of = [run(f"SEED-cifar3-{arm}", 1, metrics=losses(s)) for arm, s in (("none", 1.0), ("batchout", 2.0))]
     (compared,) = finding_of(claim_findings(by_place(of)), "R-batchout-volatile").measured
@@ -243,7 +242,7 @@ def test_volatility_compares_the_spread_of_the_training_loss() -> None:
 
 
 def test_two_metrics_of_the_same_runs_are_compared() -> None:
-    found = [{"epoch": 11, "train_loss": 1.0, "total": 10, "smoothed": 90.5, "batch_mean": 86.0}]
+    found = [metrics_row(epoch=11, total=10, smoothed=90.5, batch_mean=86.0)]
     of = [run("K2", seed, metrics=found, preset="full") for seed in (1, 2, 3)]
     finding = finding_of(claim_findings(by_place(of)), "R-smoothed")
     (compared,) = finding.measured

@@ -207,4 +207,4 @@ def test_every_defence_lets_the_net_learn(tmp_path: Path) -> None:
         flags = {} if defence in ("none", "batchout") else {"defence_eps": "0.05"}
         given = {"nepochs": 4, "train_size": 400, "optim_method": "Adam", "learning_rate": 0.01, "nfilters": 8}
         run = executed(tmp_path / defence, defence=defence, net_type="batchout_mnist", **given, **flags)
-        assert run.rows[-1]["correct"] / run.rows[-1]["total"] > 0.2, defence
+        assert run.rows[-1].correct / run.rows[-1].total > 0.2, defence

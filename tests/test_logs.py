@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from builders import metrics_row
 from perturblab.cli import main
 from perturblab.errors import UserError
 from perturblab.records import store
@@ -94,21 +95,29 @@ def test_a_resumed_run_goes_on_in_its_logs(after: int, tmp_path: Path) -> None:
 def test_what_was_written_behind_the_last_checkpoint_is_written_again(tmp_path: Path) -> None:
     """A process that is killed leaves more in its logs than in its checkpoint."""
     pytest.importorskip("tensorboard", reason=NO_TENSORBOARD)
-    epochs = [{"epoch": epoch, "train_loss": float(epoch)} for epoch in range(4)]
+    epochs = [metrics_row(epoch=epoch, train_loss=float(epoch)) for epoch in range(4)]
     with logs.opened(tmp_path, ("csv", "tb"), []) as add:
         for row in epochs[:3]:
             add(row)
     time.sleep(1.1)  # the names of event files hold whole seconds, and are read in their order
     with logs.opened(tmp_path, ("csv", "tb"), epochs[:1]) as add:
         for row in epochs[1:]:
-            add({**row, "train_loss": row["train_loss"] + 10})
-    assert scalars(tmp_path) == {"train/loss": [(0, 0.0), (1, 11.0), (2, 12.0), (3, 13.0)]}
-    assert (tmp_path / "metrics.csv").read_text() == "epoch,train_loss\n0,0.0\n1,11.0\n2,12.0\n3,13.0\n"
+            add(row.model_copy(update={"train_loss": row.train_loss + 10}))
+    assert scalars(tmp_path)["train/loss"] == [(0, 0.0), (1, 11.0), (2, 12.0), (3, 13.0)]
+    written = csv.DictReader(io.StringIO((tmp_path / "metrics.csv").read_text()))
+    assert [(row["epoch"], row["train_loss"]) for row in written] == [
+        ("0", "0.0"),
+        ("1", "11.0"),
+        ("2", "12.0"),
+        ("3", "13.0"),
+    ]
 
 
 def test_rows_with_different_keys_keep_their_columns() -> None:
-    found = logs.csv_text([{"epoch": 0, "a": None}, {"epoch": 1, "b": 'x,"y"\n', "a": 2}])
-    assert list(csv.reader(io.StringIO(found))) == [["epoch", "a", "b"], ["0", "", ""], ["1", "2", 'x,"y"\n']]
+    first, second = csv.DictReader(io.StringIO(logs.csv_text([metrics_row(), metrics_row(epoch=1, exact=2.5)])))
+    assert list(first) == list(second) == [*metrics_row().values(), "exact"]
+    assert (first["epoch"], first["val_loss"], first["exact"]) == ("0", "", "")
+    assert (second["epoch"], second["val_loss"], second["exact"]) == ("1", "", "2.5")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +147,7 @@ def test_a_missing_tensorboard_is_told_before_any_work(
         in_order("perturblab: error: --log tb needs tensorboard pip install 'perturblab[tb]'") + "\n", err
     )
     assert not (tmp_path / "run").exists()
-    logs.check(["csv"])
+    logs.require_logs(["csv"])
     with pytest.raises(UserError, match=in_order("--log tb tensorboard")), logs.opened(tmp_path, ["tb"], []):
         pass
 

@@ -1,6 +1,5 @@
 """The page: the same records give the same bytes, nothing from outside, nothing hostile gets through."""
 
-import json
 import random
 import re
 import shlex
@@ -12,11 +11,12 @@ from typing import Any
 import pytest
 from markupsafe import escape
 
-from builders import make, point, run
+from builders import make, metrics_row, point, run
 from page_reader import AUDITED, RESULTS, SOME, Reader, committed, some_page
 from perturblab.cli import config_file, main
 from perturblab.errors import UserError
 from perturblab.records import results, store
+from perturblab.records.metrics import Row, metrics_text
 from perturblab.records.record import Record
 from perturblab.records.results import Failed, Result
 from perturblab.report import claims_table, page, protocol
@@ -184,8 +184,8 @@ def test_the_navigation_leads_to_every_section() -> None:
 
 
 def test_a_small_spread_is_not_rounded_away() -> None:
-    def losses(step: float) -> tuple[dict[str, float], ...]:
-        return tuple({"epoch": i, "train_loss": 1 + (-1) ** i * step} for i in range(4))
+    def losses(step: float) -> tuple[Row, ...]:
+        return tuple(metrics_row(epoch=i, train_loss=1 + (-1) ** i * step) for i in range(4))
 
     steps = {"SEED-cifar3-batchout": 0.0601, "SEED-cifar3-none": 0.06}
     of = [
@@ -254,7 +254,7 @@ def folder(tmp_path: Path) -> Path:
         place = tmp_path / "results" / study.preset / study.setup / f"seed-{of.record.seed}"
         place.mkdir(parents=True)
         (place / "record.json").write_text(of.record.model_dump_json())
-        (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of.metrics))
+        (place / "metrics.jsonl").write_text(metrics_text(of.metrics))
     return tmp_path / "results"
 
 

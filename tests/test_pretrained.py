@@ -51,7 +51,7 @@ def saved(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @torch.no_grad()
 def same_answers(run: Path, loaded: Any) -> None:
-    original, _ = trained_run(run, Show(quiet=True), {})
+    original = trained_run(run, Show(quiet=True), {})
     images = original.images.test.images[:64]
     want = original.model(original.normalised(images))
     pixels = images.float() / 255

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from builders import epochs, finding_of, make, point, run
+from builders import epochs, finding_of, make, metrics_row, point, run
 from perturblab.records.results import Result
 from perturblab.report import claims_table, readings
 from perturblab.report.by_setup import by_place
@@ -19,10 +19,7 @@ from perturblab.studies.presets import PRESETS
 
 
 def test_the_last_epoch_is_the_headline_and_the_published_metrics_are_of_the_best_one() -> None:
-    rows = [
-        {"epoch": i, "train_loss": 1.0, "train_accuracy": 50.0 + i, "batch_mean": 90.0 - i, "total": 10}
-        for i in range(14)
-    ]
+    rows = [metrics_row(epoch=i, train_accuracy=50.0 + i, batch_mean=90.0 - i, total=10) for i in range(14)]
     found = run("K4", 1, 8123, metrics=rows)
     assert readings.value(found, Measure("exact")) == readings.Value(81.23, (), 10_000)
     assert readings.value(found, Measure("train")) == readings.Value(63.0)
@@ -112,7 +109,7 @@ def test_only_finished_runs_of_studies_are_placed() -> None:
 def test_a_figure_is_only_judged_under_the_published_protocol() -> None:
     counts = [8540, 8560, 8580]
     for preset, verdict in (("cpu", "not comparable at this preset"), ("full", "agrees")):
-        metrics = [[{"epoch": 11, "train_loss": 1.0, "total": 10_000, "batch_mean_truncated": c / 100}] for c in counts]
+        metrics = [[metrics_row(epoch=11, total=10_000, batch_mean_truncated=c / 100)] for c in counts]
         of = [run("K4", s, c, preset=preset, metrics=m) for s, (c, m) in enumerate(zip(counts, metrics, strict=True))]
         (measured,) = next(f.measured for f in figure_findings(by_place(of)) if f.published.id == "K4")
         assert measured.preset == preset
@@ -121,7 +118,7 @@ def test_a_figure_is_only_judged_under_the_published_protocol() -> None:
 
 
 def test_a_figure_is_only_judged_on_the_published_images() -> None:
-    row = {"epoch": 11, "train_loss": 1.0, "total": 10_000, "batch_mean_truncated": 85.5}
+    row = metrics_row(epoch=11, total=10_000, batch_mean_truncated=85.5)
     for part, name in (("train", "CIFAR-10"), ("train", "CIFAR-10 (JPEG copy)"), ("test", "CIFAR-10 (JPEG copy)")):
         of = [run("K4", seed, preset="full", metrics=[row]) for seed in (1, 2, 3)]
         new = {"data": of[0].record.data.model_copy(update={part: name})}

@@ -20,7 +20,7 @@ from perturblab.records.choices import Defence, OptimMethod, Precision
 from perturblab.records.config import TrainConfig
 from perturblab.records.paths import RunFolder
 from perturblab.records.pictures import progress
-from perturblab.records.record import Record
+from perturblab.records.record import Part, Record
 from perturblab.runs import checkpoint, open, train
 from perturblab.system import files
 from perturblab.system.memory import out_of_memory
@@ -356,7 +356,7 @@ def test_other_numerics_are_recorded_and_told(
 
 def test_a_checkpoint_without_a_number_has_numerics_0(stopped: Path) -> None:
     run = open.resume_run(stopped, {}, QUIET)
-    del run.parts[0]["numerics"]
+    run.parts[0] = Part(**run.parts[0].model_dump(exclude={"numerics"}))
     record = train.execute(run, QUIET)
     assert record is not None
     assert [p.numerics for p in record.parts] == [0, numerics.NUMERICS]

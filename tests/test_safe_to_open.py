@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from perturblab.errors import DataError
+from perturblab.records.metrics import check_rows
 from perturblab.runs.plain_data import check_archive, check_plain
-from perturblab.runs.resume_checks import check_answers, check_rows
+from perturblab.runs.resume_checks import check_answers
 from perturblab.system.memory import check_available
 
 ROW: dict[str, Any] = {

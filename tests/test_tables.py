@@ -16,7 +16,7 @@ from rich.console import Console
 from scipy import stats as scipy_stats
 
 import perturblab
-from builders import columns, make
+from builders import columns, make, metrics_row
 from perturblab import stats
 from perturblab.errors import UserError
 from perturblab.records import groups
@@ -317,17 +317,18 @@ def test_the_terminal_shows_the_cells_of_the_markdown_and_takes_no_markup():
     assert "Epochs: 30." in text
 
 
-ROWS = [{"epoch": n, "train_loss": 2 / (n + 1), "exact": 40.0 + n, "smoothed": 30.0 + n} for n in range(12)]
+ROWS = [metrics_row(epoch=n, train_loss=2 / (n + 1), exact=40.0 + n, smoothed=30.0 + n) for n in range(12)]
 CODE = """
 import json, sys
 from pathlib import Path
 from perturblab.records.pictures import progress
 from perturblab.report import groups_table
+from perturblab.records.metrics import Row
 from perturblab.records.record import Record
 given = json.load(open(sys.argv[1]))
 records = [Record.model_validate(value) for value in given["records"]]
 Path(sys.argv[2] + ".md").write_text(groups_table.markdown(records, "base"))
-progress.progress_svg(given["rows"], Path(sys.argv[2] + ".svg"), "title")
+progress.progress_svg([Row(**row) for row in given["rows"]], Path(sys.argv[2] + ".svg"), "title")
 sys.exit("torch" in sys.modules)
 """
 
@@ -335,7 +336,7 @@ sys.exit("torch" in sys.modules)
 def test_two_processes_write_the_same_bytes_and_never_import_torch(tmp_path):
     for name, order in (("1", 1), ("2", -1)):
         records = [json.loads(r.model_dump_json()) for r in [*BASE, *GOOD, make(5, label="z")][::order]]
-        (tmp_path / name).write_text(json.dumps({"records": records, "rows": ROWS}))
+        (tmp_path / name).write_text(json.dumps({"records": records, "rows": [row.values() for row in ROWS]}))
         environment = os.environ | {"PYTHONHASHSEED": name, "PYTHONPATH": SOURCES}
         command = [sys.executable, "-c", CODE, name, f"out{name}"]
         assert subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode == 0

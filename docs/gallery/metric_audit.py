@@ -33,16 +33,16 @@ def draw(dataroot: str, shown: tuple[str, ...]) -> Figure:
     del dataroot  # the answers are in the records
     groups = defaultdict[str, list[Result]](list)
     for run in load(RESULTS):
-        if run.metrics and run.metrics[-1].get("smoothed") is not None and run.record.study:
+        if run.metrics and run.metrics[-1].smoothed is not None and run.record.study:
             groups[run.record.study.setup].append(run)
     metrics = ["exact, last epoch", "mean of batches", "smoothed", "best epoch on test", "best of smoothed"]
     lines = []
     for setup, runs in sorted(groups.items()):
         last = [run.metrics[-1] for run in runs]
-        exact = t_interval([row["exact"] for row in last])
-        added = [fmean(row[key] - row["exact"] for row in last) for key in ("batch_mean", "smoothed")]
+        exact = t_interval([row.exact for row in last])
+        added = [fmean(getattr(row, key) - row.exact for row in last) for key in ("batch_mean", "smoothed")]
         added += [
-            fmean(max(row[key] for row in run.metrics) - run.metrics[-1]["exact"] for run in runs)
+            fmean(max(getattr(row, key) for row in run.metrics) - run.metrics[-1].exact for run in runs)
             for key in ("exact", "smoothed")
         ]
         lines.append([setup, str(len(runs)), f"{exact.mean:.2f}", *(f"{value:+.2f}" for value in added)])
@@ -53,7 +53,9 @@ def draw(dataroot: str, shown: tuple[str, ...]) -> Figure:
     for axes, setup in zip(grid[0], shown, strict=True):
         rows = groups[setup][0].metrics
         for key, text, look, width in _CURVES:
-            axes.plot([row["epoch"] for row in rows], [row[key] for row in rows], look, linewidth=width, label=text)
+            axes.plot(
+                [row.epoch for row in rows], [getattr(row, key) for row in rows], look, linewidth=width, label=text
+            )
         axes.set(title=f"{setup}, seed {groups[setup][0].record.seed}", xlabel="epoch", ylabel="test accuracy, %")
     grid[0][0].legend(frameon=False)
     return figure

@@ -210,7 +210,7 @@ def _trained(run: Path | None, dataroot: str) -> tuple[nn.Module, Tensor, Tensor
 
 
 def _opened(folder: Path, dataroot: str) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
-    run, _ = trained_run(folder, Show(quiet=True), {"dataroot": dataroot, "precision": "fp32"})
+    run = trained_run(folder, Show(quiet=True), {"dataroot": dataroot, "precision": "fp32"})
     images = run.images
     return run.model, run.normalised(images.train.images[:5000]), images.test.labels, run.normalised(images.test.images)
 

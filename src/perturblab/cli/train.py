@@ -37,7 +37,7 @@ def train(args: argparse.Namespace) -> int:
     from perturblab.training import ranks
 
     unblock_stops()
-    logs.check(config.log or ())
+    logs.require_logs(config.log or ())
     keep_freed_memory()
     if config.nthreads:
         torch.set_num_threads(config.nthreads)

@@ -1,13 +1,11 @@
 """What a run has left: its record, the metrics of its epochs, the points of its curves under attack."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from perturblab.errors import UserError
 from perturblab.records import numerics, store
-from perturblab.records.metrics import load_metrics
+from perturblab.records.metrics import Row, load_metrics
 from perturblab.records.paths import FAILED_FILE, RunFolder
 from perturblab.records.points import Point
 from perturblab.records.record import Record
@@ -21,12 +19,12 @@ class Result:
 
     Args:
         record: what it left.
-        metrics: a row an epoch; empty where they were not kept.
+        metrics: one row per epoch; empty where they were not kept.
         points: of every attack but the worst cases, which are made anew from all of them.
     """
 
     record: Record
-    metrics: tuple[Mapping[str, Any], ...] = ()
+    metrics: tuple[Row, ...] = ()
     points: tuple[Point, ...] = ()
 
 

@@ -240,7 +240,7 @@ def _judge_every_epoch(
     """Judge every audited epoch, and count the verdicts; together they agree only if each of them does."""
     verdicts = []
     for rows in zip(*(_audited(side[seed]) for seed in common for side in (left, right)), strict=False):
-        differences = [a["exact"] - b["exact"] for a, b in zip(rows[::2], rows[1::2], strict=True)]
+        differences = [a - b for a, b in zip(rows[::2], rows[1::2], strict=True)]
         verdicts.append(against_claim(stats.t_interval(differences), claim.low, claim.high))
     if not verdicts:
         return None, "no audited epochs"
@@ -249,5 +249,5 @@ def _judge_every_epoch(
     return worst, ", ".join(f"{word} in {count} of {len(verdicts)} epochs" for word, count in counts.items())
 
 
-def _audited(run: Result) -> list[Mapping[str, float]]:
-    return [row for row in run.metrics if row.get("exact") is not None]
+def _audited(run: Result) -> list[float]:
+    return [row.exact for row in run.metrics if row.exact is not None]

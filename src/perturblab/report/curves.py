@@ -178,8 +178,8 @@ def _by_epoch(seeds: Seeds, key: str) -> dict[float, list[float]]:
     found: dict[float, list[float]] = {}
     for run in seeds.values():
         for row in run.metrics:
-            if row.get(key) is not None:
-                found.setdefault(row["epoch"], []).append(row[key])
+            if (value := getattr(row, key)) is not None:
+                found.setdefault(row.epoch, []).append(value)
     return {epoch: values for epoch, values in sorted(found.items()) if len(values) == len(seeds)}
 
 

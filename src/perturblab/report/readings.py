@@ -59,17 +59,16 @@ def exact(run: Result) -> Value:
 
 def trained(run: Result) -> Value | None:
     """Accuracy on the training images over the last epoch, in percent; None where it was not recorded."""
-    rows = [row for row in run.metrics if row.get("train_accuracy") is not None]
-    return Value(rows[-1]["train_accuracy"]) if rows else None
+    return Value(run.metrics[-1].train_accuracy) if run.metrics else None
 
 
 def _best(key: str, first: int = 0) -> Callable[[Result], Value | None]:
     """The best audited epoch on test, from epoch index `first` on where a run is longer than that."""
 
     def read(run: Result) -> Value | None:
-        audited = [row for row in run.metrics if row.get(key) is not None]
-        ruled = [row for row in audited if row["epoch"] >= first] or audited
-        return Value(max(row[key] for row in ruled), images=run.record.counts.last.total) if ruled else None
+        audited = [row for row in run.metrics if getattr(row, key) is not None]
+        ruled = [row for row in audited if row.epoch >= first] or audited
+        return Value(max(getattr(row, key) for row in ruled), images=run.record.counts.last.total) if ruled else None
 
     return read
 

@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean, stdev
-from typing import Any
 
 from perturblab import stats
 from perturblab.records.groups import group
 from perturblab.records.markdown import Raw, markdown_table
+from perturblab.records.metrics import Row
 from perturblab.records.record import Record
 from perturblab.records.results import Result
 
@@ -16,18 +16,18 @@ _MOST_DECIMALS = 9  # what is smaller is the noise of floats
 Spreads = Mapping[str, float]  # which loss -> standard deviation of its change
 
 
-def spreads(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def spreads(rows: Sequence[Row]) -> dict[str, float]:
     """Standard deviations of the loss's change from one epoch to the next.
 
     Args:
-        rows: one an epoch, as in ``metrics.jsonl``.
+        rows: one per epoch.
 
     Returns:
         For the training loss, for the second half of its epochs, and for the test loss where every epoch has one;
         a loss of fewer than three epochs is left out.
     """
-    training = [row["train_loss"] for row in rows]
-    test = [row["test_loss"] for row in rows if "test_loss" in row]
+    training = [row.train_loss for row in rows]
+    test = [row.test_loss for row in rows if row.test_loss is not None]
     losses = {"training loss": training, "its second half": training[len(rows) // 2 :]}
     if len(test) == len(rows):
         losses["test loss"] = test

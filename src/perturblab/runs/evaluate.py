@@ -6,6 +6,7 @@ from typing import Any
 
 from perturblab import stats
 from perturblab.records import store
+from perturblab.records.metrics import Row
 from perturblab.records.paths import RunFolder
 from perturblab.runs.open import check_ranks, trained_run
 from perturblab.runs.run import Run
@@ -14,18 +15,27 @@ from perturblab.training import evaluate
 from perturblab.training.ranks import ALONE, Ranks
 
 
-def test_row(run: Run) -> dict[str, Any]:
+def count_test(run: Run, row: Row) -> Row:
+    """Count the correct test images after an epoch.
+
+    Args:
+        run: its net has just been trained for this epoch; with the audit, the answers are added to the run.
+        row: the epoch's, without test metrics.
+
+    Returns:
+        The row with its test metrics.
+    """
     answers = run.answers(run.images.test)
-    row: dict[str, Any] = {"test_loss": answers.loss, "exact": answers.counts.percent, **asdict(answers.counts)}
+    values = {"test_loss": answers.loss, "exact": answers.counts.percent, **asdict(answers.counts)}
     if run.config.audit:
         run.correct.append(answers.correct)
-        row |= evaluate.audit(answers.correct, run.config.batch_size, start=_carried(run.rows))
-    return row
+        values |= evaluate.audit(answers.correct, run.config.batch_size, start=_carried(run.rows[: row.epoch]))
+    return Row.model_validate(row.values() | values)
 
 
-def _carried(rows: list[dict[str, Any]]) -> float:
+def _carried(rows: list[Row]) -> float:
     """The smoothed value that the last of these epochs left to the next."""
-    return float(rows[-1].get("smoothed", 0.0)) if rows else 0.0
+    return rows[-1].smoothed or 0.0 if rows else 0.0
 
 
 def evaluate_run(
@@ -56,7 +66,7 @@ def evaluate_run(
         UserError: no such run, other test images than the run's, weights of another net.
     """
     with ranks.agreed():
-        run, saved = trained_run(folder, show, {} if dataroot is None else {"dataroot": dataroot}, ranks)
+        run = trained_run(folder, show, {} if dataroot is None else {"dataroot": dataroot}, ranks)
         # The weights are those of the last finished epoch count, which a longer run that was stopped has gone beyond.
         finished = store.load(RunFolder(folder).record).counts.last.epoch
     check_ranks(run)
@@ -65,7 +75,7 @@ def evaluate_run(
     result: dict[str, Any] = {"exact": asdict(counts), "wilson": list(stats.wilson(counts.correct, counts.total))}
     if audited:
         metrics = evaluate.audit(
-            found.correct, batch_size or run.config.batch_size, start=_carried(saved["rows"][:finished])
+            found.correct, batch_size or run.config.batch_size, start=_carried(run.rows[:finished])
         )
         result |= {name: metrics[name] for name in ("batch_mean", "batch_mean_truncated", "smoothed", "n_batches")}
     return result

@@ -2,18 +2,17 @@
 
 import csv
 import io
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from perturblab.records.metrics import Row
 from perturblab.system.extras import require
 from perturblab.system.files import write_atomically
 
-Row = Mapping[str, Any]
 
-
-def check(kinds: Collection[str]) -> None:
+def require_logs(kinds: Collection[str]) -> None:
     """Make sure, before any work is done, that the logs can be written.
 
     Args:
@@ -30,16 +29,17 @@ def csv_text(rows: Sequence[Row]) -> str:
     """Write rows as CSV.
 
     Args:
-        rows: one an epoch; where they do not have the same keys, what is missing stays empty.
+        rows: one per epoch; a metric that only some of them have stays empty in the others.
 
     Returns:
         A header and a line a row.
     """
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    values = [row.values() for row in rows]
+    names = list(dict.fromkeys(name for row in values for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(values)
     return text.getvalue()
 
 
@@ -58,7 +58,7 @@ def opened(folder: Path, kinds: Collection[str], rows: Sequence[Row]) -> Iterato
     Raises:
         UserError: TensorBoard is missing, or a file cannot be written.
     """
-    check(kinds)
+    require_logs(kinds)
     written = list(rows)
     events = _events(folder / "tb", len(written)) if "tb" in kinds else None
 
@@ -67,9 +67,9 @@ def opened(folder: Path, kinds: Collection[str], rows: Sequence[Row]) -> Iterato
         if "csv" in kinds:
             write_atomically(folder / "metrics.csv", csv_text(written).encode())
         if events is not None:
-            for name, value in row.items():
-                if isinstance(value, int | float) and name != "epoch":
-                    events.add_scalar(tag(name), value, row["epoch"])
+            for name, value in row.values().items():
+                if value is not None and name != "epoch":
+                    events.add_scalar(tag(name), value, row.epoch)
             events.flush()
 
     try:

@@ -12,6 +12,7 @@ from perturblab.layers.placement import batchout_at
 from perturblab.models.skeleton import Task
 from perturblab.records import record, store
 from perturblab.records.config import TrainConfig, validated
+from perturblab.records.metrics import Row, check_rows
 from perturblab.records.paths import RunFolder
 from perturblab.runs import checkpoint
 from perturblab.runs.build import (
@@ -24,7 +25,7 @@ from perturblab.runs.build import (
     net_options,
 )
 from perturblab.runs.defence import check_defence, make_adversary, make_mixings
-from perturblab.runs.resume_checks import check_answers, check_rows, check_state
+from perturblab.runs.resume_checks import check_answers, check_state
 from perturblab.runs.run import Run
 from perturblab.seeding import stream
 from perturblab.system import files
@@ -165,18 +166,18 @@ def resume_run(folder: Path, changes: dict[str, Any], show: Show, ranks: Ranks =
     stamp = files.stamp(path)
     saved = checkpoint.load_checkpoint(path, show.warn)
     run = open_run(_changed(saved_config(folder, saved), changes), folder, show, ranks)
-    _check_contents(run, saved, ("train", "test"))
+    run.rows = _checked_rows(run, saved, ("train", "test"))
     checkpoint.load_net(path, run.model, saved["model"])
     try:
         check_state(saved["state"], run.state, len(run.training), run.recipe)
-        if len(saved["rows"]) != saved["state"]["epoch"]:
-            raise ValueError(f"{len(saved['rows'])} rows of {saved['state']['epoch']} epochs")
-        check_answers(saved["correct"], len(saved["rows"]), len(run.images.test))
+        if len(run.rows) != saved["state"]["epoch"]:
+            raise ValueError(f"{len(run.rows)} rows of {saved['state']['epoch']} epochs")
+        check_answers(saved["correct"], len(run.rows), len(run.images.test))
+        run.parts = [record.Part.model_validate(part) for part in saved.get("parts", [])]
         run.state.load_state_dict(saved["state"])
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} holds the training state of another run ({error}); restore the file") from error
-    run.rows, run.correct, run.stamp = saved["rows"], saved["correct"], stamp
-    run.parts = saved.get("parts", [])
+    run.correct, run.stamp = saved["correct"], stamp
     if (before := saved["state"].get("ranks", 1)) != ranks.world:
         show.warn(
             f"warning: this run had {before} rank(s) and goes on with {ranks.world}: with the same batches in the same "
@@ -219,18 +220,19 @@ def _changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
     return validated(TrainConfig, {**config.model_dump(), **changes})
 
 
-def _check_contents(run: Run, saved: dict[str, Any], splits: tuple[str, ...]) -> None:
+def _checked_rows(run: Run, saved: dict[str, Any], splits: tuple[str, ...]) -> list[Row]:
+    """Read the rows of a checkpoint that has the images and the metrics of this run."""
     other = [split for split in splits if run.images.hashes[split] != saved["hashes"].get(split)]
     if other:
         raise UserError(f"the {other[0]} images of {run.images.display} are not those of {run.folder}; give --dataroot")
     try:
-        check_rows(saved["rows"], len(run.images.test), audited=run.config.audit)
+        return check_rows(saved["rows"], len(run.images.test), audited=run.config.audit)
     except ValueError as error:
         path = RunFolder(run.folder).checkpoint
         raise UserError(f"{path} holds the metrics of another run ({error}); restore the file") from error
 
 
-def trained_run(folder: Path, show: Show, changes: dict[str, Any], ranks: Ranks = ALONE) -> tuple[Run, dict[str, Any]]:
+def trained_run(folder: Path, show: Show, changes: dict[str, Any], ranks: Ranks = ALONE) -> Run:
     """Open a finished run with its final weights, in eval mode.
 
     Args:
@@ -240,7 +242,7 @@ def trained_run(folder: Path, show: Show, changes: dict[str, Any], ranks: Ranks 
         ranks: this process among those that evaluate it.
 
     Returns:
-        The run, and its checkpoint.
+        The run, with the rows of its metrics.
 
     Raises:
         UserError: no such run, other test images than the run's, weights of another net.
@@ -250,7 +252,7 @@ def trained_run(folder: Path, show: Show, changes: dict[str, Any], ranks: Ranks 
     if path.is_file() and (fault := store.load(path).fault):
         show.warn(f"warning: {folder} is void ({fault}); train it anew")
     run = open_run(_changed(saved_config(folder, saved), changes), folder, show, ranks)
-    _check_contents(run, saved, ("test",))
+    run.rows = _checked_rows(run, saved, ("test",))
     checkpoint.load_weights(RunFolder(folder).weights, run.model)
     run.model.eval()
-    return run, saved
+    return run

@@ -3,6 +3,7 @@
 import base64
 import io
 from dataclasses import asdict
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from perturblab.models.describe import describe
 from perturblab.models.skeleton import Task
 from perturblab.records import environment, numerics, record
 from perturblab.records.config import DEFENCE_OPTIONS, NET_OPTIONS
+from perturblab.records.metrics import Row
 from perturblab.runs.build import net_options
 from perturblab.runs.defence import resolved_defence
 from perturblab.training import evaluate
@@ -64,24 +66,26 @@ def make_record(run: "Run") -> record.Record:
         ),
         parameters=record.Parameters(**{key: described[key] for key in record.Parameters.model_fields}),
         masks=mask_pictures(run.model),
-        parts=[record.Part(**part) for part in run.parts] if len(run.parts) > 1 else [],
-        seconds=sum(row["seconds"] for row in run.rows),
+        parts=run.parts if len(run.parts) > 1 else [],
+        seconds=sum(row.seconds for row in run.rows),
         status="finished",
     )
 
 
-def circumstances(run: "Run") -> dict[str, Any]:
-    """What may change between two parts of a run: its length, what its last bits depend on, and the source hash."""
-    return {
-        "nepochs": run.recipe.nepochs,
-        "threads": torch.get_num_threads(),
-        "device": run.device.type,
-        "kernel": way() if run.device.type == "cpu" else "compiled",
-        "torch": str(torch.__version__),
-        "processor": environment.processor().model,
-        "numerics": numerics.NUMERICS,
-        "code": numerics.code_hash(),
-    }
+def circumstances(run: "Run") -> record.Part:
+    """Describe a part of a run that begins here and now: its length, and all that its last bits depend on."""
+    return record.Part(
+        epoch=run.state.epoch,
+        step=run.state.step,
+        nepochs=run.recipe.nepochs,
+        threads=torch.get_num_threads(),
+        device=run.device.type,
+        kernel=way() if run.device.type == "cpu" else "compiled",
+        torch=str(torch.__version__),
+        processor=environment.processor().model,
+        numerics=numerics.NUMERICS,
+        code=numerics.code_hash(),
+    )
 
 
 def resolved_config(run: "Run") -> dict[str, Any]:
@@ -112,8 +116,8 @@ def _preparation_and_defence(run: "Run") -> dict[str, Any]:
     return {name: value for name, value in preparation.items() if not value} | defence
 
 
-def _counts(rows: list[dict[str, Any]], *, audited: bool) -> record.Counts:
-    best = max((r for r in rows if r["val_accuracy"] is not None), key=lambda r: r["val_accuracy"], default=None)
+def _counts(rows: list[Row], *, audited: bool) -> record.Counts:
+    best = max((r for r in rows if r.val_accuracy is not None), key=lambda r: r.val_accuracy or 0.0, default=None)
     return record.Counts(
         last=_count(rows[-1]),
         best_val=None if best is None else _count(best),
@@ -121,26 +125,25 @@ def _counts(rows: list[dict[str, Any]], *, audited: bool) -> record.Counts:
     )
 
 
-def _count(row: dict[str, Any]) -> record.Count:
-    return record.Count(epoch=row["epoch"], correct=row["correct"], total=row["total"])
+def _count(row: Row) -> record.Count:
+    return record.Count(**row.model_dump(include=set(record.Count.model_fields)))
 
 
-def _best_test(rows: list[dict[str, Any]]) -> record.BestTest:
-    best = max(rows, key=lambda row: row["correct"])
-    late = evaluate.published_best([row["batch_mean"] for row in rows])
-    published = None if late is None else record.PublishedBest(epoch=late, batch_mean=rows[late]["batch_mean"])
-    return record.BestTest(**_count(best).model_dump(), published_rule=published)
+def _best(rows: list[Row], name: str) -> Row:
+    return max(rows, key=attrgetter(name))
 
 
-def _audit(rows: list[dict[str, Any]]) -> record.Audit:
-    def row(of: dict[str, Any]) -> record.AuditRow:
-        return record.AuditRow(**{name: of[name] for name in record.AuditRow.model_fields})
+def _best_test(rows: list[Row]) -> record.BestTest:
+    means = [row.batch_mean or 0.0 for row in rows]
+    late = evaluate.published_best(means)
+    published = None if late is None else record.PublishedBest(epoch=late, batch_mean=means[late])
+    return record.BestTest(**_count(_best(rows, "correct")).model_dump(), published_rule=published)
 
-    return record.Audit(
-        last=row(rows[-1]),
-        best_smoothed=row(max(rows, key=lambda r: r["smoothed"])),
-        best_exact=row(max(rows, key=lambda r: r["correct"])),
-    )
+
+def _audit(rows: list[Row]) -> record.Audit:
+    kept = {"last": rows[-1], "best_smoothed": _best(rows, "smoothed"), "best_exact": _best(rows, "correct")}
+    fields = set(record.AuditRow.model_fields)
+    return record.Audit(**{name: record.AuditRow(**row.model_dump(include=fields)) for name, row in kept.items()})
 
 
 def mask_pictures(model: nn.Module) -> list[record.Mask]:

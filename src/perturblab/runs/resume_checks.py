@@ -1,86 +1,20 @@
-"""Whether the contents of a checkpoint can be what a run has saved: whole, and yet it may be senseless."""
+"""Checks on an intact checkpoint: are its contents consistent with this run?"""
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Any
 
 import torch
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 from torch import Tensor
 
 from perturblab.training import loop
 
-Natural = Annotated[int, Field(ge=0, lt=2**63)]
-Percent = Annotated[FiniteFloat, Field(ge=0)]
-_COUNTED = ("test_loss", "correct", "total")
-_AUDITED = ("batch_mean", "batch_mean_truncated", "smoothed", "n_batches")
-
-
-class Row(BaseModel, frozen=True, strict=True):
-    """What is kept of an epoch (0-based): a line of ``metrics.jsonl``; the test set is not counted in every one."""
-
-    epoch: Natural
-    lr: float
-    train_loss: float
-    train_accuracy: Percent
-    seconds: Percent
-    images_per_second: float
-    val_loss: float | None
-    val_accuracy: Percent | None
-    test_loss: float | None = None
-    exact: Percent | None = None
-    correct: Natural | None = None
-    total: Natural | None = None
-    batch_mean: Percent | None = None
-    batch_mean_truncated: Percent | None = None
-    smoothed: Percent | None = None
-    n_batches: Natural | None = None
-
-    @model_validator(mode="after")
-    def _correct_is_possible(self) -> Self:
-        if self.correct is not None and (self.total is None or self.correct > self.total):
-            raise ValueError(f"correct is {self.correct} of {self.total}")
-        return self
-
-
-def check_rows(rows: Sequence[Any], total: int, *, audited: bool) -> None:
-    """Refuse rows that this run cannot have written.
-
-    Args:
-        rows: one an epoch.
-        total: test images.
-        audited: whether every epoch was counted on the test set, with the published metrics.
-
-    Raises:
-        ValueError: a row lacks something, or says what cannot be; names it.
-    """
-    best = -1.0
-    for number, row in enumerate(rows):
-        try:
-            said = Row.model_validate(row)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join(map(str, first["loc"])) or "it"
-            raise ValueError(f"row {number}: {key}: {first['msg'].lower()}") from error
-        is_best = said.val_accuracy is not None and said.val_accuracy > best
-        best = best if said.val_accuracy is None else max(best, said.val_accuracy)
-        if said.epoch != number or said.total not in (total, None):
-            raise ValueError(f"row {number} is of epoch {said.epoch} and {said.total} images, expected {total}")
-        lacking = [name for name in _counted(audited, is_best) if getattr(said, name) is None]
-        if lacking:
-            raise ValueError(f"row {number} lacks {', '.join(lacking)}")
-
-
-def _counted(audited: bool, is_best: bool) -> tuple[str, ...]:
-    """What an epoch has of the test set: all of it with the audit, the count where it was the best on validation."""
-    return (*_COUNTED, *_AUDITED) if audited else _COUNTED if is_best else ()
-
 
 def check_answers(correct: Sequence[Any], epochs: int, total: int) -> None:
-    """Refuse audited answers that are not one bool a test image and epoch.
+    """Refuse audited answers that are not one bool per test image and epoch.
 
     Args:
-        correct: one tensor an epoch, bool (N,); none without an audit.
+        correct: one tensor per epoch, bool (N,); none without an audit.
         epochs: how many are finished.
         total: test images, N.
 
@@ -112,7 +46,7 @@ def check_state(saved: Mapping[str, Any], state: loop.State, images: int, recipe
     if order is None and step:
         raise ValueError(f"step {step} and no order of the images")
     if order is not None and not _is_permutation(order, images):
-        raise ValueError(f"an order that is none of {images} images")
+        raise ValueError(f"an order that is not one of {images} images")
     seen = min(step * recipe.batch_size, images)
     if (
         not isinstance(reached, Mapping)

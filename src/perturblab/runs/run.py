@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from perturblab.attacks.pixels import PixelModel
 from perturblab.layers.batchout import Mixing, batch_step
 from perturblab.layers.masks import fixed_buffers
 from perturblab.records.config import TrainConfig
+from perturblab.records.metrics import Row
+from perturblab.records.record import Part
 from perturblab.training import evaluate, loop
 from perturblab.training.adversarial import Adversary, adversarial_images
 from perturblab.training.ranks import ALONE, Ranks
@@ -35,10 +37,10 @@ class Run:
     recipe: loop.Recipe
     state: loop.State
     device: torch.device
-    rows: list[dict[str, Any]]  # one an epoch, as in metrics.jsonl
+    rows: list[Row]  # one per epoch
     correct: list[Tensor]  # audited answers, bool (N,), one an epoch
     ranks: Ranks = ALONE
-    parts: list[dict[str, Any]] = field(default_factory=list)  # where it was begun, and gone on with otherwise
+    parts: list[Part] = field(default_factory=list)  # where it was begun, and gone on with otherwise
     shown: int = -1  # epochs in the metrics and the picture that are written
     fixed: dict[str, str] = field(default_factory=dict)  # digests of the masks that are written
     stamp: tuple[int, ...] | None = None  # of the checkpoint that it goes on from

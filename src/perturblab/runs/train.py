@@ -1,22 +1,21 @@
 """A run at work: trained to its end, evaluated after every epoch, written down."""
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 
 from perturblab.errors import UserError
 from perturblab.records import numerics, store
 from perturblab.records.config import TrainConfig
+from perturblab.records.metrics import Row, metrics_text
 from perturblab.records.paths import RunFolder
 from perturblab.records.pictures import progress
-from perturblab.records.record import Record
+from perturblab.records.record import Part, Record
 from perturblab.runs import checkpoint, logs
-from perturblab.runs.evaluate import test_row
+from perturblab.runs.evaluate import count_test
 from perturblab.runs.record import circumstances, make_record, resolved_config
 from perturblab.runs.run import Run
 from perturblab.system import files
@@ -77,20 +76,26 @@ def _owned(run: Run) -> Iterator[None]:
 
 
 def _refuse_void(run: Run) -> None:
-    numbers = {part.get("numerics", 0) for part in run.parts}
+    numbers = {part.numerics for part in run.parts}
     if fault := numerics.find_fault(resolved_config(run), numbers):
         raise UserError(f"{run.folder} is void ({fault}); start the run anew with another --out")
 
 
 def _note_circumstances(run: Run, show: Show) -> None:
-    """Remember what may change the last bits of a run, and how far it was to go, each time that it is another."""
+    """Begin a part of the run where its length, or anything that its last bits depend on, is not what it was."""
     now = circumstances(run)
-    last = {"numerics": 0, **run.parts[-1]} if run.parts else {}  # checkpoints from before the number have none
-    other = [name for name in now if last.get(name, now[name]) != now[name]]
-    if last and not other:
+    last = run.parts[-1] if run.parts else now
+    # Checkpoints from before the numerics number mean 0; what else they do not name is not compared.
+    names = [name for name in Part.model_fields if name in (last.model_fields_set | {"numerics"}) - {"epoch", "step"}]
+    other = [name for name in names if getattr(last, name) != getattr(now, name)]
+    if run.parts and not other:
         return
-    run.parts.append({"epoch": run.state.epoch, "step": run.state.step, **now})
-    bits = [f"{name} {last[name]} before, {now[name]} now" for name in other if name not in ("nepochs", "code")]
+    run.parts.append(now)
+    bits = [
+        f"{name} {getattr(last, name)} before, {getattr(now, name)} now"
+        for name in other
+        if name not in ("nepochs", "code")
+    ]
     if bits:
         show.say(f"{'; '.join(bits)}: the last bits may differ from those of a run that was not interrupted")
 
@@ -134,8 +139,9 @@ def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> Record | None:
             log(run.rows[-1])
             show.say(_epoch_text(run.rows[-1], run.recipe))
     finished = run.state.epoch == run.recipe.nepochs
-    if finished and "correct" not in run.rows[-1]:  # stopped, and then said to be over: its last epoch was not to be
-        run.rows[-1] |= test_row(run)
+    if finished and run.rows[-1].correct is None:
+        # A stopped run was resumed with --nepochs equal to the epochs done, so its last epoch has no test count yet.
+        run.rows[-1] = count_test(run, run.rows[-1])
     save(run)
     return _finish(run) if finished else None
 
@@ -170,43 +176,40 @@ def _step_text(state: loop.State, recipe: loop.Recipe) -> str:
     )
 
 
-def _epoch_text(row: dict[str, Any], recipe: loop.Recipe) -> str:
+def _epoch_text(row: Row, recipe: loop.Recipe) -> str:
     parts = [
-        f"epoch {row['epoch'] + 1}/{recipe.nepochs}",
-        f"loss {row['train_loss']:.4f}",
-        f"train {row['train_accuracy']:.2f} %",
-        f"{row['images_per_second']:,.0f} images/s",
+        f"epoch {row.epoch + 1}/{recipe.nepochs}",
+        f"loss {row.train_loss:.4f}",
+        f"train {row.train_accuracy:.2f} %",
+        f"{row.images_per_second:,.0f} images/s",
     ]
-    if row["val_accuracy"] is not None:
-        parts.append(f"validation {row['val_accuracy']:.2f} %")
-    if "smoothed" in row:
-        parts.append(f"test exact {row['exact']:.2f} %, smoothed {row['smoothed']:.2f} %")
+    if row.val_accuracy is not None:
+        parts.append(f"validation {row.val_accuracy:.2f} %")
+    if row.smoothed is not None:
+        parts.append(f"test exact {row.exact:.2f} %, smoothed {row.smoothed:.2f} %")
     return "  ".join(parts)
 
 
-def _row(run: Run, reached: loop.Epoch) -> dict[str, Any]:
+def _row(run: Run, reached: loop.Epoch) -> Row:
     """Evaluate after an epoch, outside the training code."""
-    row: dict[str, Any] = {
-        "epoch": run.state.epoch - 1,
-        "lr": run.state.optimizer.param_groups[0]["lr"],
-        "train_loss": reached.loss / reached.images,
-        "train_accuracy": 100 * reached.correct / reached.images,
-        "seconds": reached.seconds,
-        "images_per_second": reached.images / reached.seconds,
-        "val_loss": None,
-        "val_accuracy": None,
-    }
-    if run.validation is not None:
-        answers = run.answers(run.validation)
-        row |= {"val_loss": answers.loss, "val_accuracy": answers.counts.percent}
-    if run.config.audit or run.state.epoch == run.recipe.nepochs or _is_best_validation(run, row):
-        row |= test_row(run)
-    return row
+    validation = None if run.validation is None else run.answers(run.validation)
+    row = Row(
+        epoch=run.state.epoch - 1,
+        lr=run.state.optimizer.param_groups[0]["lr"],
+        train_loss=reached.loss / reached.images,
+        train_accuracy=100 * reached.correct / reached.images,
+        seconds=reached.seconds,
+        images_per_second=reached.images / reached.seconds,
+        val_loss=None if validation is None else validation.loss,
+        val_accuracy=None if validation is None else validation.counts.percent,
+    )
+    is_last = run.state.epoch == run.recipe.nepochs
+    return count_test(run, row) if run.config.audit or is_last or _is_best_validation(run, row) else row
 
 
-def _is_best_validation(run: Run, row: dict[str, Any]) -> bool:
-    best = max((r["val_accuracy"] for r in run.rows if r["val_accuracy"] is not None), default=-1.0)
-    return row["val_accuracy"] is not None and row["val_accuracy"] > best
+def _is_best_validation(run: Run, row: Row) -> bool:
+    best = max((r.val_accuracy for r in run.rows if r.val_accuracy is not None), default=-1.0)
+    return row.val_accuracy is not None and row.val_accuracy > best
 
 
 def save(run: Run) -> None:
@@ -218,9 +221,9 @@ def save(run: Run) -> None:
         "hashes": dict(run.images.hashes),
         "model": run.model.state_dict(),
         "state": run.state.state_dict(),
-        "rows": run.rows,
+        "rows": [row.values() for row in run.rows],
         "correct": run.correct,
-        "parts": run.parts,
+        "parts": [part.model_dump(exclude_unset=True) for part in run.parts],
     }
     if not run.fixed or not RunFolder(run.folder).masks.is_file():
         run.fixed = checkpoint.save_fixed(run.folder, run.unchanging)
@@ -230,7 +233,7 @@ def save(run: Run) -> None:
     if len(run.rows) == run.shown and metrics.is_file():
         return  # no epoch has ended since the picture was drawn, which takes longer than all the rest
     run.shown = len(run.rows)
-    write_atomically(metrics, "".join(json.dumps(row) + "\n" for row in run.rows).encode())
+    write_atomically(metrics, metrics_text(run.rows).encode())
     if run.rows:
         title = f"{run.config.net} on {run.images.display}, seed {run.config.manual_seed}"
         progress.progress_svg(run.rows, RunFolder(run.folder).progress, title=title)

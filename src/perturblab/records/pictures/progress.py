@@ -1,10 +1,11 @@
 """Pictures of a run, drawn from its metrics."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perturblab.errors import UserError, one_line
+from perturblab.records.metrics import Row
 from perturblab.records.pictures.style import empty_figure, svg
 from perturblab.system.files import write_atomically
 
@@ -35,11 +36,11 @@ _ACCURACY: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 
 
-def progress_svg(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+def progress_svg(rows: Sequence[Row], path: Path, title: str) -> None:
     """Draw a run's loss and accuracy over its epochs; the same rows give the same bytes.
 
     Args:
-        rows: one mapping an epoch as in ``metrics.jsonl``; accuracies in percent; a metric may be None or missing.
+        rows: one per epoch; a metric that is None is left out.
         path: the SVG file to write, atomically.
         title: one line over the figure.
 
@@ -51,7 +52,7 @@ def progress_svg(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     write_atomically(path, svg(lambda: _draw(rows, one_line(title))))
 
 
-def _draw(rows: Sequence[Mapping[str, Any]], title: str) -> "Figure":
+def _draw(rows: Sequence[Row], title: str) -> "Figure":
     figure = empty_figure(10, 5)
     figure.suptitle(title)
     loss, accuracy = figure.subplots(1, 2)
@@ -62,18 +63,18 @@ def _draw(rows: Sequence[Mapping[str, Any]], title: str) -> "Figure":
     return figure
 
 
-def _panel(axes: "Axes", rows: Sequence[Mapping[str, Any]], metrics: Sequence[Any], unit: str) -> None:
+def _panel(axes: "Axes", rows: Sequence[Row], metrics: Sequence[Any], unit: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for rank, (key, name, look) in enumerate(metrics):
-        points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
+        points = [(row.epoch, value) for row in rows if (value := getattr(row, key)) is not None]
         if points:
             # About ten markers a curve, staggered: they tell the curves apart without covering them.
             step = 1 + len(points) // 10
             every = (rank * step // len(metrics), step)
             axes.plot(*zip(*points, strict=True), label=name, **{"markersize": 5, "markevery": every, **look})
     axes.set(xlabel="epoch (the first is 0)", ylabel=unit)
-    axes.set_xlim(rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5)
+    axes.set_xlim(rows[0].epoch - 0.5, rows[-1].epoch + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if axes.lines:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, handlelength=3)

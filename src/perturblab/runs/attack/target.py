@@ -152,7 +152,7 @@ def _in_mode(run: Run, config: AttackConfig, x: Tensor) -> tuple[nn.Module, nn.M
 
 
 def _source(run: Run, config: AttackConfig, x: Tensor, show: Show) -> nn.Module:
-    other, _ = open.trained_run(Path(str(config.source)), show, changes(config))
+    other = open.trained_run(Path(str(config.source)), show, changes(config))
     if other.images.hashes["test"] != run.images.hashes["test"]:
         raise UserError(f"--source {config.source} was trained on other images than {run.folder}; choose another")
     if RunFolder(other.folder).weights_hash() == RunFolder(run.folder).weights_hash():

@@ -75,7 +75,7 @@ def export_onnx(folder: Path, path: Path, show: Show, *, dataroot: str | None = 
     """
     require("onnx", "onnx", "onnxscript", "onnxruntime", feature="export --onnx")
     _check_name(path)
-    run, _ = trained_run(folder, show, {"device": "cpu"} | ({} if dataroot is None else {"dataroot": dataroot}))
+    run = trained_run(folder, show, {"device": "cpu"} | ({} if dataroot is None else {"dataroot": dataroot}))
     _refuse_random(run.model)
     show.say(f"exporting {run.config.net}")
     content = onnx_bytes(run.in_pixels, run.images.image_size)
