@@ -12,7 +12,7 @@ from perturblab.errors import UserError
 from perturblab.records import flags
 from perturblab.records.attack_names import WORST, Effort
 from perturblab.records.paths import CHECKS, RunFolder
-from perturblab.records.points import Natural, Point, Positive
+from perturblab.records.points import Point
 from perturblab.system.files import from_json, write_atomically
 
 _ZERO_SHARE = 0.01  # of the images
