@@ -11,6 +11,7 @@ from pydantic import BaseModel, FiniteFloat, TypeAdapter, field_validator
 from perturblab.errors import UserError
 from perturblab.records import flags
 from perturblab.records.attack_names import WORST, Effort
+from perturblab.records.fields import Natural, Positive
 from perturblab.records.paths import CHECKS, RunFolder
 from perturblab.records.points import Point
 from perturblab.system.files import from_json, write_atomically
