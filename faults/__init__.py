@@ -1,1 +1,1 @@
-"""Faults, injected for real into real processes: what survives, and what is told where nothing can."""
+"""Real faults in real processes: does a run survive them, or does one line name what was destroyed?"""

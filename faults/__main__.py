@@ -1,4 +1,4 @@
-"""``make faults``: inject every fault, print what was tried, what survived and what was lost."""
+"""``make faults``: inject every fault, and print what was tried, what survived and what was lost."""
 
 import argparse
 import os
@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 
 from faults import cost, disk, folders, limits, signals, studies
-from faults.runs import KINDS, TINY, Straight, World, straight
-from faults.table import Row, joined, markdown
+from faults.runs import KINDS, TINY, Straight, World, undisturbed_run
+from faults.table import Row, join_rows, markdown
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything: a run of how many seconds, how many runs and kills, how many tries of the others."""
+    """The amount of work: seconds of a run, number of runs, kills and other tries."""
 
     seconds: float
     runs: int
@@ -38,11 +38,11 @@ Task = Callable[[World, Size], list[Row]]
 
 
 def _kills(kind: int) -> Task:
-    return lambda world, size: signals.kills(world, straight(world, KINDS[kind], size.seconds), size.kills)
+    return lambda world, size: signals.kills(world, undisturbed_run(world, KINDS[kind], size.seconds), size.kills)
 
 
 def _short(world: World, size: Size, kind: int = 0) -> Straight:
-    return straight(world, KINDS[kind], size.seconds / 3)
+    return undisturbed_run(world, KINDS[kind], size.seconds / 3)
 
 
 def _studies(world: World, size: Size) -> list[Row]:
@@ -68,7 +68,7 @@ def _folders(world: World, size: Size) -> list[Row]:
 
 TASKS: dict[str, Task] = {
     **{f"kills {kind}": _kills(kind) for kind in range(len(KINDS))},
-    "stops": lambda world, size: signals.stops(world, straight(world, KINDS[1], size.seconds), size.tries),
+    "stops": lambda world, size: signals.stops(world, undisturbed_run(world, KINDS[1], size.seconds), size.tries),
     "sixty": lambda world, size: [signals.at_sixty_seconds(world, [*TINY.split(), *KINDS[0].split()])] * size.real,
     "full": _full,
     "read-only": lambda world, size: disk.read_only(world, _short(world, size), size.tries),
@@ -80,8 +80,8 @@ TASKS: dict[str, Task] = {
 }
 
 
-def chosen(size: Size, only: str) -> list[str]:
-    """The names of the tasks of a size."""
+def task_names(size: Size, only: str) -> list[str]:
+    """List the names of the tasks of a size."""
     names = [name for name in TASKS if not name.startswith("kills") or int(name.split()[1]) < size.runs]
     return [name for name in names if name.startswith(only)]
 
@@ -92,11 +92,11 @@ def work(name: str, folder: Path, seed: int, size: Size) -> list[Row]:
 
 
 def main() -> int:
-    """Inject, print, and say by the exit code whether anything was lost."""
+    """Inject and print; the exit code is 1 if anything was lost."""
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="a few of each, in half a minute")
-    parser.add_argument("--only", default="", help="tasks whose name begins so")
-    parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6, help="decides the moments")
+    parser.add_argument("--short", action="store_true", help="a few of each")
+    parser.add_argument("--only", default="", help="only tasks whose name starts with this")
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6, help="of the random moments")
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     size, began = SHORT if args.short else FULL, time.monotonic()
@@ -105,7 +105,7 @@ def main() -> int:
     folder.chmod(0o755)
     os.environ |= {"PERTURBLAB_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     try:
-        rows = _done(chosen(size, args.only), folder, args.seed, size, args.processes)
+        rows = _do(task_names(size, args.only), folder, args.seed, size, args.processes)
         text = markdown(rows)
         if not args.short and "cost".startswith(args.only):
             text += "\n\n" + cost.costs(World(folder / "cost", args.seed))
@@ -115,16 +115,16 @@ def main() -> int:
     return 1 if any(row.wrong for row in rows) else 0
 
 
-def _done(names: list[str], folder: Path, seed: int, size: Size, processes: int) -> list[Row]:
-    """The tasks in several processes; the rows in the order of the tasks."""
-    found: dict[str, list[Row]] = {}
-    World(folder / "warm", seed)  # what it imports, all of them have
+def _do(names: list[str], folder: Path, seed: int, size: Size, processes: int) -> list[Row]:
+    """Do the tasks in several processes; give the rows in the order of the tasks."""
+    rows: dict[str, list[Row]] = {}
+    World(folder / "warm", seed)  # imports once for all processes
     with ProcessPoolExecutor(processes, get_context("fork")) as pool:
         waiting = {pool.submit(work, name, folder, seed + number, size): name for number, name in enumerate(names)}
         for done in as_completed(waiting):
-            found[waiting[done]] = done.result()
+            rows[waiting[done]] = done.result()
             print(f"{waiting[done]}: done", file=sys.stderr, flush=True)
-    return joined(row for name in names for row in found[name])
+    return join_rows(row for name in names for row in rows[name])
 
 
 if __name__ == "__main__":

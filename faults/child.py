@@ -1,6 +1,7 @@
-"""A command of perturblab in a process of its own, forked from one that has torch already, and watched from outside.
+"""A command of perturblab in a forked process that its parent watches.
 
-The product knows nothing of this: what it is doing is written to shared memory by wrappers that only the child has.
+The parent has imported torch already. Wrappers in the child write its progress to shared memory; perturblab itself is
+unchanged.
 """
 
 import itertools
@@ -17,18 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from perturblab.cli import main
+from perturblab.cli import train as command
 from perturblab.runs import checkpoint, train
 from perturblab.system import files
 from perturblab.training import loop
 
 PHASES = ("none", "start", "training step", "evaluation", "checkpoint write", "metrics and picture", "finish", "end")
 NONE, START, STEP, EVALUATION, WRITE, SAVE, FINISH, END = range(len(PHASES))
-STEPS = 1 << 17  # whose times are remembered
-PATIENCE = 300.0  # seconds after which a child hangs
+STEPS = 1 << 17  # the most steps whose times are kept
+PATIENCE = 300.0  # seconds until a child counts as hanging
 
 
 class Board:
-    """Shared memory: what the child is doing, and when each step of the run was done."""
+    """Shared memory with the phase of the child and the time of each step."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 8 * (STEPS + 8))
@@ -41,7 +43,7 @@ class Board:
 
     @property
     def phase(self) -> int:
-        """One of `PHASES`, as it was last."""
+        """The current phase, an index into `PHASES`."""
         return self._get(0)
 
     @phase.setter
@@ -50,45 +52,45 @@ class Board:
 
     @property
     def first(self) -> int:
-        """The step that the child began with; -1 before it is known."""
+        """The step at which the child started; -1 until it is known."""
         return self._get(1) - 1
 
     @property
     def last(self) -> int:
-        """The last step that is done, counted from the start of the run."""
+        """The last finished step, counted from the start of the run."""
         return self._get(2)
 
     @property
     def saved(self) -> int:
-        """How many checkpoints were written."""
+        """The number of checkpoints written."""
         return self._get(3)
 
     def begin(self, step: int) -> None:
-        """The run stands before this step."""
+        """Note the step at which the child starts."""
         self._set(1, step + 1)
         self.done(step)
 
     def done(self, step: int) -> None:
-        """So many steps are done."""
+        """Note a finished step and its time."""
         struct.pack_into("d", self._memory, 8 * (8 + step % STEPS), time.monotonic())
         self._set(2, step)
 
     @property
     def kept(self) -> int:
-        """The step that the last whole checkpoint goes on from; the first one where none was written."""
+        """The step of the last checkpoint; the first step without one."""
         return self._get(4) if self.saved else max(self.first, 0)
 
     def written(self) -> None:
-        """One more checkpoint is there."""
+        """Note a written checkpoint."""
         self._set(4, self.last)
         self._set(3, self.saved + 1)
 
     def time(self, step: int) -> float:
-        """When that step was done."""
+        """Give the time at which a step was finished."""
         return float(struct.unpack_from("d", self._memory, 8 * (8 + step % STEPS))[0])
 
     def longest(self) -> float:
-        """Seconds of the longest step, with what was written or measured in it."""
+        """Give the seconds of the longest step, including saves and evaluations in it."""
         times = [self.time(step) for step in range(max(self.first, 0), self.last + 1)]
         return max((after - before for before, after in itertools.pairwise(times)), default=0.0)
 
@@ -99,9 +101,9 @@ class Child:
     Args:
         argv: of `perturblab`.
         log: where its output goes.
-        every: seconds between two checkpoints; the product's own by default.
-        before: called in the child first: limits, another user, another clock.
-        cwd: its folder.
+        every: seconds between two checkpoints; perturblab's interval by default.
+        before: called first in the child: to set limits, another user, another clock.
+        run: the function to call; `main` by default.
     """
 
     def __init__(
@@ -118,17 +120,17 @@ class Child:
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            _be_the_child(argv, log, self.board, every, before, run)
+            _run_and_exit(argv, log, self.board, every, before, run)
 
     code: int | None
 
     @property
-    def said(self) -> list[str]:
+    def output(self) -> list[str]:
         """The lines of its output."""
         return self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
 
     def poll(self) -> int | None:
-        """Its exit code, or minus the signal that ended it; None while it runs."""
+        """Give its exit code, or minus the signal that ended it; None while it runs."""
         if self.code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -151,12 +153,12 @@ class Child:
         return self.code
 
     def send(self, number: int) -> None:
-        """A signal, if it is still there."""
+        """Send a signal if it is still running."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def until(self, reached: Callable[[Board], bool], patience: float = PATIENCE) -> bool:
-        """Wait until the board says so; False where the child ended before."""
+        """Wait until the board satisfies a condition; False if the child ends before."""
         end = time.monotonic() + patience
         while not reached(self.board):
             if self.poll() is not None:
@@ -168,7 +170,7 @@ class Child:
         return True
 
 
-def _be_the_child(
+def _run_and_exit(
     argv: Sequence[str],
     log: Path,
     board: Board,
@@ -176,7 +178,7 @@ def _be_the_child(
     before: Callable[[], None],
     run: Callable[[Sequence[str]], int],
 ) -> None:
-    """Never returns: the child must not go on with the work of its parent."""
+    """Run the command and exit; it never returns, as the child must not continue the work of its parent."""
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -186,7 +188,7 @@ def _be_the_child(
         _watch(board, every)
         before()
         code = run(argv)
-    except BaseException:  # what the interpreter does at its end
+    except BaseException:  # as the interpreter does at exit
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -195,10 +197,10 @@ def _be_the_child(
 
 
 def _watch(board: Board, every: float | None) -> None:
-    """Wrap what the command calls, so that the board says what it is doing."""
+    """Wrap functions of perturblab, so that the board shows the phase."""
     if every is not None:
         files.SAVE_EVERY = every
-    _around(main, "validated", board, START, stay=True)
+    _around(command, "training", board, START, stay=True)
     _around(train, "_execute", board, STEP)
     _around(train, "_row", board, EVALUATION)
     _around(train, "save", board, SAVE)
@@ -207,15 +209,15 @@ def _watch(board: Board, every: float | None) -> None:
     _around(train, "_finish", board, FINISH)
     real = loop.train
 
-    def trained(model: Any, images: Any, labels: Any, recipe: Any, state: Any, **given: Any) -> Iterator[Any]:
-        steps, after_step = loop.steps_per_epoch(len(labels), recipe), given.pop("after_step")
+    def trained(model: Any, images: Any, labels: Any, recipe: Any, state: Any, **options: Any) -> Iterator[Any]:
+        steps, after_step = loop.steps_per_epoch(len(labels), recipe), options.pop("after_step")
         board.begin(state.epoch * steps + state.step)
 
         def counted(state: Any) -> bool:
             board.done(state.epoch * steps + state.step)
             return bool(after_step(state))
 
-        yield from real(model, images, labels, recipe, state, after_step=counted, **given)
+        yield from real(model, images, labels, recipe, state, after_step=counted, **options)
 
     loop.train = trained
 
@@ -225,9 +227,9 @@ def _around(
 ) -> None:
     real = getattr(module, name)
 
-    def wrapped(*args: Any, **given: Any) -> Any:
+    def wrapped(*args: Any, **options: Any) -> Any:
         outer, board.phase = board.phase, phase
-        result = real(*args, **given)
+        result = real(*args, **options)
         after()
         board.phase = phase if stay else outer
         return result
@@ -236,8 +238,8 @@ def _around(
 
 
 @contextmanager
-def ended(child: Child) -> Iterator[Child]:
-    """Whatever happens inside the block, the child ends with it."""
+def ending(child: Child) -> Iterator[Child]:
+    """End the child with the block, whatever happens inside."""
     try:
         yield child
     finally:

@@ -1,4 +1,4 @@
-"""What a checkpoint costs beside the minute of training before it."""
+"""The cost of a checkpoint, compared with the minute of training before it."""
 
 import statistics
 import time
@@ -26,7 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def costs(world: World) -> str:
-    """Time the saves of runs on colour pictures, 100 epochs in: the first with its masks, then the others."""
+    """Time the saves of runs on colour pictures after 100 epochs."""
     rows = []
     images = _pictures(world.new("pictures"))
     for name, flags in CASES.items():
@@ -39,12 +39,19 @@ def costs(world: World) -> str:
         sizes = [_size(folder / name) for name in (paths.CHECKPOINT, paths.MASKS)]
         times = [f"{number:.2f}" for number in (seconds, busy, 100 * busy / 60)]
         rows.append([name, *(f"{size:.1f}" for size in sizes), *times])
-    of_it = ["a save, s", "of it computing, s", "computing, of 60 s, %"]
-    return markdown_table(["run", "checkpoint, MB", "masks, MB, written once", *of_it], rows)
+    header = [
+        "run",
+        "checkpoint, MB",
+        "masks, MB, written once",
+        "a save, s",
+        "of it computing, s",
+        "computing, of 60 s, %",
+    ]
+    return markdown_table(header, rows)
 
 
 def _timed(run: Run) -> tuple[float, float]:
-    """Seconds of a save, the picture included, and of the processor in it."""
+    """Measure the seconds and the processor seconds of a save, including the picture."""
     began, busy = time.monotonic(), time.process_time()
     run.shown = -1
     train.save(run)

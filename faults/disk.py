@@ -1,4 +1,4 @@
-"""A disk that is full and a folder that cannot be written: for real, on a mount of their own or as another user."""
+"""Full disks and read-only folders: on a separate mount, or as another user."""
 
 import os
 import resource
@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from faults.child import ended
-from faults.runs import EVERY, Straight, World, finished, go_on, in_one_line, torn
+from faults.child import ending
+from faults.runs import EVERY, Straight, World, check_one_line, finish_run, incomplete_files, next_command
 from faults.table import Row
 
 NOBODY = 65534
@@ -18,8 +18,8 @@ _NO_ROOT = "only root may mount a disk or become another user"
 
 
 @contextmanager
-def mounted(world: World, size: str) -> Iterator[Path | None]:
-    """A small disk in memory; None where this user may not mount one."""
+def small_disk(world: World, size: str) -> Iterator[Path | None]:
+    """Mount a small disk in memory; None if this user may not mount one."""
     place = world.new("disk")
     place.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
@@ -33,10 +33,10 @@ def mounted(world: World, size: str) -> Iterator[Path | None]:
 
 
 def disk_full(world: World, run: Straight, each: int) -> Row:
-    """A disk with too little room, at every stage of a run; with room again it goes on."""
+    """Fill the disk at every stage of a run; with room again the run continues."""
     row = Row("disk full (a mount of its own)")
     need = sum(path.stat().st_size for path in run.folder.iterdir())
-    with mounted(world, "16m") as disk:
+    with small_disk(world, "16m") as disk:
         if disk is None:
             row.skipped = _NO_ROOT
             return row
@@ -45,21 +45,21 @@ def disk_full(world: World, run: Straight, each: int) -> Row:
             folder, filler = disk / f"run{number}", disk / "filler"
             room = round(need * 2.2 * number / each)
             filler.write_bytes(b"x" * (total - room))
-            with ended(world.start(go_on(run, folder), every=EVERY)) as child:
+            with ending(world.start(next_command(run, folder), every=EVERY)) as child:
                 child.wait()
             full = child.code != 0
-            wrong = in_one_line(child) if full else []
-            if full and not any("No space left on device" in line for line in child.said):
-                wrong.append(f"told {child.said[-1:]}")
-            wrong += torn(folder) if folder.exists() else []
+            wrong = check_one_line(child) if full else []
+            if full and not any("No space left on device" in line for line in child.output):
+                wrong.append(f"printed {child.output[-1:]}")
+            wrong += incomplete_files(folder) if folder.exists() else []
             filler.unlink()
-            row.judge(wrong + finished(world, run, folder))
+            row.judge(wrong + finish_run(world, run, folder))
             shutil.rmtree(folder)
     return row
 
 
 def files_too_large(world: World, run: Straight, each: int) -> Row:
-    """The same by RLIMIT_FSIZE: a write that ends in the middle of the file."""
+    """Limit the file size, so that a write ends in the middle of the file."""
     row = Row("no room (RLIMIT_FSIZE: a write ends in the middle of a file)")
     need = max(path.stat().st_size for path in run.folder.iterdir())
     for number in range(each):
@@ -68,33 +68,35 @@ def files_too_large(world: World, run: Straight, each: int) -> Row:
         def small(limit: int = limit) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-        with ended(world.start(go_on(run, folder), every=EVERY, before=small)) as child:
+        with ending(world.start(next_command(run, folder), every=EVERY, before=small)) as child:
             child.wait()
-        wrong = in_one_line(child) if child.code != 0 else []
-        wrong += torn(folder) if folder.exists() else []
-        row.judge(wrong + finished(world, run, folder))
+        wrong = check_one_line(child) if child.code != 0 else []
+        wrong += incomplete_files(folder) if folder.exists() else []
+        row.judge(wrong + finish_run(world, run, folder))
     return row
 
 
 def read_only(world: World, run: Straight, each: int) -> list[Row]:
-    """A folder that cannot be written, from the start or from some moment on."""
+    """Make the folder read-only, from the start or during the run."""
     return [_read_only_mount(world, run, each), _other_user(world, run, each)]
 
 
 def _read_only_mount(world: World, run: Straight, each: int) -> Row:
     row = Row("read-only folder (the mount turns read-only while the run trains)")
-    with mounted(world, "16m") as disk:
+    with small_disk(world, "16m") as disk:
         if disk is None:
             row.skipped = _NO_ROOT
             return row
         for number in range(each):
             folder = disk / f"run{number}"
-            row.judge(_withdrawn(world, run, folder, lambda: _remount(disk, "ro"), lambda: _remount(disk, "rw")))
+            row.judge(
+                _revoke_and_restore(world, run, folder, lambda: _remount(disk, "ro"), lambda: _remount(disk, "rw"))
+            )
     return row
 
 
 def _remount(disk: Path, mode: str) -> None:
-    """Ask until no file of it is open for writing."""
+    """Remount; try again while a file is open for writing."""
     for _ in range(1000):
         if not subprocess.run(
             ["mount", "-o", f"remount,{mode}", str(disk)], capture_output=True, check=False
@@ -119,9 +121,9 @@ def _other_user(world: World, run: Straight, each: int) -> Row:
         above = world.new("theirs")
         above.mkdir(mode=0o755)
         if number % 3 == 0:  # from the start
-            with ended(world.start(go_on(run, above / "run"), before=be_nobody)) as child:
+            with ending(world.start(next_command(run, above / "run"), before=be_nobody)) as child:
                 child.wait()
-            wrong = in_one_line(child) + (["it is there"] if (above / "run").exists() else [])
+            wrong = check_one_line(child) + (["the folder was made"] if (above / "run").exists() else [])
             row.judge(wrong, told=True)
             continue
         os.chown(above, NOBODY, NOBODY)
@@ -135,11 +137,11 @@ def _other_user(world: World, run: Straight, each: int) -> Row:
             os.chown(folder, NOBODY, NOBODY)
             folder.chmod(0o755)
 
-        row.judge(_withdrawn(world, run, folder, close, open_again, be_nobody))
+        row.judge(_revoke_and_restore(world, run, folder, close, open_again, be_nobody))
     return row
 
 
-def _withdrawn(
+def _revoke_and_restore(
     world: World,
     run: Straight,
     folder: Path,
@@ -147,16 +149,16 @@ def _withdrawn(
     open_again: Callable[[], None],
     before: Callable[[], None] = lambda: None,
 ) -> list[str]:
-    """Take the right to write away while a run trains, try to go on without it, and give it back."""
-    with ended(world.start(go_on(run, folder), every=EVERY, before=before)) as child:
+    """Revoke the write permission during training, try to resume without it, and restore it."""
+    with ending(world.start(next_command(run, folder), every=EVERY, before=before)) as child:
         if not child.until(lambda board: board.saved >= 1):
-            return [f"ended too early: {child.said[-1:]}"]
+            return [f"ended too early: {child.output[-1:]}"]
         close()
         child.wait()
-    wrong = in_one_line(child)
-    with ended(world.start(go_on(run, folder), every=EVERY, before=before)) as second:
+    wrong = check_one_line(child)
+    with ending(world.start(next_command(run, folder), every=EVERY, before=before)) as second:
         second.wait()
-    wrong += in_one_line(second)
+    wrong += check_one_line(second)
     open_again()
-    wrong += torn(folder)
-    return wrong + finished(world, run, folder, before=before)
+    wrong += incomplete_files(folder)
+    return wrong + finish_run(world, run, folder, before=before)

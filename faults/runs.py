@@ -1,4 +1,4 @@
-"""Tiny runs, what they must come to, and what their folders may hold at any moment."""
+"""Tiny runs, their expected results, and checks of their folders."""
 
 import importlib
 import json
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faults.child import Child, ended
+from faults.child import Child, ending
 from perturblab.errors import UserError
 from perturblab.records import paths, store
 from perturblab.records.metrics import Row
@@ -18,7 +18,7 @@ from perturblab.runs import checkpoint
 
 EVERY = 0.15  # seconds between two checkpoints of a disturbed run, instead of 60
 TINY = "--dataset-train digits --train-size 120 --batch-size 10 --nthreads 1 --quiet"
-# Nets, optimisers, defences and precisions: whatever a checkpoint has to hold.
+# Nets, optimisers, defences and precisions: everything that a checkpoint holds.
 KINDS = (
     "--net-type lenet --nfilters 2",
     "--net-type lenet --nfilters 2 --optim-method Adam --dropout 0.2 --act rrelu --audit --val-size 20",
@@ -44,35 +44,35 @@ WARM = Row(
 
 
 class World:
-    """A folder to work in, and a seed for what is random.
+    """A working folder and a source of random moments.
 
     Args:
-        folder: made, and given to every user.
-        seed: decides the moments.
+        folder: made, and readable by every user.
+        seed: of the random moments.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)
         self.folder, self.random, self._count = folder, random.Random(seed), 0
-        # So that no child has to import what draws, nor, as another user, what only this one may read.
-        for name in ("encodings.cp437", "numpy.ctypeslib", "torch.profiler", "torch._dynamo"):
+        # Imported here once: a child that is another user may not be able to read these modules.
+        for name in ("encodings.cp437", "importlib.readers", "numpy.ctypeslib", "torch.profiler", "torch._dynamo"):
             importlib.import_module(name)
         progress.progress_svg([WARM], folder / "warm.svg", "nothing")
 
     def new(self, name: str) -> Path:
-        """A path in it that is not there yet."""
+        """Give a new path in the folder."""
         self._count += 1
         return self.folder / f"{self._count:03d}-{name}"
 
-    def start(self, argv: Sequence[str], **given: Any) -> Child:
-        """A command in a child."""
-        return Child(argv, self.new("log"), **given)
+    def start(self, argv: Sequence[str], **options: Any) -> Child:
+        """Start a command in a child."""
+        return Child(argv, self.new("log"), **options)
 
 
 @dataclass
 class Straight:
-    """A run that nothing disturbed.
+    """An undisturbed run.
 
     Args:
         flags: of `perturblab train`.
@@ -87,49 +87,49 @@ class Straight:
     seconds: float
 
 
-def straight(world: World, kind: str, seconds: float) -> Straight:
-    """Do a run undisturbed, with as many epochs as take so many seconds."""
+def undisturbed_run(world: World, kind: str, seconds: float) -> Straight:
+    """Do an undisturbed run that takes about ``seconds``."""
     flags = [*TINY.split(), *kind.split()]
     probe = world.start(["train", *flags, "--nepochs", "3", "--out", str(world.new("probe"))])
-    must(probe)
+    expect_exit(probe)
     board = probe.board
     once = (board.time(board.last) - board.time(1)) / (board.last - 1)
     epochs = max(4, round(seconds / once / (board.last / 3)))
     flags += ["--nepochs", str(epochs)]
     folder = world.new("straight")
     child = world.start(["train", *flags, "--out", str(folder)])
-    must(child)
+    expect_exit(child)
     return Straight(flags, folder, child.board.last, once)
 
 
-def must(child: Child, code: int = 0) -> None:
-    """Wait for an end that nothing disturbs.
+def expect_exit(child: Child, code: int = 0) -> None:
+    """Wait for the end of an undisturbed command.
 
     Raises:
-        RuntimeError: it is another one: the harness itself is broken.
+        RuntimeError: another exit code: the harness itself is broken.
     """
     if child.wait() != code:
-        raise RuntimeError(f"an undisturbed command ended with {child.code}: {' / '.join(child.said[-3:])}")
+        raise RuntimeError(f"an undisturbed command ended with {child.code}: {' / '.join(child.output[-3:])}")
 
 
-def go_on(run: Straight, folder: Path) -> list[str]:
-    """The command that a user would give next."""
+def next_command(run: Straight, folder: Path) -> list[str]:
+    """Make the command that a user would give next: resume, or start again without a checkpoint."""
     begun = any((folder / name).is_file() for name in (paths.CHECKPOINT, paths.PREVIOUS))
     quiet = ["--quiet", "--nthreads", "1"]
     return ["train", *quiet, "--resume", str(folder)] if begun else ["train", *run.flags, "--out", str(folder)]
 
 
-def finished(world: World, run: Straight, folder: Path, **given: Any) -> list[str]:
-    """Go on to the end, and say what is not as in the undisturbed run."""
-    with ended(world.start(go_on(run, folder), **given)) as child:
+def finish_run(world: World, run: Straight, folder: Path, **options: Any) -> list[str]:
+    """Finish a run, and list its differences from the undisturbed run."""
+    with ending(world.start(next_command(run, folder), **options)) as child:
         if child.wait() != 0:
-            return [f"does not go on: code {child.code}, {' / '.join(child.said[-2:])}"]
+            return [f"does not go on: code {child.code}, {' / '.join(child.output[-2:])}"]
     return differences(folder, run.folder)
 
 
 def differences(folder: Path, want: Path) -> list[str]:
-    """Say what differs from the undisturbed run, but for the seconds."""
-    wrong = torn(folder)
+    """List the differences from the undisturbed run; seconds may differ."""
+    wrong = incomplete_files(folder)
     if wrong:
         return wrong
     have, wanted = ({path.name for path in of.iterdir()} - {paths.PREVIOUS} for of in (folder, want))
@@ -137,14 +137,14 @@ def differences(folder: Path, want: Path) -> list[str]:
         wrong.append(f"the folder holds {sorted(have ^ wanted)} more or less")
     if _bytes(folder, "weights.safetensors") != _bytes(want, "weights.safetensors"):
         wrong.append("other weights")
-    for what, read in (("record", _record), ("metrics", _metrics), ("checkpoint", _state)):
+    for name, read in (("record", _record), ("metrics", _metrics), ("checkpoint", _state)):
         if read(folder) != read(want):
-            wrong.append(f"another {what}")
+            wrong.append(f"another {name}")
     return wrong
 
 
-def torn(folder: Path) -> list[str]:
-    """Say which of a run's files is there and is not whole: at no moment may that be."""
+def incomplete_files(folder: Path) -> list[str]:
+    """List the incomplete files of a run: at no moment may there be one."""
     wrong = []
     readers: dict[str, Callable[[Path], Any]] = {
         "record.json": _record,
@@ -157,7 +157,7 @@ def torn(folder: Path) -> list[str]:
             try:
                 read(folder)
             except (UserError, ValueError) as error:
-                wrong.append(f"{name} is not whole: {error}")
+                wrong.append(f"{name} is incomplete: {error}")
     if (folder / "record.json").exists() and not (folder / "weights.safetensors").exists():
         wrong.append("a record without weights")
     return wrong
@@ -177,27 +177,27 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def _state(folder: Path) -> str:
-    """The digest of all that training goes on from, but for the seconds; the one before must not be needed."""
-    told: list[str] = []
-    content = checkpoint.load_checkpoint(folder / paths.CHECKPOINT, told.append)
-    if told:
-        raise ValueError(told[0])
+    """Hash the state in the checkpoint without its seconds; the previous checkpoint must not be needed."""
+    warnings: list[str] = []
+    content = checkpoint.load_checkpoint(folder / paths.CHECKPOINT, warnings.append)
+    if warnings:
+        raise ValueError(warnings[0])
     state = {name: value for name, value in content["state"].items() if name != "reached"}
     config = {name: value for name, value in content["config"].items() if name not in ("out", "nepochs")}
     return checkpoint.digest([config, dict(sorted(content["model"].items())), state, content["correct"]])
 
 
-def in_one_line(child: Child, code: int = 2) -> list[str]:
-    """Say what is wrong with the end of a command that had to give up."""
-    said = [line for line in child.said if not line.startswith("stopped in epoch")]
+def check_one_line(child: Child, code: int = 2) -> list[str]:
+    """List what is wrong with the exit code and the message of a command that had to give up."""
+    lines = [line for line in child.output if not line.startswith("stopped in epoch")]
     if child.code != code:
-        return [f"code {child.code}, expected {code}: {' / '.join(said[-3:])}"]
-    errors = [line for line in said if line.startswith("perturblab: error: ")]
-    return [] if len(errors) == 1 and len(said) == 1 else [f"told {said[-3:]}"]
+        return [f"code {child.code}, expected {code}: {' / '.join(lines[-3:])}"]
+    errors = [line for line in lines if line.startswith("perturblab: error: ")]
+    return [] if len(errors) == 1 and len(lines) == 1 else [f"printed {lines[-3:]}"]
 
 
-def copied(world: World, folder: Path) -> Path:
-    """A copy of a run's folder."""
+def copy_run(world: World, folder: Path) -> Path:
+    """Copy a run's folder."""
     place = world.new("copy")
     shutil.copytree(folder, place)
     return place

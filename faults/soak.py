@@ -1,4 +1,4 @@
-"""``make soak``: a very long run and a very large study stay flat in memory and open files; their report is quick."""
+"""``make soak``: memory and open files of a very long run and of a very large study; seconds of their report."""
 
 import argparse
 import json
@@ -31,7 +31,7 @@ GROWTH = 40.0  # MB that a run may gain: it keeps a row of numbers for every epo
 
 @dataclass(frozen=True)
 class Sample:
-    """A look at a process: what is done, memory, open files, children."""
+    """One measurement of a process: progress, memory, open files, children."""
 
     done: int
     seconds: float
@@ -41,29 +41,29 @@ class Sample:
 
 
 def look(pid: int, done: int, seconds: float) -> Sample:
-    """Look at a process from outside."""
+    """Measure a process from outside."""
     status = Path(f"/proc/{pid}/status").read_text().splitlines()
     memory = next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return Sample(done, seconds, memory, len(os.listdir(f"/proc/{pid}/fd")), len(children))
 
 
-def watched(child: Child, done: "Counter", every: float) -> list[Sample]:
-    """Look at a child until its end."""
+def watch(child: Child, done: "Counter", every: float) -> list[Sample]:
+    """Measure a child until its end."""
     samples, began = list[Sample](), time.monotonic()
     while child.poll() is None:
         try:
             samples.append(look(child.pid, done(child), time.monotonic() - began))
-        except (OSError, StopIteration):  # it ended meanwhile
+        except (OSError, StopIteration):  # the process has ended
             break
         time.sleep(every)
     if child.wait() != 0:
-        raise RuntimeError(f"ended with code {child.code}: {' / '.join(child.said[-2:])}")
+        raise RuntimeError(f"ended with code {child.code}: {' / '.join(child.output[-2:])}")
     return samples
 
 
 class Counter:
-    """What a child has done: epochs of a run, or records of a study."""
+    """The progress of a child: epochs of a run, or records of a study."""
 
     def __init__(self, folder: Path | None = None, steps: int = 1) -> None:
         self.folder, self.steps = folder, steps
@@ -75,14 +75,14 @@ class Counter:
 
 
 def long_run(world: World, epochs: int) -> list[Sample]:
-    """A run of very many epochs, two steps each, with validation after each."""
+    """Do a run of very many epochs with two steps and a validation each."""
     flags = [*TINY.split(), "--net-type", "lenet", "--nfilters", "2", "--train-size", "30", "--val-size", "10"]
     child = world.start(["train", *flags, "--nepochs", str(epochs), "--out", str(world.new("long"))])
-    return watched(child, Counter(steps=2), 0.5)
+    return watch(child, Counter(steps=2), 0.5)
 
 
 def large_study(world: World, runs: int, folder: Path) -> list[Sample]:
-    """A study of very many runs, each in a process of its own."""
+    """Do a study of very many runs."""
     tiny: Preset = replace(PRESET, name="tiny", flags={**PRESET.flags, "train_size": 20, "nepochs": 1}, setups=("H5",))
 
     def run(argv: Sequence[str]) -> int:
@@ -91,11 +91,11 @@ def large_study(world: World, runs: int, folder: Path) -> list[Sample]:
         missing = [job for job in jobs if not plan.is_done(job)]
         return len(run_jobs(missing, processes=2, threads=1, show=Show(quiet=True)))
 
-    return watched(world.start([], run=run), Counter(folder / "results"), 5.0)
+    return watch(world.start([], run=run), Counter(folder / "results"), 5.0)
 
 
 def report_seconds(world: World, folder: Path) -> tuple[int, int, float]:
-    """Write the page of 1,000 runs: those of the study and, where they are fewer, copies of them with other seeds.
+    """Write the page of 1,000 runs: those of the study, and copies of them with other seeds if they are fewer.
 
     Returns:
         Measured records, records in the report, seconds.
@@ -103,21 +103,21 @@ def report_seconds(world: World, folder: Path) -> tuple[int, int, float]:
     paths = sorted(folder.rglob("record.json"))
     place, page = world.new("records"), world.new("report.html")
     for number in range(RECORDS):
-        path, own = paths[number % len(paths)], place / f"seed-{number + 1}"
-        shutil.copytree(path.parent, own)
+        path, copy = paths[number % len(paths)], place / f"seed-{number + 1}"
+        shutil.copytree(path.parent, copy)
         content = json.loads(path.read_text())
-        (own / "record.json").write_text(json.dumps({**content, "seed": number + 1}))
+        (copy / "record.json").write_text(json.dumps({**content, "seed": number + 1}))
     began = time.monotonic()
     command = [sys.executable, "-m", "perturblab", "report", str(place), "-o", str(page)]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     seconds = time.monotonic() - began
-    if f"{RECORDS} records;" not in said:
-        raise RuntimeError(f"the report does not count {RECORDS} records: {said}")
+    if f"{RECORDS} records;" not in output:
+        raise RuntimeError(f"the report does not count {RECORDS} records: {output}")
     return len(paths), RECORDS, seconds
 
 
 def table(name: str, samples: list[Sample]) -> list[str]:
-    """Five rows, from a tenth of the way to the end."""
+    """Write five rows, from a tenth of the way to the end."""
     rows = []
     for share in (0.1, 0.25, 0.5, 0.75, 1.0):
         goal = share * samples[-1].done
@@ -128,7 +128,7 @@ def table(name: str, samples: list[Sample]) -> list[str]:
 
 
 def complaints(samples: list[Sample]) -> list[str]:
-    """Say where a process did not stay flat between a tenth of the way and the end."""
+    """Say which measures grew between a tenth of the way and the end."""
     first, last = next(s for s in samples if s.done >= 0.1 * samples[-1].done), samples[-1]
     wrong = []
     if last.megabytes - first.megabytes > GROWTH:
@@ -139,11 +139,11 @@ def complaints(samples: list[Sample]) -> list[str]:
 
 
 def main() -> int:
-    """Run, print, and say by the exit code whether all stayed flat."""
+    """Run and print; the exit code is 1 if a measure grew or the report is slow."""
     parser = argparse.ArgumentParser(prog="python -m faults.soak", description=__doc__)
     parser.add_argument("--epochs", type=int, default=10_000)
     parser.add_argument("--runs", type=int, default=1000)
-    parser.add_argument("--work", type=Path, help="where the study lies; what is done there is not done again")
+    parser.add_argument("--work", type=Path, help="folder of the study; its finished runs are not repeated")
     args = parser.parse_args()
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(prefix="perturblab-soak-"))

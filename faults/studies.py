@@ -1,4 +1,4 @@
-"""A study whose runs die, whose terminal sees Ctrl-C, and that dies itself."""
+"""Studies: a killed run, Ctrl-C, a killed study."""
 
 import os
 import random
@@ -6,8 +6,8 @@ import signal
 import time
 from pathlib import Path
 
-from faults.child import Child, ended
-from faults.runs import World, differences, must, torn
+from faults.child import Child, ending
+from faults.runs import World, differences, expect_exit, incomplete_files
 from faults.table import Row
 from perturblab.records import paths
 from perturblab.studies import presets
@@ -23,8 +23,8 @@ TINY = presets.Preset(
 RUNS = ("K4/seed-1", "H5/seed-1")
 
 
-def _be_a_study() -> None:
-    """In the child: a group of its own, as below a shell, and a preset that takes seconds."""
+def _prepare_study() -> None:
+    """Start a process group, as a shell does, and use a preset that takes seconds."""
     os.setpgid(0, 0)
     presets.PRESETS["quick"] = TINY
 
@@ -35,74 +35,74 @@ def _command(folder: Path) -> list[str]:
 
 
 def _start(world: World, folder: Path) -> Child:
-    return world.start(_command(folder), before=_be_a_study)
+    return world.start(_command(folder), before=_prepare_study)
 
 
 def undisturbed(world: World) -> Path:
-    """A study that nothing disturbs."""
+    """Do an undisturbed study."""
     folder = world.new("study")
-    must(_start(world, folder))
+    expect_exit(_start(world, folder))
     return folder
 
 
 def worker_dies(world: World, want: Path, each: int) -> Row:
-    """SIGKILL to a run of a study: the study says so, the other runs go on, the next call completes it."""
+    """Kill a run of a study: the study says so, the other runs go on, and the next call completes it."""
     row = Row("a run of a study dies (SIGKILL)")
     for _ in range(each):
         folder = world.new("study")
-        with ended(_start(world, folder)) as study:
+        with ending(_start(world, folder)) as study:
             killed = _worker(study, folder, world.random)
             os.kill(killed, signal.SIGKILL)
             study.wait()
-        wrong = [] if study.code == 1 else [f"code {study.code}: {study.said[-2:]}"]
-        if not any("its process was ended by SIGKILL" in line for line in study.said):
-            wrong.append(f"told {study.said}")
+        wrong = [] if study.code == 1 else [f"code {study.code}: {study.output[-2:]}"]
+        if not any("its process was ended by SIGKILL" in line for line in study.output):
+            wrong.append(f"printed {study.output}")
         failed = list((folder / "results").rglob("failed.json"))
         done = list((folder / "results").rglob("record.json"))
         wrong += [] if len(failed) == len(done) == 1 else [f"{len(failed)} failed, {len(done)} done"]
-        row.judge(wrong + _completed(world, folder, want))
+        row.judge(wrong + _complete(world, folder, want))
     return row
 
 
 def interrupted(world: World, want: Path, each: int) -> Row:
-    """Ctrl-C on the terminal of a study, which all processes of its group see."""
+    """Send SIGINT to the process group of a study, as Ctrl-C does."""
     row = Row("Ctrl-C on the terminal of a study: clean stop of all runs, code 130")
     for _ in range(each):
         folder = world.new("study")
-        with ended(_start(world, folder)) as study:
+        with ending(_start(world, folder)) as study:
             for run in RUNS:
                 _worker(study, folder, world.random, run)
             os.killpg(study.pid, signal.SIGINT)
             study.wait()
-        wrong = [] if study.code == 130 else [f"code {study.code}: {study.said[-2:]}"]
+        wrong = [] if study.code == 130 else [f"code {study.code}: {study.output[-2:]}"]
         wrong += [
             f"no checkpoint of {run}" for run in RUNS if not (folder / "work/quick" / run / paths.CHECKPOINT).is_file()
         ]
-        row.judge(wrong + _completed(world, folder, want))
+        row.judge(wrong + _complete(world, folder, want))
     return row
 
 
 def killed(world: World, want: Path, each: int) -> Row:
-    """SIGKILL to a study: its runs end cleanly with it."""
+    """Kill a study: its runs stop cleanly."""
     row = Row("a study dies (SIGKILL): its runs end with it, cleanly")
     for _ in range(each):
         folder = world.new("study")
-        with ended(_start(world, folder)) as study:
+        with ending(_start(world, folder)) as study:
             _worker(study, folder, world.random)
             workers = _children(study.pid)
             study.send(signal.SIGKILL)
             study.wait()
         wrong = [f"run {pid} outlived its study" for pid in workers if not _is_gone(pid)]
-        row.judge(wrong + _completed(world, folder, want))
+        row.judge(wrong + _complete(world, folder, want))
     return row
 
 
 def _worker(study: Child, folder: Path, rng: random.Random, run: str = "") -> int:
-    """Wait until a run trains, and some more; which process that is."""
+    """Wait until a run trains and a random time more; give its process id."""
     chosen = run or rng.choice(RUNS)
     work = folder / "work/quick" / chosen
     if not study.until(lambda board: work.is_dir()):
-        raise RuntimeError(f"the study ended too early: {study.said[-2:]}")
+        raise RuntimeError(f"the study ended too early: {study.output[-2:]}")
     time.sleep(rng.uniform(0, 0.5))
     for pid in _children(study.pid):
         if str(work) in Path(f"/proc/{pid}/cmdline").read_text():
@@ -126,14 +126,17 @@ def _is_gone(pid: int, patience: float = 60.0) -> bool:
     return False
 
 
-def _completed(world: World, folder: Path, want: Path) -> list[str]:
-    """Call the study again, and compare what it has come to."""
+def _complete(world: World, folder: Path, want: Path) -> list[str]:
+    """Call the study again, and list the differences of its runs from the undisturbed ones."""
     wrong = [
-        text for run in RUNS if (folder / "work/quick" / run).exists() for text in torn(folder / "work/quick" / run)
+        text
+        for run in RUNS
+        if (folder / "work/quick" / run).exists()
+        for text in incomplete_files(folder / "work/quick" / run)
     ]
-    with ended(_start(world, folder)) as study:
+    with ending(_start(world, folder)) as study:
         if study.wait() != 0:
-            return [*wrong, f"does not go on: {study.said[-2:]}"]
+            return [*wrong, f"does not go on: {study.output[-2:]}"]
     for run in RUNS:
         wrong += differences(folder / "work/quick" / run, want / "work/quick" / run)
         names = {path.name for path in (folder / "results/quick" / run).iterdir()}

@@ -1,4 +1,4 @@
-"""What was tried and what came of it."""
+"""The table of results."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,17 +8,17 @@ from perturblab.records.markdown import markdown_table
 
 @dataclass
 class Row:
-    """A kind of fault.
+    """Results for one kind of fault.
 
     Args:
         fault: its name.
-        tried: how often it was injected.
-        survived: how often nothing was lost: the run went on, and its end is bit for bit that of the undisturbed one.
-        told: how often what was needed was gone, and one line said so.
-        wrong: what should not have been; each is a loss.
-        known: what is not ours to mend, and is told below the table.
-        skipped: why it could not be staged here.
-        seconds: of training that were done again, at most.
+        tried: number of injections.
+        survived: injections without loss: the run continued to the same bits as the undisturbed one.
+        told: injections that destroyed something necessary, and one line said so.
+        wrong: losses.
+        known: defects outside perturblab, listed below the table.
+        skipped: the reason why it cannot be tried here.
+        seconds: the longest training that had to be repeated.
     """
 
     fault: str
@@ -31,12 +31,10 @@ class Row:
     seconds: float = 0.0
 
     def join(self, other: "Row") -> None:
-        """Add what was found elsewhere about the same fault."""
-        self.tried, self.survived, self.told = (
-            self.tried + other.tried,
-            self.survived + other.survived,
-            self.told + other.told,
-        )
+        """Add another row of the same fault."""
+        self.tried += other.tried
+        self.survived += other.survived
+        self.told += other.told
         self.wrong += other.wrong
         self.known += other.known
         self.seconds = max(self.seconds, other.seconds)
@@ -51,19 +49,16 @@ class Row:
             self.survived += not told
 
 
-def joined(rows: Iterable[Row]) -> list[Row]:
-    """One row a fault, in the order in which they came first."""
-    found: dict[str, Row] = {}
+def join_rows(rows: Iterable[Row]) -> list[Row]:
+    """Join the rows of each fault; the order is that of first appearance."""
+    by_fault: dict[str, Row] = {}
     for row in rows:
-        if row.fault in found:
-            found[row.fault].join(row)
-        else:
-            found[row.fault] = row
-    return list(found.values())
+        by_fault.setdefault(row.fault, Row(row.fault, skipped=row.skipped)).join(row)
+    return list(by_fault.values())
 
 
 def markdown(rows: list[Row]) -> str:
-    """The table, then what went wrong and what was not tried."""
+    """Write the table, then the losses and the known defects."""
     counts = [(row.tried, row.survived, row.told, len(row.wrong)) for row in rows]
     cells = []
     for row, numbers in zip(rows, counts, strict=True):
