@@ -43,9 +43,9 @@ def costs(world: World) -> str:
         "run",
         "checkpoint, MB",
         "masks, MB, written once",
-        "a save, s",
-        "of it computing, s",
-        "computing, of 60 s, %",
+        "one save, s",
+        "CPU time, s",
+        "CPU time, % of 60 s",
     ]
     return markdown_table(header, rows)
 

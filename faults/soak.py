@@ -123,7 +123,7 @@ def table(name: str, samples: list[Sample]) -> list[str]:
         goal = share * samples[-1].done
         s = next(sample for sample in samples if sample.done >= goal)
         rows.append([f"{s.done:,}", f"{s.seconds:.0f}", f"{s.megabytes:.1f}", str(s.files), str(s.children)])
-    header = [name, "seconds", "memory, MB", "open files", "processes below it"]
+    header = [name, "seconds", "memory, MB", "open files", "child processes"]
     return [markdown_table(header, rows, "rrrrr"), ""]
 
 
