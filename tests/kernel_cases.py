@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nets import seeded
 from perturblab.layers import ACTIVATIONS, activation
-from perturblab.layers.kernels import chunked, fused, native, perturb_conv2d, reference
+from perturblab.layers.kernels import build, chunked, fused, native, perturb_conv2d, published, reference
 
 Case = dict[str, Tensor]
 Path2d = Callable[..., Tensor]
@@ -24,7 +24,7 @@ LEVEL = 0.1  # no power of two: level * mask has to be rounded
 # float32 is good to 6e-8 a rounding. In a small case the reference may be exact by luck, while the same sum in another
 # order, or an exp of another library (1 or 2 units in the last place), has a handful of roundings; no more than that.
 FLOOR = 3e-7
-needs_compiler = pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler: there is no native path")
+needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler: there is no native path")
 
 
 def case(
@@ -61,11 +61,23 @@ def outcome(path: Path2d, given: Case, act: Any, *, frozen: tuple[str, ...] = ()
     return {"y": y.detach(), **dict(zip(wanted, gradients, strict=True))}
 
 
+def reference_conv2d(*tensors: Tensor, **named: Any) -> Tensor:
+    """The published computation, with all the maps."""
+    with published():
+        return perturb_conv2d(*tensors, **named)
+
+
+def chunked_conv2d(x: Tensor, masks: Tensor, *tensors: Tensor, **named: Any) -> Tensor:
+    """The published computation of one piece after the other."""
+    tensors += tuple(named.pop(name) for name in ("weight", "bias") if name in named)
+    return chunked.in_pieces(lambda x, masks: reference_conv2d(x, masks, *tensors, **named), x, masks)
+
+
 def truth(given: Case, act: Any, **options: Any) -> Case:
     """The published computation in float64, with level x mask rounded as the features' own computation rounds it."""
     double = copy.deepcopy(act).double() if isinstance(act, nn.Module) else act
     exact = typed({**given, "masks": reference.scaled(given["masks"], LEVEL)}, torch.float64)
-    found = outcome(lambda level, **named: reference.perturb_conv2d(**named), exact, double, **options)
+    found = outcome(lambda level, **named: reference_conv2d(**named), exact, double, **options)
     return {name: v * LEVEL if name == "masks" else v for name, v in found.items()}
 
 
@@ -109,8 +121,9 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         real, label = getattr(module, name), f"{module.__name__.rpartition('.')[2]}.{name}"
         monkeypatch.setattr(module, name, lambda *a, **k: [called.append(label), real(*a, **k)][1])
 
-    for module in (native, chunked, reference):
-        spy(module, "perturb_conv2d")
+    spy(native, "convolve_natively")
+    spy(chunked, "in_pieces")
+    spy(reference, "perturb")
     spy(fused, "_bias_map")
     return called
 

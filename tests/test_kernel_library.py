@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from kernel_cases import assert_close, case, needs_compiler, outcome, spied, truth
-from perturblab.layers.kernels import native, perturb_conv2d
+from perturblab.layers.kernels import build, perturb_conv2d
 
 
 @pytest.fixture
 def _fresh_library() -> Iterator[None]:
-    native.library.cache_clear()
+    build.library.cache_clear()
     yield
-    native.library.cache_clear()
+    build.library.cache_clear()
 
 
 @pytest.mark.usefixtures("_fresh_library")
@@ -30,14 +30,14 @@ def test_without_a_compiler_the_results_are_equal(variable: str, value: str, mon
     monkeypatch.setenv(variable, value)
     called = spied(monkeypatch)
     got = outcome(perturb_conv2d, case(), nn.PReLU())
-    assert called[0] == "chunked.perturb_conv2d"
+    assert called[0] == "chunked.in_pieces"
     assert_close(got, truth(case(), nn.PReLU()), 1e-6)
 
 
 START = """
 import torch
 import kernel_cases as t
-from perturblab.layers.kernels import native, perturb_conv2d
+from perturblab.layers.kernels import build, perturb_conv2d
 """
 
 
@@ -65,7 +65,7 @@ CHECKED = """
 for name in {names}:
     got, want = (run(t.case(), t.acts()[name]) for run in (lambda *a: t.outcome(perturb_conv2d, *a), t.truth))
     t.assert_close(got, want, 1e-6)
-    print(name, native.library(name, torch.float32) is not None)
+    print(name, build.library(name, torch.float32) is not None)
 """
 
 
@@ -86,7 +86,7 @@ def test_damaged_libraries_do_no_harm(tmp_path: Path) -> None:
         "relu": lambda whole: whole[: len(whole) // 2],
     }
     for name, damage in damages.items():
-        assert native.library(name, torch.float32) is not None
+        assert build.library(name, torch.float32) is not None
         (good,) = (Path(os.environ["PERTURBLAB_CACHE"]) / "kernels").glob(f"{name}-float-*.so")
         (tmp_path / "kernels" / good.name).write_bytes(damage(good.read_bytes()))
     said(start(CHECKED.format(names=tuple(damages)), PERTURBLAB_CACHE=str(tmp_path)))

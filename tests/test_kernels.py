@@ -22,15 +22,17 @@ from kernel_cases import (
     assert_close,
     assert_same_bits,
     case,
+    chunked_conv2d,
     needs_compiler,
     outcome,
+    reference_conv2d,
     spied,
     truth,
     typed,
 )
 from nets import seeded
 from perturblab.layers import ACTIVATIONS, Masks, Noise, PerturbConv2d
-from perturblab.layers.kernels import chunked, native, perturb_conv2d, published, reference
+from perturblab.layers.kernels import native, perturb_conv2d, published
 
 
 @needs_compiler
@@ -52,7 +54,7 @@ def test_native_is_the_reference(
     if dtype == torch.bfloat16:
         assert_close(got, true, 1e-2)
     else:
-        plain = outcome(reference.perturb_conv2d, given, function, frozen=frozen)
+        plain = outcome(reference_conv2d, given, function, frozen=frozen)
         assert_close(got, plain, 1e-5)
         assert_as_exact(got, plain, true)
 
@@ -62,7 +64,7 @@ def test_gradients_keep_their_digits_where_the_slope_is_small(act: str) -> None:
     """Far below 0 the slope of ELU is exp(z): computed as value + 1 it would have lost its digits."""
     given = {**case((4, 5, 4, 3)), "x": -10 - case((4, 5, 4, 3))["x"].abs(), "dy": torch.ones(4, 10, 4, 3)}
     given["masks"] = given["masks"].clamp(-1 / LEVEL, 1 / LEVEL)
-    runs = [outcome(path, given, acts()[act]) for path in (perturb_conv2d, reference.perturb_conv2d)]
+    runs = [outcome(path, given, acts()[act]) for path in (perturb_conv2d, reference_conv2d)]
     assert_as_exact(*runs, truth(given, acts()[act]))
 
 
@@ -78,7 +80,7 @@ def test_long_sums_keep_their_digits() -> None:
 @pytest.mark.parametrize(
     ("act", "outside"), [*((name, False) for name in ACTIVATIONS), (None, False), (None, True), ("tanh", True)]
 )
-@pytest.mark.parametrize("path", [perturb_conv2d, chunked.perturb_conv2d], ids=["chosen", "chunked"])
+@pytest.mark.parametrize("path", [perturb_conv2d, chunked_conv2d], ids=["chosen", "chunked"])
 def test_every_other_path_is_the_reference(
     path: Path2d, act: str | None, outside: bool, kind: str, dtype: torch.dtype
 ) -> None:
@@ -87,7 +89,7 @@ def test_every_other_path_is_the_reference(
     if dtype == torch.float64:
         function = function and function.double()
         return assert_close(outcome(path, given, function, outside=outside), true, 1e-13)
-    plain = outcome(reference.perturb_conv2d, given, function, outside=outside)
+    plain = outcome(reference_conv2d, given, function, outside=outside)
     return assert_as_exact(outcome(path, given, function, outside=outside), plain, true)
 
 
@@ -148,7 +150,7 @@ def test_published_forces_the_reference_and_ends_with_an_error_too(monkeypatch: 
     with pytest.raises(TypeError):
         fail()
     outcome(perturb_conv2d, case(), None)
-    assert called == [*["reference.perturb_conv2d"] * 3, "fused._bias_map"]
+    assert called == [*["reference.perturb"] * 3, "fused._bias_map"]
 
 
 @needs_compiler
@@ -169,7 +171,7 @@ def test_the_kink_lies_where_the_reference_has_it(unique: bool, mask_type: torch
     assert not (at & bit).any(), "the gradient at the kink is 0"
     assert not (below & bit).any()
     assert bool((above & bit).all())
-    plain = outcome(reference.perturb_conv2d, {**given, "masks": masks.float()}, nn.ReLU(), frozen=("masks",))
+    plain = outcome(reference_conv2d, {**given, "masks": masks.float()}, nn.ReLU(), frozen=("masks",))
     assert torch.equal(torch.cat([below, at, above]), plain["x"].int())
 
 
@@ -182,7 +184,7 @@ def test_what_diverges_is_seen(name: str, value: float, act: str | None) -> None
     """A NaN or infinity comes out in all the places where the reference has one."""
     given, function = case((4, 20, 5, 4)), acts()[act] if act else None
     given[name][1, 2, 3, 1] = value
-    got, want = (outcome(path, given, function) for path in (perturb_conv2d, reference.perturb_conv2d))
+    got, want = (outcome(path, given, function) for path in (perturb_conv2d, reference_conv2d))
     assert value == value or any(bool(v.isnan().any()) for v in want.values())
     seen = [key for key in want if not torch.equal(got[key].isfinite(), want[key].isfinite())]
     assert seen == []
@@ -293,10 +295,10 @@ def test_pieces_are_no_larger_than_the_features(shape: tuple[int, ...], nmasks: 
     limit = max(2 * given["x"].numel(), channels * nmasks * width, given["masks"].numel(), 64)
     for act in (nn.PReLU(), nn.RReLU(), nn.Tanh()):
         with Largest() as largest:
-            outcome(chunked.perturb_conv2d, given, act)
+            outcome(chunked_conv2d, given, act)
         assert largest.count <= limit
     with Largest() as largest:
-        outcome(reference.perturb_conv2d, given, nn.PReLU())
+        outcome(reference_conv2d, given, nn.PReLU())
     assert largest.count >= given["x"].numel() * nmasks, "the measure sees the maps"
 
 
@@ -319,7 +321,7 @@ def test_gradients_of_the_pieces(act: nn.Module, kind: str) -> None:
 
     def function(*tensors: Tensor) -> Tensor:
         torch.manual_seed(0)  # the slopes of RReLU
-        return chunked.perturb_conv2d(*tensors[:4], level=LEVEL, act=act)
+        return chunked_conv2d(*tensors[:4], level=LEVEL, act=act)
 
     leaves = [given[name].requires_grad_() for name in PLACES]
     assert torch.autograd.gradcheck(function, [*leaves, *act.parameters()])

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from builders import FULL, Tell
 from perturblab import attacks
 from perturblab.layers import Masks, Mixing, batch_step, batchout_at
-from perturblab.layers.kernels import native
+from perturblab.layers.kernels import build as kernels
 from perturblab.models import Task, build
 from perturblab.records import environment, numerics, store
 from perturblab.records.dataframe import frame
@@ -179,14 +179,14 @@ def drawn() -> str:
 def circumstances() -> dict[str, Any]:
     """What bits depend on beside this package."""
     processor = environment.processor()
-    compiler = native.compiler()
+    compiler = kernels.compiler()
     said = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False) if compiler else None
     return {
         "processor": processor.model,
         "features": processor.features,
         "torch": torch.__version__,
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "kernel": native.way(),
+        "kernel": kernels.way(),
         "compiler": said.stdout.splitlines()[0] if said and said.stdout else "",
     }
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from perturblab.layers.kernels.native import way
+from perturblab.layers.kernels.build import way
 from perturblab.layers.masks import Masks
 from perturblab.models.describe import describe
 from perturblab.models.skeleton import Task

@@ -6,26 +6,6 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from perturblab.layers.kernels import reference
-
-
-def perturb_conv2d(
-    x: Tensor,
-    masks: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    level: float = 1.0,
-    act: reference.Activation | None = None,
-    outside: bool = False,
-) -> Tensor:
-    """The same as the reference, see `in_pieces`."""
-
-    def piece(x: Tensor, masks: Tensor) -> Tensor:
-        return reference.perturb_conv2d(x, masks, weight, bias, level=level, act=act, outside=outside)
-
-    return in_pieces(piece, x, masks)
-
 
 def in_pieces(piece: Callable[[Tensor, Tensor], Tensor], x: Tensor, masks: Tensor) -> Tensor:
     """Compute what needs all perturbed maps of a place, a few rows of some images at a time.

@@ -34,9 +34,9 @@ def _compiled() -> Callable[..., Tensor]:
     return cast(Callable[..., Tensor], torch.compile(reduce_masks, dynamic=False))
 
 
-def perturb_conv2d(x: Tensor, masks: Tensor, weight: Tensor, *, level: float, act: Activation) -> Tensor:
-    """`reduce_masks`, compiled; without a bias.
+def reduce_compiled(x: Tensor, masks: Tensor, weight: Tensor, *, level: float, act: Activation) -> Tensor:
+    """Call `reduce_masks`, compiled: features (N, C, H, W) to (N, O, H, W), without a bias.
 
-    level * mask is computed outside, since a compiler would contract it with the sum and round once too few.
+    level * mask is computed outside: a compiler would contract it with the sum and round once too few.
     """
     return _compiled()(x, scaled(masks, level), weight, act)

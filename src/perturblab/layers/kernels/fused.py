@@ -67,17 +67,23 @@ def perturb_conv2d(
     """
     reference.check_masks(x, masks)
     reference.check_weight(weight)
+
+    def whole(x: Tensor, masks: Tensor) -> Tensor:
+        """The published computation, with all the maps of the features it is given."""
+        maps = reference.perturb(x, reference.scaled(masks, level), act=act, outside=outside)
+        return reference.combine(maps, weight, bias)
+
     grouped = masks.shape[1] > 1 and weight.shape[1] == masks.shape[1]
     if not grouped or is_published():
-        return reference.perturb_conv2d(x, masks, weight, bias, level=level, act=act, outside=outside)
+        return whole(x, masks)
     if act is None or outside:
         features = reference.activated(x, act).to(x.dtype) if act else x
         return _bias_map(features, reference.scaled(masks, level), weight, bias)
     if x.device.type == "cuda" and not torch.compiler.is_compiling():
-        return _as_conv2d(_with_bias(compiled.perturb_conv2d(x, masks, weight, level=level, act=act), bias))
+        return _as_conv2d(_with_bias(compiled.reduce_compiled(x, masks, weight, level=level, act=act), bias))
     if isinstance(act, nn.Module) and native.usable(x, masks, act):
-        return _as_conv2d(native.perturb_conv2d(x, masks, weight, bias, level=level, act=act))
-    return chunked.perturb_conv2d(x, masks, weight, bias, level=level, act=act, outside=outside)
+        return _as_conv2d(native.convolve_natively(x, masks, weight, bias, level=level, act=act))
+    return chunked.in_pieces(whole, x, masks)
 
 
 def _as_conv2d(y: Tensor) -> Tensor:

@@ -1,22 +1,12 @@
-"""The perturbation in C++, compiled at first use for this machine; see perturb.cpp for how it works."""
+"""The perturbation in C++, see perturb.cpp: the fast way on the CPU."""
 
 import ctypes
-import hashlib
-import os
-import platform
-import shlex
-import shutil
-import subprocess
-import tempfile
-from functools import cache
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from perturblab.system.files import cache_folder
+from perturblab.layers.kernels.build import SCALARS, library
 
 _ACTS = {
     nn.ReLU: "relu",
@@ -28,11 +18,7 @@ _ACTS = {
     nn.Tanh: "tanh",
     nn.Sigmoid: "sigmoid",
 }
-_SCALARS = {torch.float32: "float", torch.bfloat16: "bf16"}
-# No -ffast-math: a NaN must come out as a NaN, so that a run that diverges is stopped.
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _FLOATS: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults are set to
-_SEAL = hashlib.sha256().digest_size
 _CHUNKS = 16  # parts of the pixels; fixed, so that sums do not depend on the number of threads
 
 
@@ -43,21 +29,6 @@ class _Problem(ctypes.Structure):
         *((name, ctypes.c_double) for name in ("level", "below")),
         *((name, ctypes.c_void_p) for name in ("x", "mask", "weight", "bias", "y", "dx", "dweight", "dmask", "dbelow")),
     ]
-
-
-def compiler() -> list[str]:
-    """The C++ compiler that is used: ``$CXX`` with its arguments, or the first of c++, g++ and clang++; [] for none."""
-    named = os.environ.get("CXX")
-    for program, *arguments in [shlex.split(named)] if named else [["c++"], ["g++"], ["clang++"]]:
-        found = shutil.which(program)
-        if found:
-            return [found, *arguments]
-    return []
-
-
-def way() -> str:
-    """How masks are added on the CPU: "native", or "in pieces" where there is no compiler or it is not wanted."""
-    return "native" if compiler() and os.environ.get("PERTURBLAB_NATIVE") != "0" else "in pieces"
 
 
 def knows(act: object) -> bool:
@@ -81,8 +52,8 @@ def usable(x: Tensor, masks: Tensor, act: object) -> bool:
     place = masks.shape[2:]
     return (
         x.device.type == masks.device.type == "cpu"
-        and x.dtype in _SCALARS
-        and masks.dtype in _SCALARS
+        and x.dtype in SCALARS
+        and masks.dtype in SCALARS
         and (place == x.shape[2:] or (place == (1, 1) and not masks.requires_grad))
         and knows(act)
         and available(_name(act), x.dtype)
@@ -99,59 +70,7 @@ def _name(act: object) -> str:
     return _ACTS[type(act)]
 
 
-@cache
-def library(act: str, dtype: torch.dtype) -> ctypes.CDLL | None:
-    """Compile for one activation and type of the features, or take what was compiled before.
-
-    Returns:
-        The library; None when there is no compiler, or it cannot compile this.
-    """
-    program = compiler()
-    if not program or os.environ.get("PERTURBLAB_NATIVE") == "0":
-        return None
-    source = files("perturblab.layers.kernels").joinpath("perturb.cpp").read_bytes()
-    scalar = _SCALARS[dtype]
-    command = [*program, *_FLAGS, f"-DACT={act}", f"-DSCALAR={scalar}"]
-    key = hashlib.sha256(repr((command, _machine(), source)).encode()).hexdigest()[:16]
-    path = cache_folder() / "kernels" / f"{act}-{scalar}-{key}.so"
-    try:
-        if not _is_whole(path):
-            _compile(command, source, path)
-        return ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a library ends with the hash of itself; a torn one would kill the process that loads it."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return False
-    return hashlib.sha256(content[:-_SEAL]).digest() == content[-_SEAL:]
-
-
-def _machine() -> str:
-    """What -march=native depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.platform() + platform.processor()
-    return platform.machine() + next((line for line in lines if line.startswith(("flags", "Features"))), "")
-
-
-def _compile(command: list[str], source: bytes, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made, given = Path(folder) / path.name, Path(folder) / "perturb.cpp"
-        given.write_bytes(source)
-        subprocess.run([*command, str(given), "-o", str(made)], check=True, capture_output=True, timeout=300)
-        with made.open("r+b") as file:
-            file.write(hashlib.sha256(file.read()).digest())  # behind what the loader reads
-        made.replace(path)  # whole or not at all, also when several processes compile at once
-
-
-def perturb_conv2d(
+def convolve_natively(
     x: Tensor, masks: Tensor, weight: Tensor, bias: Tensor | None = None, *, level: float, act: nn.Module
 ) -> Tensor:
     """The sum over the masks, grouped by input channel.
@@ -253,7 +172,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _(x: Tensor, masks: Tensor, weight: Tensor, bias: Tensor | None, below: Tensor, level: float, act: str) -> Tensor:
+def _(x: Tensor, masks: Tensor, weight: Tensor, *rest: Any) -> Tensor:
     return _empty(x, weight.shape[0]).permute(0, 3, 1, 2)
 
 
@@ -295,17 +214,8 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    dy: Tensor,
-    x: Tensor,
-    masks: Tensor,
-    weight: Tensor,
-    below: Tensor,
-    level: float,
-    act: str,
-    of_masks: bool,
-    of_below: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(dy: Tensor, x: Tensor, masks: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    below, _level, _act, of_masks, _of_below = rest
     channels, nmasks, height, width = masks.shape
     dmask = masks.new_empty(height, width, nmasks, channels).permute(3, 2, 0, 1)
     if not of_masks:

@@ -43,18 +43,8 @@ def perturb(x: Tensor, masks: Tensor, *, act: Activation | None = None, outside:
     return maps
 
 
-def perturb_conv2d(
-    x: Tensor,
-    masks: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    level: float = 1.0,
-    act: Activation | None = None,
-    outside: bool = False,
-) -> Tensor:
-    """Perturb the features and combine the maps with a (grouped) 1x1 convolution; arguments as in `fused`."""
-    maps = perturb(x, scaled(masks, level), act=act, outside=outside)
+def combine(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Combine maps (N, C * M, H, W) with a 1x1 convolution (O, C * M / groups, 1, 1) and bias (O,) to (N, O, H, W)."""
     return F.conv2d(maps, weight, bias, groups=maps.shape[1] // weight.shape[1])
 
 
