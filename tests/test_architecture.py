@@ -51,12 +51,10 @@ NEVER_SEEDING = NEVER_TORCH | {"errors", "stats"}  # seeding makes torch generat
 CONTENT = ("studies/catalogue/", "studies/presets.py")
 # To be mended, and then deleted here: what the tests below would find today.
 TWINS = {
-    *("train", "load", "one_line"),
+    *("train", "load"),
     *("Row", "compared", "Counts", "save", "answers", "markdown", "differing"),
 }
 LONG = {
-    "layers/batchout.py",
-    "layers/surgery.py",
     "studies/jobs.py",
 }
 WALLS = {("cli", "training"), ("cli", "layers.kernels")}

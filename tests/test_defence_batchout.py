@@ -41,7 +41,7 @@ def test_batchout_layers_see_the_labels_of_their_batch(
         return partners
 
     # By its name the module cannot be reached: the package exports a function of that name.
-    monkeypatch.setattr(importlib.import_module("perturblab.layers.batchout"), "draw_partners", watch)
+    monkeypatch.setattr(importlib.import_module("perturblab.layers.mixing"), "draw_partners", watch)
     seen = watched(opened(tmp_path / "run", defence="batchout", batchout_partners=kind))
     assert len(drawn) == 12
     for at, (labels, partners) in enumerate(drawn):

@@ -15,6 +15,7 @@ from perturblab.errors import UserError
 from perturblab.layers import (
     LocalBinaryConv2d,
     Masks,
+    Noise,
     NoiseLayer,
     PerturbLayer,
     PerturbLayerFirst,
@@ -377,7 +378,7 @@ def test_a_net_of_someone_else_after_surgery() -> None:
     library = onnx()
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(96, 5)).eval()
-    perturbify(net, image_size=8, nmasks=2)
+    perturbify(net, image_size=8, noise=Noise(nmasks=2))
     content = onnx_module.onnx_bytes(net, (3, 8, 8))
     library.checker.check_model(library.load_from_string(content))
     assert onnx_module.compared(net, content, torch.rand(20, 3, 8, 8)).holds

@@ -80,5 +80,5 @@ def test_links_out_of_the_documents_stay_as_text_and_public_names_become_links()
     text = "[readme](../../README.md), [surgery](../surgery.md), `trace`\n\n## API\n\n`trace(model)`, `other`\n"
     assert runpy.run_path(str(ROOT / "docs" / "hooks.py"))["on_page_markdown"](text, page=page) == (
         "readme, [surgery](../surgery.md), `trace`\n\n## API\n\n"
-        "[`trace(model)`][perturblab.layers.tracing.trace], `other`\n"
+        "[`trace(model)`][perturblab.layers.surgery.tracing.trace], `other`\n"
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from foreign import FOREIGN, Functional, foreign, images, new, structure
 from nets import seeded
 from perturblab.layers import Masks, Noise, PerturbConv2d, perturb_layers, perturbify, substitute, trace
-from perturblab.layers.substitute import Fit, Substitute, fit
+from perturblab.layers.surgery.substitute import Fit, Substitute, Substitution, fit
 
 # --- what comes out -------------------------------------------------------------------------------------------------
 
@@ -37,7 +37,7 @@ def test_every_larger_convolution_is_replaced_and_no_other(style: str) -> None:
 def test_it_trains(style: str) -> None:
     """A few steps in a loop that knows nothing of this package: the loss falls, every new weight has moved."""
     net = new(style)
-    perturbify(net, image_size=FOREIGN[style][1], nmasks=1, level=0.3)
+    perturbify(net, image_size=FOREIGN[style][1], noise=Noise(level=0.3))
     y = torch.arange(10) % 5
     x = images(style, 10) + 3 * (y.view(-1, 1, 1, 1) == torch.tensor([0, 1, 2]).view(1, 3, 1, 1))
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
@@ -85,7 +85,7 @@ def by_hand(net: Functional, x: Tensor, level: float) -> Tensor:
 def test_the_result_is_the_formula(level: float) -> None:
     """At level 0 this is the twin with 1x1 convolutions."""
     net = new("functional").eval()
-    perturbify(net, image_size=(15, 13), level=level)
+    perturbify(net, image_size=(15, 13), noise=Noise(level=level))
     x = images("functional")
     torch.testing.assert_close(net(x), by_hand(net, x, level))
 
@@ -114,7 +114,7 @@ def test_any_convolution_keeps_its_shape(
         want = conv(x).shape
     except RuntimeError:  # the kernel does not fit
         return
-    made = substitute(conv, (size, tuple(want[2:])), Noise(), pool_type=pool_type, generator=seeded())
+    made = substitute(conv, (size, tuple(want[2:])), Substitution(pool_type=pool_type), generator=seeded())
     assert made(x).shape == want
     perturb = made if isinstance(made, PerturbConv2d) else made.perturb
     padded = all(2 * p == dilation * (k - 1) for p, k in zip(padding, kernel, strict=True))
@@ -149,7 +149,7 @@ def test_fit_is_a_plain_loop(have: Any, by: Any, mode: str) -> None:
 
 def test_several_masks_are_grouped_as_published() -> None:
     net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1, groups=3))
-    perturbify(net, image_size=(5, 7), nmasks=4)
+    perturbify(net, image_size=(5, 7), noise=Noise(nmasks=4))
     assert [(layer.groups, tuple(layer.weight.shape)) for layer in (net[0], net[2])] == [
         (3, (6, 4, 1, 1)),
         (6, (6, 4, 1, 1)),
@@ -234,7 +234,7 @@ def test_frozen_stays_frozen_and_a_bias_keeps_its_values() -> None:
 def test_trained_masks_of_a_frozen_layer_are_frozen() -> None:
     net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1))
     net[0].requires_grad_(False)
-    perturb_layers(net, trace(net, torch.zeros(1, 3, 4, 4)), Noise(train_masks=True), generator=seeded())
+    perturb_layers(net, trace(net, torch.zeros(1, 3, 4, 4)), Substitution(Noise(train_masks=True)), generator=seeded())
     assert [layer.masks.stored.requires_grad for layer in net] == [False, True]
 
 
@@ -248,7 +248,7 @@ def test_padding_mode_is_kept_where_it_still_means_something() -> None:
 def test_a_replaced_layer_still_tells_its_geometry() -> None:
     """Nets that pad by themselves ask for kernel and stride, others for the type of the weight."""
     conv = nn.Conv2d(3, 4, 7, stride=2, padding=3, bias=False)
-    made = substitute(conv, ((8, 8), (4, 4)), Noise(), generator=seeded())
+    made = substitute(conv, ((8, 8), (4, 4)), Substitution(), generator=seeded())
     assert isinstance(made, Substitute)
     assert (made.kernel_size, made.stride, made.padding, made.in_channels) == ((7, 7), (2, 2), (3, 3), 3)
     assert made.weight is made.perturb.weight

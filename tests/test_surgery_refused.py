@@ -13,7 +13,7 @@ from torch.nn.utils import prune
 
 from foreign import Functional, new, structure
 from nets import seeded
-from perturblab.layers import batchout_at, perturbify, replace_layers, trace
+from perturblab.layers import Noise, batchout_at, perturbify, replace_layers, trace
 from told import in_order
 
 # --- what is refused, and leaves the model untouched ----------------------------------------------------------------
@@ -257,8 +257,7 @@ REFUSED: list[tuple[Callable[[], nn.Module], dict[str, Any], str]] = [
     (one_by_one, {}, "Sequential 0 1x1 1 1x1 nothing changed"),
     (Functional, {"leave": ["conv*"], "image_size": 15}, "Functional convolution replace"),
     (Functional, {"leave": ["nope*"], "image_size": 15}, "module nope* conv1 conv2"),
-    (Functional, {"nmasks": 2, "image_size": 15}, "conv1 nmasks 2 groups multiple 3 nmasks 1 name"),
-    (Functional, {"nmasks": 0, "image_size": 15}, "nmasks 0"),
+    (Functional, {"noise": Noise(nmasks=2), "image_size": 15}, "conv1 nmasks 2 groups multiple 3 nmasks 1 name"),
     (Functional, {"image_size": (3, 15, 15, 1)}, "image_size S (H W) (C H W)"),
     *[
         (Functional, {"image_size": size}, f"image_size {size!r} S")

@@ -13,6 +13,7 @@ from perturblab.layers import (
     Mixing,
     Noise,
     PerturbConv2d,
+    Substitution,
     batchout_at,
     find_sites,
     perturb_layers,
@@ -129,7 +130,7 @@ def test_image_models_of_transformers(name: str, task: str, config: dict[str, An
     want = model(x).logits
     standardised = [n for n, m in model.named_modules() if type(m).__name__ == "WeightStandardizedConv2d"]
     assert bool(standardised) == (name == "Bit")
-    done = perturbify(model, image_size=size, level=0.5, give_up=standardised)
+    done = perturbify(model, image_size=size, noise=Noise(level=0.5), give_up=standardised)
     assert list(done.replaced) == larger
     assert {n for n in standardised if n in larger} == done.given_up.keys()
     after = model.state_dict()
@@ -153,7 +154,9 @@ def test_the_u_net_of_diffusers() -> None:
     blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "norm_num_groups": 4}
     net = library.UNet2DModel(sample_size=16, block_out_channels=(8, 16), layers_per_block=1, **blocks)
     x = torch.randn(2, 3, 16, 16, generator=seeded())
-    done = perturb_layers(net, trace(net, x, timestep=3), Noise(noise_type="normal"), act="elu", generator=seeded())
+    done = perturb_layers(
+        net, trace(net, x, timestep=3), Substitution(Noise(noise_type="normal"), act="elu"), generator=seeded()
+    )
     assert len(done.replaced) == 20
     assert all(why == "1x1" for why in done.left.values())
     assert net(x, timestep=3).sample.shape == x.shape

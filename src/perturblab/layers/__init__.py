@@ -1,11 +1,12 @@
 """Layers that perturb their features: pure function first, module second."""
 
 from perturblab.layers.activations import ACTIVATIONS, activation
-from perturblab.layers.batchout import BatchOut, Mixing, batch_step, batchout, equal_norm_noise
+from perturblab.layers.batchout import batchout, equal_norm_noise
 from perturblab.layers.inference import inference_batchout, inference_logits
 from perturblab.layers.lbc import AnchorConv2d, LocalBinaryConv2d, draw_anchors, local_binary_conv2d
 from perturblab.layers.magnitude import Magnitude, parse_magnitude
 from perturblab.layers.masks import MaskOptions, Masks, Noise, draw_masks, fixed_buffers, store_masks
+from perturblab.layers.mixing import BatchOut, Mixing, batch_step
 from perturblab.layers.partners import PARTNERS, draw_partners
 from perturblab.layers.perturb import (
     NoiseLayer,
@@ -16,11 +17,12 @@ from perturblab.layers.perturb import (
     perturb_conv2d,
     plain_layer,
 )
-from perturblab.layers.placement import Placement, batchout_at, find_sites
 from perturblab.layers.shift import Shift, shift
-from perturblab.layers.substitute import substitute
-from perturblab.layers.surgery import Surgery, perturb_layers, perturbify, replace_layers
-from perturblab.layers.tracing import Trace, trace
+from perturblab.layers.surgery.perturbify import perturb_layers, perturbify
+from perturblab.layers.surgery.placement import Placement, batchout_at, find_sites
+from perturblab.layers.surgery.replace import Surgery, replace_layers
+from perturblab.layers.surgery.substitute import Substitution, substitute
+from perturblab.layers.surgery.tracing import Trace, trace
 
 __all__ = [
     "ACTIVATIONS",
@@ -39,6 +41,7 @@ __all__ = [
     "PerturbLayerFirst",
     "Placement",
     "Shift",
+    "Substitution",
     "Surgery",
     "Trace",
     "activation",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from perturblab.layers.batchout import batch_step, new_counter, next_draw
+from perturblab.layers.mixing import batch_step, new_counter, next_draw
 
 
 @torch.no_grad()

@@ -8,8 +8,8 @@ from torch import nn
 from perturblab.attacks.threat import Threat
 from perturblab.data.known import KNOWN, Known
 from perturblab.errors import UserError
-from perturblab.layers.batchout import Mixing
-from perturblab.layers.placement import find_sites
+from perturblab.layers.mixing import Mixing
+from perturblab.layers.surgery.placement import find_sites
 from perturblab.models.sites import published_mixing, published_sites
 from perturblab.records.config import DEFENCE_OPTIONS, TrainConfig, parse_eps
 from perturblab.training.adversarial import Adversary

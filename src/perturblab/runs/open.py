@@ -8,7 +8,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from perturblab import data
 from perturblab.errors import UserError
-from perturblab.layers.placement import batchout_at
+from perturblab.layers.surgery.placement import batchout_at
 from perturblab.models.skeleton import Task
 from perturblab.records import record, store
 from perturblab.records.config import TrainConfig, validated

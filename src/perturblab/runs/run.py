@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from perturblab import data
 from perturblab.attacks.pixels import PixelModel
-from perturblab.layers.batchout import Mixing, batch_step
 from perturblab.layers.masks import fixed_buffers
+from perturblab.layers.mixing import Mixing, batch_step
 from perturblab.records.config import TrainConfig
 from perturblab.records.metrics import Row
 from perturblab.records.record import Part

@@ -71,7 +71,7 @@ def perturb_conv2d(
     def whole(x: Tensor, masks: Tensor) -> Tensor:
         """The published computation, with all the maps of the features it is given."""
         maps = reference.perturb(x, reference.scaled(masks, level), act=act, outside=outside)
-        return reference.combine(maps, weight, bias)
+        return reference.combine_maps(maps, weight, bias)
 
     grouped = masks.shape[1] > 1 and weight.shape[1] == masks.shape[1]
     if not grouped or is_published():

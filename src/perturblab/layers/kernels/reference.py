@@ -43,7 +43,7 @@ def perturb(x: Tensor, masks: Tensor, *, act: Activation | None = None, outside:
     return maps
 
 
-def combine(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def combine_maps(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Combine maps (N, C * M, H, W) with a 1x1 convolution (O, C * M / groups, 1, 1) and bias (O,) to (N, O, H, W)."""
     return F.conv2d(maps, weight, bias, groups=maps.shape[1] // weight.shape[1])
 

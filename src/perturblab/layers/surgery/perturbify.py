@@ -1,11 +1,7 @@
-"""Layers of any model replaced: planned first, all or nothing, never silent.
+"""The convolutions of any model turned into perturbation layers."""
 
-`perturbify` turns the convolutions of a model into perturbation layers; `replace_layers` replaces by any rule;
-`batchout_at` puts BatchOut into a model by hooks.
-"""
-
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
@@ -14,129 +10,21 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from perturblab.layers.masks import Noise
-from perturblab.layers.placement import COUNTER, names_matching, near
-from perturblab.layers.placement import batchout_at as batchout_at
-from perturblab.layers.substitute import substitute
-from perturblab.layers.tracing import Trace, one_line, trace
+from perturblab.layers.surgery.placement import COUNTER, names_matching
+from perturblab.layers.surgery.replace import Surgery, replace_layers
+from perturblab.layers.surgery.substitute import Substitution, substitute
+from perturblab.layers.surgery.tracing import Trace, brief, trace
 from perturblab.seeding import stream
 
-# (name, module) -> what stands in its place, or None
-Rule = Callable[[str, nn.Module], nn.Module | None]
-Place = tuple[nn.Module, str, nn.Module]  # parent, the child's name in it, the child
 # of a convolution: what its substitute has too, or what is told by a message of its own
-KNOWN = ("weight", "bias", "parametrizations", COUNTER)
-
-
-@dataclass(frozen=True)
-class Surgery:
-    """What was replaced, and what was not.
-
-    Args:
-        replaced: name of every place -> the module that stands there now; one that was shared is still one module.
-        left: name -> why it was left as it is.
-        given_up: name of a replaced convolution -> what it had beyond a weight and a bias, which is gone, as asked.
-    """
-
-    replaced: Mapping[str, nn.Module]
-    left: Mapping[str, str] = field(default_factory=dict)
-    given_up: Mapping[str, str] = field(default_factory=dict)
-    _places: Sequence[Place] = ()
-
-    def undo(self) -> None:
-        """Put every module back that stood there; a second call does nothing."""
-        for parent, key, module in self._places:
-            parent._modules[key] = module
-
-    def __str__(self) -> str:
-        gone = {name: f" (given up: {what})" for name, what in self.given_up.items()}
-        lines = [f"{name}: {type(module).__name__}{gone.get(name, '')}" for name, module in self.replaced.items()]
-        return "\n".join([*lines, *(f"{name}: left ({why})" for name, why in self.left.items())])
-
-
-def replace_layers(
-    model: nn.Module, rule: Rule, *, check: Callable[[nn.Module], object] = lambda model: None
-) -> Surgery:
-    """Replace modules of a model in place, all or nothing.
-
-    The rule is asked about every module once, from the outside to the inside, and not about what is inside one that
-    it replaces; nothing is touched before it has answered about all. A new module gets the mode (train or eval), the
-    device and the type of the one whose place it takes, and is frozen if that was; a shared module is replaced by one
-    shared module. What a new module contains of the old one keeps its own.
-
-    Args:
-        model: any model; only the modules that the rule names change.
-        rule: ``rule(name, module)`` returns what stands in its place, or None to leave it.
-        check: called with the model when all is done; what it raises undoes everything.
-
-    Returns:
-        What was replaced; `Surgery.undo` takes it back.
-
-    Raises:
-        ValueError: the rule matches nothing.
-    """
-    new: dict[nn.Module, nn.Module | None] = {}
-    places = list(_places(model, rule, new))
-    if not places:
-        kind, total = type(model).__name__, sum(1 for _ in model.modules()) - 1
-        raise ValueError(f"the rule matches none of the {total} layers of {kind}; {near(_names(model))}")
-    for old, made in new.items():
-        if made is not None:
-            _adapt(made, old)
-    surgery = Surgery({name: made for name, made, _ in places}, _places=[place for _, _, place in places])
-    try:
-        for _, made, (parent, key, _) in places:
-            parent._modules[key] = made
-        check(model)
-    except BaseException:
-        surgery.undo()
-        raise
-    return surgery
-
-
-def _names(model: nn.Module) -> list[str]:
-    return [name for name, _ in model.named_modules() if name]
-
-
-def _places(
-    module: nn.Module, rule: Rule, new: dict[nn.Module, nn.Module | None], above: str = ""
-) -> Iterator[tuple[str, nn.Module, Place]]:
-    """Every place of every module that the rule replaces; ``new`` keeps the answers, one a module."""
-    for key, child in module._modules.items():
-        if child is None:
-            continue
-        name, first = above + key, child not in new
-        if first:
-            new[child] = rule(name, child)
-        made = new[child]
-        if made is not None:
-            yield name, made, (module, key, child)
-        elif first:
-            yield from _places(child, rule, new, f"{name}.")
-
-
-def _adapt(made: nn.Module, old: nn.Module) -> None:
-    """Mode, device, type and frozenness of the old module; what was in it already is left alone."""
-    inside = set(old.modules())
-    for module in made.modules():
-        if module not in inside:
-            module.training = old.training
-    tensors = [*old.parameters(), *old.buffers()]
-    if old in set(made.modules()) or not tensors:
-        return
-    made.to(tensors[0].device)
-    kinds = [next((t.dtype for t in of.parameters() if t.is_floating_point()), None) for of in (made, old)]
-    if kinds[0] != kinds[1] and kinds[1] is not None:
-        made.to(kinds[1])
-    if tensors[0].is_leaf and not any(parameter.requires_grad for parameter in old.parameters()):
-        made.requires_grad_(False)
+_KNOWN = ("weight", "bias", "parametrizations", COUNTER)
 
 
 def perturbify(
     model: nn.Module,
     *,
     image_size: int | Sequence[int],
-    nmasks: int = 1,
-    level: float = 0.1,
+    noise: Noise | None = None,
     leave: Sequence[str] = (),
     give_up: Sequence[str] = (),
     seed: int = 1,
@@ -150,8 +38,8 @@ def perturbify(
     Args:
         model: takes images (N, C, H, W). For any other call see `perturb_layers`.
         image_size: S for (S, S), (H, W) or (C, H, W); without C, it is that of the first convolution.
-        nmasks: masks a channel; with more than one, a layer's filters must be a multiple of its channels.
-        level: factor on the masks; 0 leaves 1x1 convolutions.
+        noise: how the masks are drawn and used; ``Noise()`` by default. With several masks a channel, a layer's filters
+            must be a multiple of its channels; with level 0, 1x1 convolutions are left.
         leave: names or patterns, such as ``stem*``, of modules that are left as they are, with all inside them;
             ``block()`` leaves only the functions that a module calls, ``()`` those of the model itself.
         give_up: names or patterns of modules in which a convolution may lose what it has beyond a weight and a bias:
@@ -168,8 +56,8 @@ def perturbify(
         Perturbative Neural Networks, CVPR 2018, section 3: what replaces a convolution of a known net.
     """
     seen = trace(model, torch.zeros(1, *_image_shape(model, image_size), **_like(model)))
-    noise = Noise(nmasks=nmasks, level=level)
-    return perturb_layers(model, seen, noise, leave=leave, give_up=give_up, generator=stream(seed, "masks"))
+    made = Substitution(noise or Noise())
+    return perturb_layers(model, seen, made, leave=leave, give_up=give_up, generator=stream(seed, "masks"))
 
 
 def _image_shape(model: nn.Module, image_size: int | Sequence[int]) -> tuple[int, ...]:
@@ -193,10 +81,8 @@ def _like(model: nn.Module) -> dict[str, Any]:
 def perturb_layers(
     model: nn.Module,
     seen: Trace,
-    noise: Noise,
+    substitution: Substitution,
     *,
-    act: str | None = "relu",
-    pool_type: str = "max",
     leave: Sequence[str] = (),
     give_up: Sequence[str] = (),
     generator: torch.Generator,
@@ -206,9 +92,7 @@ def perturb_layers(
     Args:
         model: the model that was traced.
         seen: from `perturblab.layers.trace`, with an example of what the model takes.
-        noise: how the masks are drawn and used.
-        act: activation after the mask, or None.
-        pool_type: what a stride becomes: "max", "avg", "stride" or "overlap", see `perturblab.layers.pooling.pool`.
+        substitution: the layer that replaces a convolution.
         leave: names or patterns of modules that are left as they are, with all inside them; ``block()`` leaves only
             the functions that a module calls.
         give_up: names or patterns of modules in which a convolution may lose what it has beyond a weight and a bias.
@@ -235,7 +119,7 @@ def perturb_layers(
             return None
         sizes = seen.sizes[chosen[module]][0]
         try:
-            return substitute(module, sizes, noise, act=act, pool_type=pool_type, generator=generator)
+            return substitute(module, sizes, substitution, generator=generator)
         except ValueError as error:
             raise ValueError(f"{name}: {error}; or name it in leave=") from error
 
@@ -312,7 +196,7 @@ def _more(conv: nn.Conv2d) -> list[str]:
         for name in ("forward", "_conv_forward", "__call__")
     )
     parts = [*conv._modules.items(), *conv._parameters.items(), *conv._buffers.items()]
-    return [*["its own forward"] * own, *(name for name, part in parts if part is not None and name not in KNOWN)]
+    return [*["its own forward"] * own, *(name for name, part in parts if part is not None and name not in _KNOWN)]
 
 
 def _ties(model: nn.Module, chosen: Mapping[nn.Conv2d, str]) -> Iterator[str]:
@@ -343,7 +227,7 @@ def _check(model: nn.Module, seen: Trace, names: Iterable[str]) -> None:
     try:
         again = trace(model, *seen.args, **seen.kwargs)
     except ValueError as error:
-        reason = one_line(error.__cause__ or error)
+        reason = brief(error.__cause__ or error)
         raise ValueError(f"the model does not run with the new layers ({reason}); nothing was changed") from error
     unused = [name for name in names if not {name, f"{name}.perturb"} & again.sizes.keys()]
     if unused:

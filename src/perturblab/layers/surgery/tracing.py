@@ -62,15 +62,15 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Trace:
     except Exception as error:  # whatever a foreign model raises
         given = ", ".join([*map(_said, args), *(f"{name}={_said(value)}" for name, value in kwargs.items())])
         raise ValueError(
-            f"{type(model).__name__} does not run on ({given}): {one_line(error)}; "
+            f"{type(model).__name__} does not run on ({given}): {brief(error)}; "
             "give what its forward takes, by image_size or as an example to trace()"
         ) from error
     sizes = {name: tuple(dict.fromkeys(met)) for name, met in watch.sizes.items()}
     return Trace(args, kwargs, sizes, dict(watch.functions), shapes)
 
 
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line; its type where it says nothing."""
+def brief(error: BaseException) -> str:
+    """Give the text of an error in one line, or its type where it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -95,7 +95,7 @@ def _copied(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except Exception as error:  # whatever a foreign model holds
         raise ValueError(
-            f"{type(model).__name__} cannot be copied, and a copy is what is watched: {one_line(error)}; "
+            f"{type(model).__name__} cannot be copied, and a copy is what is watched: {brief(error)}; "
             "take out what cannot be copied"
         ) from error
 

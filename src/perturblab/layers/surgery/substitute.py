@@ -2,6 +2,7 @@
 
 import math
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from perturblab.layers.masks import Masks, Noise
 from perturblab.layers.perturb import PerturbConv2d
 from perturblab.layers.pooling import pool
-from perturblab.layers.tracing import Size
+from perturblab.layers.surgery.tracing import Size
 
 GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
@@ -49,6 +50,21 @@ class Fit(nn.Module):
         return f"{self.size}, padding_mode={self.padding_mode}"
 
 
+@dataclass(frozen=True)
+class Substitution:
+    """Settings of the layers that replace convolutions.
+
+    Args:
+        noise: how the masks are drawn and used.
+        act: activation after the mask, or None.
+        pool_type: what a stride becomes: "max", "avg", "stride" or "overlap", see `perturblab.layers.pooling.pool`.
+    """
+
+    noise: Noise = field(default_factory=Noise)
+    act: str | None = "relu"
+    pool_type: str = "max"
+
+
 class Substitute(nn.Sequential):
     """``fit`` (where sizes need it), ``perturb``, ``pool`` (where the convolution had a stride), in this order.
 
@@ -77,15 +93,9 @@ class Substitute(nn.Sequential):
 
 
 def substitute(
-    conv: nn.Conv2d,
-    sizes: tuple[Size, Size],
-    noise: Noise,
-    *,
-    act: str | None = "relu",
-    pool_type: str = "max",
-    generator: torch.Generator,
+    conv: nn.Conv2d, sizes: tuple[Size, Size], settings: Substitution, *, generator: torch.Generator
 ) -> nn.Module:
-    """Make what stands in for a convolution: from its input's size to its output's.
+    """Make the layers that replace a convolution, from its input's size to its output's.
 
     The perturbation layer works at the size of the convolution's input and has no neighbours, so it needs no padding.
     A stride becomes a pooling of that window behind the layer, as in the published nets. Where the sizes do not meet
@@ -97,9 +107,7 @@ def substitute(
     Args:
         conv: the convolution, from (N, C, H, W) to (N, O, H', W').
         sizes: ((H, W), (H', W')), see `perturblab.layers.trace`.
-        noise: how the masks are drawn and used.
-        act: activation after the mask, or None.
-        pool_type: "max", "avg", "stride" or "overlap", see `perturblab.layers.pooling.pool`.
+        settings: of the masks, the activation and the pooling.
         generator: decides masks and weights.
 
     Returns:
@@ -111,16 +119,16 @@ def substitute(
     given, wanted = sizes
     size = _before_pooling(given, wanted, _pair(conv.stride))
     with torch.random.fork_rng(devices=[]):  # PyTorch draws initial weights from the global stream
-        masks = Masks(conv.in_channels, size, noise, generator=generator)
-        groups = conv.groups if noise.nmasks == 1 else None
-        perturb = PerturbConv2d(masks, conv.out_channels, act=act, groups=groups)
+        masks = Masks(conv.in_channels, size, settings.noise, generator=generator)
+        groups = conv.groups if settings.noise.nmasks == 1 else None
+        perturb = PerturbConv2d(masks, conv.out_channels, act=settings.act, groups=groups)
     _take_over(perturb, conv, generator)
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     if size != given:
         parts["fit"] = Fit(size, padding_mode=conv.padding_mode)
     parts["perturb"] = perturb
     if _pair(conv.stride) != (1, 1):
-        parts["pool"] = pool(pool_type, _pair(conv.stride))
+        parts["pool"] = pool(settings.pool_type, _pair(conv.stride))
     return perturb if len(parts) == 1 else Substitute(parts, conv)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from perturblab.layers.batchout import Mixing, mix, new_counter
+from perturblab.layers.mixing import Mixing, mix, new_counter
 
 COUNTER = "batchout_draws"
 Rule = str | type[nn.Module] | Sequence[str]
