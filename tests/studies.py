@@ -16,7 +16,8 @@ from perturblab.records.points import Point, load_points, save_points
 from perturblab.records.record import Record
 from perturblab.studies import plan
 from perturblab.studies.catalogue import SETUPS
-from perturblab.studies.jobs import Failure, run_jobs
+from perturblab.studies.failures import Failure
+from perturblab.studies.jobs import run_jobs
 from perturblab.studies.presets import Preset
 from perturblab.system.terminal import Show
 

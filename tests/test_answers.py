@@ -14,33 +14,33 @@ from perturblab.studies.catalogue import CLAIMS
 
 
 def test_the_answers_come_from_the_deciding_claims() -> None:
-    noise, batchout = answers.answers(claim_findings({}))
+    noise, batchout = answers.answer_questions(claim_findings({}))
     assert (noise.word, batchout.word, noise.sentences) == ("Not yet measured", "Not yet measured", ())
     k1 = runs("K1", [6000, 6100, 6200])
     of = [*runs("H5", [5300, 5410, 5505]), *runs("K4", [5000, 5100, 5200])]
-    noise, _ = answers.answers(claim_findings(by_place([*of, *k1])))
+    noise, _ = answers.answer_questions(claim_findings(by_place([*of, *k1])))
     yes = "yes, by 3.0 points (54.1 % against 51.0 %)"
     assert noise.word == f"With the reproduction's net and SGD {yes}"
     assert "54.05 % against 51.00 %, better (difference +3.05 points" in noise.sentences[0]
     assert noise.sentences[-1].startswith("Measured at cpu: ")
-    noise, _ = answers.answers(claim_findings(by_place(of[:2] + of[3:5] + k1)))
+    noise, _ = answers.answer_questions(claim_findings(by_place(of[:2] + of[3:5] + k1)))
     assert "too few seeds" in noise.word
     mixed = [*runs("H5", [5000, 5300, 5100]), *runs("K4", [5050, 5100, 5200])]
-    noise, _ = answers.answers(claim_findings(by_place([*mixed, *k1])))
+    noise, _ = answers.answer_questions(claim_findings(by_place([*mixed, *k1])))
     assert " not so that " in noise.word
     assert noise.word.endswith("80 % power)")
     both = [*of, *runs("A1", [5300, 5410, 5505]), *runs("A1-level-0", [5000, 5100, 5200])]
     every = [*both, *runs("A1-order", [5300, 5410, 5505]), *runs("A1-1x1", [5000, 5100, 5200])]
-    noise, _ = answers.answers(claim_findings(by_place([*every, *k1])))
+    noise, _ = answers.answer_questions(claim_findings(by_place([*every, *k1])))
     assert noise.word == yes.capitalize()
-    noise, _ = answers.answers(claim_findings(by_place([*every[6:], *k1])))
+    noise, _ = answers.answer_questions(claim_findings(by_place([*every[6:], *k1])))
     ours, authors, without = noise.word.split("; ")
     assert all(word.endswith(yes) for word in (ours, authors, without))
     assert "reproduction's net, Adam and level 0.1" in ours
     assert "authors' net, Adam and level 0.1" in authors
     assert "1x1 convolutions without noise" in without
     other = [*mixed, *both[6:]]
-    noise, _ = answers.answers(claim_findings(by_place([*other, *k1])))
+    noise, _ = answers.answer_questions(claim_findings(by_place([*other, *k1])))
     assert "SGD not so" in noise.word
     assert noise.word.endswith(f"Adam and level 0.1 {yes}")
 
@@ -48,9 +48,9 @@ def test_the_answers_come_from_the_deciding_claims() -> None:
 def test_a_larger_preset_with_too_few_seeds_does_not_take_the_answer_away() -> None:
     of = [*runs("K1", [6000, 6100, 6200]), *runs("H5", [5300, 5410, 5505]), *runs("K4", [5000, 5100, 5200])]
     begun = [run("H5", 1, 9000, preset="gpu"), run("K4", 1, 8000, preset="gpu"), run("K1", 1, 9500, preset="gpu")]
-    noise, _ = answers.answers(claim_findings(by_place([*of, *begun])))
+    noise, _ = answers.answer_questions(claim_findings(by_place([*of, *begun])))
     assert "yes, by 3.0 points" in noise.word
-    noise, _ = answers.answers(claim_findings(by_place(begun)))
+    noise, _ = answers.answer_questions(claim_findings(by_place(begun)))
     assert "too few seeds" in noise.word
 
 
@@ -62,7 +62,7 @@ def test_an_answer_has_the_verdict_of_its_row_after_the_correction() -> None:
     (compared,) = finding_of(claim_findings(by_place(of)), "R-A1-constant").measured
     assert compared.paired.verdict == "worse", "by itself"
     assert claims_table.claim_words(CLAIMS["R-A1-constant"], compared).startswith("not distinguishable; ")
-    noise, _ = answers.answers(claim_findings(by_place(of)))
+    noise, _ = answers.answer_questions(claim_findings(by_place(of)))
     assert "not distinguishable (difference -1.10" in noise.sentences[0]
 
 
@@ -105,7 +105,7 @@ def test_a_published_figure_of_all_images_is_not_compared_with_one_of_some() -> 
 def test_an_answer_says_what_was_corrected_for() -> None:
     of = [*runs("K1", [6000, 6100, 6200]), *runs("A1", [5300, 5410, 5505])]
     of += [*runs("A1-constant", [5000, 5100, 5200]), *runs("A1-untied", [5200, 5310, 5400])]
-    noise, _ = answers.answers(claim_findings(by_place(of)))
+    noise, _ = answers.answer_questions(claim_findings(by_place(of)))
     for sentence in noise.sentences[:2]:
         assert re.search(r"; Holm p = \S+ over 2 comparisons with A1\.$", sentence)
 
@@ -128,7 +128,7 @@ def test_robustness_is_decided_by_the_strongest_attack_and_never_by_fgsm() -> No
             assert one.record.study
             key = one.record.study.setup, one.record.seed
             merged[key] = replace(one, points=(*(merged[key].points if key in merged else ()), *one.points))
-        _, batchout = answers.answers(claim_findings(by_place(merged.values())))
+        _, batchout = answers.answer_questions(claim_findings(by_place(merged.values())))
         return batchout.word
 
     def told(*of: list[Result]) -> list[str]:
@@ -161,7 +161,7 @@ def test_a_flag_bounds_the_side_that_carries_it() -> None:
             for one in attacked("cifar", attack, 5 / 255, 20)
         ]
         found = claim_findings(by_place(of))
-        _, batchout = answers.answers(found)
+        _, batchout = answers.answer_questions(found)
         assert ("more robust" in batchout.word) == is_shown, (attack, arm, flag)
         (compared,) = finding_of(found, f"R-batchout-{attack}-cifar").measured
         assert compared.flagged == f"BO-cifar-{arm}: empirical upper bound, flags: {flag}"
@@ -179,5 +179,5 @@ def test_flags_are_said_with_the_number() -> None:
         for arm, flags in (("batchout", ("not monotone",)), ("none", ()))
         for s, right in enumerate([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]])
     ]
-    _, batchout = answers.answers(claim_findings(by_place(of)))
+    _, batchout = answers.answer_questions(claim_findings(by_place(of)))
     assert "empirical upper bound, flags: not monotone" in batchout.sentences[0]

@@ -168,11 +168,11 @@ def test_spreads_are_compared_by_ratio_and_by_seed() -> None:
     ratios = [math.log(2.2), math.log(2.0), math.log(1.95)]
     half = scipy_stats.t.ppf(0.975, 2) * statistics.stdev(ratios) / math.sqrt(3)
     low, high = math.exp(statistics.mean(ratios) - half), math.exp(statistics.mean(ratios) + half)
-    row = columns(volatility_table.markdown([*plain, *mixed], CONTROL))[1]
+    row = columns(volatility_table.volatility_markdown([*plain, *mixed], CONTROL))[1]
     times = math.exp(statistics.mean(ratios))
     mean = statistics.mean([2.2, 4.0, 7.8])
     assert row["training loss"] == f"{mean:.4f} (times {times:.2f} [{low:.2f}, {high:.2f}]: larger)"
-    assert columns(volatility_table.markdown([*plain, *mixed[:2]], CONTROL))[1]["training loss"].endswith(
+    assert columns(volatility_table.volatility_markdown([*plain, *mixed[:2]], CONTROL))[1]["training loss"].endswith(
         "too few seeds)"
     )
 
@@ -205,7 +205,7 @@ def test_the_flags_of_some_curves_are_told_by_seed() -> None:
 def test_groups_on_other_images_are_not_compared() -> None:
     plain = [Result(make(seed), zigzag(1.0)) for seed in range(3)]
     other = [Result(make(seed, test="MNIST", defence="batchout"), zigzag(2.0)) for seed in range(3)]
-    cells = [row["training loss"] for row in columns(volatility_table.markdown([*plain, *other], CONTROL))]
+    cells = [row["training loss"] for row in columns(volatility_table.volatility_markdown([*plain, *other], CONTROL))]
     assert sorted(cells) == ["1.0000", "2.0000"]
 
 

@@ -127,7 +127,7 @@ def test_a_study_that_learns_too_little_is_no_evidence(baseline: list[int], trai
     found = claim_findings(by_place(of))
     (compared,) = finding_of(found, "R-noise").measured
     assert compared.weak == weak
-    noise, _ = answers.answers(found)
+    noise, _ = answers.answer_questions(found)
     verdict = claims_table.claim_row(finding_of(found, "R-noise"), compared).verdict
     if weak:
         assert noise.word.endswith(f"no evidence, since {weak}")
@@ -150,7 +150,7 @@ def test_without_a_3x3_net_the_better_side_must_be_as_good_as_one() -> None:
 def test_an_answer_comes_from_a_preset_with_evidence() -> None:
     good = [*runs("K1", [6000] * 3), *runs("H5", [5300, 5410, 5505]), *runs("K4", [5000, 5100, 5200])]
     poor = [*runs("H5", [1000, 1100, 1200], preset="gpu"), *runs("K4", [1000, 1100, 1250], preset="gpu")]
-    noise, _ = answers.answers(claim_findings(by_place([*good, *poor])))
+    noise, _ = answers.answer_questions(claim_findings(by_place([*good, *poor])))
     assert noise.sentences[-1].startswith("Measured at cpu: ")
 
 

@@ -33,9 +33,10 @@ from perturblab.records.dataframe import frame
 from perturblab.records.paths import CHECKPOINT
 from perturblab.records.record import Record
 from perturblab.records.results import load, load_void
-from perturblab.studies import done, plan
+from perturblab.studies import plan
 from perturblab.studies.catalogue import SETUPS
-from perturblab.studies.jobs import argv, set_aside_void
+from perturblab.studies.jobs import argv
+from perturblab.studies.keep import set_aside_void
 from perturblab.studies.presets import PRESETS
 from perturblab.system.terminal import Show
 from perturblab.training import loop
@@ -303,7 +304,7 @@ def study_of_two(folder: Path) -> list[plan.Job]:
 
 def test_a_void_run_is_told_and_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs, results = study_of_two(tmp_path), tmp_path / "results"
-    monkeypatch.setattr(done, "is_measured", lambda *given, **more: True)
+    monkeypatch.setattr(plan, "is_measured", lambda *given, **more: True)
     assert plan.sort_jobs(jobs).done == jobs
     assert len(frame(results)) == 2
     monkeypatch.setattr(numerics, "FAULTS", (fault := numerics.Fault((1,), "added twice", {"filter_size": (1,)}),))

@@ -100,7 +100,7 @@ def test_no_records_are_told() -> None:
     assert Reader(text).open == []
     assert "There are no records yet" in text
     assert "perturblab run --preset quick" in text
-    assert claims_table.markdown([]) == "There are no records yet.\n"
+    assert claims_table.claims_markdown([]) == "There are no records yet.\n"
 
 
 def test_hostile_strings_are_text() -> None:
@@ -228,15 +228,15 @@ def test_a_config_that_cannot_be_typed_gets_no_command() -> None:
 
 
 def test_markdown_is_what_was_measured_and_nothing_else() -> None:
-    text = claims_table.markdown(SOME, "dispute")
+    text = claims_table.claims_markdown(SOME, "dispute")
     assert (
         "| Noise gains less than 1 point over the same net of 1x1 convolutions without it. | below +1 | cpu |" in text
     )
     assert "K4: experiment 4" not in text, "figures are not tagged dispute"
-    assert "not comparable at this preset" in claims_table.markdown(SOME, "pnn")
-    assert "lbcnn" in claims_table.markdown(SOME, "lbcnn")
-    assert claims_table.markdown([], "lbcnn") == "There are no records yet.\n"
-    shown = next(line for line in claims_table.markdown(SOME, "pnn").splitlines() if line.startswith("| K4: "))
+    assert "not comparable at this preset" in claims_table.claims_markdown(SOME, "pnn")
+    assert "lbcnn" in claims_table.claims_markdown(SOME, "lbcnn")
+    assert claims_table.claims_markdown([], "lbcnn") == "There are no records yet.\n"
+    shown = next(line for line in claims_table.claims_markdown(SOME, "pnn").splitlines() if line.startswith("| K4: "))
     assert (
         "48.50 [48.50, 48.50], n = 3; selected on the test set, as published; exact, after the last epoch, 50." in shown
     )

@@ -16,7 +16,8 @@ from perturblab.records.paths import RunFolder
 from perturblab.records.record import Record, Study
 from perturblab.studies import plan
 from perturblab.studies.catalogue import SETUPS
-from perturblab.studies.jobs import argv, share, to_share
+from perturblab.studies.jobs import argv
+from perturblab.studies.keep import lacking_setups, share_records
 from studies import ATTACKED, FGSM, SETTINGS, TINY, keep_record, planned, points
 
 # --- plans -----------------------------------------------------------------------------------------------------------
@@ -42,10 +43,10 @@ def test_what_one_of_several_same_set_ups_has_is_given_to_the_others(tmp_path: P
     store.save(record, alone.results[0] / "record.json")
     (alone.results[0] / "metrics.jsonl").write_text('{"epoch": 0}\n')
     both = plan.plan([SETUPS["K4"], twin], TINY, [1, 2], **places)
-    assert to_share(both[0]) == {"K4-twin": both[0].results[1]}
-    assert to_share(both[1]) == {}
-    left = share(both)
-    assert to_share(both[0]) == {}
+    assert lacking_setups(both[0]) == {"K4-twin": both[0].results[1]}
+    assert lacking_setups(both[1]) == {}
+    left = share_records(both)
+    assert lacking_setups(both[0]) == {}
     assert [job.name for job in left] == [both[1].name], "seed 2 is to be run"
     given = store.load(both[0].results[1] / "record.json")
     assert given == record.model_copy(update={"study": Study(setup="K4-twin", preset="tiny")})

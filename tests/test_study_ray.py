@@ -17,7 +17,7 @@ from perturblab.cli import main
 from perturblab.errors import UserError
 from perturblab.records import results
 from perturblab.records.record import Record, Study
-from perturblab.studies import jobs, plan
+from perturblab.studies import failures, jobs, plan
 from perturblab.studies import ray as ray_module
 from perturblab.studies.catalogue import SETUPS
 from perturblab.studies.presets import Preset
@@ -74,7 +74,7 @@ def test_only_what_has_succeeded_is_no_longer_listed_as_failed(tmp_path: Path, m
     ]
     ray = SimpleNamespace(get=lambda number: answers[number], exceptions=SimpleNamespace(**errors))
     monkeypatch.setitem(sys.modules, "ray", ray)
-    jobs.failed(attack, "out of memory", 1, Show(quiet=True))
+    failures.record_failure(attack, "out of memory", 1, Show(quiet=True))
     (failure,) = ray_module._home(job, 0, Show(quiet=True))
     assert failure.reason == "it was interrupted where it ran; the same command goes on"
     listed = [results.Failed(attack.name, "out of memory"), results.Failed(failure.name, failure.reason)]
@@ -88,14 +88,14 @@ def test_a_run_that_is_called_off_while_it_is_started_is_not_left_behind(
 ) -> None:
     """Ray interrupts wherever a task stands: here, when the process is there and the study does not yet know of it."""
     processes = []
-    start = jobs._started
+    start = jobs._start
 
     def called_off(job: plan.Job, threads: int) -> "subprocess.Popen[bytes]":
         processes.append(start(job, threads))
         signal.raise_signal(signal.SIGINT)
         return processes[0]
 
-    monkeypatch.setattr(jobs, "_started", called_off)
+    monkeypatch.setattr(jobs, "_start", called_off)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         ray_module._run(planned(tmp_path, {"nepochs": 10_000}), 1)

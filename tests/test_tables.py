@@ -81,7 +81,7 @@ def test_other_data_or_another_number_of_parameters_is_another_group():
 
 def test_a_copy_counts_once_and_a_contradiction_is_refused():
     copy = make(0, 8500).model_copy(update={"seconds": 9.0})
-    (row,) = groups_table.table([make(0, 8500), copy, make(1, 8510)])
+    (row,) = groups_table.group_rows([make(0, 8500), copy, make(1, 8510)])
     assert row.values == (85.0, 85.1)
     with pytest.raises(UserError, match=r"base .*seed 0 .*; keep one"):
         groups.group([make(0, 8500, label="base"), make(0, 8501, label="base")])
@@ -89,12 +89,12 @@ def test_a_copy_counts_once_and_a_contradiction_is_refused():
 
 def test_an_interrupted_run_is_listed_and_never_averaged():
     broken = make(3, 100, status="interrupted", label="base")
-    (row,) = groups_table.table([*BASE, broken])
+    (row,) = groups_table.group_rows([*BASE, broken])
     assert (row.seeds, row.interrupted, row.interval.n) == ((0, 1, 2), (3,), 3)
-    assert "3: interrupted" in columns(groups_table.markdown([*BASE, broken]))[0]["Each seed"]
-    (again,) = groups_table.table([*BASE, make(2, 1, status="interrupted", label="base")])
+    assert "3: interrupted" in columns(groups_table.groups_markdown([*BASE, broken]))[0]["Each seed"]
+    (again,) = groups_table.group_rows([*BASE, make(2, 1, status="interrupted", label="base")])
     assert (again.seeds, again.interrupted) == ((0, 1, 2), ())  # finished by another run
-    text = groups_table.markdown([broken])
+    text = groups_table.groups_markdown([broken])
     assert columns(text)[0]["Accuracy, %"] == "no finished run"
     assert text.endswith("Epochs: none finished.\n")
 
@@ -118,7 +118,7 @@ def test_groups_are_a_partition_whatever_the_order(keys):
 
 
 def test_a_row_holds_exact_percentages_and_the_t_interval():
-    (row,) = groups_table.table(BASE)
+    (row,) = groups_table.group_rows(BASE)
     want = scipy_stats.t.interval(0.95, 2, np.mean([85, 85.12, 85.07]), scipy_stats.sem([85, 85.12, 85.07]))
     assert row.values == (85.0, 85.12, 85.07)
     assert (row.interval.low, row.interval.high) == pytest.approx(want)
@@ -132,7 +132,7 @@ def test_a_row_holds_exact_percentages_and_the_t_interval():
 
 
 def test_the_control_comes_first_and_others_are_paired_by_seed():
-    rows = groups_table.table([*BASE, *GOOD, *runs([8400, 8480], label="alone")], "base")
+    rows = groups_table.group_rows([*BASE, *GOOD, *runs([8400, 8480], label="alone")], "base")
     assert [row.label for row in rows] == ["base", "alone", "good"]
     assert rows[0].note == "control"
     assert rows[2].comparison == stats.paired([86.0, 86.11, 86.09], [85.0, 85.12, 85.07])
@@ -142,7 +142,7 @@ def test_the_control_comes_first_and_others_are_paired_by_seed():
 
 def test_only_common_seeds_are_compared():
     late = [make(seed, correct, label="late") for seed, correct in ((2, 8600), (1, 8590), (7, 1), (0, 8580))]
-    row = groups_table.table([*BASE, *late], "base")[1]
+    row = groups_table.group_rows([*BASE, *late], "base")[1]
     assert row.comparison == stats.paired([85.8, 85.9, 86.0], [85.0, 85.12, 85.07])
     assert row.interval.n == 4
 
@@ -157,53 +157,53 @@ def test_only_common_seeds_are_compared():
     ],
 )
 def test_what_cannot_be_compared_says_why(other, note):
-    text = groups_table.markdown([*BASE, other], "base")
+    text = groups_table.groups_markdown([*BASE, other], "base")
     assert columns(text)[1]["Against the control"] == note
 
 
 def test_several_comparisons_are_corrected_by_holm():
     close = runs([8520, 8527, 8531], label="close")
-    rows = groups_table.table([*BASE, *GOOD, *close], "base")
+    rows = groups_table.group_rows([*BASE, *GOOD, *close], "base")
     raw = [row.comparison.t_p for row in rows[1:]]
     assert [row.holm_p for row in rows[1:]] == pytest.approx(stats.holm(raw))
     cells = {
         row["Experiment"]: row["Against the control"]
-        for row in columns(groups_table.markdown([*BASE, *GOOD, *close], "base"))
+        for row in columns(groups_table.groups_markdown([*BASE, *GOOD, *close], "base"))
     }
     assert re.search(r"^better .*; Holm p = 0\.000 over 2 comparisons$", cells["good"])
-    assert "Holm" not in columns(groups_table.markdown([*BASE, *GOOD], "base"))[1]["Against the control"]
+    assert "Holm" not in columns(groups_table.groups_markdown([*BASE, *GOOD], "base"))[1]["Against the control"]
 
 
 def test_a_verdict_that_does_not_survive_holm_says_so():
     weak = [record for name in ("x", "y", "z") for record in runs([8525, 8527, 8533], label=name)]
-    text = groups_table.markdown([*BASE, *weak], "base")
-    row = groups_table.table([*BASE, *weak], "base")[1]
+    text = groups_table.groups_markdown([*BASE, *weak], "base")
+    row = groups_table.group_rows([*BASE, *weak], "base")[1]
     assert row.comparison.t_p < 0.05 < row.holm_p
     assert columns(text)[1]["Against the control"].endswith("over 3 comparisons, does not hold")
 
 
 def test_an_unknown_control_names_the_known_ones():
     with pytest.raises(UserError, match=r"control is 'x', expected one of 'base', 'good'"):
-        groups_table.table([*BASE, *GOOD], "x")
+        groups_table.group_rows([*BASE, *GOOD], "x")
 
 
 def test_audit_columns_are_means_and_need_every_record_of_a_group():
     audited = runs([8500, 8512, 8507], audited=True, label="base")
-    (row,) = groups_table.table(audited)
+    (row,) = groups_table.group_rows(audited)
     assert row.audit == groups_table.AuditMeans(85.25, 84.5, pytest.approx(81.0), pytest.approx(85.0633333 + 0.3))
-    cells = columns(groups_table.markdown(audited))[0]
+    cells = columns(groups_table.groups_markdown(audited))[0]
     assert (cells["Batch mean"], cells["Batch mean, truncated"], cells["Smoothed"]) == ("85.25", "84.50", "81.00")
     assert cells[BEST] == "85.36 (+0.30)"
     mixed = [*audited, *GOOD]
-    assert [row.audit is None for row in groups_table.table(mixed)] == [False, True], "each group by itself"
-    assert [row["Smoothed"] for row in columns(groups_table.markdown(mixed))] == ["81.00", "-"]
-    assert "Smoothed" not in groups_table.markdown([audited[0], make(1, 8512, label="base")])
-    assert "validation" not in groups_table.markdown(mixed)
+    assert [row.audit is None for row in groups_table.group_rows(mixed)] == [False, True], "each group by itself"
+    assert [row["Smoothed"] for row in columns(groups_table.groups_markdown(mixed))] == ["81.00", "-"]
+    assert "Smoothed" not in groups_table.groups_markdown([audited[0], make(1, 8512, label="base")])
+    assert "validation" not in groups_table.groups_markdown(mixed)
     chosen = [
         r.model_copy(update={"counts": r.counts.model_copy(update={"best_val": r.counts.last})})
         for r in runs([8400, 8500])
     ]
-    (cells,) = columns(groups_table.markdown(chosen))
+    (cells,) = columns(groups_table.groups_markdown(chosen))
     assert cells["Best epoch on validation"] == "84.50 (+0.00)"
 
 
@@ -213,7 +213,7 @@ def test_audit_columns_are_means_and_need_every_record_of_a_group():
 @pytest.mark.parametrize("n", [1, 2])
 def test_too_few_seeds_give_no_interval_over_seeds(n):
     records = runs([8500, 8512][:n], label="few") + runs([8400, 8410][:n], label="base")
-    cells = columns(groups_table.markdown(records, "base"))[1]
+    cells = columns(groups_table.groups_markdown(records, "base"))[1]
     assert cells["Accuracy, %"].startswith("85.0")
     assert "(too few seeds" in cells["Accuracy, %"]
     assert cells["Against the control"].startswith("too few seeds (")
@@ -223,8 +223,8 @@ def test_too_few_seeds_give_no_interval_over_seeds(n):
 
 
 def test_markdown_in_full():
-    text = groups_table.markdown([*GOOD, *BASE], "base")
-    low, high = groups_table.table(BASE)[0].interval.low, groups_table.table(BASE)[0].interval.high
+    text = groups_table.groups_markdown([*GOOD, *BASE], "base")
+    low, high = groups_table.group_rows(BASE)[0].interval.low, groups_table.group_rows(BASE)[0].interval.high
     assert text.splitlines()[:3] == [
         "| Experiment | Trainable parameters | Seeds | Accuracy, % | Each seed | Against the control |",
         "|---|---:|---:|---:|---:|---:|",
@@ -238,21 +238,21 @@ def test_markdown_in_full():
 
 
 def test_an_interval_stays_within_0_and_100():
-    cells = columns(groups_table.markdown([*runs([9990, 10000, 9999], label="a"), *runs([0, 9, 1], label="b")]))
+    cells = columns(groups_table.groups_markdown([*runs([9990, 10000, 9999], label="a"), *runs([0, 9, 1], label="b")]))
     assert cells[0]["Accuracy, %"].endswith(", 100.00]")
     assert "[0.00, " in cells[1]["Accuracy, %"]
 
 
 def test_no_records_say_so():
-    assert groups_table.markdown([]) == "There are no records yet.\n"
-    assert groups_table.markdown([], "base") == "There are no records yet.\n"
+    assert groups_table.groups_markdown([]) == "There are no records yet.\n"
+    assert groups_table.groups_markdown([], "base") == "There are no records yet.\n"
     assert groups_table.rich_table([]).title == "There are no records yet."
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_makes_no_column_no_row_and_no_tag(name):
     records = [*runs([8500, 8501, 8502], label=name), make(0, label="x", test=name), *BASE]
-    text = groups_table.markdown(records, "base")
+    text = groups_table.groups_markdown(records, "base")
     assert len(columns(text)) == 3
     assert len(text.splitlines()) == 7
     assert "<" not in text
@@ -267,7 +267,7 @@ def test_hostile_text_makes_no_column_no_row_and_no_tag(name):
 def test_any_label_keeps_the_table_whole(label):
     config = make().config | {"x": label, "label": label or "-"}
     hostile = [record.model_copy(update={"config": config}) for record in BASE]  # past the check for paths
-    text = groups_table.markdown([*hostile, *BASE])
+    text = groups_table.groups_markdown([*hostile, *BASE])
     assert len(columns(text)) == 2
     assert text.encode().decode() == text
     assert not set("<\r\t\x1b") & set(text)
@@ -312,7 +312,7 @@ def test_the_terminal_shows_the_cells_of_the_markdown_and_takes_no_markup():
     text = shown(groups_table.rich_table(records, "base"))
     assert "[red]x[/red] [31m" in text
     assert "\x1b" not in text
-    for cell in columns(groups_table.markdown(records, "base"))[0].values():
+    for cell in columns(groups_table.groups_markdown(records, "base"))[0].values():
         assert cell in text
     assert "Epochs: 30." in text
 
@@ -327,7 +327,7 @@ from perturblab.records.metrics import Row
 from perturblab.records.record import Record
 given = json.load(open(sys.argv[1]))
 records = [Record.model_validate(value) for value in given["records"]]
-Path(sys.argv[2] + ".md").write_text(groups_table.markdown(records, "base"))
+Path(sys.argv[2] + ".md").write_text(groups_table.groups_markdown(records, "base"))
 progress.progress_svg([Row(**row) for row in given["rows"]], Path(sys.argv[2] + ".svg"), "title")
 sys.exit("torch" in sys.modules)
 """

@@ -44,11 +44,12 @@ def _report(args: argparse.Namespace) -> int:
     for line in void:
         print(line, file=sys.stderr)
     if args.attacks:
-        text = f"{attacks_table.attacks_markdown(runs, args.control)}\n{volatility_table.markdown(runs, args.control)}"
+        tables = (attacks_table.attacks_markdown, volatility_table.volatility_markdown)
+        text = "\n".join(table(runs, args.control) for table in tables)
     elif args.groups:
-        text = groups_table.markdown([run.record for run in runs], args.control)
+        text = groups_table.groups_markdown([run.record for run in runs], args.control)
     elif args.markdown:
-        text = claims_table.markdown(runs, args.tag)
+        text = claims_table.claims_markdown(runs, args.tag)
     else:
         return _page(runs, void, Path(args.folder), Path(args.output or "report.html"))
     if args.into:

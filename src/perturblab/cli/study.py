@@ -17,14 +17,14 @@ from perturblab.errors import UserError
 from perturblab.system.signals import poll_stops
 
 if TYPE_CHECKING:
-    from perturblab.studies.jobs import Failure
+    from perturblab.studies.failures import Failure
     from perturblab.studies.plan import Job, Standing
     from perturblab.system.terminal import Show
 from perturblab.system.processes import DONE, FAILED, INTERRUPTED
 
 
 def run_study(args: argparse.Namespace) -> int:
-    from perturblab.studies.jobs import set_aside_void, share, to_share
+    from perturblab.studies.keep import lacking_setups, set_aside_void, share_records
     from perturblab.studies.plan import sort_jobs
     from perturblab.studies.presets import PRESETS
     from perturblab.system.files import locked
@@ -42,7 +42,7 @@ def run_study(args: argparse.Namespace) -> int:
     _say_standing(args.preset, len(jobs), standing, show)
     if args.dry_run or not missing:
         nothing = "nothing else is missing" if standing.other else "nothing is missing"
-        given = ((job.name, ", ".join(to_share(job))) for job in missing)
+        given = ((job.name, ", ".join(lacking_setups(job))) for job in missing)
         names = (f"{name}: trained already, kept for {more} too" if more else name for name, more in given)
         print("\n".join(names) or nothing)
         return DONE
@@ -59,7 +59,7 @@ def run_study(args: argparse.Namespace) -> int:
             shared = args.seed is not None and folder not in own
             stack.enter_context(locked(folder, busy, shared=shared))
         set_aside_void(missing, show)
-        missing = share(missing)
+        missing = share_records(missing)
         run_all = stack.enter_context(place)
         stop = stack.enter_context(poll_stops(args.stop))
         failures = run_all(missing, show=show, stop=stop)

@@ -70,7 +70,7 @@ class Answer:
     sentences: tuple[str, ...]
 
 
-def answers(claims: Sequence[ClaimFinding]) -> tuple[Answer, Answer]:
+def answer_questions(claims: Sequence[ClaimFinding]) -> tuple[Answer, Answer]:
     """Answer whether noise helps a perturbative network, and whether BatchOut makes a net robust.
 
     Args:

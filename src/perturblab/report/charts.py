@@ -95,7 +95,7 @@ class Numbers:
     rows: tuple[tuple[str, ...], ...]
 
 
-def numbers(panel: Panel) -> Numbers:
+def tabulate(panel: Panel) -> Numbers:
     """Write down what a panel shows.
 
     Args:

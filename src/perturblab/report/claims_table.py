@@ -25,7 +25,7 @@ SECTIONS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class FindingRow:
     """A line of a table of the page: its cells, and what it is called in the page."""
 
     id: str
@@ -36,7 +36,7 @@ class Row:
     measured: bool = False
 
 
-def markdown(runs: Sequence[Result], tag: str | None = None) -> str:
+def claims_markdown(runs: Sequence[Result], tag: str | None = None) -> str:
     """Write the claims and figures that were measured as Markdown tables.
 
     Args:
@@ -90,7 +90,7 @@ def _unit(claim: Claim) -> _Unit:
     return _Unit("" if claim.measure.metric == "volatility" else " points")
 
 
-def claim_row(finding: ClaimFinding, compared: Compared) -> Row:
+def claim_row(finding: ClaimFinding, compared: Compared) -> FindingRow:
     claim, interval = finding.claim, compared.paired.interval
     claimed = None
     if claim.low is not None or claim.high is not None:
@@ -109,7 +109,7 @@ def claim_row(finding: ClaimFinding, compared: Compared) -> Row:
     more = [f"{left} {means[0]}, {right} {means[1]}; by seed {by_seed}.{on}"]
     more += [f"At this preset they differ in {', '.join(compared.differing)}."] if compared.differing else []
     more += [*_sizes(compared), *_tests(compared.paired, unit), *([f"{compared.note}."] if compared.note else [])]
-    return Row(
+    return FindingRow(
         claim.id,
         (claim.text, claim.claimed, compared.preset, _difference(compared, unit)),
         verdict=claim_words(claim, compared),
@@ -165,25 +165,25 @@ def claim_words(claim: Claim, compared: Compared) -> str:
     return "; ".join(words)
 
 
-def open_claim(finding: ClaimFinding) -> Row:
+def open_claim(finding: ClaimFinding) -> FindingRow:
     claim, state = finding.claim, "not yet measured"
     if finding.removed:
         whys = {why: [p for p, other in finding.removed.items() if other == why] for why in finding.removed.values()}
         state = "; ".join(f"not comparable at preset {', '.join(names)}, which {why}" for why, names in whys.items())
     elif not claim.left:
         state = f"Settled otherwise: {claim.how}."
-    return Row(claim.id, (claim.text, claim.claimed, state), details=claim.doubts)
+    return FindingRow(claim.id, (claim.text, claim.claimed, state), details=claim.doubts)
 
 
-def sections(figures: Sequence[FigureFinding]) -> dict[str, list[Row]]:
-    sections: dict[str, list[Row]] = {title: [] for title in SECTIONS.values()}
+def sections(figures: Sequence[FigureFinding]) -> dict[str, list[FindingRow]]:
+    sections: dict[str, list[FindingRow]] = {title: [] for title in SECTIONS.values()}
     for finding in figures:
         title = next(title for tag, title in SECTIONS.items() if tag in finding.published.tags)
         sections[title] += [figure_row(finding, m) for m in finding.measured] or [figure_row(finding, None)]
     return sections
 
 
-def figure_row(finding: FigureFinding, measured: Measured | None) -> Row:
+def figure_row(finding: FigureFinding, measured: Measured | None) -> FindingRow:
     published = finding.published
     setup, figure = SETUPS.get(published.setup), published.figure
     number = f"{figure.wording or '-'} ({figure.kind})"
@@ -192,10 +192,10 @@ def figure_row(finding: FigureFinding, measured: Measured | None) -> Row:
     missing = setup.missing if setup else "no run stands behind it"
     if measured is None:
         verdict = f"cannot be run here: {missing}" if missing else "not yet measured"
-        return Row(published.id, (about, number, "", ""), verdict, details=doubts)
+        return FindingRow(published.id, (about, number, "", ""), verdict, details=doubts)
     words: list[str] = [measured.verdict or "no published number"]
     words += [flag_note(measured.flags)] if measured.flags else []
-    return Row(
+    return FindingRow(
         published.id,
         (about, number, measured.preset, _measured(measured)),
         verdict="; ".join(words),

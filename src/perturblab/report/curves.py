@@ -13,7 +13,7 @@ from perturblab.records.points import radius
 from perturblab.records.results import Result
 from perturblab.report import attacks_table
 from perturblab.report.by_setup import Places, Seeds
-from perturblab.report.charts import Line, Numbers, Panel, numbers, panels_svg
+from perturblab.report.charts import Line, Numbers, Panel, panels_svg, tabulate
 from perturblab.studies.presets import DECIDING
 
 _METRICS = (("exact", "exact"), ("batch_mean", "batch mean"), ("smoothed", "smoothed"))
@@ -42,7 +42,7 @@ class Chart:
 def _chart(title: str, more: str, panels: Sequence[Panel], name: str) -> Chart:
     about = f"{title}; the numbers stand in tables below the picture"
     svg = panels_svg(panels, name=name, about=about)
-    return Chart(title, f"{title}, {more}", svg, tuple(numbers(panel) for panel in panels))
+    return Chart(title, f"{title}, {more}", svg, tuple(tabulate(panel) for panel in panels))
 
 
 def attack_charts(runs: Sequence[Result]) -> list[Chart]:

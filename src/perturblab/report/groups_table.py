@@ -31,7 +31,7 @@ class AuditMeans:
 
 
 @dataclass(frozen=True)
-class Row:
+class GroupRow:
     """A group in numbers: exact last-epoch accuracies in percent, and the difference to the control in points.
 
     ``wilson`` is there for a single seed only. ``holm_p`` is the paired t p-value after Holm's correction for all
@@ -54,7 +54,7 @@ class Row:
     best_val: float | None = None
 
 
-def table(records: Sequence[Record], control: str | None = None) -> list[Row]:
+def group_rows(records: Sequence[Record], control: str | None = None) -> list[GroupRow]:
     """Reduce records to one row a group, the control first.
 
     Args:
@@ -76,7 +76,7 @@ def table(records: Sequence[Record], control: str | None = None) -> list[Row]:
     return sorted(_corrected(compared), key=lambda row: row.label != control)
 
 
-def cells(records: Sequence[Record], control: str | None = None) -> list[tuple[str, ...]]:
+def group_cells(records: Sequence[Record], control: str | None = None) -> list[tuple[str, ...]]:
     """Lay the table out as text, the header first.
 
     Args:
@@ -84,14 +84,14 @@ def cells(records: Sequence[Record], control: str | None = None) -> list[tuple[s
         control: label of the group that all others are compared to, or None.
 
     Raises:
-        UserError: as ``table``.
+        UserError: as `group_rows`.
     """
-    rows = table(records, control)
+    rows = group_rows(records, control)
     columns = _columns(rows, control)
     return [tuple(columns), *(tuple(cell(row) for cell in columns.values()) for row in rows)]
 
 
-def markdown(records: Sequence[Record], control: str | None = None) -> str:
+def groups_markdown(records: Sequence[Record], control: str | None = None) -> str:
     """Write the table for GitHub, with one line under it that says what the numbers are.
 
     Args:
@@ -102,11 +102,11 @@ def markdown(records: Sequence[Record], control: str | None = None) -> str:
         Markdown that ends in a newline; a sentence when there are no records.
 
     Raises:
-        UserError: as ``table``.
+        UserError: as `group_rows`.
     """
     if not records:
         return f"{NOTHING}\n"
-    header, *rows = cells(records, control)
+    header, *rows = group_cells(records, control)
     return f"{markdown_table(header, rows)}\n\n{escape(_footnote(records))}\n"
 
 
@@ -121,14 +121,14 @@ def rich_table(records: Sequence[Record], control: str | None = None) -> "Table"
         A table to print with rich; its caption says what the numbers are.
 
     Raises:
-        UserError: as ``table``.
+        UserError: as `group_rows`.
     """
     from rich.table import Table
     from rich.text import Text
 
     if not records:
         return Table(title=NOTHING)
-    header, *rows = cells(records, control)
+    header, *rows = group_cells(records, control)
     # Text, not str: a label in square brackets must not be taken for markup.
     made = Table(*header, caption=Text(one_line(_footnote(records))), show_lines=True)
     for row in rows:
@@ -169,13 +169,13 @@ def _find(groups: Sequence[Group], control: str) -> Group:
 # Rows
 
 
-def _row(group: Group) -> Row:
+def _row(group: Group) -> GroupRow:
     finished = list(group.finished.values())
     is_audited = all(record.audit and record.counts.best_test for record in finished)
     validated = [record.counts.best_val.accuracy for record in finished if record.counts.best_val]
     values = tuple(record.counts.last.accuracy for record in finished)
     single = finished[0].counts.last if len(finished) == 1 else None
-    return Row(
+    return GroupRow(
         label=group.label,
         trainable=group.records[0].parameters.trainable,
         seeds=tuple(group.finished),
@@ -198,7 +198,7 @@ def _audit_means(records: Sequence[Record]) -> AuditMeans:
     )
 
 
-def _compare(row: Row, group: Group, control: Group) -> Row:
+def _compare(row: GroupRow, group: Group, control: Group) -> GroupRow:
     if group is control:
         return replace(row, note="control")
     ours, theirs = group.finished, control.finished
@@ -211,7 +211,7 @@ def _compare(row: Row, group: Group, control: Group) -> Row:
     return replace(row, comparison=stats.paired(a, b))
 
 
-def _corrected(rows: Sequence[Row]) -> list[Row]:
+def _corrected(rows: Sequence[GroupRow]) -> list[GroupRow]:
     """Add Holm's correction over all comparisons that have enough seeds for a verdict."""
     tested = {
         index: row.comparison.t_p
@@ -230,8 +230,8 @@ def _test_set(record: Record) -> tuple[str, str | None, int, tuple[str, ...]]:
 # Cells
 
 
-def _columns(rows: Sequence[Row], control: str | None) -> dict[str, Callable[[Row], str]]:
-    columns: dict[str, Callable[[Row], str]] = {
+def _columns(rows: Sequence[GroupRow], control: str | None) -> dict[str, Callable[[GroupRow], str]]:
+    columns: dict[str, Callable[[GroupRow], str]] = {
         "Experiment": lambda row: row.label,
         "Trainable parameters": lambda row: f"{row.trainable:,}",
         "Seeds": lambda row: str(len(row.seeds)),
@@ -247,7 +247,7 @@ def _columns(rows: Sequence[Row], control: str | None) -> dict[str, Callable[[Ro
     return columns
 
 
-def _audit_columns() -> dict[str, Callable[[Row], str]]:
+def _audit_columns() -> dict[str, Callable[[GroupRow], str]]:
     return {
         "Batch mean": lambda row: f"{row.audit.batch_mean:.2f}" if row.audit else "-",
         "Batch mean, truncated": lambda row: f"{row.audit.batch_mean_truncated:.2f}" if row.audit else "-",
@@ -256,7 +256,7 @@ def _audit_columns() -> dict[str, Callable[[Row], str]]:
     }
 
 
-def _accuracy(row: Row) -> str:
+def _accuracy(row: GroupRow) -> str:
     if row.interval is None:
         return "no finished run"
     if row.interval.ends:
@@ -265,12 +265,12 @@ def _accuracy(row: Row) -> str:
     return f"{row.interval.text()} (too few seeds{wilson})"
 
 
-def _each_seed(row: Row) -> str:
+def _each_seed(row: GroupRow) -> str:
     finished = [f"{seed}: {value:.2f}" for seed, value in zip(row.seeds, row.values, strict=True)]
     return ", ".join(finished + [f"{seed}: interrupted" for seed in row.interrupted])
 
 
-def _verdict(row: Row) -> str:
+def _verdict(row: GroupRow) -> str:
     if row.comparison is None:
         return row.note
     words = stats.sentence(row.comparison)
@@ -280,7 +280,7 @@ def _verdict(row: Row) -> str:
     return f"{words}; Holm p = {row.holm_p:.3f} over {row.comparisons} comparisons{', does not hold' if lost else ''}"
 
 
-def _beside(row: Row, best: float) -> str:
+def _beside(row: GroupRow, best: float) -> str:
     """The accuracy of a best epoch, and what it has over the last one."""
     return f"{best:.2f} ({stats.signed(best - row.interval.mean)})" if row.interval else f"{best:.2f}"
 

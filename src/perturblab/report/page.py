@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from perturblab.records.results import Failed, Result
-from perturblab.report.answers import Answer, answers
+from perturblab.report.answers import Answer, answer_questions
 from perturblab.report.by_setup import by_place
 from perturblab.report.claims import claim_findings
 from perturblab.report.claims_table import claim_row, open_claim, sections
@@ -43,7 +43,7 @@ def page(runs: Sequence[Result], failed: Sequence[Failed] = (), void: Sequence[s
         runs=len(runs),
         evidence=f"{EVIDENCE:.0f}",
         learned=f"{LEARNED:.0f}",
-        answers=answers(claims),
+        answers=answer_questions(claims),
         claims=[claim_row(finding, compared) for finding in claims for compared in finding.measured],
         open_claims=[open_claim(finding) for finding in claims if not finding.measured],
         sections=sections(figures),
@@ -69,7 +69,7 @@ def answered(runs: Sequence[Result]) -> tuple[Answer, Answer]:
     Args:
         runs: in any order.
     """
-    return answers(claim_findings(by_place(runs)))
+    return answer_questions(claim_findings(by_place(runs)))
 
 
 def _masks(runs: Iterable[Result]) -> list[dict[str, str]]:

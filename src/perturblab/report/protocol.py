@@ -74,7 +74,7 @@ def _runs(setup: Setup, preset: Preset) -> Iterable[str]:
 def list_groups(runs: Sequence[Result]) -> list[tuple[str, ...]]:
     """The records that belong to no study of this catalogue, as lines of a table."""
     others = _others(runs)
-    return groups_table.cells(others) if others else []
+    return groups_table.group_cells(others) if others else []
 
 
 def list_repeats(runs: Sequence[Result]) -> list[Repeat]:

@@ -49,7 +49,7 @@ def fine(value: float, sign: str = "") -> str:
     return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"
 
 
-def markdown(runs: Sequence[Result], control: str | None = None) -> str:
+def volatility_markdown(runs: Sequence[Result], control: str | None = None) -> str:
     """Write the spreads, a row a group: means over seeds and, paired by seed, the ratio to the control.
 
     Args:

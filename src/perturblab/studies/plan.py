@@ -152,8 +152,8 @@ def sort_jobs(jobs: Iterable[Job]) -> Standing:
     for job in jobs:
         if is_done(job):
             done.append(job)
-        elif why := unlike(job):
-            other.append((job, why))
+        elif reason := conflict(job):
+            other.append((job, reason))
         else:
             missing.append(job)
     kept = ((store.record_in(folder), job.config) for job in done if not job.attack for folder in job.results)
@@ -209,7 +209,7 @@ def _differing(job: Job, folder: Path) -> str:
     return "" if record is None else differing(record, job.config, job.flags)
 
 
-def unlike(job: Job) -> str:
+def conflict(job: Job) -> str:
     """Say why a job must not be run: it would overwrite, go on with or attack what is not what is asked for.
 
     Args:

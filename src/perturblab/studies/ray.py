@@ -15,7 +15,8 @@ from typing import Any
 
 from perturblab.errors import UserError
 from perturblab.studies import plan
-from perturblab.studies.jobs import Failure, failed, forget_failure, run_jobs
+from perturblab.studies.failures import Failure, forget_failure, record_failure
+from perturblab.studies.jobs import run_jobs
 from perturblab.studies.plan import Job
 from perturblab.system.files import locked, write_atomically
 from perturblab.system.signals import poll_stops
@@ -198,12 +199,12 @@ def _home(job: Job, run: Any, show: Show) -> list[Failure]:
     except ray.exceptions.TaskCancelledError:
         return []
     except ray.exceptions.RayError as error:
-        return [failed(job, str(error).strip().splitlines()[-1], _CODE, show)]
+        return [record_failure(job, str(error).strip().splitlines()[-1], _CODE, show)]
     for folder, files in zip(job.results, brought.folders, strict=True):
         for name, content in files.items():
             write_atomically(folder / name, content)
     if not brought.failures and not all("record.json" in files for files in brought.folders):
-        return [failed(job, "it was interrupted where it ran; the same command goes on", _CODE, show)]
+        return [record_failure(job, "it was interrupted where it ran; the same command goes on", _CODE, show)]
     for failure in brought.failures:
         show.warn(f"{failure.name}: failed: {failure.reason}")
     if not brought.failures:
