@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from perturblab.records.flags import UPPER_BOUND, said
+from perturblab.records.flags import UPPER_BOUND, flag_note
 from perturblab.records.markdown import markdown_table
 from perturblab.records.points import Point
 from perturblab.records.results import load
@@ -40,7 +40,7 @@ def draw(dataroot: str, attacks: tuple[str, ...]) -> Figure:
         for arm, (text, colour, marker) in _ARMS.items():
             means = {eps: interval.mean for eps, interval in own[arm].items()}
             runs = min(interval.n for interval in own[arm].values())
-            flags = said(sorted({flag for p in found[arm] if p.attack == attack for flag in p.flags}))
+            flags = flag_note(sorted({flag for p in found[arm] if p.attack == attack for flag in p.flags}))
             bound = f", {UPPER_BOUND}" if flags else ""
             axes.plot([*means], [*means.values()], marker=marker, color=colour, label=f"{text}{bound}")
             cells = [f"{means[eps]:.2f}" if eps in means else "" for eps in radii]
