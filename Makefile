@@ -1,7 +1,7 @@
-# Every target makes .venv by itself; a second call finds it ready.
+# Every target creates .venv if it is missing.
 PYTHON ?= python3
 PY := .venv/bin/python
-# A test run must not find what another run has cached, and never needs the network.
+# Tests need no network.
 TEST := HF_HUB_OFFLINE=1 MPLBACKEND=agg $(PY) -m pytest
 
 .PHONY: setup demo test test-slow check docs gallery bench faults soak format clean
@@ -10,7 +10,7 @@ setup: .venv/.ready
 
 .venv/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
-	  f"perturblab needs Python 3.11 to 3.13, and $(PYTHON) is {v[0]}.{v[1]}; say make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	  f"perturblab needs Python 3.11 to 3.13, and $(PYTHON) is {v[0]}.{v[1]}; run make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
@@ -31,20 +31,20 @@ check: setup
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-# Every warning is an error (with --quiet none would be counted); what the theme says about its successor is none.
+# Every warning is an error (--quiet would hide them), except the theme's note about its successor.
 SITE ?= build/site
 docs: setup
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --site-dir $(SITE)
 	@echo "open $(SITE)/index.html"
 
-# Some scripts read real data, and one a run that it tells how to make.
+# Some scripts read real data; one needs a trained run, and its message says how to make it.
 gallery: setup
 	$(PY) docs/gallery/pages.py --dataroot ../shared/data
 
 bench: setup
 	$(PY) -m benchmarks
 
-# As root it may mount small disks and become another user; what cannot be staged is skipped, and the table says so.
+# Run as root: only root may mount small disks and become another user. The table names skipped faults.
 faults: setup
 	$(PY) -m faults
 

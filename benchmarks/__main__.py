@@ -21,13 +21,13 @@ from benchmarks.worker import Worker, alternate
 from perturblab.records import environment
 from perturblab.records.markdown import markdown_table
 
-# Seconds and GB of a step of the published code itself, made to run on torch 2.13, on another machine with two cores
-# (an Intel one with AMX): what the reference's own steps are compared with.
+# Seconds and GB of a step of the published code itself, adapted to torch 2.13, on another machine with two cores (Intel
+# with AMX): the reference's steps are compared with them.
 ELSEWHERE = {"experiment 6": (11.9, 5.8), "experiment 8": (10.7, 5.2), "experiment 4": (2.2, None)}
 
 
 def main() -> int:
-    """Measure, print and write."""
+    """Measure, print the table and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=7, help="alternating repetitions of a case")
     parser.add_argument("--loop-pairs", type=int, default=40, help="pairs of ten steps, ours and bare")
@@ -54,7 +54,7 @@ def main() -> int:
         say("our loop against a bare one ...")
         result["loop"] = overhead(args.loop_pairs, args.threads)
         say("attacks beside foolbox, ART and bare passes ...")
-        result["attacks"] = attacks.beside(args.attack_pairs, args.threads)
+        result["attacks"] = attacks.compare(args.attack_pairs, args.threads)
         say("the same results? ...")
         result["equal"] = equal()
         say("perturblab --help ...")
@@ -72,17 +72,17 @@ def main() -> int:
 
 
 def say(text: str) -> None:
-    """Progress goes to stderr."""
+    """Write progress to stderr."""
     sys.stderr.write(f"{text}\n")
 
 
 def ways(case: str) -> list[str]:
-    """A layer has one precision; a step is tried in all of them."""
+    """List the ways to compute a case: a layer in one precision, a step in all of them."""
     return ["reference", "fp32"] if isinstance(CASES[case], Layer) else ["reference", "fp32", "bf16"]
 
 
 def growth(device: str, threads: int, pairs: int) -> dict[str, Any]:
-    """The layer with ever more masks, all sizes in turn."""
+    """Measure the layer with more and more masks, all sizes in turn."""
     workers = {nmasks: Worker(Layer(nmasks), "fp32", device, threads) for nmasks in GROWTH}
     for _ in range(pairs):
         for worker in workers.values():
@@ -91,7 +91,7 @@ def growth(device: str, threads: int, pairs: int) -> dict[str, Any]:
 
 
 def help_seconds(pairs: int = 15) -> dict[str, list[float]]:
-    """The command line's help beside the bare interpreter, in turn."""
+    """Time the help of the command line and the bare interpreter, in turn."""
     commands = {"help": ["-m", "perturblab", "--help"], "bare": ["-c", "pass"]}
     times: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(pairs):
@@ -103,13 +103,13 @@ def help_seconds(pairs: int = 15) -> dict[str, list[float]]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """All of it as Markdown."""
+    """Write the results as Markdown."""
     lines = [f"{name}: {value:,.0f}" for name, value in result["rates"].items()]
     processor = result["environment"]["processor"]
     lines += [f"{processor['model']}, {result['environment']['threads']} threads", ""]
     header = ["case", "way", "median, s (range)", "faster", "peak, MB", "extra peak, MB", "of the reference's"]
     cases = result["cases"].items()
-    rows = [_row(case, way, of, found["reference"]) for case, found in cases for way, of in found.items()]
+    rows = [_row(case, way, values, by_way["reference"]) for case, by_way in cases for way, values in by_way.items()]
     lines += [markdown_table(header, rows, "llrrrrr"), "", *_beside(result["cases"])]
     if "growth" in result:
         one = statistics.median(result["growth"]["1"]["times"])
@@ -129,9 +129,9 @@ def table(result: dict[str, Any]) -> str:
         ]
         header = ["net, seed", "loss, first 50 steps: fast", "from weights changed by 1e-7", "correct, fast"]
         rows = []
-        for of in result["equal"]:
-            counts = (str(of[way]) for way in ("fast", "published", "changed"))
-            rows.append([f"{of['net']}, {of['seed']}", f"{of['gap']:.1e}", f"{of['drift']:.1e}", *counts])
+        for run in result["equal"]:
+            counts = (str(run[way]) for way in ("fast", "published", "changed"))
+            rows.append([f"{run['net']}, {run['seed']}", f"{run['gap']:.1e}", f"{run['drift']:.1e}", *counts])
         lines += ["", attacks.table(result["attacks"])]
         lines += ["", markdown_table([*header, "published", "changed"], rows)]
     if "accelerator" in result:
@@ -147,13 +147,14 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _beside(cases: dict[str, Any]) -> list[str]:
-    """The reference's steps beside those of the published code elsewhere."""
+    """Compare the reference's steps with those of the published code on another machine."""
     lines = []
     for name, (seconds, memory) in ELSEWHERE.items():
-        for case, found in cases.items():
+        for case, by_way in cases.items():
             if case.startswith(name):
-                median = statistics.median(found["reference"]["times"])
-                text = f"reference, {case}: {median:.1f} s, {found['reference']['peak'] / 1e9:.1f} GB; "
+                reference = by_way["reference"]
+                median = statistics.median(reference["times"])
+                text = f"reference, {case}: {median:.1f} s, {reference['peak'] / 1e9:.1f} GB; "
                 text += f"the published code elsewhere {seconds} s" + (f", {memory} GB" if memory else "")
                 lines.append(f"{text}: {100 * (median / seconds - 1):+.0f} %")
     return lines
@@ -170,7 +171,7 @@ def _spread(times: list[float]) -> str:
 def _row(case: str, way: str, measured: dict[str, Any], reference: dict[str, Any]) -> list[str]:
     faster = statistics.median([r / t for r, t in zip(reference["times"], measured["times"], strict=True)])
     memory = "extra" if isinstance(CASES[case], Layer) else "peak"
-    sizes = [f"{measured[of] / 2**20:,.0f}" for of in ("peak", "extra")]
+    sizes = [f"{measured[size] / 2**20:,.0f}" for size in ("peak", "extra")]
     share = f"1/{reference[memory] / max(measured[memory], 1):.1f}"
     return [case, way, _spread(measured["times"]), f"{faster:.1f}", *sizes, share]
 

@@ -1,4 +1,4 @@
-"""FGSM and PGD evaluations beside foolbox's, ART's, and the bare passes that they are made of."""
+"""FGSM and PGD evaluations compared with foolbox, ART, and bare forward and backward passes."""
 
 import statistics
 import time
@@ -17,17 +17,17 @@ from perturblab.records.markdown import markdown_table
 from perturblab.training.evaluate import answers
 
 EPS, STEPS, BATCH = 0.1, 10, 250
-EPOCHS = 2  # enough for a net of which the attacks leave some images right: a count of 0 would agree with any other
+EPOCHS = 2  # enough that some attacked images stay right: two counts of 0 would agree for any attack
 Evaluate = Callable[[], int]
 
 
-def beside(pairs: int, threads: int, images: int = 1000) -> dict[str, Any]:
-    """Seconds of one evaluation of the paper's MNIST net, trained on digits of MNIST's size, all ways in turn.
+def compare(pairs: int, threads: int, images: int = 1000) -> dict[str, Any]:
+    """Time one evaluation of the paper's MNIST net, trained on digits of MNIST's size, all ways in turn.
 
     Args:
         pairs: repetitions of each way.
         threads: compute threads.
-        images: how many are attacked, up to 1,797.
+        images: number of attacked images, up to 1,797.
 
     Returns:
         "FGSM" and "PGD": way -> {"times", "correct"}.
@@ -42,7 +42,7 @@ def beside(pairs: int, threads: int, images: int = 1000) -> dict[str, Any]:
 
 
 def _trained(images: int) -> tuple[PixelModel, Tensor, Tensor]:
-    """A net, and (N, 1, 28, 28) with their labels (N,), with which it was trained."""
+    """Train a net; give it with its images (N, 1, 28, 28) and labels (N,)."""
     digits = read_digits()
     pixels = torch.cat([to_pixels(split.images) for split in (digits.train, digits.test)])
     x, y = interpolate(pixels, (28, 28), mode="bilinear"), torch.cat([digits.train.labels, digits.test.labels])
@@ -57,10 +57,10 @@ def _trained(images: int) -> tuple[PixelModel, Tensor, Tensor]:
     return model.eval(), x[:images], y[:images]
 
 
-def _in_turn(found: dict[str, Evaluate], pairs: int) -> dict[str, Any]:
-    measured: dict[str, Any] = {name: {"times": []} for name in found}
+def _in_turn(ways: dict[str, Evaluate], pairs: int) -> dict[str, Any]:
+    measured: dict[str, Any] = {name: {"times": []} for name in ways}
     for repetition in range(pairs + 1):
-        for name, evaluate in found.items():
+        for name, evaluate in ways.items():
             began = time.perf_counter()
             measured[name]["correct"] = evaluate()
             if repetition:  # the first one warms up
@@ -69,7 +69,7 @@ def _in_turn(found: dict[str, Evaluate], pairs: int) -> dict[str, Any]:
 
 
 def ways(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> dict[str, Evaluate]:
-    """Every way to attack and count; with one step FGSM, else PGD from a random start.
+    """List the ways to attack and count; with one step FGSM, else PGD from a random start.
 
     Args:
         model: from images in [0, 1] to logits.
@@ -110,14 +110,14 @@ def ways(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> dict[str, Evalua
             torch.autograd.grad(cross_entropy(model(leaf), y, reduction="sum"), leaf)
         return x
 
-    def told(x: Tensor, y: Tensor) -> int:
-        """Foolbox says itself which images fool the net, by the one pass that the others make to count."""
+    def count_foolbox(x: Tensor, y: Tensor) -> int:
+        """Count with foolbox, whose attack already includes the pass that counts."""
         return int((~fool(foolbox, x, y, epsilons=EPS)[2]).sum())
 
     return {
         "ours": lambda: _count(model, x, y, ours),
         "bare passes": lambda: _count(model, x, y, bare),
-        "foolbox": lambda: sum(told(a, b) for a, b in zip(x.split(BATCH), y.split(BATCH), strict=True)),
+        "foolbox": lambda: sum(count_foolbox(a, b) for a, b in zip(x.split(BATCH), y.split(BATCH), strict=True)),
         "ART": lambda: _count(model, x, y, lambda x, y: torch.from_numpy(art.generate(x.numpy(), y.numpy()))),
     }
 
@@ -131,14 +131,14 @@ def table(measured: dict[str, Any]) -> str:
     """Write the times as a Markdown table, and the ratios of alternating runs.
 
     Args:
-        measured: from `beside`.
+        measured: from `compare`.
     """
     rows = []
-    for attack, found in measured.items():
-        own = found["ours"]["times"]
-        for way, of in found.items():
-            times = of["times"]
-            ratio = statistics.median(a / b for a, b in zip(own, times, strict=True))
+    for attack, by_way in measured.items():
+        ours = by_way["ours"]["times"]
+        for way, values in by_way.items():
+            times = values["times"]
+            ratio = statistics.median(a / b for a, b in zip(ours, times, strict=True))
             spread = f"{statistics.median(times):.4f} ({min(times):.4f} to {max(times):.4f})"
             rows.append([attack, way, spread, f"{ratio:.3f}"])
     header = [f"attack, {BATCH} images a batch", "way", "median, s (range)", "ours / it"]

@@ -1,4 +1,4 @@
-"""What is measured: a layer or a training step, made the published way or ours."""
+"""The measured cases: a layer or a training step, computed the published way or ours."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,7 +19,7 @@ Step = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Way:
-    """How a case is computed.
+    """A way to compute a case.
 
     Args:
         published: all the maps, NCHW, plain eager, the default allocator.
@@ -42,7 +42,7 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Layer:
-    """Forward and backward of one perturbation layer on (batch, channels, size, size)."""
+    """Forward and backward pass of one perturbation layer on (batch, channels, size, size)."""
 
     nmasks: int
     options: dict[str, Any] = field(default_factory=dict)
@@ -51,12 +51,12 @@ class Layer:
     size: int = 32
 
     def step(self, way: Way, device: str) -> Step:
-        """One repetition."""
+        """Make the function that does one repetition."""
         noise = Noise(nmasks=self.nmasks, level=0.1, **self.options)
         generator = torch.Generator().manual_seed(0)
         size = (self.size, self.size)
         masks = Masks(self.channels, size, noise, generator=generator)
-        layer = _laid_out(PerturbConv2d(masks, self.channels), way).to(device)
+        layer = _lay_out(PerturbConv2d(masks, self.channels), way).to(device)
         x = _images((self.batch, self.channels, self.size, self.size), way, device).requires_grad_()
         dy = _images(tuple(x.shape), way, device)
         wanted = [x, *layer.parameters()]
@@ -72,8 +72,8 @@ class Training:
     batch: int
 
     def step(self, way: Way, device: str) -> Step:
-        """One repetition."""
-        net = _laid_out(build(self.net, seed=1, **self.options), way).to(device).train()
+        """Make the function that does one repetition."""
+        net = _lay_out(build(self.net, seed=1, **self.options), way).to(device).train()
         trained = torch.compile(net) if way.compile else net
         optimizer = torch.optim.SGD(
             net.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=not way.published
@@ -90,7 +90,7 @@ class Training:
         return _in(way, device, step)
 
 
-def _laid_out(net: nn.Module, way: Way) -> nn.Module:
+def _lay_out(net: nn.Module, way: Way) -> nn.Module:
     if not way.published:
         return convert_conv2d_weight_memory_format(net, torch.channels_last)
     for part in net.modules():

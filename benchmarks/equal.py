@@ -1,7 +1,8 @@
-"""The fast path and the published computation train to the same result: losses step by step, counts at the end.
+"""Training by the fast path and by the published computation: losses step by step, counts at the end.
 
-Training magnifies any rounding: in a deep net with batch norms over few values, weights that differ by one part in ten
-million drift apart within a few steps. So a third training says how far: the published computation, from such weights.
+Training magnifies rounding: in a deep net with batch norms over few values, weights that differ by one part in ten
+million drift apart within a few steps. A third training measures this drift: the published computation, from such
+weights.
 """
 
 from contextlib import nullcontext
@@ -33,12 +34,12 @@ def equal(nepochs: int = 4, seeds: tuple[int, ...] = SEEDS) -> list[dict[str, An
         epoch, "fast", "published" and "changed".
     """
     digits = data.load("digits")
-    return [_compared(digits, net, seed, nepochs) for net in NETS for seed in seeds]
+    return [_compare(digits, net, seed, nepochs) for net in NETS for seed in seeds]
 
 
-def _compared(digits: data.ImageData, net: str, seed: int, nepochs: int) -> dict[str, Any]:
+def _compare(digits: data.ImageData, net: str, seed: int, nepochs: int) -> dict[str, Any]:
     fast, plain, changed = (
-        _trained(digits, net, seed, nepochs, fast=fast, change=change)
+        _train(digits, net, seed, nepochs, fast=fast, change=change)
         for fast, change in ((True, 0.0), (False, 0.0), (False, 1e-7))
     )
     gap, drift = (
@@ -48,7 +49,7 @@ def _compared(digits: data.ImageData, net: str, seed: int, nepochs: int) -> dict
     return {"net": net, "seed": seed, "gap": gap, "drift": drift, **counts}
 
 
-def _trained(
+def _train(
     digits: data.ImageData, name: str, seed: int, nepochs: int, *, fast: bool, change: float
 ) -> tuple[list[float], int]:
     preparation = data.preparation(digits)

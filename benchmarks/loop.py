@@ -1,4 +1,4 @@
-"""Our training loop against a bare one on the same net, and what augmentation takes of a step."""
+"""Our training loop compared with a bare one on the same net, and the share of augmentation in a step."""
 
 import statistics
 import time
@@ -16,12 +16,12 @@ from perturblab.models import build
 from perturblab.training import loop
 
 NET = "resnet18"
-OPTIONS: dict[str, Any] = {"nfilters": 6}  # the narrowest that was trained: what surrounds a step weighs most here
+OPTIONS: dict[str, Any] = {"nfilters": 6}  # the narrowest measured net, where the overhead of a step weighs most
 STEPS, BATCH = 10, 64
 
 
 def overhead(pairs: int, threads: int) -> dict[str, Any]:
-    """Ratios of ten steps of our loop to ten bare ones, pair by pair, with the median's 95 % interval."""
+    """Compare ten steps of our loop with ten bare ones, pair by pair: the median ratio and its 95 % interval."""
     torch.set_num_threads(threads)
     images = torch.randint(0, 256, (STEPS * BATCH, 3, 32, 32), dtype=torch.uint8)
     labels = torch.randint(0, 10, (STEPS * BATCH,))
@@ -33,7 +33,7 @@ def overhead(pairs: int, threads: int) -> dict[str, Any]:
         steps.append(second / STEPS)
     ratios, steps = ratios[1:], steps[1:]
     rows = images[:BATCH]
-    prepare = statistics.median(_seconds(lambda: _prepared(rows, torch.Generator())) for _ in range(50))
+    prepare = statistics.median(_seconds(lambda: _prepare(rows, torch.Generator())) for _ in range(50))
     interval = _median_interval(ratios)
     return {
         "net": f"{NET}, {OPTIONS['nfilters']} filters, batch {BATCH}",
@@ -48,12 +48,12 @@ def _ours(images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
     recipe = loop.Recipe(nepochs=10**6, batch_size=BATCH)
     model = _net()
     state = loop.start(model, recipe)
-    epochs = loop.train(model, images, labels, recipe, state, prepare=_prepared)
-    return lambda: void(next(epochs))
+    epochs = loop.train(model, images, labels, recipe, state, prepare=_prepare)
+    return lambda: discard(next(epochs))
 
 
-def void(_value: object) -> None:
-    """Nothing."""
+def discard(_value: object) -> None:
+    """Discard a value."""
 
 
 def _bare(images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
@@ -63,7 +63,7 @@ def _bare(images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
     def epoch() -> None:
         order = torch.randperm(len(images), generator=generator)
         for rows in order.split(BATCH):
-            loss = cross_entropy(model(_prepared(images[rows], generator)), labels[rows])
+            loss = cross_entropy(model(_prepare(images[rows], generator)), labels[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -76,7 +76,7 @@ def _net() -> torch.nn.Module:
     return convert_conv2d_weight_memory_format(build(NET, seed=1, **OPTIONS), torch.channels_last).train()
 
 
-def _prepared(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _prepare(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     preparation = PREPARATIONS["CIFAR10"]
     x = data.normalise(data.augment(images, preparation, generator), preparation)
     return x.contiguous(memory_format=torch.channels_last)
@@ -89,7 +89,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _median_interval(values: list[float]) -> tuple[float, float]:
-    """Order statistics that enclose the median with at least 95 %."""
+    """Give order statistics that enclose the median with at least 95 %."""
     ordered, n = sorted(values), len(values)
     low = max(0, int(stats.binom.ppf(0.025, n, 0.5)) - 1)
     return ordered[low], ordered[n - 1 - low]

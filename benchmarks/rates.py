@@ -1,4 +1,4 @@
-"""What this machine can do: matrix products and copies."""
+"""Rates of this machine: matrix products and copies."""
 
 import statistics
 import time
@@ -9,15 +9,15 @@ import torch
 
 
 def rates(device: str, size: int = 2048, repetitions: int = 9) -> dict[str, float]:
-    """Median rates: GFLOP/s of a square matrix product in both precisions, GB/s of a copy (read and written)."""
-    found = {}
+    """Measure median rates: GFLOP/s of a square matrix product in both precisions, GB/s of a copy (read and write)."""
+    medians = {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         a = torch.randn(size, size, device=device).to(dtype)
-        found[f"matrix product {name}, GFLOP/s"] = 2 * size**3 / _median(partial(torch.mm, a, a), repetitions) / 1e9
+        medians[f"matrix product {name}, GFLOP/s"] = 2 * size**3 / _median(partial(torch.mm, a, a), repetitions) / 1e9
     source = torch.zeros(64 * 2**20, device=device)
     target = torch.empty_like(source)
-    found["copy, GB/s"] = 2 * source.nbytes / _median(lambda: target.copy_(source), repetitions) / 1e9
-    return found
+    medians["copy, GB/s"] = 2 * source.nbytes / _median(lambda: target.copy_(source), repetitions) / 1e9
+    return medians
 
 
 def _median(work: Callable[[], object], repetitions: int) -> float:

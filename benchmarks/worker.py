@@ -1,4 +1,4 @@
-"""A process of its own for every case and way: it times one repetition whenever it is asked to."""
+"""A process per case and way; it times repetitions on request."""
 
 import multiprocessing
 import time
@@ -22,14 +22,14 @@ def serve(connection: Connection, case: Layer | Training, way: str, device: str,
     step = case.step(WAYS[way], device)
     before = _memory("VmRSS")
     while (count := connection.recv()) is not None:
-        connection.send([_timed(step) for _ in range(count)])
+        connection.send([_time(step) for _ in range(count)])
     peak = _memory("VmHWM")  # not ru_maxrss, which starts at the parent's
     if device != "cpu":
         before, peak = 0, torch.cuda.max_memory_allocated()
     connection.send({"peak": peak, "extra": peak - before})
 
 
-def _timed(step: Any) -> float:
+def _time(step: Any) -> float:
     began = time.perf_counter()
     step()
     return time.perf_counter() - began
@@ -53,7 +53,7 @@ class Worker:
         self.first = 0.0
 
     def repeat(self, count: int) -> None:
-        """Time so many repetitions; the first of all is kept apart, since it sets up and compiles."""
+        """Time ``count`` repetitions; the very first, which sets up and compiles, is kept apart."""
         if not self.first:
             self.first = self._ask(1)[0]
         self.times += self._ask(count)
@@ -64,7 +64,7 @@ class Worker:
         return times
 
     def end(self) -> dict[str, int]:
-        """Peak memory of the process, and how much of it came after set-up, in bytes."""
+        """End the process; give its peak memory, and the part of it after set-up, in bytes."""
         self.connection.send(None)
         memory: dict[str, int] = self.connection.recv()
         self.process.join()

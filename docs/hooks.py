@@ -1,4 +1,4 @@
-"""What `make docs` adds to the documents: a page for every public module, and links that hold on the site."""
+"""Hooks of `make docs`: a page for every public module, and links that work on the site."""
 
 import ast
 import re
@@ -23,7 +23,7 @@ NAME = """
 ::: {1}
     options: {{heading: {0}, toc_label: {0}}}
 """
-# Here a name in backticks is one of the interface; elsewhere it may be a command or a variable.
+# In these sections a name in backticks is a public one; elsewhere it may be a command or a variable.
 NAMING = re.compile(r"(?<=^## )(?:API|What is public)$.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 
 
@@ -34,32 +34,32 @@ def on_files(files: Files, *, config: MkDocsConfig) -> None:
         files.append(File.generated(config, f"api/{module.removeprefix('perturblab.')}.md", content=content))
     start = files.src_uris["guide.md"]
     start.name, start.dest_uri, start.url = "index", "index.html", "index.html"
-    config.nav = filled(config.nav or [], [file.src_uri for file in files.documentation_pages()])
+    config.nav = fill_nav(config.nav or [], [file.src_uri for file in files.documentation_pages()])
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
-    """Link public names to what their docstrings say; a link that leads out of docs/ stays as its text."""
+    """Link public names to their docstrings; replace a link that leaves docs/ by its text."""
     folder, paths = dirname(page.file.src_uri), dict[str, str]()
     for module, names in public().items():
         paths |= {module: module, **names}
 
-    def inside(link: re.Match[str]) -> str:
+    def keep_inside(link: re.Match[str]) -> str:
         return link[1] if normpath(join(folder, link[2])).startswith("../") else link[0]
 
-    def linked(span: re.Match[str]) -> str:
+    def add_link(span: re.Match[str]) -> str:
         return f"[{span[0]}][{paths[span[1]]}]" if span[1] in paths else span[0]
 
-    markdown = re.sub(r"\[([^\]]+)\]\((\.\./[^)]+)\)", inside, markdown)
-    return NAMING.sub(lambda part: re.sub(r"`([\w.]+)(?:\([^`]*\))?`", linked, part[0]), markdown)
+    markdown = re.sub(r"\[([^\]]+)\]\((\.\./[^)]+)\)", keep_inside, markdown)
+    return NAMING.sub(lambda part: re.sub(r"`([\w.]+)(?:\([^`]*\))?`", add_link, part[0]), markdown)
 
 
-def filled(nav: list[Any], pages: list[str]) -> list[Any]:
-    """The navigation with the pages that there are instead of patterns, and without sections that have none."""
+def fill_nav(nav: list[Any], pages: list[str]) -> list[Any]:
+    """Replace the patterns of the navigation by existing pages, and drop empty sections."""
     full = []
     for entry in nav:
         title, value = next(iter(entry.items())) if isinstance(entry, dict) else ("", entry)
         if isinstance(value, list):
-            value = filled(value, pages)
+            value = fill_nav(value, pages)
         elif "*" in value:
             value = [page for page in pages if fnmatch(page, value)]
         full += [{title: value} if title else value] if value else []
@@ -67,8 +67,8 @@ def filled(nav: list[Any], pages: list[str]) -> list[Any]:
 
 
 def public() -> dict[str, dict[str, str]]:
-    """Public names by module, as api.md lists them, each with the path of its definition."""
-    found: dict[str, dict[str, str]] = {}
+    """List the public names of api.md by module, each with the path of its definition."""
+    names_of: dict[str, dict[str, str]] = {}
     (listed,) = NAMING.findall((ROOT / "docs" / "api.md").read_text())
     for part in listed.split("\n### ")[1:]:
         for row in re.findall(r"^\| (`.+) \|$", part, re.MULTILINE):
@@ -76,12 +76,12 @@ def public() -> dict[str, dict[str, str]]:
             module, names = (
                 (cells[0][0], cells[1]) if part.startswith("Elsewhere") else (re.split(r"[:\n]", part)[0], cells[0])
             )
-            found.setdefault(module, {}).update({name: f"{home(module, name)}.{name}" for name in names})
-    return found
+            names_of.setdefault(module, {}).update({name: f"{home(module, name)}.{name}" for name in names})
+    return names_of
 
 
 def home(module: str, name: str) -> str:
-    """The module that a package takes a name from: `batchout` of the layers is a function, and also its file."""
+    """Find the module from which a package takes a name: `batchout` of the layers is a function and also a file."""
     package = ROOT / "src" / Path(*module.split(".")) / "__init__.py"
     for node in ast.walk(ast.parse(package.read_text())) if package.exists() else []:
         if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:

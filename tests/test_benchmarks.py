@@ -99,7 +99,7 @@ def test_first_losses_of_a_masked_net_agree_with_the_published_computation(monke
 def test_every_way_of_an_attack_counts_what_the_others_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """FGSM is one formula, so its counts agree exactly; the bare passes count the clean images."""
     monkeypatch.setattr(attacks, "EPOCHS", 1)
-    found = attacks.beside(pairs=1, threads=1, images=60)
+    found = attacks.compare(pairs=1, threads=1, images=60)
     counts = {way: of["correct"] for way, of in found["FGSM"].items()}
     assert counts["ours"] == counts["foolbox"] == counts["ART"]
     assert 0 < counts["ours"] < counts["bare passes"], "a net of which something can be lost, and is left"

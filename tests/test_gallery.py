@@ -107,12 +107,12 @@ def test_a_script_on_real_images_makes_its_page(script: ModuleType, name: str, s
 def test_solved_masks_give_the_target(script: ModuleType) -> None:
     x, t = torch.randn(3, 5, 4, generator=seeded(1)), torch.randn(6, 5, 4, generator=seeded(2))
     weight = torch.randn(6, 3 * 12, 1, 1, generator=seeded(3))
-    masks = script.solved(x, t, weight)
+    masks = script.solve(x, t, weight)
     assert masks.shape == (3, 12, 5, 4)
     maps = (x[:, None] + masks).clamp(min=0).flatten(0, 1)  # by the formula, not by the layer
     torch.testing.assert_close(torch.einsum("om,mhw->ohw", weight[..., 0, 0], maps), t, atol=1e-5, rtol=0)
-    assert script.missed(x[None], t[None], masks, weight) < 1e-9
-    assert script.missed(x[None].flip(-1), t[None].flip(-1), masks, weight) > 0.5
+    assert script.miss(x[None], t[None], masks, weight) < 1e-9
+    assert script.miss(x[None].flip(-1), t[None].flip(-1), masks, weight) > 0.5
 
 
 @of("one_mask_one_input")
@@ -128,8 +128,8 @@ def test_the_best_1x1_convolution_is_that_of_least_squares(script: ModuleType) -
 def test_fitted_masks_miss_less(script: ModuleType) -> None:
     x, t = torch.randn(3, 3, 5, 4, generator=seeded(1)), torch.randn(3, 2, 5, 4, generator=seeded(2))
     start, weight = torch.zeros(3, 4, 5, 4), torch.randn(2, 12, 1, 1, generator=seeded(3))
-    ends = [script.fitted(x, t, start, weight, 40, also_weight=both) for both in (False, True)]
-    missed = [script.missed(x, t, *end) for end in ((start, weight), *ends)]
+    ends = [script.fit(x, t, start, weight, 40, also_weight=both) for both in (False, True)]
+    missed = [script.miss(x, t, *end) for end in ((start, weight), *ends)]
     assert missed[0] > missed[1] > missed[2]
 
 
@@ -153,7 +153,7 @@ def test_n_c_is_what_the_other_eight_weights_add(script: ModuleType) -> None:
     def way(name: str) -> object:
         return lambda centre, n: (found.append((centre, n)), n)[1]
 
-    with script.replaced({"conv": conv}, way):
+    with script.replace_neighbours({"conv": conv}, way):
         torch.testing.assert_close(conv(x), plain)
     ((centre, n),) = found
     assert centre is x
@@ -194,7 +194,7 @@ def test_shares_are_those_of_plain_regressions(script: ModuleType) -> None:
 @of("arrangement")
 def test_two_dots_at_a_distance_and_nothing_else(script: ModuleType) -> None:
     labels = torch.arange(200) % 2
-    x = script.images_of(labels, 5, seeded(4))
+    x = script.make_images(labels, 5, seeded(4))
     assert x.shape == (200, 1, 32, 32)
     bright, dark = x.flatten(1).argmax(1), x.flatten(1).argmin(1)
     assert torch.equal(bright // 32, dark // 32)

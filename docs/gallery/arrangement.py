@@ -38,17 +38,17 @@ NETS = {
 
 
 def draw(dataroot: str, distances: tuple[int, ...], seeds: tuple[int, ...], steps: int, asked: int) -> Figure:
-    """Train every net on every distance, and ask it about images that it has not seen."""
-    del dataroot  # the images are made here
+    """Train every net on every distance, and test it on new images."""
+    del dataroot  # the images are synthetic
     field = describe(build("perturb_resnet18", task=TASK, **NETS["masks, level 1"][1]), TASK)["receptive_field"]
     figure, axes = plt.subplots(figsize=(7, 4.4))
     rows = []
     for (text, (name, options)), marker in zip(NETS.items(), "osD^", strict=True):
-        found = [t_interval([_accuracy(name, options, d, seed, steps, asked) for seed in seeds]) for d in distances]
-        means = [interval.mean for interval in found]
-        ends = [(i.mean - (i.low or i.mean), (i.high or i.mean) - i.mean) for i in found]
+        intervals = [t_interval([_accuracy(name, options, d, seed, steps, asked) for seed in seeds]) for d in distances]
+        means = [interval.mean for interval in intervals]
+        ends = [(i.mean - (i.low or i.mean), (i.high or i.mean) - i.mean) for i in intervals]
         axes.errorbar(distances, means, yerr=torch.tensor(ends).T.clamp(min=0), marker=marker, capsize=3, label=text)
-        cells = [f"{i.mean:.1f}" + (f" ± {i.mean - i.low:.1f}" if i.low is not None else "") for i in found]
+        cells = [f"{i.mean:.1f}" + (f" ± {i.mean - i.low:.1f}" if i.low is not None else "") for i in intervals]
         rows.append([text, *cells])
     rows.append(["by places alone", *(f"{100 * (1 - d / SIZE):.1f}" for d in distances)])
     print(markdown_table(["test accuracy, %", *(f"d = {d}" for d in distances)], rows))
@@ -62,8 +62,8 @@ def draw(dataroot: str, distances: tuple[int, ...], seeds: tuple[int, ...], step
     return figure
 
 
-def images_of(labels: Tensor, distance: int, draws: torch.Generator) -> Tensor:
-    """Images (N, 1, 32, 32) of classes (N,): the dark dot is to the right (0) or to the left (1) of the bright one."""
+def make_images(labels: Tensor, distance: int, draws: torch.Generator) -> Tensor:
+    """Make images (N, 1, 32, 32) of classes (N,): the dark dot is right (0) or left (1) of the bright one."""
     count = len(labels)
     x = 0.1 * torch.randn(count, SIZE, SIZE, generator=draws)
     row, column = torch.randint(SIZE, (2, count), generator=draws)
@@ -80,9 +80,9 @@ def _accuracy(name: str, options: dict[str, object], distance: int, seed: int, s
     for _ in range(steps):
         labels = torch.randint(2, (BATCH,), generator=draws)
         optimizer.zero_grad()
-        F.cross_entropy(net(images_of(labels, distance, draws)), labels).backward()
+        F.cross_entropy(net(make_images(labels, distance, draws)), labels).backward()
         optimizer.step()
         anneal.step()
     draws = stream(0, "test images")
     labels = torch.randint(2, (asked,), generator=draws)
-    return evaluate.answers(net.eval(), images_of(labels, distance, draws), labels).counts.percent
+    return evaluate.answers(net.eval(), make_images(labels, distance, draws), labels).counts.percent

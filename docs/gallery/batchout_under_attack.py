@@ -29,8 +29,8 @@ _ARMS = {
 
 
 def draw(dataroot: str, attacks: tuple[str, ...]) -> Figure:
-    """Read the curves of the runs in ``results/robust``, and put the paper's beside those under FGSM."""
-    del dataroot  # the answers are in the records
+    """Draw the curves of the runs in ``results/robust``, under FGSM beside those of the paper."""
+    del dataroot  # the numbers are in the records
     figure, grid = plt.subplots(1, len(attacks), figsize=(4.4 * len(attacks), 4), squeeze=False, sharey=True)
     found = {arm: _points(arm) for arm in _ARMS}
     for axes, attack in zip(grid[0], attacks, strict=True):

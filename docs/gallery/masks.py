@@ -22,7 +22,7 @@ IMAGE = 3  # of the test set
 
 
 def draw(dataroot: str, levels: tuple[float, ...], images: int) -> Figure:
-    """Show mask, sum and what the ReLU leaves at every level, and say how much of it the mask decides."""
+    """Show the mask, the sum and its ReLU at every level; print how many values the mask decides."""
     data = load("CIFAR10", dataroot=dataroot)
     x = normalise(data.test.images[:images], preparation(data))
     masks = draw_masks((3, 1, 32, 32), "uniform", torch.Generator().manual_seed(1))
@@ -51,7 +51,7 @@ def draw(dataroot: str, levels: tuple[float, ...], images: int) -> Figure:
 
 
 def _undone(kept: torch.Tensor, x: torch.Tensor) -> float:
-    """R² of the best affine map from the layer's channels back to the image's, pixel by pixel; (N, 3, H, W) both."""
+    """Compute R² of the best affine map per pixel from the layer's channels to the image's, both (N, 3, H, W)."""
     features, target = (part.permute(0, 2, 3, 1).reshape(-1, 3).double() for part in (kept, x))
     features, target = features - features.mean(0), target - target.mean(0)
     left = target - features @ torch.linalg.lstsq(features, target).solution

@@ -29,8 +29,8 @@ _CURVES = (
 
 
 def draw(dataroot: str, shown: tuple[str, ...]) -> Figure:
-    """Tell what every metric adds to the exact accuracy, set-up by set-up, and draw one run of some."""
-    del dataroot  # the answers are in the records
+    """Print the difference of every metric from the exact accuracy per set-up, and draw one run of some."""
+    del dataroot  # the numbers are in the records
     groups = defaultdict[str, list[Result]](list)
     for run in load(RESULTS):
         if run.metrics and run.metrics[-1].smoothed is not None and run.record.study:

@@ -36,12 +36,12 @@ from perturblab.training import evaluate
 
 FULL = {"run": Path("runs/robust/BO-cifar-none/seed-1"), "looked": 2000, "asked": 2000}
 SMALL = {"run": None, "looked": 100, "asked": 100}
-_TABLE = 4096  # values of each channel that noise of its distribution is drawn from
-Replace = Callable[[Tensor, Tensor], Tensor]  # centre pixels (N, C, H, W), n_c (N, O, H, W) -> what stands in for n_c
+_TABLE = 4096  # values kept per channel, to draw noise of its distribution
+Replace = Callable[[Tensor, Tensor], Tensor]  # centre pixels (N, C, H, W), n_c (N, O, H, W) -> the replacement of n_c
 
 
 class Seen:
-    """What is known about the n_c of one convolution, added up over images, in float64.
+    """Sums over images about the n_c of one convolution.
 
     Args:
         conv: 3x3, stride 1, padding 1.
@@ -55,7 +55,7 @@ class Seen:
         self.table = torch.zeros(outputs, 0)
 
     def add(self, x: Tensor, n: Tensor) -> None:
-        """Take a batch: centre pixels (N, C, H, W) and n_c (N, O, H, W)."""
+        """Add a batch: centre pixels (N, C, H, W) and n_c (N, O, H, W)."""
         self.count += len(x)
         flat, part = (values.movedim(1, 0).flatten(1) for values in (x, n))
         self.xx, self.xn, self.nn = self.xx + flat @ flat.T, self.xn + flat @ part.T, self.nn + part.square().sum(1)
@@ -65,7 +65,7 @@ class Seen:
             self.table = part[:, chosen]
 
     def best(self, *, mask: bool) -> tuple[Tensor, Tensor, float]:
-        """The best affine map from the centre to n_c: weights (C, O), an offset a channel or a place, and its R²."""
+        """Fit the affine map from the centre to n_c: weights (C, O), an offset per channel or place, and its R²."""
         places = self.x[0].numel()
         x, n = (total.flatten(1).double() / self.count for total in (self.x, self.n))  # means at every place
         whole = self.nn.double() - self.count * places * n.mean(1).square()
@@ -79,7 +79,7 @@ class Seen:
         return weights.float(), offset.float(), 1 - float(left.sum() / whole.sum())
 
     def by_place(self) -> tuple[Tensor, float]:
-        """The mean of n_c at every place, (O, H, W), the best of all fixed masks; R²."""
+        """Give the mean of n_c at every place (O, H, W), which is the best fixed mask, and its R²."""
         n = self.n.flatten(1).double() / self.count
         whole = (self.nn.double() - self.count * n.shape[1] * n.mean(1).square()).sum()
         among = self.count * (n - n.mean(1, keepdim=True)).square().sum()
@@ -87,7 +87,7 @@ class Seen:
 
 
 def draw(dataroot: str, run: Path | None, looked: int, asked: int) -> Figure:
-    """Look at every 3x3 convolution of a net on training images, and ask it about test images with n_c replaced."""
+    """Measure n_c of every 3x3 convolution on training images; test the net with n_c replaced."""
     net, x, labels, test = _trained(run, dataroot)
     convs = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)}
     seen = {name: Seen(conv) for name, conv in convs.items()}
@@ -95,7 +95,7 @@ def draw(dataroot: str, run: Path | None, looked: int, asked: int) -> Figure:
     def look(name: str) -> Replace:
         return lambda x, n: (seen[name].add(x, n), n)[1]
 
-    with replaced(convs, look), torch.no_grad():
+    with replace_neighbours(convs, look), torch.no_grad():
         for batch in x[:looked].split(100):
             net(batch)
     shares = ["R² of the place (a mask)", "of the centre (1x1)", "of both", "of the neighbours"]
@@ -122,8 +122,8 @@ def draw(dataroot: str, run: Path | None, looked: int, asked: int) -> Figure:
 
 
 @contextmanager
-def replaced(convs: dict[str, nn.Conv2d], way: Callable[[str], Replace]) -> Iterator[None]:
-    """Put something in place of n_c in 3x3 convolutions (stride 1, padding 1), as long as the context lasts."""
+def replace_neighbours(convs: dict[str, nn.Conv2d], way: Callable[[str], Replace]) -> Iterator[None]:
+    """Replace n_c in 3x3 convolutions (stride 1, padding 1) inside the block."""
 
     def hook(name: str) -> Callable[..., Tensor]:
         do = way(name)
@@ -143,7 +143,7 @@ def replaced(convs: dict[str, nn.Conv2d], way: Callable[[str], Replace]) -> Iter
 
 
 def _ways(seen: dict[str, Seen]) -> dict[str, Callable[[str], Replace]]:
-    """What is put in place of n_c, by its name in the table."""
+    """Give the replacements of n_c by their names in the table."""
 
     def drawn(name: str, shape: tuple[int, ...], draws: torch.Generator) -> Tensor:
         table = seen[name].table
@@ -181,18 +181,18 @@ def _ways(seen: dict[str, Seen]) -> dict[str, Callable[[str], Replace]]:
 def _correct(
     net: nn.Module, convs: dict[str, nn.Conv2d], way: Callable[[str], Replace], images: Tensor, labels: Tensor
 ) -> int:
-    with replaced(convs, way):
+    with replace_neighbours(convs, way):
         return evaluate.answers(net, images, labels).counts.correct
 
 
 def _kurtosis(table: Tensor) -> float:
-    """Of every channel's values, (C, S); their median."""
+    """Compute the median over channels of the kurtosis of values (C, S)."""
     centred = table.double() - table.double().mean(1, keepdim=True)
     return float((centred.pow(4).mean(1) / centred.square().mean(1).square()).median())
 
 
 def _trained(run: Path | None, dataroot: str) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
-    """A trained net in eval mode, its training images without labels, the labels of the test images, and these."""
+    """Give a trained net in eval mode, its training images, the labels of its test images, and these (N, C, H, W)."""
     if run is None:
         with tempfile.TemporaryDirectory() as folder:
             own = Path(folder, "run")
@@ -205,7 +205,7 @@ def _trained(run: Path | None, dataroot: str) -> tuple[nn.Module, Tensor, Tensor
             return _opened(own, dataroot)
     if not (run / "record.json").is_file():
         study = f"{run.parts[-2]} --preset {run.parts[-3]} --seed {run.name.removeprefix('seed-')}"
-        raise UserError(f"{run} is no trained run; make it with: perturblab run {study} --dataroot {dataroot}")
+        raise UserError(f"{run} is not a trained run; make it with: perturblab run {study} --dataroot {dataroot}")
     return _opened(run, dataroot)
 
 

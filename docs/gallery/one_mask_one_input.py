@@ -32,45 +32,46 @@ from perturblab.seeding import stream
 
 FULL = {"counts": (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000), "others": 10_000, "steps": 300}
 SMALL = {"counts": (1, 2, 4), "others": 50, "steps": 20}
-FILTERS, MASKS, EDGE = 8, 16, 16  # every pixel is a problem of its own: the middle 16x16 of the image are enough
+FILTERS, MASKS, EDGE = 8, 16, 16  # the pixels are separate problems: the middle 16x16 are enough
 
 
 def draw(dataroot: str, counts: tuple[int, ...], others: int, steps: int) -> Figure:
-    """Solve for one image and for many; say and draw what is missed on them and on the test images."""
+    """Solve for one image and for many; print and draw the error on them and on the test images."""
     data = load("CIFAR10", dataroot=dataroot)
     prep = preparation(data)
     conv = torch.empty(FILTERS, 3, 3, 3).uniform_(-(27**-0.5), 27**-0.5, generator=stream(1, "filters"))
     x, t = _pairs(normalise(data.train.images[: max(counts)], prep), conv)
     unseen = _pairs(normalise(data.test.images[:others], prep), conv)
     weight = torch.randn(FILTERS, 3 * MASKS, 1, 1, generator=stream(1, "1x1")) / (3 * MASKS) ** 0.5
-    exact = solved(x[0], t[0], weight)
-    rows = [("solved for one image", missed(x[:1], t[:1], exact, weight), missed(*unseen, exact, weight))]
+    exact = solve(x[0], t[0], weight)
+    rows = [("solved for one image", miss(x[:1], t[:1], exact, weight), miss(*unseen, exact, weight))]
     curves, masks = [], exact
     for k in counts:
-        masks = _better(x[:k], t[:k], weight, masks, steps)
-        own, learned = fitted(x[:k], t[:k], masks, weight, steps, also_weight=True)
-        curves.append([*(missed(*on, masks, weight) for on in ((x[:k], t[:k]), unseen)), missed(*unseen, own, learned)])
-        rows.append((f"best masks for {k:,}", *curves[-1][:2]))
-        rows.append((f"... and 1x1 convolution, for {k:,}", missed(x[:k], t[:k], own, learned), curves[-1][2]))
-    fixed = best_weight(x, t, _drawn())
+        masks = _fit_from_two_starts(x[:k], t[:k], weight, masks, steps)
+        refitted, learned = fit(x[:k], t[:k], masks, weight, steps, also_weight=True)
+        both = [miss(*images, masks, weight) for images in ((x[:k], t[:k]), unseen)]
+        curves.append([*both, miss(*unseen, refitted, learned)])
+        rows.append((f"best masks for {k:,}", *both))
+        rows.append((f"... and 1x1 convolution, for {k:,}", miss(x[:k], t[:k], refitted, learned), curves[-1][2]))
+    fixed = best_weight(x, t, _draw_masks())
     rows.append(
         (
             f"drawn masks, best 1x1 convolution, for {len(x):,}",
-            missed(x, t, _drawn(), fixed),
-            missed(*unseen, _drawn(), fixed),
+            miss(x, t, _draw_masks(), fixed),
+            miss(*unseen, _draw_masks(), fixed),
         )
     )
-    floor = pointwise(x, t, *unseen)
+    floor = missed_without_masks(x, t, *unseen)
     cells = [(text, f"{on_own:.4f}", f"{on_others:.4f}") for text, on_own, on_others in rows]
     cells.append((f"no masks, no activation: the best 1x1 convolution, for {len(x):,}", "", f"{floor:.4f}"))
     print(markdown_table(["", "missed on its own images", "missed on the others"], cells))
     print(f"\n{len(unseen[0]):,} others, of the test set. On its own image the exact solution is off by", end=" ")
-    print(f"{_off(x[:1], t[:1], exact, weight):.0e} at most, where the target reaches {float(t[0].abs().max()):.1f}.")
+    print(f"{_worst(x[:1], t[:1], exact, weight):.0e} at most, where the target reaches {float(t[0].abs().max()):.1f}.")
     return _figure(counts, np.array(curves), rows[0][2], floor)
 
 
-def solved(x: Tensor, t: Tensor, weight: Tensor) -> Tensor:
-    """Masks with which a layer gives a target on one image, exactly where the cone of the weights allows.
+def solve(x: Tensor, t: Tensor, weight: Tensor) -> Tensor:
+    """Solve for the masks with which a layer gives a target on one image, exactly where the cone of the weights allows.
 
     Args:
         x: image, (C, H, W).
@@ -85,12 +86,12 @@ def solved(x: Tensor, t: Tensor, weight: Tensor) -> Tensor:
     return (torch.from_numpy(maps).reshape(len(x), -1, *x.shape[1:]) - x[:, None]).float()
 
 
-def fitted(
+def fit(
     x: Tensor, t: Tensor, masks: Tensor, weight: Tensor, steps: int, *, also_weight: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Masks with the smallest mean squared error on all images at once, by Adam.
+    """Fit the masks (C, M, H, W) with the smallest mean squared error on all images (N, C, H, W) at once, by Adam.
 
-    With ``also_weight`` the 1x1 convolution is the best for the masks, anew after every tenth of the steps.
+    With ``also_weight`` every tenth of the steps starts with the best 1x1 convolution for the current masks.
     """
     masks, weight = masks.clone().requires_grad_(), weight.clone()
     optimizer = torch.optim.Adam([masks], lr=0.05)
@@ -107,20 +108,20 @@ def fitted(
 
 
 def best_weight(x: Tensor, t: Tensor, masks: Tensor) -> Tensor:
-    """The 1x1 convolution with the smallest squared error for given masks, (O, C * M, 1, 1): least squares."""
+    """Fit the 1x1 convolution (O, C * M, 1, 1) for given masks by least squares, on images (N, C, H, W)."""
     maps, target = (part.movedim(1, 0).flatten(1).double() for part in (perturb(x, masks, act=torch.nn.ReLU()), t))
     gram = maps @ maps.T
     gram += 1e-6 * gram.diagonal().mean() * torch.eye(len(gram))  # a map may be zero everywhere
     return torch.linalg.solve(gram, maps @ target.T).T.float()[..., None, None]
 
 
-def missed(x: Tensor, t: Tensor, masks: Tensor, weight: Tensor) -> float:
-    """Share of the target's variance, about each filter's mean, that the layer misses."""
+def miss(x: Tensor, t: Tensor, masks: Tensor, weight: Tensor) -> float:
+    """Measure the share of the variance of a target (N, O, H, W), about each filter's mean, that the layer misses."""
     return _share(_layer(x, masks, weight), t)
 
 
-def pointwise(x: Tensor, t: Tensor, others: Tensor, target: Tensor) -> float:
-    """What the best affine map of the centre pixel misses, which is a 1x1 convolution without any mask."""
+def missed_without_masks(x: Tensor, t: Tensor, others: Tensor, target: Tensor) -> float:
+    """Measure what the best affine map of the centre pixel misses: a 1x1 convolution without masks; (N, C, H, W)."""
 
     def columns(images: Tensor) -> Tensor:
         flat = images.movedim(1, -1).reshape(-1, 3)
@@ -131,7 +132,7 @@ def pointwise(x: Tensor, t: Tensor, others: Tensor, target: Tensor) -> float:
 
 
 def _pairs(x: Tensor, conv: Tensor) -> tuple[Tensor, Tensor]:
-    """The middle of images and of what the convolution makes of them."""
+    """Cut the middle out of images (N, C, 32, 32) and out of their convolution."""
     low, high = (32 - EDGE) // 2, (32 + EDGE) // 2
     return x[..., low:high, low:high].contiguous(), F.conv2d(x, conv, padding=1)[..., low:high, low:high].contiguous()
 
@@ -140,18 +141,18 @@ def _layer(x: Tensor, masks: Tensor, weight: Tensor) -> Tensor:
     return perturb_conv2d(x, masks, weight, act=torch.nn.ReLU())
 
 
-def _drawn() -> Tensor:
+def _draw_masks() -> Tensor:
     return draw_masks((3, MASKS, EDGE, EDGE), "uniform", stream(1, "masks"))
 
 
-def _better(x: Tensor, t: Tensor, weight: Tensor, before: Tensor, steps: int) -> Tensor:
-    """Of two starts, the masks for fewer images and drawn ones, the better end; every pixel for itself."""
-    ends = [fitted(x, t, start, weight, steps)[0] for start in (before, _drawn())]
+def _fit_from_two_starts(x: Tensor, t: Tensor, weight: Tensor, before: Tensor, steps: int) -> Tensor:
+    """Fit from two starts, the masks for fewer images and drawn ones; keep the better result at every pixel."""
+    ends = [fit(x, t, start, weight, steps)[0] for start in (before, _draw_masks())]
     errors = [(_layer(x, end, weight) - t).square().sum((0, 1)) for end in ends]
     return torch.where(errors[0] <= errors[1], *ends)
 
 
-def _off(x: Tensor, t: Tensor, masks: Tensor, weight: Tensor) -> float:
+def _worst(x: Tensor, t: Tensor, masks: Tensor, weight: Tensor) -> float:
     return float((_layer(x, masks, weight) - t).abs().max())
 
 
