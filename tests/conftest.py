@@ -1,7 +1,9 @@
 """What every test shares: one thread, no network, a cache of its own, and runs that no test changes."""
 
+import fcntl
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,18 +24,41 @@ from perturblab.studies import jobs
 from run_folders import QUIET, Finished, opened
 from studies import InProcess
 
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 # Two threads that wait for each other on a busy machine are many times slower than one.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """One for all processes of pytest-xdist, so that every kernel is compiled once."""
+@pytest.fixture(scope="session")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of pytest-xdist have in common."""
     base = tmp_path_factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    os.environ["PERTURBLAB_CACHE"] = str(base / "cache")
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(common: Path) -> None:
+    """One for all processes, so that every kernel is compiled once."""
+    os.environ["PERTURBLAB_CACHE"] = str(common / "cache")
+
+
+@pytest.fixture(scope="session")
+def made_once(common: Path) -> MadeOnce:
+    """Make a folder in the first process that asks for it; the others wait and find it made."""
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        done = common / f"{name}.made"
+        with (common / f"{name}.lock").open("w") as door:
+            fcntl.flock(door, fcntl.LOCK_EX)
+            if not done.exists():
+                (common / name).mkdir()
+                make(common / name)
+                done.touch()
+        return common / name
+
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -90,11 +115,13 @@ def tell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tm
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(made_once: MadeOnce) -> Path:
     """A finished run by the command line, audited, with validation; nobody may change it."""
-    folder = tmp_path_factory.mktemp("cli") / "run"
-    assert command(f"train {ONE_EPOCH} --nepochs 2 --audit --val-size 10 --quiet --out {folder}") == 0
-    return folder
+
+    def make(folder: Path) -> None:
+        assert command(f"train {ONE_EPOCH} --nepochs 2 --audit --val-size 10 --quiet --out {folder / 'run'}") == 0
+
+    return made_once("cli", make) / "run"
 
 
 @pytest.fixture(scope="session")
@@ -125,12 +152,14 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def attack_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def attack_runs(made_once: MadeOnce) -> Path:
     """Six small runs to attack."""
-    root = tmp_path_factory.mktemp("runs")
-    for name, flags in RUNS.items():
-        assert command(f"train {flags} --quiet --out {root / name}") == 0
-    return root
+
+    def make(root: Path) -> None:
+        for name, flags in RUNS.items():
+            assert command(f"train {flags} --quiet --out {root / name}") == 0
+
+    return made_once("attacked", make)
 
 
 @pytest.fixture
@@ -169,14 +198,13 @@ def short_autoattack(monkeypatch: pytest.MonkeyPatch) -> None:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs of a study that are not processes of their own: each would import PyTorch again."""
     monkeypatch.setattr(jobs, "subprocess", SimpleNamespace(Popen=InProcess))
+    monkeypatch.setattr(jobs, "_LOOK_EVERY", 0.0)
 
 
 # --- bad input
 
 
 @pytest.fixture(scope="session")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def good(made_once: MadeOnce) -> Path:
     """A folder of good files of every kind; tests copy them and break the copies."""
-    folder = tmp_path_factory.mktemp("good")
-    good_files.make(folder)
-    return folder
+    return made_once("good", good_files.make)

@@ -5,16 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from perturblab.records.config import TrainConfig, validated
 from perturblab.runs import open, train
 from perturblab.runs.run import Run
-from perturblab.system.terminal import Show
+from run_folders import QUIET
 
-QUIET = Show(quiet=True)
 # 120 images at 32 are three steps and one of 24.
 SMALL: dict[str, Any] = {"train_size": 120, "batch_size": 32, "nepochs": 1, "learning_rate": 0.02}
 PAPER: dict[str, Any] = {"net_type": "batchout_mnist", "nfilters": 8, "padding": 2}
@@ -35,14 +33,6 @@ def executed(folder: Path, **given: Any) -> Run:
     run = opened(folder, **given)
     assert train.execute(run, QUIET) is not None
     return run
-
-
-def weights(folder: Path) -> dict[str, Tensor]:
-    return safetensors.torch.load_file(folder / "weights.safetensors")
-
-
-def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
 def recorded(folder: Path) -> dict[str, Any]:

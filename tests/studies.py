@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import os
 import shlex
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -72,15 +73,21 @@ def keep_record(job: plan.Job, **config: Any) -> Path:
 
 
 class InProcess:
-    """A job of a study run by the tests' own process, which has imported PyTorch; its interface is that of Popen."""
+    """A job of a study run by the tests' own process, which has imported PyTorch; its interface is that of Popen.
+
+    It runs when it is first looked at, so that others can begin before it has ended.
+    """
 
     def __init__(self, argv: list[str], *, stdout: IO[bytes], **_: object) -> None:
-        with io.StringIO() as said, redirect_stdout(said), redirect_stderr(said):
-            self.returncode = command(shlex.join(argv[argv.index("perturblab") + 1 :]))
-            stdout.write(said.getvalue().encode())
+        self.line = shlex.join(argv[argv.index("perturblab") + 1 :])
+        self.log, self.returncode = os.fdopen(os.dup(stdout.fileno()), "wb"), -1
 
     def poll(self) -> int:
-        """The exit code: it has always ended."""
+        """The exit code of the job, which has ended then."""
+        if self.returncode < 0:
+            with self.log, io.StringIO() as said, redirect_stdout(said), redirect_stderr(said):
+                self.returncode = command(self.line)
+                self.log.write(said.getvalue().encode())
         return self.returncode
 
     wait = poll

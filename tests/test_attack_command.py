@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from attack_runs import LITTLE, TEST, attack, by_key, counted, decoded, kept, opened_in_pixels
+from attack_runs import LITTLE, TEST, attack, by_key, decoded, kept, opened_in_pixels
 from builders import Tell, Told
 from perturblab.attacks import ATTACKS, Threat, deepfool, fgsm, still_right
 from perturblab.cli import main
@@ -196,67 +196,6 @@ def test_radii_are_those_of_the_norm(here: Path, tell: Tell) -> None:
 
 
 # --- mistakes of the user --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("plain --eps x", r"--eps got 'x'; expected a number of at least 0, or a fraction such as 8/255"),
-        ("plain --eps 0.1,", r"--eps got ''; expected a number"),
-        ("plain --eps=-0.1", r"--eps got '-0\.1'; expected a number of at least 0"),
-        ("plain --eps 8/0", r"--eps got '8/0'; expected"),
-        ("plain --eps nan", r"--eps got 'nan'; expected"),
-        ("plain --eps inf", r"--eps got 'inf'; expected"),
-        ("plain --attacks fgms", r"--attacks got 'fgms'; choose among fgsm, pgd, .*, or transfer-NAME of one"),
-        ("plain --attacks fgsm,", r"--attacks got ''; choose among"),
-        ("plain --attacks transfer-", r"--attacks got 'transfer-'; choose among"),
-        ("plain --attacks 'fgsm frozen'", r"--attacks got 'fgsm frozen'; choose among"),
-        ("plain --attacks transfer-fgsm", r"--attacks got 'transfer-fgsm' and no --source; give the run whose images"),
-        ("plain --norm l1", r".*--norm.*l1"),
-        ("plain --attacks fgsm-normalised --norm l2", r"--norm l2 is not known to fgsm-normalised; it knows linf"),
-        ("plain --steps 0", r"--steps got '0': .*greater than or equal to 1"),
-        ("plain --restarts 0", r"--restarts got '0': "),
-        ("plain --subset 0", r"--subset got '0': "),
-        ("plain --step-size 0", r"--step-size got '0': .*greater than 0"),
-        ("plain --iterations 0,1", r"--iterations got '0,1'; expected integers of at least 1, such as 1,2,3"),
-        (
-            "plain --check-subset 9",
-            r"--check-subset and --subset leave the masking checks 9 images, too few .*; give both",
-        ),
-        (
-            "plain --subset 9",
-            r"--check-subset and --subset leave the masking checks 9 images, too few .*; .* at least 10, ",
-        ),
-        ("plain --batchout-in-eval", r"--batchout-in-eval given, but plain was trained without BatchOut; drop it"),
-        ("guarded --batchout-in-eval", r"--batchout-in-eval given, but the partners go by class, and evaluation has"),
-        (
-            "plain --inference-batchout 2",
-            r"--inference-batchout given, but plain was trained without BatchOut; drop it",
-        ),
-        ("mixed --inference-batchout 0", r"--inference-batchout got '0': "),
-        (
-            "mixed --inference-batchout 2 --batchout-in-eval",
-            r"--batchout-in-eval and --inference-batchout given, two ways to use BatchOut; drop one",
-        ),
-        ("plain --source plain", r"--source plain has the weights of plain itself; choose another run"),
-        ("plain --source three", r"--source three was trained on other images than plain; choose another"),
-        ("plain --source nowhere", r".*nowhere.*"),
-        ("nowhere", r".*nowhere.*"),
-        ("plain --source", r".*--source.*"),
-        ("", r".*RUN.*"),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_measures_nothing(here: Path, tell: Tell, line: str, said: str) -> None:
-    with counted() as made:
-        try:
-            told = tell(f"attack {line} --nthreads 1")
-        except SystemExit as end:  # argparse's own way out
-            pytest.fail(f"ended with {end.code} outside main")
-    assert told.code == 2
-    assert told.out == ""
-    assert re.fullmatch(rf"perturblab: error: {said}[^\n]*\n", told.err), told.err
-    assert made == []
-    assert not list(here.glob("*/attacks"))
 
 
 def test_weights_that_are_no_numbers_are_one_sentence_and_leave_no_point(here: Path, tell: Tell) -> None:

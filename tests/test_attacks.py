@@ -17,6 +17,7 @@ from perturblab.attacks import ATTACKS, Effort, PixelModel, Threat, deepfool, in
 from perturblab.records.attack_names import ATTACK_KINDS
 from told import in_order
 
+pytestmark = pytest.mark.usefixtures("short_autoattack")
 with_norms = pytest.mark.parametrize(
     ("row", "norm"),
     [pytest.param(row, norm, id=f"{row.id}-{norm}") for row in ATTACK_ROWS for norm in row.norms],

@@ -31,15 +31,17 @@ NAMES = [*(Path(file).name for file in COMMANDS), "results", "run"]
 
 
 @pytest.fixture(scope="module")
-def attacked(good: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def attacked(good: Path, made_once: Callable[..., Path]) -> Path:
     """A good run that was attacked, and its record where a study expects one."""
-    folder = tmp_path_factory.mktemp("attacked")
-    shutil.copytree(good / "run", folder / "run")
-    attack(folder / "run")
-    value = json.loads((folder / RECORD).read_text()) | {"study": {"setup": "K4", "preset": "quick"}}
-    (folder / STUDY).parent.mkdir(parents=True)
-    (folder / STUDY).write_bytes(as_json(value))
-    return folder
+
+    def make(folder: Path) -> None:
+        shutil.copytree(good / "run", folder / "run")
+        attack(folder / "run")
+        value = json.loads((folder / RECORD).read_text()) | {"study": {"setup": "K4", "preset": "quick"}}
+        (folder / STUDY).parent.mkdir(parents=True)
+        (folder / STUDY).write_bytes(as_json(value))
+
+    return made_once("records", make)
 
 
 def judged(attacked: Path, line: str, prepare: Callable[[Path], Any], tokens: str = "", **expected: Any) -> None:

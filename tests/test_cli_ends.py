@@ -111,7 +111,7 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         main.main(["models"])
 
 
-@pytest.mark.parametrize("command", ["models", "models --json", "report", "--help"])
+@pytest.mark.parametrize("command", ["list", "list --json", "report", "--help"])
 @pytest.mark.parametrize("buffered", [True, False])
 def test_reader_that_goes_away_is_no_error(command: str, buffered: bool, run: Path, tmp_path: Path) -> None:
     """What `| head` does: the other end of the pipe is closed before the first line comes."""
@@ -135,7 +135,7 @@ def test_reader_that_goes_away_is_no_error(command: str, buffered: bool, run: Pa
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="NOT TESTED WITH A FULL DISK: no /dev/full here")
-@pytest.mark.parametrize("command", ["models", "report"])
+@pytest.mark.parametrize("command", ["list", "report"])
 def test_output_that_cannot_be_written_is_told_in_one_line(command: str, run: Path, tmp_path: Path) -> None:
     argv = [command, str(run)] if command == "report" else [command]
     with Path("/dev/full").open("wb") as full:

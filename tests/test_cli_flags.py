@@ -26,68 +26,18 @@ from perturblab.runs.build import net_options
 
 COMMANDS = ("models", "describe", "train", "evaluate", "attack", "list", "show", "run", "export", "report")
 # A value other than the default for every field, as it is typed.
-GIVEN: dict[str, str] = {
-    "code": "up",
-    "net_type": "cifarnet",
-    "nfilters": "6",
-    "nmasks": "2",
-    "level": "0.25",
-    "log": "csv,tb",
-    "scale_noise": "2",
-    "first_masks": "3",
-    "noise_type": "normal",
-    "filter_size": "3",
-    "first_filter_size": "1",
-    "act": "prelu",
-    "pool_type": "avg",
-    "dropout": "0.25",
-    "redraw_masks": "always",
-    "operator": "shift",
-    "nweights": "8",
-    "depth": "2",
-    "full": "16",
-    "anchors": "gaussian",
-    "sparsity": "0.25",
-    "padding": "2",
-    "reading": "A",
-    "blocks": "2",
-    "norm_order": "bn-relu",
-    "defence": "batchout",
-    "batchout_at": "all",
-    "batchout_eta": "U[0,0.2]",
-    "batchout_k": "3",
-    "batchout_partners": "mutual",
-    "batchout_rows": "random",
-    "batchout_eta_per": "image",
-    "batchout_shared": "both",
-    "defence_eps": "8/255",
-    "defence_steps": "3",
-    "defence_mode": "train",
-    "dataset_train": "digits",
-    "dataset_test": "digits",
-    "dataroot": "elsewhere",
-    "classes": "1,0",
-    "train_size": "40",
-    "val_size": "20",
-    "batch_size": "10",
-    "nepochs": "3",
-    "manual_seed": "7",
-    "optim_method": "AdamW",
-    "train_only": "norms",
-    "learning_rate": "1e-4",
-    "optimizer_schedule": "cosine",
-    "momentum": "0.5",
-    "weight_decay": "0",
-    "adam_beta1": "0.5",
-    "adam_beta2": "0.5",
-    "out": "here",
-    "resume": "there",
-    "nthreads": "1",
-    "precision": "bf16",
-    "compile": "on",
-    "mask_memory": "bf16",
-    "device": "cpu",
-}
+TYPED = """
+code=up net_type=cifarnet nfilters=6 nmasks=2 level=0.25 log=csv,tb scale_noise=2 first_masks=3 noise_type=normal
+filter_size=3 first_filter_size=1 act=prelu pool_type=avg dropout=0.25 redraw_masks=always operator=shift nweights=8
+depth=2 full=16 anchors=gaussian sparsity=0.25 padding=2 reading=A blocks=2 norm_order=bn-relu defence=batchout
+batchout_at=all batchout_eta=U[0,0.2] batchout_k=3 batchout_partners=mutual batchout_rows=random
+batchout_eta_per=image batchout_shared=both defence_eps=8/255 defence_steps=3 defence_mode=train
+dataset_train=digits dataset_test=digits dataroot=elsewhere classes=1,0 train_size=40 val_size=20 batch_size=10
+nepochs=3 manual_seed=7 optim_method=AdamW train_only=norms learning_rate=1e-4 optimizer_schedule=cosine
+momentum=0.5 weight_decay=0 adam_beta1=0.5 adam_beta2=0.5 out=here resume=there nthreads=1 precision=bf16 compile=on
+mask_memory=bf16 device=cpu
+"""
+GIVEN = dict(word.split("=") for word in TYPED.split())
 SWITCHES = sorted(set(TrainConfig.model_fields) - set(GIVEN))
 
 
@@ -300,7 +250,7 @@ import sys
 from perturblab.cli.main import main
 for line in {lines!r}:
     try:
-        code = main.main(line.split())
+        code = main(line.split())
     except SystemExit as end:
         code = end.code
     heavy = sorted({{"torch", "numpy", "rich", "matplotlib", "datasets", "scipy"}} & set(sys.modules))

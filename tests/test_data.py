@@ -171,17 +171,6 @@ def test_an_unknown_name_gets_the_nearest(wrong, right):
         data.load(wrong)
 
 
-@pytest.mark.parametrize("source", ["", "  "])
-def test_an_empty_name_is_no_folder(source):
-    with pytest.raises(DataError, match=in_order("folder data set")):
-        data.load(source)
-
-
-def test_a_missing_folder_is_no_name(tmp_path):
-    with pytest.raises(DataError, match=in_order("folder /missing")):
-        data.load(str(tmp_path / "missing"))
-
-
 def test_a_folder_without_data_names_the_layouts(tmp_path):
     with pytest.raises(DataError, match=in_order("train-*.parquet cifar-10-batches-py")):
         data.load(str(tmp_path))

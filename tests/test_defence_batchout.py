@@ -1,7 +1,6 @@
 """BatchOut in training runs: labels, places, draws; a run that stops and goes on."""
 
 import importlib
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from defence_runs import NORMED, QUIET, batch, executed, opened, recorded, same, watched, weights
+from defence_runs import NORMED, batch, executed, opened, recorded, watched
 from perturblab import layers
 from perturblab.errors import UserError
 from perturblab.layers import BatchOut, Mixing
@@ -23,6 +22,7 @@ from perturblab.runs import open, train
 from perturblab.runs.defence import make_mixings
 from perturblab.runs.run import Run
 from perturblab.seeding import stream
+from run_folders import QUIET, metrics, same, untimed, weights
 
 # --- BatchOut in training -------------------------------------------------------------------------------------------
 
@@ -165,11 +165,6 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return folder
 
 
-def untimed(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "images_per_second")} for line in lines]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("steps", [1, 4, 6], ids="after {}".format)
 def test_interrupted_and_resumed_equals_uninterrupted(
@@ -183,7 +178,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert resumed.state.epoch * resumed.steps + resumed.state.step == steps
     assert train.execute(resumed, QUIET) is not None
     assert same(weights(tmp_path / "run"), weights(want))
-    assert untimed(tmp_path / "run") == untimed(want)
+    assert untimed(metrics(tmp_path / "run")) == untimed(metrics(want))
     assert recorded(tmp_path / "run") == recorded(want)
 
 

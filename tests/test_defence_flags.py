@@ -1,16 +1,13 @@
 """The flags of a defence, its record, and how images are prepared for it."""
 
 import json
-import re
 import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from defence_runs import config, executed, in_pixels, opened, recorded, watched
 from perturblab import data
@@ -27,54 +24,6 @@ from perturblab.training.schedules import lr_factor
 from told import in_order
 
 # --- flags and records ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("defence", "flags"),
-    [
-        ("none", {"batchout_eta": "0.1"}),
-        ("none", {"defence_eps": "0.1"}),
-        ("none", {"batchout_detach": False}),
-        ("batchout", {"defence_eps": "0.1"}),
-        ("batchout", {"defence_mode": "train"}),
-        ("fgsm", {"defence_steps": 3}),
-        ("fgsm", {"batchout_k": "3"}),
-        ("fgsm-half", {"defence_steps": 3}),
-        ("fgsm-half", {"batchout_at": "all"}),
-        ("pgd", {"batchout_partners": "mutual"}),
-        ("pgd", {"batchout_rows": "random", "batchout_shared": "eta"}),
-    ],
-    ids=str,
-)
-def test_a_flag_that_the_defence_does_not_read_is_an_error(defence: str, flags: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(UserError) as caught:
-        opened(tmp_path / "run", defence=defence, **flags)
-    text = str(caught.value)
-    assert "\n" not in text
-    assert f"--defence {defence}" in text
-    assert all("--" + name.replace("_", "-") in text for name in flags)
-
-
-@pytest.mark.parametrize(
-    ("flags", "text"),
-    [
-        ({"batchout_at": "nope"}, "module nope conv1"),
-        ({"batchout_at": "conv1,nope"}, "module nope"),
-        ({"batchout_at": "all-after:nope"}, "all-after:nope"),
-        ({"batchout_eta": "much"}, "eta much number"),
-        ({"batchout_eta": "0.3:0.9"}, "eta probabilities"),
-        ({"batchout_k": "1.5"}, "--batchout-k 1.5 count fraction"),
-        ({"batchout_k": "-1"}, "--batchout-k -1"),
-        ({"batchout_partners": "others"}, "--batchout-partners others"),
-    ],
-    ids=str,
-)
-def test_a_setting_that_makes_no_sense_is_told_in_one_line(flags: dict[str, Any], text: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError) as caught:
-        opened(tmp_path / "run", defence="batchout", **flags)
-    assert re.search(in_order(text), str(caught.value))
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "run").exists()
 
 
 def mixings(net: str = "batchout_mnist", **given: Any) -> dict[str, Mixing]:
@@ -269,9 +218,9 @@ def test_without_normalisation_the_net_sees_pixels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("augment", [None, True, False])
 def test_without_augmentation_images_are_trained_on_as_they_are(
-    augment: bool | None, colours: Path, tmp_path: Path
+    augment: bool | None, pictures: Path, tmp_path: Path
 ) -> None:
-    given = {"dataset_train": str(colours), "train_size": None, "net_type": "batchout_cifar", "nfilters": 2}
+    given = {"dataset_train": str(pictures), "train_size": None, "net_type": "batchout_cifar", "nfilters": 2}
     run = opened(tmp_path / "run", augment=augment, batch_size=6, **given)
     own = data.preparation(run.images)
     assert own.crop_padding == 4
@@ -285,8 +234,8 @@ def test_without_augmentation_images_are_trained_on_as_they_are(
     assert torch.equal(generator.get_state(), before) == (augment is False)
 
 
-def test_the_adversary_of_augmented_images_attacks_what_was_augmented(colours: Path, tmp_path: Path) -> None:
-    given = {"dataset_train": str(colours), "train_size": None, "net_type": "batchout_cifar", "nfilters": 2}
+def test_the_adversary_of_augmented_images_attacks_what_was_augmented(pictures: Path, tmp_path: Path) -> None:
+    given = {"dataset_train": str(pictures), "train_size": None, "net_type": "batchout_cifar", "nfilters": 2}
     run = opened(tmp_path / "run", defence="fgsm-half", batch_size=6, **given)
     seen = watched(run)
     assert len(seen.given) == 3
@@ -333,16 +282,3 @@ def test_the_batchout_schedule_epoch_by_epoch(dataset: str) -> None:
 def test_the_recipe_takes_the_schedule(tmp_path: Path) -> None:
     recipe = make_recipe(config(optimizer_schedule="batchout"), "MNIST")
     assert recipe.schedule == "batchout"
-
-
-@pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures that is recognised as some classes of CIFAR-10, and so is augmented."""
-    root, generator = tmp_path_factory.mktemp("data") / "pets", np.random.default_rng(0)
-    for split, count in (("train", 9), ("test", 5)):
-        for name in ("cat", "dog"):
-            (root / split / name).mkdir(parents=True)
-            for k in range(count):
-                pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / split / name / f"{k}.png")
-    return root

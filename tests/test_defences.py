@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from defence_runs import ATTACKED, NORMED, PAPER, QUIET, batch, executed, in_pixels, opened, same, watched, weights
+from defence_runs import ATTACKED, NORMED, PAPER, batch, executed, in_pixels, opened, watched
 from perturblab.attacks import Threat
 from perturblab.models import Task, build
 from perturblab.records.choices import Defence
@@ -16,6 +16,7 @@ from perturblab.runs import train
 from perturblab.runs.run import Run
 from perturblab.seeding import stream
 from perturblab.training.adversarial import Adversary, adversarial_images
+from run_folders import QUIET, same, weights
 
 DEFENCES = get_args(Defence)
 

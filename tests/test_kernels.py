@@ -260,9 +260,16 @@ def test_the_default_type_of_torch_does_not_matter() -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("stored", [True, False])
-@pytest.mark.parametrize("of_masks", [True, False])
-@pytest.mark.parametrize("mask_type", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("mask_type", "of_masks", "stored"),  # every pair of choices
+    [
+        (torch.float32, True, True),
+        (torch.float32, False, False),
+        (torch.bfloat16, True, False),
+        (torch.bfloat16, False, True),
+    ],
+    ids=str,
+)
 def test_the_operators_say_the_truth_about_themselves(mask_type: torch.dtype, of_masks: bool, stored: bool) -> None:
     given, below = case((2, 3, 2, 4)), torch.tensor([0.25])
     masks = (native.as_stored(given["masks"]).permute(3, 2, 0, 1) if stored else given["masks"]).to(mask_type)

@@ -152,12 +152,6 @@ def test_a_missing_tensorboard_is_told_before_any_work(
         pass
 
 
-def test_an_unknown_log_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["train", "--log", "csv,xml"]) == 2
-    err = capsys.readouterr().err
-    assert err == "perturblab: error: --log got 'xml': input should be 'csv' or 'tb'; see --help\n"
-
-
 def test_a_resumed_run_can_be_given_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = "train --dataset-train digits --net-type lenet --nfilters 3 --train-size 40 --nepochs 1 --quiet --nthreads 1"
     assert main.main([*line.split(), "--out", str(tmp_path / "run")]) == 0

@@ -300,29 +300,6 @@ def test_what_is_there_is_not_missed() -> None:
         require("x", "json", "no_such_package", feature="this")
 
 
-@pytest.mark.parametrize(
-    ("line", "text"),
-    [
-        ("{run}", "--onnx FILE or --pretrained DIR"),
-        ("{run} --push a/b", "--pretrained DIR"),
-        ("{run} --onnx x.onnx --push a/b", "give --pretrained DIR"),
-        ("{run} --onnx {run}", "ends in .onnx"),
-        ("{run} --onnx {run}/record.json", "ends in .onnx"),
-        ("{run} --onnx {run}/weights.safetensors", "ends in .onnx"),
-        ("{run} --onnx {run}/.onnx", "ends in .onnx"),
-        ("{run}/nope --onnx {run}/x.onnx", "holds no checkpoint.pt"),
-    ],
-)
-def test_mistakes_are_told_in_one_line(line: str, text: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if "--onnx" in line and "--push" not in line:
-        onnx()
-    assert main.main(["export", *line.format(run=run).split()]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("perturblab: error: ")
-    assert text in err
-    assert err.count("\n") == 1
-
-
 @pytest.mark.parametrize("memory", ["bf16", "seed"])
 def test_a_run_whose_masks_take_less_memory(memory: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx()
@@ -333,34 +310,6 @@ def test_a_run_whose_masks_take_less_memory(memory: str, tmp_path: Path, capsys:
     assert main.main(["train", *f"{line} --nepochs 1 --quiet --out {folder}".split()]) == 0
     assert main.main(["export", str(folder), "--onnx", str(tmp_path / "net.onnx"), "--quiet"]) == 0
     assert "597 same answers" in capsys.readouterr().out
-
-
-def test_a_file_that_is_there_is_never_overwritten(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    onnx()
-    path = tmp_path / "net.onnx"
-    path.write_text("dear")
-    assert main.main(["export", str(run), "--onnx", str(path), "--quiet"]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith(f"perturblab: error: {path} exists")
-    assert err.count("\n") == 1
-    assert path.read_text() == "dear"
-
-
-def test_a_folder_that_cannot_be_made_is_named_as_it_was_given(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    onnx()
-    assert main.main(["export", str(run), "--onnx", "/proc/net.onnx", "--quiet"]) == 2
-    assert capsys.readouterr().err.startswith("perturblab: error: /proc/net.onnx ")
-
-
-def test_a_run_that_draws_masks_at_every_pass_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    onnx()
-    line = "--dataset-train digits --net-type perturb_resnet18 --nfilters 2 --redraw-masks always --train-size 20"
-    folder = tmp_path / "run"
-    assert main.main(["train", *f"{line} --batch-size 10 --nepochs 1 --quiet --out {folder}".split()]) == 0
-    assert main.main(["export", str(folder), "--onnx", str(tmp_path / "net.onnx"), "--quiet"]) == 2
-    assert "masks at every forward pass" in capsys.readouterr().err
 
 
 @torch.no_grad()

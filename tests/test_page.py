@@ -280,26 +280,6 @@ def test_the_command_writes_between_markers(folder: Path, tmp_path: Path) -> Non
     assert document.read_text() == text
 
 
-@pytest.mark.parametrize(
-    ("flags", "complaint"),
-    [
-        (["--control", "x"], "--control x is not read here"),
-        (["--tag", "pnn"], "--tag pnn is not read here"),
-        (["--into", "x"], "--into x is not read here"),
-        (["--markdown", "-o", "x"], "--output x is not read here"),
-        (["--attacks", "--groups"], "choose one"),
-        (["--markdown", "--tag", "nosuch"], "nothing in the catalogue is tagged 'nosuch'"),
-    ],
-)
-def test_flags_that_are_not_read_are_mistakes(
-    folder: Path, flags: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main.main(["report", str(folder), *flags]) == 2
-    error = capsys.readouterr().err
-    assert complaint in error
-    assert len(error.splitlines()) == 1
-
-
 def test_committed_records_make_a_page() -> None:
     text = page.page(list(committed()), results.load_failed(RESULTS))
     assert Reader(text).open == []

@@ -315,22 +315,6 @@ def test_a_run_that_another_process_has_gone_on_with_is_refused(stopped: Path) -
 # --- what is told ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("there", [False, True], ids=["missing", "empty"])
-def test_resume_of_a_run_that_is_not_there(there: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if there:
-        (tmp_path / "run").mkdir()
-    assert main.main(["train", "--resume", str(tmp_path / "run")]) == 2
-    want = f"{tmp_path}/run holds no checkpoint.pt; give the folder of a run that perturblab train has made"
-    assert capsys.readouterr() == ("", f"perturblab: error: {want}\n")
-
-
-def test_what_differs_is_named(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        main.main(["train", "--resume", str(stopped), "--momentum", "0.5", "--batch-size", "3", "--nfilters", "2"]) == 2
-    )
-    assert "--batch-size, --momentum given" in capsys.readouterr().err
-
-
 def test_more_epochs_and_other_threads_are_recorded_and_told(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.get_num_threads()
     try:

@@ -30,7 +30,6 @@ from perturblab.system.terminal import Show
 from run_folders import (
     AUGMENTED,
     FILES,
-    NET,
     QUIET,
     Finished,
     config,
@@ -204,11 +203,6 @@ def test_only_the_norms_are_trained_where_that_is_asked_for(tmp_path: Path) -> N
     counted = record_of(tmp_path / "run").parameters
     assert counted.trainable == sum(parameters[name].numel() for name in trained)
     assert counted.trainable + counted.frozen >= sum(p.numel() for p in parameters.values())
-
-
-def test_a_net_without_norms_cannot_train_them_only(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=in_order("--train-only norms batchout_mnist ; drop")):
-        opened(tmp_path / "run", train_only="norms", **{**dict.fromkeys(NET), "net_type": "batchout_mnist"})
 
 
 def test_the_same_subset_whatever_else_is_asked_for(tmp_path: Path) -> None:

@@ -97,7 +97,8 @@ def test_a_run_whose_weights_are_gone_is_trained_anew_for_its_next_attack(
 @pytest.mark.usefixtures("in_process")
 def test_two_studies_over_one_run_lose_no_points_of_each_other(tmp_path: Path) -> None:
     """Each has results of its own, so that what lies beside the weights may lack what one of them has."""
-    first, second = ({"attacks": "fgsm", "eps": eps, "subset": 20, "checks": True} for eps in ("0,0.1", "0,0.2"))
+    little = {"subset": 20, "steps": 2, "restarts": 1, "queries": 15}
+    first, second = ({"attacks": "fgsm", "eps": eps, "checks": True, **little} for eps in ("0,0.1", "0,0.2"))
 
     def study_of(results: str, *attacks: dict[str, Any]) -> list[plan.Job]:
         preset = replace(ATTACKED, seeds=1, attacks={"K4": attacks})
@@ -155,6 +156,7 @@ def test_points_of_other_weights_are_kept_and_told(tmp_path: Path) -> None:
     assert [job for job, _ in plan.sort_jobs([train, attack]).other] == [attack]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_two_attacks_on_one_run_wait_for_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each would write what the other does not know."""
     one = replace(ATTACKED, seeds=1)

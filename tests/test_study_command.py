@@ -176,22 +176,3 @@ def test_an_array_of_jobs(tmp_path: Path) -> None:
     for name in ("K4", "H5"):
         record = store.load(tmp_path / f"results/quick/{name}/seed-1/record.json")
         assert record.study == Study(setup=name, preset="quick")
-
-
-@pytest.mark.parametrize(
-    ("line", "wrong"),
-    [
-        ("show K44", r"nothing in the catalogue is called 'K44'; did you mean K4\?"),
-        ("show r-NOISE", r"nothing in the catalogue is called 'r-NOISE'; did you mean R-noise\?"),
-        ("list --tag nothing", "--tag got 'nothing': nothing in the catalogue is tagged 'nothing'; "),
-        ("run --preset huge", "--preset got 'huge'; choose one of quick, cpu, cpu-all, robust, gpu, full"),
-        ("run K4 --seeds 0", "--seeds got '0'"),
-        ("run nothing", "nothing in the catalogue is called 'nothing'"),
-        (f"run --dry-run --results {__file__}", ", which is a file; give a folder, which is made "),
-        ("list --tag ''", "--tag got '': expected a tag, such as pnn"),
-    ],
-)
-def test_mistakes_are_told_in_one_line(line: str, wrong: str, tell: Tell) -> None:
-    code, out, err = tell(line)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert wrong.split(r"\?")[0] in err

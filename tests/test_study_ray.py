@@ -147,26 +147,6 @@ def test_that_no_machine_suffices_is_told(
     assert capsys.readouterr() == ("", "" if enough else told)
 
 
-@pytest.mark.parametrize(
-    ("flags", "wrong"),
-    [
-        ("--on slurm", "--on got 'slurm'; expected ray, or ray://HOST:PORT"),
-        ("--cpus 2", "--cpus given without --on, which it belongs to; drop it, or give --on ray"),
-        ("--on ray --gpus 1.5", "--gpus got '1.5'; expected a part of one such as 0.5, or whole ones"),
-        ("--on ray --gpus many", "--gpus got 'many'; expected a part of one such as 0.5, or whole ones"),
-        ("--on ray --cpus 0", "--cpus got '0'; expected N of at least 1"),
-        ("--seed 1 --seeds 2", "not allowed with argument"),
-    ],
-)
-def test_mistakes_are_told_in_one_line(
-    flags: str, wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code = main.main(shlex.split(f"run K4 --quiet --results {tmp_path}/results {flags}"))
-    out, err = capsys.readouterr()
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert wrong in err
-
-
 @pytest.mark.parametrize("on", ["ray", "ray://"])
 def test_no_cluster_is_told_in_one_line(
     on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -60,6 +60,7 @@ def test_a_run_that_is_killed_is_told_as_killed_and_done_by_the_next_call(tmp_pa
     assert failure.reason == "its process was ended by SIGKILL; the same command goes on with it"
 
 
+@pytest.mark.usefixtures("in_process")
 def test_what_a_killed_study_leaves_is_swept(tmp_path: Path) -> None:
     jobs = planned(tmp_path, "K4")
     jobs[0].results[0].mkdir(parents=True)
