@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from attack_runs import LITTLE, TEST, attack, by_key, counted, kept, measured, opened_in_pixels
-from builders import Tell
+from builders import Tell, point
 from perturblab.attacks import ATTACKS, Threat, autoattack, masking
 from perturblab.records.attack_names import WORST
+from perturblab.records.run_points import RunPoints
 from perturblab.runs.attack import images, partial
 from perturblab.system import files
 
@@ -42,6 +44,38 @@ def test_only_what_is_missing_is_measured(here: Path, tell: Tell) -> None:
         points = attack(tell, "plain", "--attacks fgsm,uniform --eps 0,0.1,0.2")
     assert measured(made) == [("fgsm", 0.2), ("uniform", 0.0), ("uniform", 0.1), ("uniform", 0.2)]
     assert [(p["attack"], p["eps"]) for p in points][:3] == [("fgsm", 0.0), ("fgsm", 0.1), ("fgsm", 0.2)]
+
+
+def test_a_call_reads_each_file_of_points_once(here: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that adds points and a check, changes flags, and makes the worst cases anew."""
+    attack(tell, "plain", "--attacks fgsm,uniform --eps 0,0.1,0.2 --no-checks")
+    reads = Counter[str]()
+    real = Path.read_text
+
+    def counting(path: Path, **given: Any) -> str:
+        if path.parent.name == "attacks":
+            reads[path.name] += 1
+        return real(path, **given)
+
+    monkeypatch.setattr(Path, "read_text", counting)
+    attack(tell, "plain", "--attacks fgsm,pgd --eps 0,0.1,0.3")
+    assert reads == {"fgsm.json": 1, "uniform.json": 1, "worst-case.json": 1}, "pgd.json and checks.json are new"
+    reads.clear()
+    attack(tell, "plain", "--attacks fgsm,pgd --eps 0,0.1,0.3")
+    names = ["checks", "fgsm", "pgd", "uniform", "worst-case"]
+    assert reads == {f"{name}.json": 1 for name in names}
+
+
+def test_points_that_another_process_writes_meanwhile_are_kept(tmp_path: Path) -> None:
+    ours, theirs = RunPoints(tmp_path), RunPoints(tmp_path)
+    assert ours.find(point("fgsm", 0.1)) is None
+    theirs.add(point("fgsm", 0.2, 5))
+    ours.add(point("fgsm", 0.1, 9))
+    theirs.add(point("pgd", 0.1, 3))
+    assert [(p.attack, p.eps, p.correct) for p in ours.settle({})] == [
+        *(("fgsm", 0.1, 9), ("fgsm", 0.2, 5), ("pgd", 0.1, 3)),
+        *((WORST, 0.1, 3), (WORST, 0.2, 3)),
+    ]
 
 
 def test_a_call_that_was_interrupted_keeps_every_point_and_goes_on(here: Path, tell: Tell) -> None:

@@ -70,11 +70,11 @@ def test_checks_with_keys_by_position_and_by_name_are_the_same(tmp_path: Path) -
     path = tmp_path / "attacks" / "checks.json"
     path.parent.mkdir()
     path.write_text(json.dumps([CHECK]))
-    (old,) = load_checks(tmp_path)
+    (old,) = load_checks(path)
     assert old.key.effort == Effort(steps=50)
     assert (old.key.subset, old.key.images, old.key.weights, old.key.eps, old.key.seed) == ("s", 200, "w", 0.1, 1)
-    save_checks(tmp_path, [old])
-    assert load_checks(tmp_path) == [old]
+    save_checks(path, [old])
+    assert load_checks(path) == [old]
     (written,) = json.loads(path.read_text())
     assert written["key"]["norm"] == "linf"
     assert written["flags"] == old.findings.flags()

@@ -13,6 +13,7 @@ from perturblab.records.flags import SATURATED
 from perturblab.records.paths import file_of
 from perturblab.records.points import Point, load_points, save_points
 from perturblab.records.run_points import RunPoints
+from perturblab.records.worst_case import with_worst
 
 
 def test_points_go_round_through_a_file(tmp_path: Path) -> None:
@@ -37,7 +38,7 @@ def test_the_points_of_a_run_have_the_flags_of_its_checks_and_worst_cases_made_a
     for name in ("worst-case", "worst-case-l2", "worst-case-old"):
         save_points(folder / f"{name}.json", [point(WORST, 0.1, 1, settings={"attacks": ["fgsm", "pgd"]})])
     (folder / "checks.json").write_text(json.dumps([CHECK]))
-    points = RunPoints(tmp_path).with_worst()
+    points = with_worst(RunPoints(tmp_path).marked())
     assert [(p.attack, p.total) for p in points] == [
         *(("deepfool", TOTAL), ("fgsm", TOTAL), ("fgsm", 30), ("pgd", TOTAL), (WORST, TOTAL)),
     ]
@@ -46,9 +47,9 @@ def test_the_points_of_a_run_have_the_flags_of_its_checks_and_worst_cases_made_a
     )
     assert points[-1].correct == 5
     (folder / "checks.json").unlink()
-    assert {p.flags for p in RunPoints(tmp_path).with_worst()} == {()}
+    assert {p.flags for p in with_worst(RunPoints(tmp_path).marked())} == {()}
     (folder / "checks.json").write_text(json.dumps([CHECK | {"key": [*CHECK["key"][:2], "v", *CHECK["key"][3:]]}]))
-    assert {p.flags for p in RunPoints(tmp_path).with_worst()} == {()}, "of other weights"
+    assert {p.flags for p in with_worst(RunPoints(tmp_path).marked())} == {()}, "of other weights"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_checks_that_are_not_ours_are_one_sentence(tmp_path: Path, content: str)
     save_points(tmp_path / "attacks" / "fgsm.json", [point()])
     (tmp_path / "attacks" / "checks.json").write_text(content)
     with pytest.raises(UserError, match=r"checks\.json .*\(.+\); delete"):
-        RunPoints(tmp_path).with_worst()
+        with_worst(RunPoints(tmp_path).marked())
 
 
 @pytest.mark.parametrize(

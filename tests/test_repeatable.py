@@ -78,8 +78,11 @@ def test_a_record_with_flags_that_set_nothing_loads_and_is_what_is_asked_for(tmp
     (tmp_path / "record.json").write_text(json.dumps(content))
     record = store.load(tmp_path / "record.json")
     assert record.config.keys() >= {"save", "logs", "learning_rate_decay"}
-    assert done.differing(record, TrainConfig(**flags), flags.keys()) == ""
-    assert done.differing(record, TrainConfig(**flags | {"momentum": 0.5}), flags.keys()) == "momentum 0.9, now 0.5"
+    assert done.describe_differences(record, TrainConfig(**flags), flags.keys()) == ""
+    assert (
+        done.describe_differences(record, TrainConfig(**flags | {"momentum": 0.5}), flags.keys())
+        == "momentum 0.9, now 0.5"
+    )
 
 
 def test_a_newer_one_is_refused_with_the_remedy(tmp_path: Path) -> None:

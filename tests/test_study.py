@@ -12,7 +12,7 @@ import pytest
 from perturblab.records import numerics, store
 from perturblab.records.attack_names import WORST
 from perturblab.records.checks import load_checks
-from perturblab.records.paths import file_of
+from perturblab.records.paths import RunFolder, file_of
 from perturblab.records.points import load_points, save_points
 from perturblab.records.record import Study
 from perturblab.records.results import Failed, load, load_failed
@@ -109,13 +109,13 @@ def test_two_studies_over_one_run_lose_no_points_of_each_other(tmp_path: Path) -
     shutil.rmtree(tmp_path / "runs/tiny/K4/seed-1/attacks")
     assert run_all(study_of("two", second)) == []
     kept = tmp_path / "one/tiny/K4/seed-1"
-    before, checks = load_points(file_of(kept, "fgsm", "linf")), load_checks(kept)
+    before, checks = load_points(file_of(kept, "fgsm", "linf")), load_checks(RunFolder(kept).checks)
     assert run_all(study_of("one", first, second)[2:]) == []
     after = {p.key: p.answers for p in load_points(file_of(kept, "fgsm", "linf"))}
     assert sorted(eps for eps, *_ in after) == [0.0, 0.1, 0.2]
     assert all(after[p.key] == p.answers for p in before)
-    assert all(check in load_checks(kept) for check in checks)
-    assert len(load_checks(kept)) == 2
+    assert all(check in load_checks(RunFolder(kept).checks) for check in checks)
+    assert len(load_checks(RunFolder(kept).checks)) == 2
     assert all(plan.is_done(job) for job in study_of("one", first, second))
 
 

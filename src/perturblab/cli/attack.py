@@ -8,8 +8,8 @@ from pathlib import Path
 from perturblab.cli.arguments import given
 from perturblab.cli.output import print_json
 from perturblab.records.attack_config import AttackConfig
-from perturblab.records.checks import was_checked
 from perturblab.records.config import validated
+from perturblab.records.run_points import RunPoints
 from perturblab.system.processes import DONE
 
 
@@ -33,7 +33,7 @@ def attack(args: argparse.Namespace) -> int:
         print_json([point.summary() for point in points])
     else:
         print(points_table(points, terminal=sys.stdout.isatty() and os.environ.get("TERM") != "dumb"))
-        if not was_checked(Path(args.folder), points):
+        if not RunPoints(Path(args.folder)).was_checked(points):
             print("not checked for masked gradients: flags come from the curves alone; leave --no-checks out")
         pictures = ["curves.svg", *(["examples.svg"] if examples_of(points)[1] else [])]
         print(f"pictures: {Path(args.folder, 'attacks')}/{', '.join(pictures)}")

@@ -10,9 +10,8 @@ from pydantic import BaseModel, FiniteFloat, TypeAdapter, field_validator
 
 from perturblab.errors import UserError
 from perturblab.records import flags
-from perturblab.records.attack_names import WORST, Effort
+from perturblab.records.attack_names import Effort
 from perturblab.records.fields import Natural, Positive
-from perturblab.records.paths import CHECKS, RunFolder
 from perturblab.records.points import Point
 from perturblab.system.files import from_json, write_atomically
 
@@ -147,16 +146,15 @@ def telling_radius(measured: Sequence[Point]) -> float:
     return min(sorted(lowest), key=lambda eps: abs(lowest[eps] - clean / 2))
 
 
-def load_checks(folder: Path) -> list[Check]:
-    """Read the masking checks of a run; an empty list where there were none.
+def load_checks(path: Path) -> list[Check]:
+    """Read masking checks; an empty list where there is no file.
 
     Args:
-        folder: of the run.
+        path: of the file, `RunFolder.checks`.
 
     Raises:
         UserError: the file was not written by this program.
     """
-    path = RunFolder(folder).attacks / CHECKS
     try:
         return _CHECKS.validate_python(from_json(path.read_text(encoding="utf-8"))) if path.is_file() else []
     except (ValueError, RecursionError) as error:
@@ -164,26 +162,7 @@ def load_checks(folder: Path) -> list[Check]:
         raise UserError(f"{path} cannot be read as masking checks ({reason}); delete it to check again") from error
 
 
-def save_checks(folder: Path, checks: Sequence[Check]) -> None:
-    """Write the masking checks of a run, whole or not at all.
-
-    Args:
-        folder: of the run.
-        checks: all that it has; their flags are written for people, and not read again.
-    """
+def save_checks(path: Path, checks: Sequence[Check]) -> None:
+    """Write masking checks, whole or not at all; their flags are written for people, and not read again."""
     content = [{"flags": check.findings.flags(), **check.model_dump()} for check in checks]
-    write_atomically(RunFolder(folder).attacks / CHECKS, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def was_checked(folder: Path, points: Sequence[Point]) -> bool:
-    """Say whether the masking checks have seen the nets of these points.
-
-    Args:
-        folder: of the run.
-        points: of that run.
-
-    Raises:
-        UserError: the file of checks was not written by this program.
-    """
-    seen = {check.net for check in load_checks(folder)}
-    return {point.net for point in points if point.attack != WORST} <= seen
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -6,8 +6,6 @@ from pathlib import Path
 from perturblab.records.attack_names import WORST, AttackName
 from perturblab.system import files
 
-CHECKS = "checks.json"  # findings of the masking checks, beside the curves
-
 CHECKPOINT, PREVIOUS, MASKS = "checkpoint.pt", "checkpoint.previous.pt", "masks.safetensors"
 FAILED_FILE = "failed.json"
 
@@ -24,6 +22,7 @@ class RunFolder:
         masks: the buffers that never change, which checkpoints leave out.
         progress: the picture of the metrics.
         attacks: the folder of everything measured under attack.
+        checks: findings of the masking checks.
         failed: why a run of a study ended without a record.
     """
 
@@ -37,6 +36,7 @@ class RunFolder:
         self.masks = path / MASKS
         self.progress = path / "progress.svg"
         self.attacks = path / "attacks"
+        self.checks = self.attacks / "checks.json"
         self.failed = path / FAILED_FILE
 
     def is_begun(self) -> bool:
@@ -64,5 +64,7 @@ def file_of(folder: Path, attack: AttackName | str, norm: str) -> Path:
 def point_files(folder: Path) -> list[Path]:
     """List the files of a run's curves, without the worst cases, which are computed from them."""
     worst = file_of(folder, WORST, "linf").stem
-    found = sorted(RunFolder(folder).attacks.glob("*.json"))
-    return [file for file in found if file.name != CHECKS and not file.name.startswith(worst)]
+    run = RunFolder(folder)
+    return [
+        file for file in sorted(run.attacks.glob("*.json")) if file != run.checks and not file.stem.startswith(worst)
+    ]

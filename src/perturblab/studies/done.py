@@ -21,7 +21,7 @@ _NAMES = {"dataset_train", "dataset_test", "dataroot"}  # a record calls the ima
 _RULE = re.compile(r"all|last|alternate|all-after:.*|.*[*?[].*")  # places of BatchOut; a record has what they meant
 
 
-def differing(record: Record, config: TrainConfig, given: Collection[str]) -> str:
+def describe_differences(record: Record, config: TrainConfig, given: Collection[str]) -> str:
     """Say in which settings a record is not what is asked for.
 
     Args:
@@ -176,7 +176,7 @@ def _is_checked(folder: Path, point: Point, config: AttackConfig, source: str) -
         "mode": point.net[1],
         "seed": config.manual_seed,
     }
-    keys = [check.key for check in load_checks(folder)]
+    keys = [check.key for check in load_checks(RunFolder(folder).checks)]
     return any(
         all(getattr(key, name) == value for name, value in asked.items())
         and replace(key.effort, draws=1, early_stop=True) == config.effort

@@ -15,7 +15,7 @@ from perturblab.records.numerics import Fault
 from perturblab.records.paths import RunFolder
 from perturblab.studies.catalogue import Setup
 from perturblab.studies.done import (
-    differing,
+    describe_differences,
     fault_in,
     has_other_numerics,
     is_measured,
@@ -206,7 +206,7 @@ def void_of(job: Job) -> Fault | None:
 
 def _differing(job: Job, folder: Path) -> str:
     record = store.record_in(folder)
-    return "" if record is None else differing(record, job.config, job.flags)
+    return "" if record is None else describe_differences(record, job.config, job.flags)
 
 
 def conflict(job: Job) -> str:

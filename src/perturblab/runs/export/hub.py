@@ -20,6 +20,7 @@ from perturblab.records import store
 from perturblab.records.fields import Positive
 from perturblab.records.paths import RunFolder
 from perturblab.records.run_points import RunPoints
+from perturblab.records.worst_case import with_worst
 from perturblab.runs import checkpoint
 from perturblab.runs.build import net_options
 from perturblab.runs.export.card import model_card
@@ -105,7 +106,7 @@ def save_pretrained(
     is_taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if is_taken and not exist_ok:
         raise UserError(f"{folder} exists and is never overwritten; choose another folder")
-    card = model_card(store.load(RunFolder(run).record), RunPoints(run).with_worst())
+    card = model_card(store.load(RunFolder(run).record), with_worst(RunPoints(run).marked()))
     trained = trained_run(run, show or Show(quiet=True), {} if dataroot is None else {"dataroot": dataroot})
     config = PretrainedConfig(
         net=trained.config.net,
