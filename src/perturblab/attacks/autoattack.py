@@ -144,7 +144,7 @@ def _check(threat: Threat, generator: torch.Generator | None, attacks: Sequence[
 
 @torch.no_grad()
 def _check_model(model: nn.Module, x: Tensor) -> int:
-    """What the package does not check; the number of classes."""
+    """Check what the package does not, and give the number of classes."""
     if any(module.training for module in model.modules()):
         raise ValueError("the model is in training mode; call model.eval() before attacking it")
     few = x[:_LOOKED_AT]

@@ -60,7 +60,7 @@ def deepfool_path(
     overshoot: float = 0.02,
     clip: bool = True,
 ) -> list[Tensor]:
-    """What `deepfool` gives at every cap from 1 to ``iterations``, for the price of the last.
+    """Make the images of `deepfool` at every cap from 1 to ``iterations``, for the price of the last.
 
     Args:
         model: from images in [0, 1] to logits (N, classes).

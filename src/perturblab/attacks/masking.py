@@ -1,7 +1,7 @@
 """Checks that a masked gradient cannot pass for a defence.
 
-An attack that finds nothing proves nothing: its gradients may be zero, noisy or saturated. Each check looks for one
-sign of it, and gives a flag; a flagged accuracy is an upper bound, not a robustness.
+An attack that fails proves nothing: its gradients may be zero, noisy or saturated. Each check looks for one sign of
+that and raises a flag. A flagged accuracy is an upper bound, not a measure of robustness.
 
 Reference: Athalye, Carlini, Wagner, ICML 2018; Carlini et al., On evaluating adversarial robustness, 2019; the checks
 of AutoAttack (Croce, Hein, ICML 2020).
@@ -35,12 +35,12 @@ def is_random(model: nn.Module, x: Tensor) -> bool:
     """
     with untouched(model):
         one, two = model(x), model(x)
-    return not torch.equal(one.nan_to_num(), two.nan_to_num())  # what is no number twice is the same
+    return not torch.equal(one.nan_to_num(), two.nan_to_num())  # NaN in both passes counts as the same
 
 
 @torch.no_grad()
 def is_softmax(model: nn.Module, x: Tensor) -> bool:
-    """Say whether a model gives probabilities instead of logits, which makes the gradient of the loss vanish.
+    """Say whether a model gives probabilities instead of logits, so that the gradient of the loss vanishes.
 
     Args:
         model: from images to logits (N, classes).
@@ -67,8 +67,8 @@ def margin_loss(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def _margins(logits: Tensor, y: Tensor) -> Tensor:
-    own = logits.gather(1, y[:, None]).squeeze(1)
-    return own - logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    true = logits.gather(1, y[:, None]).squeeze(1)
+    return true - logits.scatter(1, y[:, None], -torch.inf).amax(1)
 
 
 def examine(
@@ -94,7 +94,7 @@ def examine(
     """
 
     def ascend(within: Threat, times: int = 1, loss: Loss = sum_loss) -> Tensor:
-        found = pgd(
+        x_adv = pgd(
             model,
             x,
             y,
@@ -107,7 +107,7 @@ def examine(
             early_stop=effort.early_stop,
             generator=generator,
         )
-        return still_right(model, found, y)
+        return still_right(model, x_adv, y)
 
     gradient, logits = input_gradient(model, x, y)
     right, flat = logits.argmax(1) == y, gradient.flatten(1)

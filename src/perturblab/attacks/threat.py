@@ -1,4 +1,4 @@
-"""What an attacker may do: the norm, how far, and within which bounds."""
+"""Threat models: the norm, how far an attacker may go, and within which bounds."""
 
 import math
 from dataclasses import dataclass

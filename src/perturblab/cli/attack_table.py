@@ -22,8 +22,8 @@ def points_table(points: Sequence[Point], *, terminal: bool = False) -> str:
             lines += _block(chosen, "iterations" if capped else f"{chosen[0].norm}, eps", terminal=terminal)
     for p in points:
         if p.parts:
-            left = ", ".join(f"{part} {correct}" for part, correct in p.parts)
-            lines.append(f"{p.attack} at {radius(p.eps)}, images left right after each part: {left}")
+            parts = ", ".join(f"{part} {correct}" for part, correct in p.parts)
+            lines.append(f"{p.attack} at {radius(p.eps)}, images left right after each part: {parts}")
     met = sorted({name for p in points if p.name.is_worst for name in p.settings["attacks"]})
     lines += [f"{WORST} over all attacks that these images have met: {', '.join(met)}"] if met else []
     lines.append(

@@ -120,12 +120,12 @@ class AttackName:
 
     @property
     def is_worst(self) -> bool:
-        """Whether it stands for the worst case over all attacks."""
+        """True for the worst case over all attacks."""
         return self.plain == WORST
 
     @property
     def is_blind(self) -> bool:
-        """Whether the attack follows no gradient of the net that its images are meant for."""
+        """True if the attack follows no gradient of the net that its images are meant for."""
         return self.is_transfer or self.kind.is_blind
 
     @property

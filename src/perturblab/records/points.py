@@ -88,17 +88,17 @@ class Point(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def is_random(self) -> bool:
-        """Whether the answers are those of one draw among many."""
+        """True if the answers are those of one draw among many."""
         return "verdicts" in self.settings
 
     @property
     def is_mistake(self) -> bool:
-        """Whether the attack is a published mistake."""
+        """True if the attack is a published mistake."""
         return "mistake" in self.settings
 
     @property
     def is_honest(self) -> bool:
-        """Whether it counts for a worst case: by radius, not a published mistake, and one answer for one image."""
+        """True if it counts for a worst case: by radius, not a published mistake, and one answer per image."""
         by_radius = not (self.name.is_worst or self.name.is_frozen or self.name.kind.by_iterations)
         return by_radius and not {"mistake", "mode", "verdicts"} & self.settings.keys()
 

@@ -1,4 +1,4 @@
-"""What a run has left: its record, the metrics of its epochs, the points of its curves under attack."""
+"""Results of a run: its record, the metrics of its epochs, and the points of its curves under attack."""
 
 from dataclasses import dataclass
 from pathlib import Path

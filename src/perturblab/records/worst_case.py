@@ -70,8 +70,8 @@ def with_worst(points: Sequence[Point], clean: Mapping[tuple[str, str], str] | N
             # Noise that happened to break less at a larger radius says nothing about a worst case, which never rises.
             noise = {p.attack for p in chosen if p.name.kind.is_blind and not p.name.is_transfer}
             flags = sort_flags({f for p in chosen for f in p.flags if f != NOT_MONOTONE or p.attack not in noise})
-            found = worst_cases(chosen, (clean or {}).get((weights, subset), untouched))
-            worst += [p.model_copy(update={"flags": flags if p.eps else ()}) for p in found]
+            cases = worst_cases(chosen, (clean or {}).get((weights, subset), untouched))
+            worst += [p.model_copy(update={"flags": flags if p.eps else ()}) for p in cases]
     return [*points, *worst]
 
 

@@ -40,7 +40,7 @@ class Kind(NamedTuple):
 
     @property
     def by_iterations(self) -> bool:
-        """Whether the columns are caps on iterations instead of radii."""
+        """True if the columns are caps on iterations instead of radii."""
         return AttackName.parse(self.attack).kind.by_iterations
 
 
@@ -53,7 +53,7 @@ class Attacked:
 
 
 def attacks_markdown(runs: Sequence[Result], control: str | None = None) -> str:
-    """Write one table for each data set, attack and set of images; a row a group, a column a radius.
+    """Write one table for each data set, attack and set of images: one row per group, one column per radius.
 
     Args:
         runs: from `perturblab.records.results.load`; those that were not attacked are left out.
@@ -67,7 +67,7 @@ def attacks_markdown(runs: Sequence[Result], control: str | None = None) -> str:
     """
     groups = attacked_groups(runs)
     if not groups:
-        raise UserError("no run here was attacked; say perturblab attack RUN first")
+        raise UserError("no run here was attacked, so there is no table; run perturblab attack RUN first")
     labels = [attacked.group.label for attacked in groups]
     if control is not None and control not in labels:
         raise UserError(f"--control got {control!r}; expected one of {', '.join(map(repr, labels))}")
@@ -123,13 +123,13 @@ def flagged_seeds(attacked: Attacked, kinds: Iterable[Kind]) -> dict[str, tuple[
     Returns:
         Flag -> seeds, in the order in which the flags are first met.
     """
-    wanted, found = {*kinds}, dict[str, dict[int, None]]()
+    wanted, by_flag = {*kinds}, dict[str, dict[int, None]]()
     for seed, points in attacked.points.items():
         for point in points:
             if point.flags and kind_of(point) in wanted:
                 for flag in point.flags:
-                    found.setdefault(flag, {})[seed] = None
-    return {flag: tuple(seeds) for flag, seeds in found.items()}
+                    by_flag.setdefault(flag, {})[seed] = None
+    return {flag: tuple(seeds) for flag, seeds in by_flag.items()}
 
 
 def _block(data: str, kind: Kind, groups: Sequence[Attacked], control: str | None) -> str:

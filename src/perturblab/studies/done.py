@@ -21,25 +21,25 @@ _NAMES = {"dataset_train", "dataset_test", "dataroot"}  # a record calls the ima
 _RULE = re.compile(r"all|last|alternate|all-after:.*|.*[*?[].*")  # places of BatchOut; a record has what they meant
 
 
-def describe_differences(record: Record, config: TrainConfig, given: Collection[str]) -> str:
-    """Say in which settings a record is not what is asked for.
+def describe_differences(record: Record, config: TrainConfig, names: Collection[str]) -> str:
+    """List the settings in which a record differs from a request.
 
     Args:
         record: of a run.
-        config: what is asked for.
-        given: names of the settings that are asked for; the others, and those that a record does not have, may differ.
+        config: settings asked for.
+        names: of the settings that count. All others may differ, and those that the record does not have.
 
     Returns:
         Such as "learning_rate 0.001, now 0.01; nepochs 2, now 1"; "" where nothing differs.
     """
-    found = {**record.config, "manual_seed": record.seed}
-    asked = config.model_dump(mode="json", include=set(given) - _NAMES)
+    recorded = {**record.config, "manual_seed": record.seed}
+    asked = config.model_dump(mode="json", include=set(names) - _NAMES)
     if _RULE.fullmatch(str(asked.get("batchout_at"))):
         del asked["batchout_at"]
-    if ";" not in (etas := str(asked.get("batchout_eta", ";"))):  # a record has one a place
-        asked["batchout_eta"] = ";".join([etas] * (str(found.get("batchout_eta")).count(";") + 1))
-    other = [name for name, value in asked.items() if name in found and found[name] != value]
-    return "; ".join(f"{name} {found[name]}, now {asked[name]}" for name in other)
+    if ";" not in (etas := str(asked.get("batchout_eta", ";"))):  # a record has one per place
+        asked["batchout_eta"] = ";".join([etas] * (str(recorded.get("batchout_eta")).count(";") + 1))
+    other = [name for name, value in asked.items() if name in recorded and recorded[name] != value]
+    return "; ".join(f"{name} {recorded[name]}, now {asked[name]}" for name in other)
 
 
 def fault_in(folder: Path) -> numerics.Fault | None:
@@ -54,17 +54,17 @@ def has_other_numerics(folder: Path) -> bool:
     return record is not None and record.numbers != (numerics.NUMERICS,)
 
 
-def versions(found: Iterable[tuple[Record, TrainConfig]]) -> list[str]:
-    """Say whether records have the same numerics number and, where the same data were asked for, the same data.
+def version_notes(pairs: Iterable[tuple[Record, TrainConfig]]) -> list[str]:
+    """Note where records have several numerics numbers, or several versions of the same data.
 
     Args:
-        found: records, each with what was asked for.
+        pairs: records, each with the settings asked for.
 
     Returns:
-        A line for the numerics and for each of the data that there are several versions of.
+        One line for the numerics, and one for each of the data, that there are several versions of.
     """
     counted = {("the numerics", ""): Counter[str]()}
-    for record, asked in found:
+    for record, asked in pairs:
         counted["the numerics", ""][" and ".join(map(str, record.numbers))] += 1
         test = "" if asked.dataset_test == asked.dataset_train else asked.dataset_test or ""
         parts = ", ".join((*filter(None, [test]), *(asked.classes or ())))
@@ -73,15 +73,15 @@ def versions(found: Iterable[tuple[Record, TrainConfig]]) -> list[str]:
         )
         counted.setdefault((asked.dataset_train, parts), Counter())[version] += 1
     return [
-        f"note: the records come from {len(of)} versions of {what}{parts and f' ({parts})'}: "
-        + ", ".join(f"{of[version]} of {version}" for version in sorted(of))
-        for (what, parts), of in counted.items()
-        if len(of) > 1
+        f"note: the records come from {len(counts)} versions of {name}{parts and f' ({parts})'}: "
+        + ", ".join(f"{counts[version]} of {version}" for version in sorted(counts))
+        for (name, parts), counts in counted.items()
+        if len(counts) > 1
     ]
 
 
 def weights_of(work: Path, results: Path) -> str:
-    """Give the hash of a run's weights, as its points have it.
+    """Give the hash of a run's weights, as its points spell it.
 
     Args:
         work: folder of the run.
@@ -97,21 +97,21 @@ def weights_of(work: Path, results: Path) -> str:
 
 
 def other_weights(work: Path, results: Path) -> str:
-    """Say whether the points in a folder were made on other weights than those of a run.
+    """Compare the weights that the points in a folder were made on with those of a run.
 
     Args:
         work: folder of the run.
         results: folder of its results.
 
     Returns:
-        Such as "e48c4ae5bc3bf788, now 1c34161c25c9e374"; "" where there are none of either, or one of the points fits.
+        Such as "e48c4ae5bc3bf788, now 1c34161c25c9e374"; "" where either is missing, or one of the points fits.
 
     Raises:
         UserError: a record or a file of points is broken.
     """
     now = RunFolder(work).weights_hash() if record_in(work) is not None else ""
-    found = {point.weights for path in point_files(results) for point in load_points(path)}
-    return f"{', '.join(sorted(found))}, now {now}" if now and found and now not in found else ""
+    attacked = {point.weights for path in point_files(results) for point in load_points(path)}
+    return f"{', '.join(sorted(attacked))}, now {now}" if now and attacked and now not in attacked else ""
 
 
 def is_measured(config: AttackConfig, folder: Path, *, images: int | None, weights: str) -> bool:

@@ -20,7 +20,7 @@ from perturblab.studies.done import (
     has_other_numerics,
     is_measured,
     other_weights,
-    versions,
+    version_notes,
     weights_of,
 )
 from perturblab.studies.presets import Preset
@@ -157,7 +157,7 @@ def sort_jobs(jobs: Iterable[Job]) -> Standing:
         else:
             missing.append(job)
     kept = ((store.record_in(folder), job.config) for job in done if not job.attack for folder in job.results)
-    notes = versions((record, asked) for record, asked in kept if record)
+    notes = version_notes((record, asked) for record, asked in kept if record)
     needs = {path for job in missing for path in job.needs}
     needed = {path.parent for path in needs if not path.is_file() or fault_in(path.parent)}
     anew = [job for job in done if not job.attack and job.work in needed]

@@ -30,7 +30,7 @@ def examples_of(points: Sequence[Point]) -> tuple[str, list[float]]:
         points: of one call.
 
     Returns:
-        Name of the attack, and its radii but 0, ascending; with no radius there is no picture of images.
+        Name of the attack, and its radii above 0, ascending; without one no images are drawn.
     """
     radii: dict[str, set[float]] = {}
     for point in points:
@@ -65,7 +65,7 @@ def examples_svg(
         axes = figure.subplots(1 + 2 * len(attacked), count, squeeze=False)
         _image_row(axes[0], clean, answers[0.0], "clean")
         for rank, (eps, images) in enumerate(attacked.items()):
-            shift = 0.5 + (images - clean) / (2 * max(eps, 1e-6))  # grey is no change
+            shift = 0.5 + (images - clean) / (2 * max(eps, 1e-6))  # grey: unchanged
             _image_row(axes[1 + 2 * rank], shift, [""] * count, f"change / {eps:.3g}")
             _image_row(axes[2 + 2 * rank], images, answers[eps], f"{eps:.3g}")
         return figure

@@ -52,12 +52,12 @@ def make_images(
     done = batches.resume(target.x, generator)
     for start in range(done, len(target.y), size):
         moved(start)
-        x, y, left = target.x[start : start + size], target.y[start : start + size], dict[str, int]()
+        x, y, parts = target.x[start : start + size], target.y[start : start + size], dict[str, int]()
         if name.plain == "autoattack" and not name.is_transfer:  # a transfer's parts would speak of the source
-            made = autoattack(model, x, y, threat, queries=effort.queries, table=left, generator=generator)
+            made = autoattack(model, x, y, threat, queries=effort.queries, table=parts, generator=generator)
         else:
             made = ATTACKS[name.plain](model, x, y, threat, effort, generator)
-        batches.add(made, left, generator)
+        batches.add(made, parts, generator)
     moved(len(target.y))
     return torch.cat(batches.made)
 

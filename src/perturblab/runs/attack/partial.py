@@ -1,4 +1,4 @@
-"""Adversarial images of a point that is still being measured: a stop costs a batch, not the hour before it."""
+"""Adversarial images of an unfinished point, kept on disk so that a stop costs one batch, not the hour before it."""
 
 import contextlib
 import json
@@ -19,13 +19,13 @@ _FORMAT = "1"
 
 
 class Unfinished:
-    """The batches that one attack at one radius has made, on the disk until it is measured.
+    """Batches that one attack has made at one radius, kept on disk until the point is measured.
 
-    They are written every `files.SAVE_EVERY` seconds. What is found there is taken over where it is of the very same
-    point, and left alone otherwise.
+    They are written every `files.SAVE_EVERY` seconds. A file of the very same point is taken over; any other file is
+    ignored.
 
     Args:
-        path: the file; without one nothing is kept.
+        path: the file; None to keep nothing.
         key: all that the images depend on, as plain data.
     """
 
@@ -39,11 +39,11 @@ class Unfinished:
 
     @property
     def seconds(self) -> float:
-        """Spent on all batches, also by the calls that were stopped."""
+        """Time spent on all batches, including the calls that were stopped."""
         return self.before + time.monotonic() - self._began
 
     def resume(self, like: Tensor, generator: torch.Generator) -> int:
-        """Take over what a call that was stopped has left, and put the generator where it stood.
+        """Take over the batches of a stopped call, and restore the state of the generator.
 
         Args:
             like: (N, C, H, W), the clean images; adversarial ones get their type, device and order in memory.
@@ -54,27 +54,26 @@ class Unfinished:
         """
         if self.path is None or not self.path.is_file():
             return 0
-        # What cannot be read, or is not ours, is made anew.
+        # Batches that cannot be read, or are of another point, are made anew.
         with contextlib.suppress(safetensors.SafetensorError, OSError, KeyError, ValueError):
             with safetensors.safe_open(self.path, "pt") as file:
-                said = file.metadata() or {}
-                if said.get("key") != self.key:
+                labels = file.metadata() or {}
+                if labels.get("key") != self.key:
                     return 0
                 images, state = file.get_tensor("images"), file.get_tensor("generator")
-            self.parts, self.before = Counter(json.loads(said["parts"])), float(said["seconds"])
+            self.parts, self.before = Counter(json.loads(labels["parts"])), float(labels["seconds"])
             generator.set_state(state)
             self.made = [torch.empty_like(like[: len(images)]).copy_(images)]
             return len(images)
         return 0
 
     def add(self, batch: Tensor, parts: Mapping[str, int], generator: torch.Generator) -> None:
-        """Take a batch that was made, and write all of them when the last writing is long enough ago.
+        """Add a batch, and write all of them if the last write is long enough ago.
 
         Args:
             batch: (n, C, H, W).
-            parts: of AutoAttack, how many of these images each of its parts left right; one that had none to attack
-                left none.
-            generator: as the next batch will find it.
+            parts: part of AutoAttack -> how many of these images it left right; 0 for a part without images.
+            generator: in the state in which the next batch begins.
 
         Raises:
             UserError: the file cannot be written.
@@ -84,8 +83,8 @@ class Unfinished:
         if self.path is None or time.monotonic() - self._saved < files.SAVE_EVERY:
             return
         tensors = {"images": torch.cat(self.made).cpu().contiguous(), "generator": generator.get_state()}
-        said = {"key": self.key, "parts": json.dumps(self.parts), "seconds": str(self.seconds)}
-        files.write_atomically(self.path, safetensors.torch.save(tensors, said))
+        labels = {"key": self.key, "parts": json.dumps(self.parts), "seconds": str(self.seconds)}
+        files.write_atomically(self.path, safetensors.torch.save(tensors, labels))
         self._saved = time.monotonic()
 
     def remove(self) -> None:
