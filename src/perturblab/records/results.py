@@ -107,4 +107,5 @@ def _result(path: Path, record: Record) -> Result:
     folder = RunFolder(path.parent)
     if path != folder.record:
         return Result(record)
-    return Result(record, load_metrics(folder.metrics), tuple(RunPoints(path.parent).marked()))
+    points = [point for point in RunPoints(path.parent).marked() if not point.name.is_worst]  # these are computed anew
+    return Result(record, load_metrics(folder.metrics), tuple(points))
