@@ -1,16 +1,16 @@
 """Who can learn an arrangement.
 
-Two dots, one bright and one dark, in one row at a distance d, on a faint noise: in one class the bright one is d to
-the left of the dark one, in the other class d to the right, round the edge. At every pixel the two classes have the
-same distribution; only the arrangement tells them apart. A net of 1x1 convolutions sees more than a pixel only
-through its first 3x3 convolution and its poolings, 10x10 pixels in all, whether it has masks or not, and what lies
-farther apart it cannot compare. Masks make places differ, and a net that knew the places could add them up: "bright
-dots are on the left" is right for 1 - d / 32 of the images, all those that do not go round the edge. That is the
-dotted line.
+Each image has two dots, one bright and one dark, in one row at a distance d, on faint noise. In one class the bright
+dot is d to the left of the dark one; in the other class it is d to the right, round the edge. At every pixel both
+classes have the same distribution, so only the arrangement tells them apart. A net of 1x1 convolutions sees other
+pixels only through its first 3x3 convolution and its poolings: 10x10 pixels in all, with masks or without. It cannot
+compare dots that are farther apart. Masks make places differ. A net that knows the places can use the rule "bright
+dots are on the left". The rule is right for 1 - d / 32 of the images, those that do not go round the edge; the dotted
+line shows it.
 
-Well within the receptive field every net learns it; near its edge those of 1x1 convolutions do only for the images
-where one window of the poolings holds both dots; beyond it only the 3x3 net does. Masks add nothing to 1x1
-convolutions, neither a comparison nor, in so short a training, the places.
+Well within the receptive field every net learns the task. Near its edge, 1x1 convolutions are right only for images
+whose dots lie in one window of the poolings. Beyond it, only the 3x3 net learns. Masks add nothing to 1x1
+convolutions: neither a comparison nor, in this short training, the places.
 """
 
 import matplotlib.pyplot as plt

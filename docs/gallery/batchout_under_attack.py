@@ -1,9 +1,10 @@
 """BatchOut under attack.
 
-The paper's figure 2 shows a net for MNIST that keeps an accuracy of 95.98 % under FGSM at a radius of 0.3, where the
-same net without BatchOut keeps 19 %. Here are both of them, and half-batch FGSM training, trained alike, under FGSM
-and under an attack with many steps and restarts: a defence that only hides the gradient passes the first and falls to
-the second. BatchOut falls to both. Its gradients are not masked, as the checks say: it does not defend.
+Figure 2 of the paper shows a net for MNIST that keeps 95.98 % accuracy under FGSM at a radius of 0.3, while the same
+net without BatchOut keeps 19 %. This page attacks both, and half-batch FGSM training, after the same training. It
+uses FGSM and attacks with many steps and restarts. A defence that only hides the gradient resists FGSM and fails
+under the others. BatchOut fails under both. The checks find no masked gradients, so BatchOut hides nothing; it does
+not defend.
 """
 
 from pathlib import Path
@@ -58,7 +59,7 @@ def draw(dataroot: str, attacks: tuple[str, ...]) -> Figure:
         *grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9
     )
     print(
-        "Percent, means over runs with other seeds; FGSM on 10,000 test images, the others on the same 1,000 of them."
+        "Percent, means over runs with different seeds; FGSM on 10,000 test images, the others on the same 1,000 of them."
     )
     return figure
 

@@ -1,9 +1,9 @@
-"""What a mask does to an image.
+"""The effect of a mask on an image.
 
-A perturbation layer adds a fixed mask to every channel and applies an activation. Neither moves anything: a pixel of
-the output knows its own pixel and its own mask value. What the mask changes is *where the ReLU cuts*: at -N instead
-of at 0, at another height at every pixel. Below, one image of the test set, as the net sees it (normalised), with
-masks drawn from U[-1, 1) times the level.
+A perturbation layer adds a fixed mask to every channel and applies an activation. Neither moves anything: an output
+pixel depends on its own input pixel and its own mask value. The mask changes *where the ReLU cuts*: at -N instead of
+0, at another height for every pixel. The picture shows one normalised test image with masks drawn from U[-1, 1) times
+the level.
 """
 
 import matplotlib.pyplot as plt

@@ -1,10 +1,10 @@
 """Which accuracy.
 
-The same answers give another accuracy in each published code. The exact one counts right answers over all images. The
-authors' code smooths the accuracies of the test batches with weights 0.7 and 0.3, so that the last few batches
-decide; the reproduction averages over batches, in one version by an integer division, and gives a short last batch
-the weight of a full one. All of them report the best epoch on the test set. Every run that was trained with `--audit`
-keeps all of them; these are the runs in `results/`.
+Each published code computes another accuracy from the same answers. The exact accuracy counts right answers over all
+images. The authors' code smooths the accuracies of the test batches with weights 0.7 and 0.3, so the last few batches
+decide. The reproduction averages over batches, in one version with integer division, and gives a short last batch the
+weight of a full one. All of them report the best epoch on the test set. Every run trained with `--audit` keeps all
+these values. The table shows the runs in `results/`.
 """
 
 from collections import defaultdict

@@ -1,16 +1,16 @@
-"""What the neighbours add is not noise.
+"""The part of the neighbours is not noise.
 
-Section 3.4 of the paper writes a 3x3 convolution as y = w_c x_c + n_c: the centre pixel's part and the rest, and says
-that the rest behaves like additive noise, so that noise can stand in for it. A reader objected that n_c depends on
-the neighbours and a mask on nothing. Here n_c is taken out of every 3x3 convolution of a trained net, and looked at
-in three ways: how it is distributed; how much of it is known without the neighbours, from the place (which is all
-that a fixed mask has) and from the centre pixel (which is all that a 1x1 convolution has); and what becomes of the
-accuracy when something else is put in its place. What stands behind is not trained again, so these are statements
-about n_c and not about a net that is trained with masks: those are measured in the catalogue.
+Section 3.4 of the paper writes a 3x3 convolution as y = w_c x_c + n_c: the part of the centre pixel plus the part of
+its neighbours. It says that n_c behaves like additive noise, so noise can replace it. A reader objected that n_c
+depends on the neighbours, while a mask depends on nothing. This page extracts n_c from every 3x3 convolution of a
+trained net and asks three questions. How is n_c distributed? How much of it can be predicted without the neighbours:
+from the place, like a fixed mask, or from the centre pixel, like a 1x1 convolution? How accurate is the net if
+something else replaces n_c? The layers after it are not trained again. So these results concern n_c, and not a net
+that is trained with masks; the catalogue has those.
 
-What the neighbours add is no accident: with the n_c of another image the net falls below chance, since it answers for
-that other image. A fixed mask knows next to nothing of it. The centre pixel knows most of it in the deeper layers,
-which is why 1x1 convolutions go so far, with masks or without.
+The part of the neighbours is not random. With the n_c of another image the accuracy falls below chance, because the
+net then answers for the other image. A fixed mask predicts almost nothing of n_c. The centre pixel predicts most of
+it in the deeper layers. This is why nets of 1x1 convolutions do so well, with masks or without.
 """
 
 import sys
@@ -116,8 +116,10 @@ def draw(dataroot: str, run: Path | None, looked: int, asked: int) -> Figure:
     print(f"\n{markdown_table(['in place of n_c', *convs, 'all of them'], right)}")
     margin = max(high - low for low, high in (wilson(c, len(labels)) for row in found.values() for c in row)) / 2
     print(f"\nPercent of {len(labels):,} test images (95 % Wilson intervals of at most +- {margin:.1f}). Kurtosis is 3")
-    print("for a normal and 1.8 for a uniform distribution. R² is the share of the variance of n_c that is known from")
-    print(f"something else than the neighbours, and the rest. All is learned from {looked:,} training images.")
+    print("for a normal and 1.8 for a uniform distribution. R² is the share of the variance of n_c that the place,")
+    print(
+        f"the centre or both predict; the last column is the rest. All maps are learned from {looked:,} training images."
+    )
     return _figure(seen, [*convs, "all"], {text: [100 * c / len(labels) for c in row] for text, row in found.items()})
 
 

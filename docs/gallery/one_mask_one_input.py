@@ -1,18 +1,18 @@
 """One mask fits one input.
 
-Section 3.3 of the paper argues that a mask can be solved for which makes a perturbation layer equal a convolution. It
-can, for one image: below, the masks that reproduce a 3x3 convolution on it are solved for exactly. A reader objected
-that another image needs another mask. This measures how much another: the same masks on images that they were not
-solved for, and the best masks for k images at once.
+Section 3.3 of the paper argues that some mask makes a perturbation layer equal to a convolution. For one image this
+is true: the masks that reproduce a 3x3 convolution on it are solved for exactly below. A reader objected that another
+image needs another mask. This page measures how different: it applies the same masks to other images, and it looks
+for the best masks for k images at once.
 
-The convolution has 8 filters, drawn as PyTorch draws them. The layer has 16 masks a channel and a drawn 1x1
-convolution, so that an exact solution exists: at every pixel, the maps z >= 0 with V z = target, from which the masks
-are z - x. The best masks for k images are found by gradient descent, from two starts, the better one kept pixel by
-pixel; for the third curve the 1x1 convolution is learned with them, as in a net. The error is the share of the
-target's variance that is missed: 0 is exact, 1 is no better than a constant.
+The convolution has 8 filters with PyTorch's random initial weights. The layer has 16 masks per channel and a random
+1x1 convolution, so an exact solution exists: at every pixel, maps z >= 0 with V z = target, and masks z - x. Gradient
+descent finds the best masks for k images, from two starts; the better result is kept for each pixel. For the third
+curve, the 1x1 convolution is learned with the masks, as in a net. The error is the missed share of the target's
+variance: 0 is exact, and 1 is as bad as a constant.
 
-Masks that are best for many images do not come closer to the convolution than a 1x1 convolution that has none: what a
-mask adds for one image, it takes from another. Masks that are drawn, as published, and left alone stand in the way.
+The best masks for many images come no closer to the convolution than a 1x1 convolution without masks: a mask that
+helps one image hurts another. Random masks that stay fixed, as published, make the result worse.
 """
 
 import matplotlib.pyplot as plt
@@ -65,8 +65,11 @@ def draw(dataroot: str, counts: tuple[int, ...], others: int, steps: int) -> Fig
     cells = [(text, f"{on_own:.4f}", f"{on_others:.4f}") for text, on_own, on_others in rows]
     cells.append((f"no masks, no activation: the best 1x1 convolution, for {len(x):,}", "", f"{floor:.4f}"))
     print(markdown_table(["", "missed on its own images", "missed on the others"], cells))
-    print(f"\n{len(unseen[0]):,} others, of the test set. On its own image the exact solution is off by", end=" ")
-    print(f"{_worst(x[:1], t[:1], exact, weight):.0e} at most, where the target reaches {float(t[0].abs().max()):.1f}.")
+    print(
+        f"\nThe others are {len(unseen[0]):,} test images. On its own image the exact solution is off by at most",
+        end=" ",
+    )
+    print(f"{_worst(x[:1], t[:1], exact, weight):.0e}; the target reaches {float(t[0].abs().max()):.1f}.")
     return _figure(counts, np.array(curves), rows[0][2], floor)
 
 

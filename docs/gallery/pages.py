@@ -1,4 +1,4 @@
-"""``python docs/gallery/pages.py [NAME ...]``: run scripts of the gallery, and write the page and picture of each."""
+"""``python docs/gallery/pages.py [NAME ...]``: run gallery scripts and write the page and picture of each."""
 
 import argparse
 import contextlib
