@@ -117,9 +117,7 @@ def draw(dataroot: str, run: Path | None, looked: int, asked: int) -> Figure:
     margin = max(high - low for low, high in (wilson(c, len(labels)) for row in found.values() for c in row)) / 2
     print(f"\nPercent of {len(labels):,} test images (95 % Wilson intervals of at most +- {margin:.1f}). Kurtosis is 3")
     print("for a normal and 1.8 for a uniform distribution. R² is the share of the variance of n_c that the place,")
-    print(
-        f"the centre or both predict; the last column is the rest. All maps are learned from {looked:,} training images."
-    )
+    print(f"the centre or both predict; the last column is the rest. Maps are learned from {looked:,} training images.")
     return _figure(seen, [*convs, "all"], {text: [100 * c / len(labels) for c in row] for text, row in found.items()})
 
 
