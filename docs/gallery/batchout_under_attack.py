@@ -58,9 +58,7 @@ def draw(dataroot: str, attacks: tuple[str, ...]) -> Figure:
     figure.legend(
         *grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9
     )
-    print(
-        "Percent, means over runs with different seeds. FGSM on 10,000 test images, the others on the same 1,000 images."
-    )
+    print("Percent, means over runs with different seeds. FGSM on 10,000 test images, the others on the same 1,000.")
     return figure
 
 
