@@ -34,7 +34,7 @@ def costs(world: World) -> str:
         config = TrainConfig(**{"dataset_train": str(images), "batch_size": 2, "nepochs": 1, **flags})
         run = open.open_run(config, folder, Show(quiet=True))
         train.execute(run, Show(quiet=True), lambda: True)  # one step, so that Adam has its moments
-        run.rows = [WARM.model_copy(update={"epoch": epoch}) for epoch in range(100)]
+        run.history.rows = [WARM.model_copy(update={"epoch": epoch}) for epoch in range(100)]
         seconds, busy = (statistics.median(times) for times in zip(*(_timed(run) for _ in range(5)), strict=True))
         sizes = [_size(folder / name) for name in (paths.CHECKPOINT, paths.MASKS)]
         times = [f"{number:.2f}" for number in (seconds, busy, 100 * busy / 60)]
@@ -53,7 +53,7 @@ def costs(world: World) -> str:
 def _timed(run: Run) -> tuple[float, float]:
     """Measure the seconds and the processor seconds of a save, including the picture."""
     began, busy = time.monotonic(), time.process_time()
-    run.shown = -1
+    run.written.epochs = -1
     train.save(run)
     return time.monotonic() - began, time.process_time() - busy
 

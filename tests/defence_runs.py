@@ -78,7 +78,8 @@ def watched(run: Run) -> Seen:
 
 def in_pixels(run: Run, x: Tensor) -> Tensor:
     mean, std = (
-        torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (run.preparation.mean, run.preparation.std)
+        torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1)
+        for v in (run.built.preparation.mean, run.built.preparation.std)
     )
     return x.double() * std + mean
 

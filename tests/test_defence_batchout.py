@@ -58,7 +58,7 @@ def activations(run: Run, **step: Any) -> dict[str, Tensor]:
         run.model.get_submodule(name).register_forward_hook(
             lambda part, args, out, name=name: found.__setitem__(name, out.detach())
         )
-        for name in run.mixings
+        for name in run.built.mixings
     ]
     for part in run.model.train().modules():
         if isinstance(part, nn.Dropout):
@@ -108,7 +108,7 @@ def test_measuring_does_not_move_the_draws(inference: bool, tmp_path: Path, monk
     def placed(config: TrainConfig, model: nn.Module) -> dict[str, Mixing]:
         return {name: replace(mixing, inference=inference) for name, mixing in make_mixings(config, model).items()}
 
-    monkeypatch.setattr(open, "make_mixings", placed)
+    monkeypatch.setattr(build, "make_mixings", placed)
     for audit in (False, True):
         executed(tmp_path / str(audit), defence="batchout", nepochs=2, audit=audit)
     assert same(weights(tmp_path / "False"), weights(tmp_path / "True"))

@@ -225,7 +225,7 @@ def test_without_augmentation_images_are_trained_on_as_they_are(
     own = data.preparation(run.images)
     assert own.crop_padding == 4
     assert own.flip
-    assert (run.preparation.mean, run.preparation.std) == (own.mean, own.std)
+    assert (run.built.preparation.mean, run.built.preparation.std) == (own.mean, own.std)
     generator = stream(1, "augmentation")
     before = generator.get_state()
     images = run.training.images

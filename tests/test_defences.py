@@ -70,7 +70,7 @@ def test_labels_and_clean_images_are_those_of_plain_training(defence: str, tmp_p
 def by_hand(net: nn.Module, pixels: Tensor, labels: Tensor, eps: float, run: Run) -> tuple[Tensor, Tensor]:
     """FGSM image by image: I + eps sign(dJ/dI), clipped; and the gradient."""
     images, gradients = [], []
-    mean, std = run.preparation.mean[0], run.preparation.std[0]
+    mean, std = run.built.preparation.mean[0], run.built.preparation.std[0]
     for pixel, label in zip(pixels, labels, strict=True):
         image = pixel.clone().requires_grad_()
         loss = cross_entropy(net((image[None] - mean) / std), label[None])
@@ -208,4 +208,4 @@ def test_every_defence_lets_the_net_learn(tmp_path: Path) -> None:
         flags = {} if defence in ("none", "batchout") else {"defence_eps": "0.05"}
         given = {"nepochs": 4, "train_size": 400, "optim_method": "Adam", "learning_rate": 0.01, "nfilters": 8}
         run = executed(tmp_path / defence, defence=defence, net_type="batchout_mnist", **given, **flags)
-        assert run.rows[-1].correct / run.rows[-1].total > 0.2, defence
+        assert run.history.rows[-1].correct / run.history.rows[-1].total > 0.2, defence

@@ -140,12 +140,12 @@ def _defended(ranks: Ranks, defence: str, folder: Path) -> tuple[dict[str, Tenso
     shape: dict[str, Any] = {"train_size": 60, "batch_size": 25, "nepochs": 3, "learning_rate": 0.1}
     config = TrainConfig(dataset_train="digits", device="cpu", defence=defence, **given, **shape)
     run = open_run(config, folder, Show(quiet=True), ranks)
-    run.preparation = replace(run.preparation, crop_padding=1, flip=True)
+    run.built = replace(run.built, preparation=replace(run.built.preparation, crop_padding=1, flip=True))
     steps = train(
         run.model,
         run.training.images,
         run.training.labels,
-        run.recipe,
+        run.built.recipe,
         run.state,
         prepare=run.augmented,
         during=run.during,

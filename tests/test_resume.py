@@ -130,7 +130,7 @@ def executed(folder: Path, stops: set[int], settings: TrainConfig) -> str:
     assert done == 6
     assert run.state.epoch == 2
     record = store.load(folder / "record.json").model_dump(exclude={"seconds"})
-    return whole(run.model, run.state) + checkpoint.digest([record, run.correct])
+    return whole(run.model, run.state) + checkpoint.digest([record, run.history.correct])
 
 
 @pytest.mark.parametrize(("optimizer", "defence", "precision"), PAIRS)
@@ -228,7 +228,7 @@ def test_a_folder_that_is_deleted_meanwhile_is_written_anew(tmp_path: Path) -> N
         return False
 
     train.save(run)
-    run.stamp = files.stamp(run.folder / paths.CHECKPOINT)
+    run.written.stamp = files.stamp(run.folder / paths.CHECKPOINT)
     assert train.execute(run, QUIET, delete) is not None
     again = open.resume_run(tmp_path / "run", {}, QUIET)
     assert want.startswith(whole(again.model, again.state))
@@ -340,7 +340,7 @@ def test_other_numerics_are_recorded_and_told(
 
 def test_a_checkpoint_without_a_number_has_numerics_0(stopped: Path) -> None:
     run = open.resume_run(stopped, {}, QUIET)
-    run.parts[0] = Part(**run.parts[0].model_dump(exclude={"numerics"}))
+    run.history.parts[0] = Part(**run.history.parts[0].model_dump(exclude={"numerics"}))
     record = train.execute(run, QUIET)
     assert record is not None
     assert [p.numerics for p in record.parts] == [0, numerics.NUMERICS]

@@ -45,13 +45,13 @@ def test_the_last_count_equals_an_independent_evaluation(finished: Finished) -> 
     correct, right = counted(finished.folder)
     assert (last.epoch, last.correct, last.total) == (12, correct, TEST)
     assert 2 * TEST / 10 < correct < TEST, "the net has learnt something, and not everything"
-    assert torch.equal(finished.run.correct[-1], right)
-    assert len(finished.run.correct) == 13
+    assert torch.equal(finished.run.history.correct[-1], right)
+    assert len(finished.run.history.correct) == 13
 
 
 def test_the_audit_in_the_record_is_computed_from_the_stored_answers(finished: Finished) -> None:
     rows, value = metrics(finished.folder), 0.0
-    for row, correct in zip(rows, finished.run.correct, strict=True):
+    for row, correct in zip(rows, finished.run.history.correct, strict=True):
         want = evaluate.audit(correct, 64, start=value)
         value = float(want["smoothed"])
         assert {name: row[name] for name in want} == want
@@ -145,7 +145,7 @@ def test_evaluate_run_with_another_batch_and_without_the_audit(finished: Finishe
     plain = evaluate_run(finished.folder, QUIET)
     assert plain.keys() == {"exact", "wilson"}
     result = evaluate_run(finished.folder, QUIET, audited=True, batch_size=10)
-    rows, right = metrics(finished.folder), finished.run.correct[-1]
+    rows, right = metrics(finished.folder), finished.run.history.correct[-1]
     assert result["exact"] == plain["exact"]
     assert result["n_batches"] == 60
     assert result["batch_mean"] == evaluate.batch_mean(right, 10)

@@ -233,15 +233,15 @@ def test_training_images_are_augmented_and_test_images_are_not(pictures: Path, t
     inputs: dict[bool, list[Tensor]] = {True: [], False: []}
     run.model.register_forward_pre_hook(lambda model, args: inputs[model.training].append(args[0].clone()))
     assert train.execute(run, QUIET) is not None
-    assert run.preparation == data.preparation(replace(run.images, name="CIFAR10"))
+    assert run.built.preparation == data.preparation(replace(run.images, name="CIFAR10"))
     order, augmentation = stream(1, "order"), stream(1, "augmentation")
     for epoch in range(3):
         rows = torch.randperm(18, generator=order).split(5)
-        images = [data.augment(run.training.images[part], run.preparation, augmentation) for part in rows]
-        want = torch.cat([data.normalise(part, run.preparation) for part in images])
+        images = [data.augment(run.training.images[part], run.built.preparation, augmentation) for part in rows]
+        want = torch.cat([data.normalise(part, run.built.preparation) for part in images])
         assert torch.equal(torch.cat(inputs[True][4 * epoch : 4 * epoch + 4]), want)
         # The last forward in eval mode is the one that counts a net for its record; it comes after all epochs.
-        assert torch.equal(inputs[False][epoch], data.normalise(run.images.test.images, run.preparation))
+        assert torch.equal(inputs[False][epoch], data.normalise(run.images.test.images, run.built.preparation))
 
 
 # --- what training never sees ----------------------------------------------------------------------------------------

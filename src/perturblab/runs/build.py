@@ -1,23 +1,82 @@
 """From what was given on the command line to what is built: published defaults, options, net, recipe, device."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
+from perturblab import data
 from perturblab.data.known import Preparation
+from perturblab.data.sets import ImageData
 from perturblab.errors import UserError
+from perturblab.layers.mixing import Mixing
+from perturblab.layers.surgery.placement import batchout_at
 from perturblab.models.build import build, options_read, resolve
 from perturblab.models.skeleton import Task
 from perturblab.records.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig
+from perturblab.runs.defence import make_adversary, make_mixings
+from perturblab.seeding import stream
+from perturblab.training.adversarial import Adversary
 from perturblab.training.loop import Recipe
 
 _EARNED_BACK = 5000  # steps, at about 10 ms that compilation saves in each
 
 
-def net_options(config: NetConfig, warn: Callable[[str], None]) -> dict[str, Any]:
+NetOptions = dict[str, Any]  # name -> value, as the nets take them
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a configuration means for some images: made once, trained, and read by the record.
+
+    Attributes:
+        task: classes, channels and size of the images.
+        options: of the net, every default filled in.
+        model: the net on its device, with BatchOut in its places.
+        mixings: name of a module -> what BatchOut does to its output.
+        adversary: the attack on training images, if any.
+        recipe: how the net is trained.
+        preparation: from images to what the net takes.
+    """
+
+    task: Task
+    options: NetOptions
+    model: nn.Module
+    mixings: dict[str, Mixing]
+    adversary: Adversary | None
+    recipe: Recipe
+    preparation: Preparation
+
+
+def assemble(config: TrainConfig, options: NetOptions, images: ImageData, device: torch.device) -> Built:
+    """Build all that a configuration asks for.
+
+    Args:
+        config: what was given.
+        options: of the net, from `net_options`.
+        images: what it is trained on.
+        device: where it is trained.
+
+    Raises:
+        UserError: a net, a defence or a recipe that is impossible for these images.
+    """
+    channels, height, width = images.image_size
+    task = Task(len(images.classes), channels, (height, width))
+    model = make_net(config.net, options, task, seed=config.manual_seed)
+    freeze(config, model)
+    recipe = make_recipe(config, images.name)
+    model = convert_conv2d_weight_memory_format(model.to(device), torch.channels_last)
+    mixings = make_mixings(config, model)
+    if mixings:
+        batchout_at(model, mixings, generator=stream(config.manual_seed, "batchout"))
+    adversary = make_adversary(config, images.name)
+    return Built(task, options, model, mixings, adversary, recipe, chosen_preparation(config, data.preparation(images)))
+
+
+def net_options(config: NetConfig, warn: Callable[[str], None]) -> NetOptions:
     """The options that the net reads, with the defaults of the chosen code and of the net.
 
     Args:
@@ -55,14 +114,28 @@ def build_net(
     Raises:
         UserError: the net cannot be built as asked.
     """
-    options = net_options(config, warn)
+    return make_net(config.net, net_options(config, warn), task, seed=seed)
+
+
+def make_net(name: str, options: NetOptions, task: Task, *, seed: int) -> nn.Module:
+    """Build a net from its resolved options.
+
+    Args:
+        name: of the net.
+        options: from `net_options`.
+        task: classes, channels and image size.
+        seed: decides masks and weights.
+
+    Raises:
+        UserError: the options cannot be combined, or the net does not fit in memory.
+    """
     try:
-        return build(config.net, task=task, seed=seed, **options)
+        return build(name, task=task, seed=seed, **options)
     except ValueError as error:
         raise UserError(str(error)) from error
     except RuntimeError as error:  # what PyTorch raises for a tensor beyond the memory, or beyond 64 bits
         raise UserError(
-            f"{config.net} does not fit in memory ({str(error).splitlines()[0]}); use fewer --nfilters"
+            f"{name} does not fit in memory ({str(error).splitlines()[0]}); use fewer --nfilters"
         ) from error
 
 

@@ -1,8 +1,8 @@
 """The defence of a run: where BatchOut stands, which attack training images meet."""
 
 from collections.abc import Mapping
-from typing import Any
 
+from pydantic import JsonValue
 from torch import nn
 
 from perturblab.attacks.threat import Threat
@@ -99,15 +99,18 @@ def default_eps(dataset: str) -> str:
     return {known.name: known.radius for known in KNOWN}.get(dataset, Known.radius)
 
 
-def resolved_defence(config: TrainConfig, dataset: str, mixings: Mapping[str, Mixing]) -> dict[str, Any]:
+def resolved_defence(
+    config: TrainConfig, dataset: str, mixings: Mapping[str, Mixing], adversary: Adversary | None
+) -> dict[str, JsonValue]:
     """The flags that repeat the defence, every default filled in; nothing without one.
 
     Args:
         config: what was given.
         dataset: recognised name of the training set.
         mixings: from `make_mixings`.
+        adversary: from `make_adversary`.
     """
-    said: dict[str, Any] = {} if config.defence == "none" else {"defence": config.defence}
+    said: dict[str, JsonValue] = {} if config.defence == "none" else {"defence": config.defence}
     if mixings:
         first = next(iter(mixings.values()))  # the places differ in their magnitude only
         said |= {f"batchout_{name}": getattr(first, name) for name in _MIXING}
@@ -115,7 +118,6 @@ def resolved_defence(config: TrainConfig, dataset: str, mixings: Mapping[str, Mi
             "batchout_at": ",".join(mixings),
             "batchout_eta": ";".join(str(mixing.magnitude) for mixing in mixings.values()),
         }
-    adversary = make_adversary(config, dataset)
     if adversary is not None:
         said |= {
             "defence_eps": config.defence_eps or default_eps(dataset),

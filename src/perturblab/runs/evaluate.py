@@ -28,8 +28,8 @@ def count_test(run: Run, row: Row) -> Row:
     answers = run.answers(run.images.test)
     values = {"test_loss": answers.loss, "exact": answers.counts.percent, **asdict(answers.counts)}
     if run.config.audit:
-        run.correct.append(answers.correct)
-        values |= evaluate.audit(answers.correct, run.config.batch_size, start=_carried(run.rows[: row.epoch]))
+        run.history.correct.append(answers.correct)
+        values |= evaluate.audit(answers.correct, run.config.batch_size, start=_carried(run.history.rows[: row.epoch]))
     return Row.model_validate(row.values() | values)
 
 
@@ -75,7 +75,7 @@ def evaluate_run(
     result: dict[str, Any] = {"exact": asdict(counts), "wilson": list(stats.wilson(counts.correct, counts.total))}
     if audited:
         metrics = evaluate.audit(
-            found.correct, batch_size or run.config.batch_size, start=_carried(run.rows[:finished])
+            found.correct, batch_size or run.config.batch_size, start=_carried(run.history.rows[:finished])
         )
         result |= {name: metrics[name] for name in ("batch_mean", "batch_mean_truncated", "smoothed", "n_batches")}
     return result

@@ -4,27 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from perturblab import data
 from perturblab.errors import UserError
-from perturblab.layers.surgery.placement import batchout_at
-from perturblab.models.skeleton import Task
 from perturblab.records import record, store
 from perturblab.records.config import TrainConfig, validated
 from perturblab.records.metrics import Row, check_rows
 from perturblab.records.paths import RunFolder
 from perturblab.runs import checkpoint
-from perturblab.runs.build import (
-    build_net,
-    choose_device,
-    chosen_preparation,
-    decide_compile,
-    freeze,
-    make_recipe,
-    net_options,
-)
-from perturblab.runs.defence import check_defence, make_adversary, make_mixings
+from perturblab.runs.build import Built, assemble, choose_device, decide_compile, make_net, net_options
+from perturblab.runs.defence import check_defence
 from perturblab.runs.resume_checks import check_answers, check_state
 from perturblab.runs.run import Run
 from perturblab.seeding import stream
@@ -55,7 +44,7 @@ def _load_images(config: TrainConfig, show: Show) -> data.ImageData:
 
 
 def open_run(config: TrainConfig, folder: Path, show: Show, ranks: Ranks = ALONE) -> Run:
-    """Load the data, build the net and stand before the first step; nothing is written.
+    """Load the data and build the net, ready for the first step; nothing is written.
 
     Args:
         config: what was given.
@@ -68,47 +57,24 @@ def open_run(config: TrainConfig, folder: Path, show: Show, ranks: Ranks = ALONE
     """
     device = choose_device(config.device)
     check_defence(config)
-    net_options(config, show.warn)  # a mistake in the flags is told before the data are read
+    options = net_options(config, show.warn)  # a mistake in the flags is reported before the data are read
     images = _load_images(config, show)
     training, validation = images.train, None
     if config.train_size:
         training = data.stratified_subset(training, config.train_size, stream(config.manual_seed, "subset"))
     if config.val_size:
         training, validation = data.hold_out(training, config.val_size, stream(config.manual_seed, "validation"))
-    channels, height, width = images.image_size
-    task = Task(len(images.classes), channels, (height, width))
-    model = build_net(config, task, seed=config.manual_seed)
-    freeze(config, model)
-    recipe = make_recipe(config, images.name)
-    _check_last_batch(config, task, len(training), recipe, ranks)
-    model = convert_conv2d_weight_memory_format(model.to(device), torch.channels_last)
-    mixings = make_mixings(config, model)
-    if mixings:
-        batchout_at(model, mixings, generator=stream(config.manual_seed, "batchout"))
-    state, preparation = loop.start(model, recipe, ranks), chosen_preparation(config, data.preparation(images))
-    steps = loop.steps_per_epoch(len(training), recipe) * recipe.nepochs
+    built = assemble(config, options, images, device)
+    _check_last_batch(config, built, len(training), ranks)
+    steps = loop.steps_per_epoch(len(training), built.recipe) * built.recipe.nepochs
     config = config.model_copy(update={"compile": decide_compile(config, device, steps)})
-    return Run(
-        config=config,
-        folder=folder,
-        images=images,
-        training=training,
-        validation=validation,
-        preparation=preparation,
-        model=model,
-        mixings=mixings,
-        adversary=make_adversary(config, images.name),
-        recipe=recipe,
-        state=state,
-        device=device,
-        rows=[],
-        correct=[],
-        ranks=ranks,
-    )
+    state = loop.start(built.model, built.recipe, ranks)
+    return Run(config, folder, images, training, validation, built, state, device, ranks)
 
 
-def _check_last_batch(config: TrainConfig, task: Task, images: int, recipe: loop.Recipe, ranks: Ranks) -> None:
+def _check_last_batch(config: TrainConfig, built: Built, images: int, ranks: Ranks) -> None:
     """Refuse at the start what batch norm would refuse at the end of the first epoch."""
+    recipe, task = built.recipe, built.task
     last = min(images - (loop.steps_per_epoch(images, recipe) - 1) * recipe.batch_size, recipe.batch_size)
     if last < ranks.world:
         raise UserError(
@@ -121,7 +87,7 @@ def _check_last_batch(config: TrainConfig, task: Task, images: int, recipe: loop
     if smallest > 1 and not attacked:
         return
     with torch.device("meta"):
-        net = build_net(config, task, seed=0).train()
+        net = make_net(config.net, built.options, task, seed=0).train()
     try:
         net(torch.empty(1, task.channels, *task.size, device="meta"))
     except ValueError as error:
@@ -142,7 +108,7 @@ def check_ranks(run: Run) -> None:
         return
     run.ranks.same(
         {
-            "settings": repr((run.recipe, run.mixings, run.adversary, run.preparation)),
+            "settings": repr((run.built.recipe, run.built.mixings, run.built.adversary, run.built.preparation)),
             "images": repr(sorted(run.images.hashes.items())),
             "weights or masks": checkpoint.digest(run.model.state_dict()),
             "training states": checkpoint.digest(run.state.state_dict()),
@@ -166,26 +132,28 @@ def resume_run(folder: Path, changes: dict[str, Any], show: Show, ranks: Ranks =
     stamp = files.stamp(path)
     saved = checkpoint.load_checkpoint(path, show.warn)
     run = open_run(_changed(saved_config(folder, saved), changes), folder, show, ranks)
-    run.rows = _checked_rows(run, saved, ("train", "test"))
+    run.history.rows = _checked_rows(run, saved, ("train", "test"))
     checkpoint.load_net(path, run.model, saved["model"])
     try:
-        check_state(saved["state"], run.state, len(run.training), run.recipe)
-        if len(run.rows) != saved["state"]["epoch"]:
-            raise ValueError(f"{len(run.rows)} rows of {saved['state']['epoch']} epochs")
-        check_answers(saved["correct"], len(run.rows), len(run.images.test))
-        run.parts = [record.Part.model_validate(part) for part in saved.get("parts", [])]
+        check_state(saved["state"], run.state, len(run.training), run.built.recipe)
+        if len(run.history.rows) != saved["state"]["epoch"]:
+            raise ValueError(f"{len(run.history.rows)} rows of {saved['state']['epoch']} epochs")
+        check_answers(saved["correct"], len(run.history.rows), len(run.images.test))
+        run.history.parts = [record.Part.model_validate(part) for part in saved.get("parts", [])]
         run.state.load_state_dict(saved["state"])
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} holds the training state of another run ({error}); restore the file") from error
-    run.correct, run.stamp = saved["correct"], stamp
+    run.history.correct, run.written.stamp = saved["correct"], stamp
     if (before := saved["state"].get("ranks", 1)) != ranks.world:
         show.warn(
             f"warning: this run had {before} rank(s) and goes on with {ranks.world}: with the same batches in the same "
             "order, but no longer bit for bit, since batch norm and dropout see other rows"
         )
     begun = run.state.epoch + (run.state.step > 0)
-    if run.recipe.nepochs < begun:
-        raise UserError(f"--nepochs got {run.recipe.nepochs}, and epoch {begun} has begun; expected at least {begun}")
+    if run.built.recipe.nepochs < begun:
+        raise UserError(
+            f"--nepochs got {run.built.recipe.nepochs}, and epoch {begun} has begun; expected at least {begun}"
+        )
     return run
 
 
@@ -252,7 +220,7 @@ def trained_run(folder: Path, show: Show, changes: dict[str, Any], ranks: Ranks 
     if path.is_file() and (fault := store.load(path).fault):
         show.warn(f"warning: {folder} is void ({fault}); train it anew")
     run = open_run(_changed(saved_config(folder, saved), changes), folder, show, ranks)
-    run.rows = _checked_rows(run, saved, ("test",))
+    run.history.rows = _checked_rows(run, saved, ("test",))
     checkpoint.load_weights(RunFolder(folder).weights, run.model)
     run.model.eval()
     return run

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from perturblab.layers.kernels.build import way
 from perturblab.layers.masks import Masks
 from perturblab.models.describe import describe
-from perturblab.models.skeleton import Task
 from perturblab.records import environment, numerics, record
 from perturblab.records.config import DEFENCE_OPTIONS, NET_OPTIONS
 from perturblab.records.metrics import Row
-from perturblab.runs.build import net_options
 from perturblab.runs.defence import resolved_defence
 from perturblab.training import evaluate
 
@@ -39,16 +37,15 @@ _PLACES = {
 
 def make_record(run: "Run") -> record.Record:
     """The record of a finished run."""
-    channels, *size = run.images.image_size
-    described = describe(run.model, Task(len(run.images.classes), channels, (size[0], size[1])), run.config.net)
+    described = describe(run.model, run.built.task, run.config.net)
     splits = {"train": run.training, "val": run.validation or (), "test": run.images.test}
     return record.Record(
         version=record.VERSION,
         config=resolved_config(run),
         seed=run.config.manual_seed,
         numerics=numerics.NUMERICS,
-        counts=_counts(run.rows, audited=run.config.audit),
-        audit=_audit(run.rows) if run.config.audit else None,
+        counts=_counts(run.history.rows, audited=run.config.audit),
+        audit=_audit(run.history.rows) if run.config.audit else None,
         environment=environment.environment(
             threads=torch.get_num_threads(),
             precision=run.config.precision,
@@ -66,8 +63,8 @@ def make_record(run: "Run") -> record.Record:
         ),
         parameters=record.Parameters(**{key: described[key] for key in record.Parameters.model_fields}),
         masks=mask_pictures(run.model),
-        parts=run.parts if len(run.parts) > 1 else [],
-        seconds=sum(row.seconds for row in run.rows),
+        parts=run.history.parts if len(run.history.parts) > 1 else [],
+        seconds=sum(row.seconds for row in run.history.rows),
         status="finished",
     )
 
@@ -77,7 +74,7 @@ def circumstances(run: "Run") -> record.Part:
     return record.Part(
         epoch=run.state.epoch,
         step=run.state.step,
-        nepochs=run.recipe.nepochs,
+        nepochs=run.built.recipe.nepochs,
         threads=torch.get_num_threads(),
         device=run.device.type,
         kernel=way() if run.device.type == "cpu" else "compiled",
@@ -93,8 +90,7 @@ def resolved_config(run: "Run") -> dict[str, Any]:
     config = run.config
     left_out = {*_PLACES, "normalise", "augment", *NET_OPTIONS, *DEFENCE_OPTIONS, "manual_seed", "net_type", "defence"}
     given = config.model_dump(exclude=left_out, mode="json")
-    recipe = asdict(run.recipe)
-    options = net_options(config, lambda text: None)
+    recipe = asdict(run.built.recipe)
     resolved = {"nepochs": "nepochs", "optim_method": "optimizer", "learning_rate": "learning_rate"}
     return {
         **given,
@@ -103,7 +99,7 @@ def resolved_config(run: "Run") -> dict[str, Any]:
         "dataset_test": run.images.display,
         "optimizer_schedule": recipe["schedule"],
         **{name: recipe[key] for name, key in resolved.items()},
-        **options,
+        **run.built.options,
         "code": config.code,
         **_preparation_and_defence(run),
     }
@@ -112,7 +108,7 @@ def resolved_config(run: "Run") -> dict[str, Any]:
 def _preparation_and_defence(run: "Run") -> dict[str, Any]:
     """What was done to the images and in training; a run without a defence has no word of one."""
     preparation = {"normalise": run.config.normalise is not False, "augment": run.config.augment is not False}
-    defence = resolved_defence(run.config, run.images.name, run.mixings)
+    defence = resolved_defence(run.config, run.images.name, run.built.mixings, run.built.adversary)
     return {name: value for name, value in preparation.items() if not value} | defence
 
 

@@ -1,4 +1,4 @@
-"""A run in memory: everything between its configuration and its folder."""
+"""A run in memory, between its configuration and its folder."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,38 +12,80 @@ from torch import Tensor, nn
 from perturblab import data
 from perturblab.attacks.pixels import PixelModel
 from perturblab.layers.masks import fixed_buffers
-from perturblab.layers.mixing import Mixing, batch_step
+from perturblab.layers.mixing import batch_step
 from perturblab.records.config import TrainConfig
 from perturblab.records.metrics import Row
 from perturblab.records.record import Part
+from perturblab.runs.build import Built
 from perturblab.training import evaluate, loop
 from perturblab.training.adversarial import Adversary, adversarial_images
 from perturblab.training.ranks import ALONE, Ranks
 
 
 @dataclass
+class History:
+    """The measurements of a run so far, which its checkpoints keep.
+
+    Attributes:
+        rows: metrics, one row per epoch.
+        correct: audited answers on the test set, one bool (N,) per epoch; empty without the audit.
+        parts: the segments of the run; more than one where it was resumed under other circumstances.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    correct: list[Tensor] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+
+
+@dataclass
+class Written:
+    """The files of a run's folder as they were last written.
+
+    Attributes:
+        epochs: number of epochs in the metrics and the picture; -1 where they are not written yet.
+        masks: digests of the masks file by buffer; empty where it is not written yet.
+        stamp: identity of the checkpoint that the run goes on from; None in a new run.
+    """
+
+    epochs: int = -1
+    masks: dict[str, str] = field(default_factory=dict)
+    stamp: tuple[int, ...] | None = None
+
+
+@dataclass
 class Run:
-    """A run in memory: everything between its configuration and its folder."""
+    """A run in memory.
+
+    Attributes:
+        config: what was given, with the decision whether to compile.
+        folder: where its files lie.
+        images: all that was loaded.
+        training: the images to train on.
+        validation: the images held out of them, if any.
+        built: what the configuration means for these images.
+        state: of the training loop.
+        device: where it computes.
+        ranks: this process among those of the run.
+        history: what was measured so far.
+        written: what of it is in the folder.
+    """
 
     config: TrainConfig
     folder: Path
     images: data.ImageData
     training: data.Split
     validation: data.Split | None
-    preparation: data.Preparation
-    model: nn.Module
-    mixings: dict[str, Mixing]  # where BatchOut stands
-    adversary: Adversary | None
-    recipe: loop.Recipe
+    built: Built
     state: loop.State
     device: torch.device
-    rows: list[Row]  # one per epoch
-    correct: list[Tensor]  # audited answers, bool (N,), one an epoch
     ranks: Ranks = ALONE
-    parts: list[Part] = field(default_factory=list)  # where it was begun, and gone on with otherwise
-    shown: int = -1  # epochs in the metrics and the picture that are written
-    fixed: dict[str, str] = field(default_factory=dict)  # digests of the masks that are written
-    stamp: tuple[int, ...] | None = None  # of the checkpoint that it goes on from
+    history: History = field(default_factory=History)
+    written: Written = field(default_factory=Written)
+
+    @property
+    def model(self) -> nn.Module:
+        """The net."""
+        return self.built.model
 
     @property
     def trained(self) -> nn.Module:
@@ -65,28 +107,28 @@ class Run:
     @property
     def steps(self) -> int:
         """Optimiser steps in an epoch."""
-        return loop.steps_per_epoch(len(self.training), self.recipe)
+        return loop.steps_per_epoch(len(self.training), self.built.recipe)
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 (N, C, H, W) to what the model takes, on its device."""
-        x = data.normalise(images.to(self.device), self.preparation)
+        x = data.normalise(images.to(self.device), self.built.preparation)
         return x.contiguous(memory_format=torch.channels_last)
 
     def augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """The same, (N, C, H, W), with this run's augmentation."""
-        return self.normalised(data.augment(images, self.preparation, generator))
+        return self.normalised(data.augment(images, self.built.preparation, generator))
 
     @property
     def in_pixels(self) -> PixelModel:
         """The model as it is attacked: it takes pixels in [0, 1], and normalises them."""
-        return PixelModel(self.model, self.preparation.mean, self.preparation.std)
+        return PixelModel(self.model, self.built.preparation.mean, self.built.preparation.std)
 
     @contextmanager
     def during(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
         """What surrounds a training forward pass: the labels for BatchOut, adversarial images instead of clean ones."""
-        if self.adversary is not None:
-            x = self._attacked(x, y, self.adversary, generator)
-        y, across = self.ranks.batch(y) if self.mixings else (y, None)
+        if self.built.adversary is not None:
+            x = self._attacked(x, y, self.built.adversary, generator)
+        y, across = self.ranks.batch(y) if self.built.mixings else (y, None)
         with batch_step(y, across=across):
             yield x
 
@@ -96,7 +138,7 @@ class Run:
         count = self.ranks.count(int(adversary.share * self.ranks.total(len(x))))
         if not count:
             return x
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.built.recipe.precision == "bf16"):
             pixels = (x[:count] * model.std + model.mean).clamp(0, 1)
             attacked = adversarial_images(model, pixels, y[:count], adversary, generator=generator)
         return torch.cat([((attacked - model.mean) / model.std).to(x), x[count:]])

@@ -66,7 +66,7 @@ def _owned(run: Run) -> Iterator[None]:
     """No other process is at work in the folder, and none was since the run was opened."""
     with locked(run.folder, f"another process is at work in {run.folder}; wait for it, or choose another --out"):
         path = RunFolder(run.folder).checkpoint
-        if files.stamp(path) != run.stamp:
+        if files.stamp(path) != run.written.stamp:
             raise UserError(
                 f"{path} was written by another process after this run was opened; go on with --resume "
                 f"{run.folder}, or choose another --out"
@@ -76,7 +76,7 @@ def _owned(run: Run) -> Iterator[None]:
 
 
 def _refuse_void(run: Run) -> None:
-    numbers = {part.numerics for part in run.parts}
+    numbers = {part.numerics for part in run.history.parts}
     if fault := numerics.find_fault(resolved_config(run), numbers):
         raise UserError(f"{run.folder} is void ({fault}); start the run anew with another --out")
 
@@ -84,13 +84,13 @@ def _refuse_void(run: Run) -> None:
 def _note_circumstances(run: Run, show: Show) -> None:
     """Begin a part of the run where its length, or anything that its last bits depend on, is not what it was."""
     now = circumstances(run)
-    last = run.parts[-1] if run.parts else now
+    last = run.history.parts[-1] if run.history.parts else now
     # Checkpoints from before the numerics number mean 0; what else they do not name is not compared.
     names = [name for name in Part.model_fields if name in (last.model_fields_set | {"numerics"}) - {"epoch", "step"}]
     other = [name for name in names if getattr(last, name) != getattr(now, name)]
-    if run.parts and not other:
+    if run.history.parts and not other:
         return
-    run.parts.append(now)
+    run.history.parts.append(now)
     bits = [
         f"{name} {getattr(last, name)} before, {getattr(now, name)} now"
         for name in other
@@ -113,7 +113,7 @@ def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> Record | None:
             show.say(f"the first step took {now - started:.1f} s, most of it to compile")
         if now - shown > SHOW_EVERY:
             state.read()
-            show.move(state.epoch * run.steps + state.step, _step_text(state, run.recipe))
+            show.move(state.epoch * run.steps + state.step, _step_text(state, run.built.recipe))
             shown = now
         if now - saved > files.SAVE_EVERY:
             save(run)
@@ -122,26 +122,26 @@ def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> Record | None:
 
     with (
         _deterministic(run.config),
-        show.bar(run.steps * run.recipe.nepochs, run.state.epoch * run.steps + run.state.step),
-        logs.opened(run.folder, (run.config.log or ()) if run.ranks.first else (), run.rows) as log,
+        show.bar(run.steps * run.built.recipe.nepochs, run.state.epoch * run.steps + run.state.step),
+        logs.opened(run.folder, (run.config.log or ()) if run.ranks.first else (), run.history.rows) as log,
     ):
         for reached in loop.train(
             run.trained,
             run.training.images,
             run.training.labels,
-            run.recipe,
+            run.built.recipe,
             run.state,
             prepare=run.augmented,
             during=run.during,
             after_step=after_step,
         ):
-            run.rows.append(_row(run, reached))
-            log(run.rows[-1])
-            show.say(_epoch_text(run.rows[-1], run.recipe))
-    finished = run.state.epoch == run.recipe.nepochs
-    if finished and run.rows[-1].correct is None:
+            run.history.rows.append(_row(run, reached))
+            log(run.history.rows[-1])
+            show.say(_epoch_text(run.history.rows[-1], run.built.recipe))
+    finished = run.state.epoch == run.built.recipe.nepochs
+    if finished and run.history.rows[-1].correct is None:
         # A stopped run was resumed with --nepochs equal to the epochs done, so its last epoch has no test count yet.
-        run.rows[-1] = count_test(run, run.rows[-1])
+        run.history.rows[-1] = count_test(run, run.history.rows[-1])
     save(run)
     return _finish(run) if finished else None
 
@@ -203,12 +203,12 @@ def _row(run: Run, reached: loop.Epoch) -> Row:
         val_loss=None if validation is None else validation.loss,
         val_accuracy=None if validation is None else validation.counts.percent,
     )
-    is_last = run.state.epoch == run.recipe.nepochs
+    is_last = run.state.epoch == run.built.recipe.nepochs
     return count_test(run, row) if run.config.audit or is_last or _is_best_validation(run, row) else row
 
 
 def _is_best_validation(run: Run, row: Row) -> bool:
-    best = max((r.val_accuracy for r in run.rows if r.val_accuracy is not None), default=-1.0)
+    best = max((r.val_accuracy for r in run.history.rows if r.val_accuracy is not None), default=-1.0)
     return row.val_accuracy is not None and row.val_accuracy > best
 
 
@@ -221,19 +221,19 @@ def save(run: Run) -> None:
         "hashes": dict(run.images.hashes),
         "model": run.model.state_dict(),
         "state": run.state.state_dict(),
-        "rows": [row.values() for row in run.rows],
-        "correct": run.correct,
-        "parts": [part.model_dump(exclude_unset=True) for part in run.parts],
+        "rows": [row.values() for row in run.history.rows],
+        "correct": run.history.correct,
+        "parts": [part.model_dump(exclude_unset=True) for part in run.history.parts],
     }
-    if not run.fixed or not RunFolder(run.folder).masks.is_file():
-        run.fixed = checkpoint.save_fixed(run.folder, run.unchanging)
-    checkpoint.save_checkpoint(RunFolder(run.folder).checkpoint, content, run.fixed)
-    run.stamp = files.stamp(RunFolder(run.folder).checkpoint)
+    if not run.written.masks or not RunFolder(run.folder).masks.is_file():
+        run.written.masks = checkpoint.save_fixed(run.folder, run.unchanging)
+    checkpoint.save_checkpoint(RunFolder(run.folder).checkpoint, content, run.written.masks)
+    run.written.stamp = files.stamp(RunFolder(run.folder).checkpoint)
     metrics = RunFolder(run.folder).metrics
-    if len(run.rows) == run.shown and metrics.is_file():
+    if len(run.history.rows) == run.written.epochs and metrics.is_file():
         return  # no epoch has ended since the picture was drawn, which takes longer than all the rest
-    run.shown = len(run.rows)
-    write_atomically(metrics, metrics_text(run.rows).encode())
-    if run.rows:
+    run.written.epochs = len(run.history.rows)
+    write_atomically(metrics, metrics_text(run.history.rows).encode())
+    if run.history.rows:
         title = f"{run.config.net} on {run.images.display}, seed {run.config.manual_seed}"
-        progress.progress_svg(run.rows, RunFolder(run.folder).progress, title=title)
+        progress.progress_svg(run.history.rows, RunFolder(run.folder).progress, title=title)

@@ -133,10 +133,10 @@ def _in_mode(run: Run, config: AttackConfig, x: Tensor) -> tuple[nn.Module, nn.M
     flags = " and ".join(f"--{flag.replace('_', '-')}" for flag in asked)
     if len(asked) > 1:
         raise UserError(f"{flags} are two ways to use BatchOut; drop one")
-    if asked and not run.mixings:
+    if asked and not run.built.mixings:
         raise UserError(f"{flags} needs BatchOut, but {run.folder} was trained without it; drop the flag")
     if config.mode.kind == ACTIVE:
-        if any(mixing.partners in BY_CLASS for mixing in run.mixings.values()):
+        if any(mixing.partners in BY_CLASS for mixing in run.built.mixings.values()):
             raise UserError(f"{flags} has no labels to choose the partners of this run by class; drop the flag")
         # Partners lie within the batch, and attack and verdict see other batches: the frozen twin has one partner.
         return ActiveBatchOut(net), InferenceBatchOut(

@@ -22,7 +22,6 @@ from perturblab.records.paths import RunFolder
 from perturblab.records.run_points import RunPoints
 from perturblab.records.worst_case import with_worst
 from perturblab.runs import checkpoint
-from perturblab.runs.build import net_options
 from perturblab.runs.export.card import model_card
 from perturblab.runs.open import trained_run
 from perturblab.system.files import write_atomically
@@ -110,11 +109,11 @@ def save_pretrained(
     trained = trained_run(run, show or Show(quiet=True), {} if dataroot is None else {"dataroot": dataroot})
     config = PretrainedConfig(
         net=trained.config.net,
-        options=net_options(trained.config, lambda text: None),
+        options=trained.built.options,
         classes=trained.images.classes,
         image_size=trained.images.image_size,
-        mean=trained.preparation.mean,
-        std=trained.preparation.std,
+        mean=trained.built.preparation.mean,
+        std=trained.built.preparation.std,
     )
     # BatchOut is the identity in eval mode; its counters belong to the training.
     state = {name: value for name, value in trained.model.state_dict().items() if not name.endswith(COUNTER)}
