@@ -203,7 +203,7 @@ def _watch(board: Board, every: float | None) -> None:
     _around(command, "training", board, START, stay=True)
     _around(train, "_execute", board, STEP)
     _around(train, "_row", board, EVALUATION)
-    _around(train, "save", board, SAVE)
+    _around(train, "save_run", board, SAVE)
     _around(checkpoint, "save_fixed", board, WRITE)
     _around(checkpoint, "save_checkpoint", board, WRITE, after=board.written)
     _around(train, "_finish", board, FINISH)

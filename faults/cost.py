@@ -54,7 +54,7 @@ def _timed(run: Run) -> tuple[float, float]:
     """Measure the seconds and the processor seconds of a save, including the picture."""
     began, busy = time.monotonic(), time.process_time()
     run.written.epochs = -1
-    train.save(run)
+    train.save_run(run)
     return time.monotonic() - began, time.process_time() - busy
 
 

@@ -42,8 +42,8 @@ def clock(world: World, run: Straight, each: int) -> Row:
             child.send(signal.SIGKILL)
             child.wait()
         wrong = incomplete_files(folder) or finish_run(world, run, folder, every=EVERY, before=jump)
-        if not wrong and not 0 < store.load(folder / "record.json").seconds < 600:
-            wrong = [f"its record has {store.load(folder / 'record.json').seconds} s"]
+        if not wrong and not 0 < store.load_record(folder / "record.json").seconds < 600:
+            wrong = [f"its record has {store.load_record(folder / 'record.json').seconds} s"]
         row.judge(wrong)
     return row
 

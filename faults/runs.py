@@ -168,7 +168,7 @@ def _bytes(folder: Path, name: str) -> bytes:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    return store.load(folder / "record.json").model_dump(exclude={"seconds", "parts"})
+    return store.load_record(folder / "record.json").model_dump(exclude={"seconds", "parts"})
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:

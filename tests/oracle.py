@@ -146,7 +146,7 @@ def _counted(argv: Sequence[str], folder: Path, out: str) -> set[int]:
     match argv:
         case ["train", *_]:
             place = argv[argv.index("--out" if "--out" in argv else "--resume") + 1]
-            return {store.load(folder / place / "record.json").counts.last.total}
+            return {store.load_record(folder / place / "record.json").counts.last.total}
         case ["evaluate", *_] if "--json" in argv:
             return {json.loads(out)["exact"]["total"]}
         case ["attack", *_] if "--json" in argv:

@@ -67,7 +67,7 @@ def some_page() -> str:
 @cache
 def committed() -> tuple[Result, ...]:
     """Load the committed records, once for all tests that read them."""
-    return tuple(results.load(RESULTS))
+    return tuple(results.load_results(RESULTS))
 
 
 def captions(text: str) -> list[str]:

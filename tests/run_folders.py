@@ -64,7 +64,7 @@ def untimed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def record_of(folder: Path) -> Record:
-    return store.load(folder / "record.json")
+    return store.load_record(folder / "record.json")
 
 
 def results(folder: Path) -> Any:

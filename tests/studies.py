@@ -68,7 +68,7 @@ def keep_record(job: plan.Job, **config: Any) -> Path:
     record = copy.deepcopy(FULL) | {"seed": job.flags["manual_seed"]}
     record["config"] = json.loads(json.dumps({**job.flags, "dataset_train": "shown otherwise", **config}))
     path = job.results[0] / "record.json"
-    store.save(Record.model_validate(record), path)
+    store.save_record(Record.model_validate(record), path)
     return path
 
 

@@ -107,7 +107,9 @@ def test_a_flag_of_the_checks_in_the_folder_is_shown_with_every_curve_of_the_sam
     (run / "attacks" / "checks.json").write_text(json.dumps([CHECK]))
     (run / "record.json").write_text(make(0).model_dump_json())
     rows = [
-        row for block in attacks_table.attacks_markdown(results.load(tmp_path)).split("\n**") for row in columns(block)
+        row
+        for block in attacks_table.attacks_markdown(results.load_results(tmp_path)).split("\n**")
+        for row in columns(block)
     ]
     assert len(rows) == 5, "fgsm on few and many, autoattack, deepfool, the worst case"
     assert {row["flags"] for row in rows} == {flag_note(("saturated logits",))}
@@ -119,11 +121,11 @@ def test_an_unknown_control_is_told_with_the_known_ones() -> None:
 
 
 def test_runs_are_found_by_their_records_and_attacks(tmp_path: Path) -> None:
-    assert results.load(tmp_path) == []
+    assert results.load_results(tmp_path) == []
     with pytest.raises(UserError, match=r"no run .*attacked"):
         attacks_table.attacks_markdown([Result(make(0))])
     with pytest.raises(UserError, match="nowhere"):
-        results.load(tmp_path / "nowhere")
+        results.load_results(tmp_path / "nowhere")
     record, points = PLAIN[0].record, PLAIN[0].points
     run = tmp_path / "deep" / "run"
     (run / "attacks").mkdir(parents=True)
@@ -131,7 +133,7 @@ def test_runs_are_found_by_their_records_and_attacks(tmp_path: Path) -> None:
     saved = {"version": 1, "points": [p.model_dump(mode="json") for p in points]}
     (run / "attacks" / "fgsm.json").write_text(json.dumps(saved))
     (run / "attacks" / "checks.json").write_text("[]")
-    assert results.load(tmp_path) == [Result(record, (), points)]
+    assert results.load_results(tmp_path) == [Result(record, (), points)]
 
 
 def test_failures_of_a_study_are_found(tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_groups_on_other_images_are_not_compared() -> None:
 
 def test_broken_metrics_are_told_by_their_path(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text(make(0).model_dump_json())
-    assert results.load(tmp_path) == [Result(make(0))], "a record alone has no losses"
+    assert results.load_results(tmp_path) == [Result(make(0))], "a record alone has no losses"
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 0}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl"):
-        results.load(tmp_path)
+        results.load_results(tmp_path)

@@ -20,7 +20,7 @@ from perturblab.records import store
 
 def test_train_tells_progress_on_stderr_and_the_result_on_stdout(tell: Tell) -> None:
     told = tell(f"train {LENET} --nepochs 2 --out run")
-    last = store.load(Path("run/record.json")).counts.last
+    last = store.load_record(Path("run/record.json")).counts.last
     assert told.code == 0
     assert told.out.splitlines()[0].startswith(
         f"test accuracy after epoch 2: {last.accuracy:.2f} % ({last.correct}/{last.total}, 95 % Wilson interval ["
@@ -37,7 +37,7 @@ def test_train_tells_progress_on_stderr_and_the_result_on_stdout(tell: Tell) -> 
 
 def test_audited_run_tells_the_published_metrics(tell: Tell) -> None:
     told = tell(f"train {ONE_EPOCH} --audit --out run")
-    audit = store.load(Path("run/record.json")).audit
+    audit = store.load_record(Path("run/record.json")).audit
     assert audit is not None
     metrics = told.out.splitlines()[1]
     for value in (audit.last.batch_mean, audit.last.batch_mean_truncated, audit.last.smoothed):
@@ -70,7 +70,7 @@ def test_out_makes_the_folders_above_it_and_takes_an_empty_one(tell: Tell, tmp_p
     (tmp_path / "empty").mkdir()
     for out in ("a/b/c", "empty", "./d/", str(tmp_path / "absolute"), "ünïcödé and spaces", ":cat:"):
         assert tell(f"train {ONE_EPOCH} --quiet --out {shlex.quote(out)}").code == 0
-        assert store.load(tmp_path / out / "record.json").status == "finished"
+        assert store.load_record(tmp_path / out / "record.json").status == "finished"
 
 
 def test_save_and_logs_are_accepted_and_point_into_the_run(tell: Tell, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_evaluate_as_json_has_the_keys_of_the_contract(run: Path, tell: Tell) ->
     assert list(plain) == ["exact", "wilson"]
     audited = json.loads(tell(f"evaluate {run} --audit --json").out)
     assert list(audited) == ["exact", "wilson", "batch_mean", "batch_mean_truncated", "smoothed", "n_batches"]
-    last = store.load(run / "record.json").counts.last
+    last = store.load_record(run / "record.json").counts.last
     assert plain["exact"] == audited["exact"] == {"correct": last.correct, "total": last.total}
     low, high = plain["wilson"]
     assert 0 <= low < 100 * last.correct / last.total < high <= 100
@@ -178,7 +178,7 @@ def test_evaluate_as_json_has_the_keys_of_the_contract(run: Path, tell: Tell) ->
 
 def test_evaluate_finds_what_the_run_recorded(run: Path, tell: Tell) -> None:
     audited = json.loads(tell(f"evaluate {run} --audit --json").out)
-    record = store.load(run / "record.json")
+    record = store.load_record(run / "record.json")
     assert record.audit is not None
     for name in ("batch_mean", "batch_mean_truncated", "smoothed", "n_batches"):
         assert audited[name] == pytest.approx(getattr(record.audit.last, name))
@@ -211,7 +211,7 @@ def test_evaluate_in_words(run: Path, tell: Tell) -> None:
 
 def test_report(run: Path, tell: Tell) -> None:
     before = content(run)
-    last = store.load(run / "record.json").counts.last
+    last = store.load_record(run / "record.json").counts.last
     for flags in ("--groups", "--groups --markdown"):
         told = tell(f"report {run.parent} {flags}")
         assert (told.code, told.err) == (0, "")
@@ -270,7 +270,7 @@ def test_resumed_run_is_the_straight_one(tell: Tell, tmp_path: Path) -> None:
     assert [line.split()[1] for line in told.err.splitlines() if line.startswith("epoch")] == ["2/3", "3/3"]
     one, two = (tmp_path / name for name in ("straight", "longer"))
     assert (one / "weights.safetensors").read_bytes() == (two / "weights.safetensors").read_bytes()
-    records_ = [store.load(folder / "record.json").model_dump(exclude={"seconds"}) for folder in (one, two)]
+    records_ = [store.load_record(folder / "record.json").model_dump(exclude={"seconds"}) for folder in (one, two)]
     straight, longer = (record.pop("parts") for record in records_)
     assert records_[0] == records_[1]
     assert straight == []

@@ -97,7 +97,7 @@ def test_in_evaluation_batchout_is_gone(tmp_path: Path) -> None:
         torch.testing.assert_close(logits, plain(x), rtol=1e-4, atol=1e-5)
         assert torch.equal(logits, run.model(x)), "and nothing is drawn"
     right = int((logits.argmax(1) == run.images.test.labels).sum())
-    record = store.load(tmp_path / "run" / "record.json")
+    record = store.load_record(tmp_path / "run" / "record.json")
     assert record.counts.last.correct == right
 
 
@@ -108,7 +108,7 @@ def test_measuring_does_not_move_the_draws(inference: bool, tmp_path: Path, monk
     def placed(config: TrainConfig, model: nn.Module) -> dict[str, Mixing]:
         return {name: replace(mixing, inference=inference) for name, mixing in make_mixings(config, model).items()}
 
-    monkeypatch.setattr(build, "make_mixings", placed)
+    monkeypatch.setattr("perturblab.runs.build.make_mixings", placed)
     for audit in (False, True):
         executed(tmp_path / str(audit), defence="batchout", nepochs=2, audit=audit)
     assert same(weights(tmp_path / "False"), weights(tmp_path / "True"))

@@ -158,5 +158,5 @@ def test_a_resumed_run_can_be_given_a_log(tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "run" / "metrics.csv").exists()
     assert main.main(f"train --resume {tmp_path / 'run'} --nepochs 2 --log csv --quiet".split()) == 0
     assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 3
-    assert store.load(tmp_path / "run" / "record.json").counts.last.epoch == 1
+    assert store.load_record(tmp_path / "run" / "record.json").counts.last.epoch == 1
     capsys.readouterr()

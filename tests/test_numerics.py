@@ -32,7 +32,7 @@ from perturblab.records import environment, numerics, store
 from perturblab.records.dataframe import frame
 from perturblab.records.paths import CHECKPOINT
 from perturblab.records.record import Record
-from perturblab.records.results import load, load_void
+from perturblab.records.results import load_results, load_void
 from perturblab.studies import plan
 from perturblab.studies.catalogue import SETUPS
 from perturblab.studies.jobs import argv
@@ -297,7 +297,7 @@ def study_of_two(folder: Path) -> list[plan.Job]:
         named = {"study": {"setup": job.setups[0], "preset": "quick"}, "seed": job.flags["manual_seed"]}
         record = Record.model_validate(FULL | named | {"config": config})
         for place in (job.work, *job.results):
-            store.save(record, place / "record.json")
+            store.save_record(record, place / "record.json")
         (job.work / CHECKPOINT).touch()
     return jobs
 
@@ -311,7 +311,7 @@ def test_a_void_run_is_told_and_begun_anew(tmp_path: Path, monkeypatch: pytest.M
     standing = plan.sort_jobs(jobs)
     assert (standing.missing, standing.done, standing.other) == ([jobs[0], jobs[2]], [jobs[1]], [])
     assert standing.notes == [f"note: void records, to be run again: 1 ({fault})"]
-    assert [run.record.study.setup for run in load(results) if run.record.study] == ["H5"]
+    assert [run.record.study.setup for run in load_results(results) if run.record.study] == ["H5"]
     assert load_void(results) == [f"K4 at quick, seed 1 is void ({fault}); run it again"]
     assert len(frame(results)) == 1
     assert "--resume" in argv(jobs[0], 1)
@@ -326,8 +326,8 @@ def test_a_void_run_is_told_and_begun_anew(tmp_path: Path, monkeypatch: pytest.M
 def test_weights_of_a_void_run_are_trained_anew_for_an_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record that is kept is valid; the run that lies in the folder of the weights is not."""
     jobs = study_of_two(tmp_path)
-    valid = store.load(jobs[0].results[0] / "record.json").model_copy(update={"numerics": 2})
-    store.save(valid, jobs[0].results[0] / "record.json")
+    valid = store.load_record(jobs[0].results[0] / "record.json").model_copy(update={"numerics": 2})
+    store.save_record(valid, jobs[0].results[0] / "record.json")
     assert plan.sort_jobs(jobs).missing == [jobs[2]]
     monkeypatch.setattr(numerics, "FAULTS", (numerics.Fault((1,), "added twice", {"filter_size": (1,)}),))
     standing = plan.sort_jobs(jobs)
@@ -341,7 +341,7 @@ def test_a_void_run_is_evaluated_with_a_warning(tmp_path: Path, tell: Tell, monk
     folder = tmp_path / "run"
     line = f"train --dataset-train digits --net-type lenet --nfilters 2 --nepochs 1 --train-size 20 --out {folder}"
     assert tell(f"{line} --quiet")[0] == 0
-    assert store.load(folder / "record.json").numerics == numerics.NUMERICS
+    assert store.load_record(folder / "record.json").numerics == numerics.NUMERICS
     assert tell(f"evaluate {folder}")[2].count("void") == 0
     monkeypatch.setattr(numerics, "FAULTS", (fault := numerics.Fault((numerics.NUMERICS,), "added twice"),))
     code, _, err = tell(f"evaluate {folder}")
@@ -355,7 +355,7 @@ def test_the_page_names_void_records_and_leaves_them_out(
     named = {"study": {"setup": "K4", "preset": "cpu"}, "config": {"net_type": "resnet18"}}
     for seed in (1, 2):
         record = Record.model_validate(FULL | named | {"seed": seed, "numerics": seed})
-        store.save(record, tmp_path / f"results/seed-{seed}/record.json")
+        store.save_record(record, tmp_path / f"results/seed-{seed}/record.json")
     line = f"report {tmp_path}/results -o {tmp_path}/page.html"
     code, out, err = tell(line)
     assert (code, err) == (0, "")

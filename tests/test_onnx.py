@@ -251,7 +251,7 @@ def test_the_comparison_finds_what_differs(by: float, holds: bool) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
     x = torch.rand(30, 1, 8, 8)
-    found = onnx_module.compared(net, onnx_module.onnx_bytes(Shifted(net, by), (1, 8, 8)), x)
+    found = onnx_module.compare_answers(net, onnx_module.onnx_bytes(Shifted(net, by), (1, 8, 8)), x)
     assert found.images == 30
     assert found.holds is holds
     assert found.largest == pytest.approx(9 * by, abs=1e-5)
@@ -319,7 +319,7 @@ def test_another_operator_than_noise(operator: str) -> None:
     whole = build("noiseresnet18", task=Task(5, 3, (8, 8)), nfilters=5, first_filter_size=3, operator=operator)
     stages = (whole.get_submodule(name) for name in ("stem", "layer1.0", "layer2.0"))
     net = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-    assert onnx_module.compared(net, onnx_module.onnx_bytes(net, (3, 8, 8)), torch.rand(20, 3, 8, 8)).holds
+    assert onnx_module.compare_answers(net, onnx_module.onnx_bytes(net, (3, 8, 8)), torch.rand(20, 3, 8, 8)).holds
 
 
 @torch.no_grad()
@@ -330,4 +330,4 @@ def test_a_net_of_someone_else_after_surgery() -> None:
     perturbify(net, image_size=8, noise=Noise(nmasks=2))
     content = onnx_module.onnx_bytes(net, (3, 8, 8))
     library.checker.check_model(library.load_from_string(content))
-    assert onnx_module.compared(net, content, torch.rand(20, 3, 8, 8)).holds
+    assert onnx_module.compare_answers(net, content, torch.rand(20, 3, 8, 8)).holds

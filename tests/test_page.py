@@ -124,14 +124,14 @@ def test_control_characters_are_shown_as_such() -> None:
 
 @pytest.mark.parametrize("where", ["record.json", "failed.json", "metrics.jsonl", "attacks/fgsm.json"])
 def test_half_a_character_is_one_sentence(where: str, tmp_path: Path) -> None:
-    store.save(make(1), tmp_path / "record.json")
+    store.save_record(make(1), tmp_path / "record.json")
     file = tmp_path / where
     broken = {"record.json": file.read_text() if file.is_file() else "", "failed.json": '{"name": "N", "reason": ""}'}
     broken |= {"metrics.jsonl": '{"epoch": 0, "train_loss": 1, "N": 1}', "attacks/fgsm.json": '{"version": 1, "N": 0}'}
     file.parent.mkdir(exist_ok=True)
     file.write_text(broken[where].replace("N", "a\\ud800b").replace('"seed"', '"\\ud800": 0, "seed"', 1))
     with pytest.raises(UserError, match="encode character"):
-        page.page(results.load(tmp_path), results.load_failed(tmp_path))
+        page.page(results.load_results(tmp_path), results.load_failed(tmp_path))
 
 
 def test_a_record_that_the_catalogue_has_no_place_for_is_not_dropped() -> None:
@@ -205,7 +205,7 @@ def flags_in(record: Record) -> dict[str, Any]:
 
 
 def test_runs_of_no_study_are_repeated_by_the_flags_of_their_records() -> None:
-    runs = results.load(RESULTS / "cifar10-jpeg")
+    runs = results.load_results(RESULTS / "cifar10-jpeg")
     text = page.page(runs).split("The commands that repeat them")[1].split("</details>")[0]
     commands = [unescape(command) for command in re.findall(r"<code>(perturblab train [^<]*)</code>", text)]
     assert len(commands) == 3, "one a group of seeds"
@@ -265,7 +265,7 @@ def test_the_command_writes_the_page_and_says_the_answers(
     said = capsys.readouterr().out
     assert said.startswith("Does noise help a perturbative network? ")
     assert "6 records; open " in said
-    assert (tmp_path / "out" / "page.html").read_text() == page.page(results.load(folder))
+    assert (tmp_path / "out" / "page.html").read_text() == page.page(results.load_results(folder))
 
 
 def test_the_command_writes_between_markers(folder: Path, tmp_path: Path) -> None:

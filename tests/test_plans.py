@@ -40,7 +40,7 @@ def test_what_one_of_several_same_set_ups_has_is_given_to_the_others(tmp_path: P
     (alone,) = plan.plan([SETUPS["K4"]], TINY, [1], **places)
     record = Record.model_validate(FULL | {"study": {"setup": "K4", "preset": "tiny"}})
     alone.results[0].mkdir(parents=True)
-    store.save(record, alone.results[0] / "record.json")
+    store.save_record(record, alone.results[0] / "record.json")
     (alone.results[0] / "metrics.jsonl").write_text('{"epoch": 0}\n')
     both = plan.plan([SETUPS["K4"], twin], TINY, [1, 2], **places)
     assert lacking_setups(both[0]) == {"K4-twin": both[0].results[1]}
@@ -48,10 +48,10 @@ def test_what_one_of_several_same_set_ups_has_is_given_to_the_others(tmp_path: P
     left = share_records(both)
     assert lacking_setups(both[0]) == {}
     assert [job.name for job in left] == [both[1].name], "seed 2 is to be run"
-    given = store.load(both[0].results[1] / "record.json")
+    given = store.load_record(both[0].results[1] / "record.json")
     assert given == record.model_copy(update={"study": Study(setup="K4-twin", preset="tiny")})
     assert (both[0].results[1] / "metrics.jsonl").read_text() == '{"epoch": 0}\n'
-    assert store.load(alone.results[0] / "record.json") == record
+    assert store.load_record(alone.results[0] / "record.json") == record
 
 
 def test_the_command_line_of_a_job_says_its_flags(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_run_with_batchout_leaves_its_counters_at_home(tmp_path: Path) -> None
 
 def test_it_is_a_model_card_to_the_hub_s_own_library(run: Path, saved: Path) -> None:
     """The metadata are read by huggingface_hub, and carry the exact figure."""
-    record = store.load(run / "record.json")
+    record = store.load_record(run / "record.json")
     card = huggingface_hub.ModelCard.load(saved / "README.md")
     (result,) = card.data.eval_results
     assert card.data.library_name == "perturblab"
@@ -101,7 +101,7 @@ def test_it_is_a_model_card_to_the_hub_s_own_library(run: Path, saved: Path) -> 
 
 def test_the_card_of_an_attacked_run_has_every_point_with_interval_and_flags() -> None:
     folder = ROOT / "results" / "robust" / "BO-mnist-fgsm-half" / "seed-1"
-    record, points = store.load(folder / "record.json"), load_points(folder / "attacks" / "pgd.json")
+    record, points = store.load_record(folder / "record.json"), load_points(folder / "attacks" / "pgd.json")
     assert {bool(point.flags) for point in points} == {False, True}
     card = model_card(record, points)
     low, high = points[0].wilson
@@ -117,7 +117,7 @@ def test_the_card_of_an_attacked_run_has_every_point_with_interval_and_flags() -
 
 def test_the_card_of_an_audited_run_tells_the_published_metrics() -> None:
     folder = ROOT / "results" / "robust" / "BO-mnist-batchout" / "seed-1"
-    content = store.load(folder / "record.json").model_dump(mode="json")
+    content = store.load_record(folder / "record.json").model_dump(mode="json")
     content["audit"]["last"] |= {"batch_mean": 94.286, "batch_mean_truncated": 93.865, "smoothed": 90.531}
     card = model_card(Record.model_validate(content))
     assert "selected on the test set, optimistic" in card
@@ -126,7 +126,7 @@ def test_the_card_of_an_audited_run_tells_the_published_metrics() -> None:
 
 def test_no_name_breaks_the_card() -> None:
     folder = ROOT / "results" / "robust" / "BO-mnist-batchout" / "seed-1"
-    content = store.load(folder / "record.json").model_dump(mode="json")
+    content = store.load_record(folder / "record.json").model_dump(mode="json")
     content["data"]["test"] = 'a\n---\n# b: "c" | <img src=x> `d`'
     card = model_card(Record.model_validate(content))
     assert huggingface_hub.ModelCard(card).data.eval_results[0].dataset_name == 'a --- # b: "c" | <img src=x> `d`'

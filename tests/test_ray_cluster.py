@@ -150,7 +150,7 @@ def kept(folder: Path, names: Sequence[str]) -> dict[str, Record]:
     """The records, which must be these and no others."""
     files = sorted((folder / "results").rglob("*.json"))
     assert files == [folder / f"results/quick/{name}/seed-1/record.json" for name in sorted(names)]
-    found = {file.parts[-3]: store.load(file) for file in files}
+    found = {file.parts[-3]: store.load_record(file) for file in files}
     for name, record in found.items():
         assert record.study == Study(setup=name, preset="quick")
         assert len((folder / f"results/quick/{name}/seed-1/metrics.jsonl").read_text().splitlines()) == 12

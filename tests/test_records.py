@@ -41,10 +41,10 @@ def written(folder, value, name="record.json"):
 
 def test_round_trip_keeps_every_field_and_every_byte(tmp_path):
     path = tmp_path / "a" / "record.json"
-    store.save(Record.model_validate(FULL), path)
+    store.save_record(Record.model_validate(FULL), path)
     first = path.read_bytes()
     assert json.loads(first) == FULL
-    store.save(store.load(path), path)
+    store.save_record(store.load_record(path), path)
     assert path.read_bytes() == first
     assert first.startswith(b'{\n "audit"')
     assert first.endswith(b"}\n")
@@ -69,13 +69,13 @@ def test_round_trip_keeps_every_field_and_every_byte(tmp_path):
 def test_any_config_survives(tmp_path_factory, config, seed):
     path = tmp_path_factory.mktemp("any") / "record.json"
     record = Record.model_validate(FULL | {"config": config, "seed": seed})
-    store.save(record, path)
-    assert store.load(path) == record
+    store.save_record(record, path)
+    assert store.load_record(path) == record
 
 
 def test_optional_parts_may_be_missing(tmp_path):
     value = changed(("audit", ...), ("masks", ...), ("counts.best_val", None), ("counts.best_test", ...))
-    record = store.load(written(tmp_path, value))
+    record = store.load_record(written(tmp_path, value))
     assert (record.audit, record.masks, record.counts.best_val, record.counts.best_test) == (None, [], None, None)
 
 
@@ -125,7 +125,7 @@ def test_records_are_frozen():
 )
 def test_a_wrong_field_is_named_in_one_line(tmp_path, change, text):
     with pytest.raises(UserError) as caught:
-        store.load(written(tmp_path, changed(change)))
+        store.load_record(written(tmp_path, changed(change)))
     message = str(caught.value)
     assert message.startswith("run-1/record.json: ")
     assert text in message
@@ -135,7 +135,7 @@ def test_a_wrong_field_is_named_in_one_line(tmp_path, change, text):
 
 
 def test_a_record_without_a_version_is_of_the_first(tmp_path):
-    assert store.load(written(tmp_path, changed(("version", ...)))).version == 1
+    assert store.load_record(written(tmp_path, changed(("version", ...)))).version == 1
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_what_is_called_a_record_and_is_none_is_refused(tmp_path, content, text)
     """Also in a folder beside a record, where nobody would miss it."""
     path = written(tmp_path, "")
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    store.save(Record.model_validate(FULL), tmp_path / "run-0" / "record.json")
-    for load, where in ((store.load, path), (store.load_all, tmp_path)):
+    store.save_record(Record.model_validate(FULL), tmp_path / "run-0" / "record.json")
+    for load, where in ((store.load_record, path), (store.load_all, tmp_path)):
         with pytest.raises(UserError) as caught:
             load(where)
         assert str(caught.value).startswith("run-1/record.json")
@@ -170,7 +170,7 @@ def test_what_is_called_a_record_and_is_none_is_refused(tmp_path, content, text)
 
 def test_what_is_not_there_is_told(tmp_path):
     with pytest.raises(UserError, match=r"gone\.json .*No such file"):
-        store.load(tmp_path / "gone.json")
+        store.load_record(tmp_path / "gone.json")
     with pytest.raises(UserError, match=r"gone .*give the folder"):
         store.load_all(tmp_path / "gone")
 
@@ -218,7 +218,7 @@ def test_numbers_are_finite(bad):
 
 def test_load_all_takes_records_only_sorted_by_path(tmp_path):
     for name, seed in (("b/record.json", 1), ("a/deep/record.json", 2), ("a-seed3.json", 3)):
-        store.save(Record.model_validate(FULL | {"seed": seed}), tmp_path / name)
+        store.save_record(Record.model_validate(FULL | {"seed": seed}), tmp_path / name)
     (tmp_path / "b" / "attacks").mkdir()
     (tmp_path / "b" / "attacks" / "fgsm.json").write_text('[{"attack": "fgsm"}]')
     (tmp_path / "other.json").write_text('{"version": 1}')
@@ -236,7 +236,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", crash)
     with pytest.raises(UserError, match=r"record\.json .*No space left.*writable"):
-        store.save(Record.model_validate(FULL), path)
+        store.save_record(Record.model_validate(FULL), path)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
 
@@ -244,7 +244,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
 def test_a_folder_in_the_way_is_the_users_mistake(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/record\.json .*written"):
-        store.save(Record.model_validate(FULL), tmp_path / "file" / "record.json")
+        store.save_record(Record.model_validate(FULL), tmp_path / "file" / "record.json")
 
 
 def test_environment_is_valid_and_says_nothing_of_host_or_user():

@@ -33,7 +33,7 @@ def result(folder: Path) -> dict[str, Any]:
         del row["seconds"], row["images_per_second"]
     return {
         "weights": hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest(),
-        "record": store.load(folder / "record.json").model_dump(exclude={"seconds"}),
+        "record": store.load_record(folder / "record.json").model_dump(exclude={"seconds"}),
         "rows": rows,
     }
 
@@ -54,7 +54,7 @@ def test_twice_in_a_row_and_in_other_processes(tmp_path: Path) -> None:
 
 def test_what_may_change_bits_is_in_the_record(tmp_path: Path) -> None:
     assert main.main([*LINE.split(), "--out", str(tmp_path / "run")]) == 0
-    environment = store.load(tmp_path / "run/record.json").environment
+    environment = store.load_record(tmp_path / "run/record.json").environment
     assert (environment.threads, environment.precision, environment.compile, environment.device) == (
         *(1, "fp32", "off", "cpu"),
     )
@@ -67,7 +67,7 @@ def test_what_may_change_bits_is_in_the_record(tmp_path: Path) -> None:
 
 def test_every_version_of_a_record_is_kept_and_loads() -> None:
     for version in range(1, VERSION + 1):
-        record = store.load(FIXTURES / f"record-v{version}.json")
+        record = store.load_record(FIXTURES / f"record-v{version}.json")
         assert (record.version, record.counts.last.total, record.parts) == (version, 597, [])
 
 
@@ -76,7 +76,7 @@ def test_a_record_with_flags_that_set_nothing_loads_and_is_what_is_asked_for(tmp
     flags = {name: value for name, value in content["config"].items() if name in TrainConfig.model_fields}
     content["config"] |= {"save": "saved", "logs": "logged", "learning_rate_decay": "0.1"}
     (tmp_path / "record.json").write_text(json.dumps(content))
-    record = store.load(tmp_path / "record.json")
+    record = store.load_record(tmp_path / "record.json")
     assert record.config.keys() >= {"save", "logs", "learning_rate_decay"}
     assert done.describe_differences(record, TrainConfig(**flags), flags.keys()) == ""
     assert (
@@ -89,7 +89,7 @@ def test_a_newer_one_is_refused_with_the_remedy(tmp_path: Path) -> None:
     content = json.loads((FIXTURES / "record-v1.json").read_text())
     (tmp_path / "record.json").write_text(json.dumps({**content, "version": VERSION + 1}))
     with pytest.raises(UserError, match=r"version is 2, expected 1; read it with a matching perturblab"):
-        store.load(tmp_path / "record.json")
+        store.load_record(tmp_path / "record.json")
 
 
 def test_fixtures_are_small() -> None:

@@ -129,7 +129,7 @@ def executed(folder: Path, stops: set[int], settings: TrainConfig) -> str:
         run = open.resume_run(folder, {}, QUIET)
     assert done == 6
     assert run.state.epoch == 2
-    record = store.load(folder / "record.json").model_dump(exclude={"seconds"})
+    record = store.load_record(folder / "record.json").model_dump(exclude={"seconds"})
     return whole(run.model, run.state) + checkpoint.digest([record, run.history.correct])
 
 
@@ -227,7 +227,7 @@ def test_a_folder_that_is_deleted_meanwhile_is_written_anew(tmp_path: Path) -> N
             path.unlink()
         return False
 
-    train.save(run)
+    train.save_run(run)
     run.written.stamp = files.stamp(run.folder / paths.CHECKPOINT)
     assert train.execute(run, QUIET, delete) is not None
     again = open.resume_run(tmp_path / "run", {}, QUIET)
@@ -249,7 +249,7 @@ def test_at_every_moment_there_is_a_checkpoint(stopped: Path, monkeypatch: pytes
     monkeypatch.setattr(Path, "replace", watched)
     run = open.resume_run(stopped, {}, QUIET)
     for _ in range(2):
-        train.save(run)
+        train.save_run(run)
     assert len(seen) >= 4
     monkeypatch.undo()
     assert not list(stopped.glob(".*"))
@@ -272,7 +272,7 @@ def test_where_files_have_one_name_only_the_one_before_is_moved(stopped: Path, m
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     run = open.resume_run(stopped, {}, QUIET)
-    train.save(run)
+    train.save_run(run)
     assert (stopped / paths.PREVIOUS).is_file()
     open.resume_run(stopped, {}, QUIET)
 
@@ -293,13 +293,13 @@ def test_an_older_record_never_stands_beside_newer_weights(stopped: Path, monkey
     def die(record: Record, path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store, "save", die)
+    monkeypatch.setattr(store, "save_record", die)
     with pytest.raises(KeyboardInterrupt):
         train.execute(open.resume_run(stopped, {"nepochs": 3}, QUIET), QUIET)
     assert not (stopped / "record.json").exists()
     monkeypatch.undo()
     assert train.execute(open.resume_run(stopped, {}, QUIET), QUIET) is not None
-    assert store.load(stopped / "record.json").counts.last.epoch == 2
+    assert store.load_record(stopped / "record.json").counts.last.epoch == 2
 
 
 def test_a_run_that_another_process_has_gone_on_with_is_refused(stopped: Path) -> None:
@@ -321,7 +321,7 @@ def test_more_epochs_and_other_threads_are_recorded_and_told(stopped: Path, caps
         assert main.main(["train", "--resume", str(stopped), "--nepochs", "3", "--nthreads", str(before + 1)]) == 0
     finally:
         torch.set_num_threads(before)
-    parts = store.load(stopped / "record.json").parts
+    parts = store.load_record(stopped / "record.json").parts
     assert [(p.epoch, p.step, p.nepochs, p.threads) for p in parts] == [(0, 0, 2, before), (0, 2, 3, before + 1)]
     assert f"threads {before} before, {before + 1} now" in capsys.readouterr().err
 
@@ -332,7 +332,7 @@ def test_other_numerics_are_recorded_and_told(
     before = numerics.NUMERICS
     monkeypatch.setattr(numerics, "NUMERICS", before + 1)
     assert main.main(["train", "--resume", str(stopped)]) == 0
-    record = store.load(stopped / "record.json")
+    record = store.load_record(stopped / "record.json")
     assert [(p.step, p.numerics) for p in record.parts] == [(0, before), (2, before + 1)]
     assert (record.numerics, record.numbers) == (before + 1, (before, before + 1))
     assert f"numerics {before} before, {before + 1} now" in capsys.readouterr().err
@@ -352,7 +352,7 @@ def test_the_source_hash_is_kept_and_says_nothing(
     before = numerics.code_hash()
     monkeypatch.setattr(numerics, "code_hash", lambda: "0" * 12)
     assert main.main(["train", "--resume", str(stopped)]) == 0
-    record = store.load(stopped / "record.json")
+    record = store.load_record(stopped / "record.json")
     assert [(p.step, p.code) for p in record.parts] == [(0, before), (2, "0" * 12)]
     assert record.numbers == (numerics.NUMERICS,)
     assert "bits may differ" not in capsys.readouterr().err

@@ -28,7 +28,7 @@ TINY = "--dataset-train digits --net-type lenet --nfilters 2 --nmasks 2 --train-
 def trained(tmp_path: Path, flags: str, name: str = "run") -> Record:
     folder = tmp_path / name
     assert main.main(shlex.split(f"train {TINY} {flags} --nepochs 2 --quiet --out {folder}")) == 0
-    return store.load(folder / "record.json")
+    return store.load_record(folder / "record.json")
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,6 @@ def test_compiled_run_takes_its_steps_and_says_what_the_first_cost(
     plain, compiled = trained(tmp_path, "--compile off", "off"), tmp_path / "on"
     assert main.main(shlex.split(f"train {TINY} --compile on --nepochs 2 --out {compiled}")) == 0
     assert "the first step took" in capsys.readouterr().err
-    record = store.load(compiled / "record.json")
+    record = store.load_record(compiled / "record.json")
     assert record.environment.compile == "on"
     assert abs(record.counts.last.correct - plain.counts.last.correct) < 0.1 * plain.counts.last.total

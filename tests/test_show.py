@@ -28,7 +28,7 @@ def test_show_says_what_a_figure_is_about_and_not_the_clean_accuracy(tell: Tell)
 
 def test_show_says_the_verdict_that_the_page_says(tell: Tell) -> None:
     folder = Path(__file__).parents[1] / "results"
-    page = claims_table.claims_markdown(results.load(folder))
+    page = claims_table.claims_markdown(results.load_results(folder))
     for name in ("R-noise-K3", "R-batchout-fgsm-training", "R-A1-cnn", "R-noise"):
         said = json.loads(tell(f"show {name} --json --results {folder}")[1])["measured"]
         (verdict,) = {of["verdict"] for of in said if of.get("claim")}

@@ -15,7 +15,7 @@ from perturblab.records.checks import load_checks
 from perturblab.records.paths import RunFolder, file_of
 from perturblab.records.points import load_points, save_points
 from perturblab.records.record import Study
-from perturblab.records.results import Failed, load, load_failed
+from perturblab.records.results import Failed, load_failed, load_results
 from perturblab.studies import plan
 from perturblab.studies.catalogue import SETUPS
 from perturblab.studies.failures import failure_file, forget_failure
@@ -31,7 +31,7 @@ def test_what_is_missing_is_run_and_nothing_twice(tmp_path: Path) -> None:
     assert run_all(jobs) == []
     assert all(plan.is_done(job) for job in jobs)
     for name in ("K4", "H5"):
-        record = store.load(tmp_path / f"results/tiny/{name}/seed-1/record.json")
+        record = store.load_record(tmp_path / f"results/tiny/{name}/seed-1/record.json")
         assert record.study == Study(setup=name, preset="tiny")
         assert record.environment.code == numerics.code_hash()
         assert len((tmp_path / f"results/tiny/{name}/seed-1/metrics.jsonl").read_text().splitlines()) == 2
@@ -189,7 +189,7 @@ def test_a_failed_attack_stays_listed_until_it_succeeds_itself(tmp_path: Path) -
     assert load_failed(folders["results"]) == listed
     forget_failure(train)
     assert load_failed(folders["results"]) == listed, "nor does the training of the run remove it"
-    assert load(folders["results"])[0].points
+    assert load_results(folders["results"])[0].points
     mended = replace(bad, attack={**fine, "subset": 30})
     failure_file(bad).parent.rename(failure_file(mended).parent)
     assert run_all([mended]) == []

@@ -174,5 +174,5 @@ def test_an_array_of_jobs(tmp_path: Path) -> None:
     ]
     assert [process.wait() for process in tasks] == [0, 0]
     for name in ("K4", "H5"):
-        record = store.load(tmp_path / f"results/quick/{name}/seed-1/record.json")
+        record = store.load_record(tmp_path / f"results/quick/{name}/seed-1/record.json")
         assert record.study == Study(setup=name, preset="quick")

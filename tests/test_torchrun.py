@@ -99,7 +99,7 @@ def test_a_run_without_batch_norm_is_that_of_one_process(tmp_path: Path) -> None
         results[ranks] = train(ranks, MIXED, folder).splitlines()[:-1]
         rows = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
         counts[ranks] = [(row["correct"], row["total"], row["smoothed"], row["train_accuracy"]) for row in rows]
-        record = store.load(folder / "record.json")
+        record = store.load_record(folder / "record.json")
         assert (record.environment.ranks, record.counts.last.total) == (ranks, 597)
     assert counts[1] == counts[2] == counts[3]
     assert results[1] == results[2] == results[3], "said once, and the same"
@@ -113,7 +113,7 @@ def test_evaluation_is_equal_to_the_unit(straight: Path) -> None:
     """The masks of this net are drawn anew at every forward pass: chunk by chunk, all ranks draw the same."""
     found = [json.loads(tell(ranks, f"evaluate {straight} --audit --json").stdout) for ranks in (1, 2, 3)]
     assert found[0] == found[1] == found[2]
-    last = store.load(straight / "record.json").counts.last
+    last = store.load_record(straight / "record.json").counts.last
     assert found[0]["exact"] == {"correct": last.correct, "total": 597}
 
 
@@ -132,7 +132,7 @@ def test_stopped_and_resumed_equals_the_straight_run(who: str, straight: Path, t
 
 def _are_the_same(one: Path, two: Path) -> None:
     assert (one / "weights.safetensors").read_bytes() == (two / "weights.safetensors").read_bytes()
-    assert store.load(one / "record.json").counts == store.load(two / "record.json").counts
+    assert store.load_record(one / "record.json").counts == store.load_record(two / "record.json").counts
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -161,7 +161,7 @@ def test_another_number_of_ranks_is_allowed_and_said(tmp_path: Path) -> None:
         "warning: this run had 2 rank(s) and goes on with 1: with the same batches in the same order, but no longer "
         "bit for bit, since batch norm and dropout see other rows"
     ]
-    assert store.load(tmp_path / "run/record.json").environment.ranks == 1
+    assert store.load_record(tmp_path / "run/record.json").environment.ranks == 1
 
 
 @pytest.mark.parametrize(

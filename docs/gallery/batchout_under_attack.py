@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from perturblab.records.flags import UPPER_BOUND, flag_note
 from perturblab.records.markdown import markdown_table
 from perturblab.records.points import Point
-from perturblab.records.results import load
 from perturblab.stats import Interval, t_interval
 from perturblab.studies.catalogue import FIGURES
 
@@ -63,7 +62,7 @@ def draw(dataroot: str, attacks: tuple[str, ...]) -> Figure:
 
 
 def _points(arm: str) -> list[Point]:
-    runs = load(RESULTS / f"BO-mnist-{arm}")
+    runs = load_results(RESULTS / f"BO-mnist-{arm}")
     return [p for run in runs for p in run.points if p.norm == "linf" and p.settings.get("mode", "eval") == "eval"]
 
 

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from perturblab.records.markdown import markdown_table
-from perturblab.records.results import Result, load
+from perturblab.records.results import Result, load_results
 from perturblab.stats import t_interval
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -32,7 +32,7 @@ def draw(dataroot: str, shown: tuple[str, ...]) -> Figure:
     """Print the difference of every metric from the exact accuracy per set-up, and draw one run of some."""
     del dataroot  # the numbers are in the records
     groups = defaultdict[str, list[Result]](list)
-    for run in load(RESULTS):
+    for run in load_results(RESULTS):
         if run.metrics and run.metrics[-1].smoothed is not None and run.record.study:
             groups[run.record.study.setup].append(run)
     metrics = ["exact, last epoch", "mean of batches", "smoothed", "best epoch on test", "best of smoothed"]

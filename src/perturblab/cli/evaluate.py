@@ -12,11 +12,10 @@ from perturblab.system.processes import DONE
 def evaluate(args: argparse.Namespace) -> int:
     batch = integers(args.batch_size, "--batch-size")[0] if args.batch_size is not None else None
     from perturblab.runs.evaluate import evaluate_run
-    from perturblab.runs.open import own_device
+    from perturblab.runs.process import join_ranks
     from perturblab.system.terminal import Show
-    from perturblab.training.ranks import joined
 
-    with joined(own_device(Path(args.folder))) as ranks:
+    with join_ranks("auto", Path(args.folder)) as ranks:
         result = evaluate_run(
             Path(args.folder),
             Show(quiet=args.json),

@@ -17,7 +17,7 @@ from perturblab.cli.attack import attack
 from perturblab.cli.config_file import add_config
 from perturblab.cli.evaluate import evaluate
 from perturblab.cli.nets import describe_net, list_nets
-from perturblab.cli.train import train
+from perturblab.cli.train import train_net
 from perturblab.errors import NonFiniteError, RankLostError, UserError, one_line
 from perturblab.records.attack_config import AttackConfig
 from perturblab.records.config import TrainConfig
@@ -50,7 +50,7 @@ def _parser() -> Parser:
     described.add_argument("--channels", metavar="C", default="3", help="channels of an image [3]")
     described.add_argument("--nclasses", metavar="K", default="10", help="number of classes [10]")
     described.add_argument("--json", action="store_true", help="as JSON")
-    trained = command("train", train, "Train a net and leave a run folder.")
+    trained = command("train", train_net, "Train a net and leave a run folder.")
     add_fields(trained, TrainConfig)
     add_ignored(trained)
     add_config(trained)

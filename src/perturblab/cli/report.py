@@ -40,7 +40,7 @@ def _report(args: argparse.Namespace) -> int:
     from perturblab.report import attacks_table, claims_table, groups_table, volatility_table
 
     _check_report_flags(args)
-    runs, void = results.load(Path(args.folder)), results.load_void(Path(args.folder))
+    runs, void = results.load_results(Path(args.folder)), results.load_void(Path(args.folder))
     for line in void:
         print(line, file=sys.stderr)
     if args.attacks:

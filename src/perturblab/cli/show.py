@@ -228,7 +228,7 @@ def _measurements(item: _Item, folder: Path) -> list[_Measurement]:
 
     if folder == Path(RESULTS) and not folder.exists():  # nothing was run here yet
         return []
-    places, measured = by_place(results.load(folder)), list[_Measurement]()
+    places, measured = by_place(results.load_results(folder)), list[_Measurement]()
     if (claim := item.claim) is not None:
         finding = next(finding for finding in claim_findings(places) if finding.claim == claim)
         for compared in finding.measured:

@@ -2,15 +2,15 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perturblab.cli.config_file import training
 from perturblab.errors import RankLostError, UserError
 from perturblab.records.config import TrainConfig
 from perturblab.records.paths import RunFolder
-from perturblab.system.processes import is_first, launcher
+from perturblab.system.processes import DONE, INTERRUPTED, is_first, launcher
 from perturblab.system.signals import poll_stops
 
 if TYPE_CHECKING:
@@ -18,36 +18,25 @@ if TYPE_CHECKING:
     from perturblab.runs.run import Run
     from perturblab.system.terminal import Show
     from perturblab.training.ranks import Ranks
-from perturblab.cli.config_file import training
-from perturblab.system.processes import DONE, INTERRUPTED
 
 # What a second call for the same run may say anew.
 _MAY_CHANGE = {"nepochs", "dataroot", "nthreads", "device", "quiet", "debug", "log"}
 
 
-def train(args: argparse.Namespace) -> int:
+def train_net(args: argparse.Namespace) -> int:
+    """Train a net, from its flags to its record."""
     config = training(args)
     folder = Path(config.resume) if config.resume else _new_folder(config) if is_first() else None
-    import torch
-
-    from perturblab.runs import logs
-    from perturblab.runs.open import own_device
-    from perturblab.system.memory import keep_freed_memory
+    from perturblab.runs.process import join_ranks, prepare_process
     from perturblab.system.signals import unblock_stops
-    from perturblab.training import ranks
 
     unblock_stops()
-    logs.require_logs(config.log or ())
-    keep_freed_memory()
-    if config.nthreads:
-        torch.set_num_threads(config.nthreads)
-    if config.debug:
-        _show_perturbations()
-    own = config.resume is not None and "device" not in config.model_fields_set
-    with ranks.joined(own_device(folder) if own and folder else config.device) as us:
+    prepare_process(config)
+    keeps_device = config.resume is not None and "device" not in config.model_fields_set
+    with join_ranks(config.device, folder if keeps_device else None) as ranks:
         # Rank 0 names the folder: the name may hold the time, and the others would find it in use.
-        place = next(found for found in us.every(folder) if found is not None)
-        return _train_in(config, place, us, args.stop)
+        place = next(path for path in ranks.every(folder) if path is not None)
+        return _train_in(config, place, ranks, args.stop)
 
 
 def _train_in(config: TrainConfig, folder: Path, ranks: "Ranks", stop: Callable[[], bool] | None) -> int:
@@ -112,15 +101,6 @@ def _check_longer(config: TrainConfig, own: TrainConfig) -> None:
         raise UserError(
             f"--nepochs cannot change: the {own.optimizer_schedule} schedule of this run depends on it; start a new run"
         )
-
-
-def _show_perturbations() -> None:
-    import logging
-
-    from perturblab.layers.kernels import debug_log
-
-    debug_log.setLevel(logging.DEBUG)
-    debug_log.addHandler(logging.StreamHandler(sys.stderr))
 
 
 def _introduce(run: "Run", show: "Show") -> None:

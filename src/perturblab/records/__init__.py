@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from perturblab.records.dataframe import frame
     from perturblab.records.record import Record
-    from perturblab.records.store import load, load_all
+    from perturblab.records.store import load_all, load_record
 else:
-    _HOMES = {"Record": "record", "frame": "dataframe", "load": "store", "load_all": "store"}
+    _HOMES = {"Record": "record", "frame": "dataframe", "load_all": "store", "load_record": "store"}
 
     def __getattr__(name: str) -> Any:
         """Import a public name when it is first used, so that light commands do not wait for pydantic."""
@@ -17,4 +17,4 @@ else:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
-__all__ = ["Record", "frame", "load", "load_all"]
+__all__ = ["Record", "frame", "load_all", "load_record"]

@@ -53,7 +53,7 @@ class BestTest(Count, frozen=True, extra="forbid", strict=True):
     published_rule: PublishedBest | None = None
 
 
-class Counts(BaseModel, frozen=True, extra="forbid", strict=True):
+class EpochCounts(BaseModel, frozen=True, extra="forbid", strict=True):
     """Test counts of the last epoch, of the best one on validation and, with the audit, of the best one on test."""
 
     last: Count
@@ -184,7 +184,7 @@ class Record(BaseModel, frozen=True, extra="forbid", strict=True):
     config: dict[str, JsonValue]
     seed: Seed
     numerics: Natural = 0
-    counts: Counts
+    counts: EpochCounts
     audit: Audit | None = None
     environment: Environment
     data: Data

@@ -41,7 +41,7 @@ class Failed:
     reason: str
 
 
-def load(folder: Path) -> list[Result]:
+def load_results(folder: Path) -> list[Result]:
     """Read every run below a folder.
 
     Args:
@@ -62,13 +62,13 @@ def load_void(folder: Path) -> list[str]:
     """Name the records below a folder that a known fault makes void, a line each.
 
     Args:
-        folder: as for `load`.
+        folder: as for `load_results`.
 
     Returns:
         Such as "K4 at cpu, seed 1 is void (numerics 1: level read twice); run it again", in the order of their paths.
 
     Raises:
-        UserError: as for `load`.
+        UserError: as for `load_results`.
     """
     found = [record for _, record in store.found(folder)] if numerics.FAULTS else []
     return [

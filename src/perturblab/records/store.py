@@ -13,7 +13,7 @@ from perturblab.records.record import VERSION, Record
 from perturblab.system.files import from_json, write_atomically
 
 
-def save(record: Record, path: Path) -> None:
+def save_record(record: Record, path: Path) -> None:
     """Write a record as JSON, atomically: the file is the old one or the new one, never a part.
 
     Args:
@@ -27,7 +27,7 @@ def save(record: Record, path: Path) -> None:
     write_atomically(path, f"{text}\n".encode())
 
 
-def load(path: Path) -> Record:
+def load_record(path: Path) -> Record:
     """Read a record.
 
     Args:
@@ -139,4 +139,4 @@ def record_in(folder: Path) -> Record | None:
         UserError: it is broken.
     """
     path = RunFolder(folder).record
-    return store.load(path) if path.is_file() else None
+    return store.load_record(path) if path.is_file() else None

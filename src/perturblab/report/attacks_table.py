@@ -56,7 +56,7 @@ def attacks_markdown(runs: Sequence[Result], control: str | None = None) -> str:
     """Write one table for each data set, attack and set of images: one row per group, one column per radius.
 
     Args:
-        runs: from `perturblab.records.results.load`; those that were not attacked are left out.
+        runs: from `perturblab.records.results.load_results`; those that were not attacked are left out.
         control: label of the group that the others are compared with, paired by seed; None for no comparison.
 
     Returns:

@@ -53,7 +53,7 @@ def volatility_markdown(runs: Sequence[Result], control: str | None = None) -> s
     """Write the spreads, a row a group: means over seeds and, paired by seed, the ratio to the control.
 
     Args:
-        runs: from `perturblab.records.results.load`; those without metrics are left out.
+        runs: from `perturblab.records.results.load_results`; those without metrics are left out.
         control: label of the group that the others on the same images are compared with; None for no comparison.
 
     Returns:

@@ -68,7 +68,7 @@ def evaluate_run(
     with ranks.agreed():
         run = trained_run(folder, show, {} if dataroot is None else {"dataroot": dataroot}, ranks)
         # The weights are those of the last finished epoch count, which a longer run that was stopped has gone beyond.
-        finished = store.load(RunFolder(folder).record).counts.last.epoch
+        finished = store.load_record(RunFolder(folder).record).counts.last.epoch
     check_ranks(run)
     found = run.answers(run.images.test)
     counts = found.counts

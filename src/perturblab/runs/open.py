@@ -18,7 +18,6 @@ from perturblab.runs.resume_checks import check_answers, check_state
 from perturblab.runs.run import Run
 from perturblab.seeding import stream
 from perturblab.system import files
-from perturblab.system.processes import world_size
 from perturblab.system.terminal import Show
 from perturblab.training import loop
 from perturblab.training.ranks import ALONE, Ranks
@@ -175,15 +174,6 @@ def saved_config(folder: Path, saved: dict[str, Any] | None = None) -> TrainConf
         raise UserError(f"{path} holds another version's configuration ({error}); restore the file") from error
 
 
-def own_device(folder: Path) -> str:
-    """The device that a run was started with, for several ranks, which must know it first; "auto" with one process.
-
-    Raises:
-        UserError: no such run.
-    """
-    return "auto" if world_size() == 1 else saved_config(folder).device
-
-
 def _changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
     return validated(TrainConfig, {**config.model_dump(), **changes})
 
@@ -217,7 +207,7 @@ def trained_run(folder: Path, show: Show, changes: dict[str, Any], ranks: Ranks 
     """
     saved = checkpoint.load_checkpoint(RunFolder(folder).checkpoint, show.warn)
     path = RunFolder(folder).record
-    if path.is_file() and (fault := store.load(path).fault):
+    if path.is_file() and (fault := store.load_record(path).fault):
         show.warn(f"warning: {folder} is void ({fault}); train it anew")
     run = open_run(_changed(saved_config(folder, saved), changes), folder, show, ranks)
     run.history.rows = _checked_rows(run, saved, ("test",))

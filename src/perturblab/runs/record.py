@@ -112,9 +112,9 @@ def _preparation_and_defence(run: "Run") -> dict[str, Any]:
     return {name: value for name, value in preparation.items() if not value} | defence
 
 
-def _counts(rows: list[Row], *, audited: bool) -> record.Counts:
+def _counts(rows: list[Row], *, audited: bool) -> record.EpochCounts:
     best = max((r for r in rows if r.val_accuracy is not None), key=lambda r: r.val_accuracy or 0.0, default=None)
-    return record.Counts(
+    return record.EpochCounts(
         last=_count(rows[-1]),
         best_val=None if best is None else _count(best),
         best_test=_best_test(rows) if audited else None,

@@ -102,7 +102,7 @@ def _note_circumstances(run: Run, show: Show) -> None:
 
 def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> Record | None:
     if not run.ranks.alone:
-        save(run)  # the end of another rank cannot be met by a last checkpoint, so there is one from the start
+        save_run(run)  # the end of another rank cannot be met by a last checkpoint, so there is one from the start
     saved = shown = started = time.monotonic()
     first = (run.state.epoch, run.state.step + 1)
 
@@ -116,7 +116,7 @@ def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> Record | None:
             show.move(state.epoch * run.steps + state.step, _step_text(state, run.built.recipe))
             shown = now
         if now - saved > files.SAVE_EVERY:
-            save(run)
+            save_run(run)
             saved = now
         return not run.ranks.any(stop())
 
@@ -142,7 +142,7 @@ def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> Record | None:
     if finished and run.history.rows[-1].correct is None:
         # A stopped run was resumed with --nepochs equal to the epochs done, so its last epoch has no test count yet.
         run.history.rows[-1] = count_test(run, run.history.rows[-1])
-    save(run)
+    save_run(run)
     return _finish(run) if finished else None
 
 
@@ -163,7 +163,7 @@ def _finish(run: Run) -> Record:
     if run.ranks.first:
         # An older record must not stand beside newer weights, wherever the process is killed.
         checkpoint.save_weights(RunFolder(run.folder).weights, run.model, just_before=lambda: path.unlink(True))
-        store.save(record, path)
+        store.save_record(record, path)
     return record
 
 
@@ -212,7 +212,7 @@ def _is_best_validation(run: Run, row: Row) -> bool:
     return row.val_accuracy is not None and row.val_accuracy > best
 
 
-def save(run: Run) -> None:
+def save_run(run: Run) -> None:
     """Write what is needed to resume, the metrics and the picture; all ranks stand alike, and rank 0 writes."""
     if not run.ranks.first:
         return

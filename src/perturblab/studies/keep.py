@@ -76,9 +76,9 @@ def lacking_setups(job: Job) -> dict[str, Path]:
 
 def keep_run(run: Path, results: Path, study: Study) -> None:
     """Copy a run's metrics, and its record with the name of its set-up, to the folder of its results."""
-    record = store.load(RunFolder(run).record)
+    record = store.load_record(RunFolder(run).record)
     write_atomically(RunFolder(results).metrics, RunFolder(run).metrics.read_bytes())
-    store.save(record.model_copy(update={"study": study}), RunFolder(results).record)
+    store.save_record(record.model_copy(update={"study": study}), RunFolder(results).record)
 
 
 def keep_attacks(run: Path, results: Path) -> None:

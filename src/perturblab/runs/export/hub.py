@@ -105,7 +105,7 @@ def save_pretrained(
     is_taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if is_taken and not exist_ok:
         raise UserError(f"{folder} exists and is never overwritten; choose another folder")
-    card = model_card(store.load(RunFolder(run).record), with_worst(RunPoints(run).marked()))
+    card = model_card(store.load_record(RunFolder(run).record), with_worst(RunPoints(run).marked()))
     trained = trained_run(run, show or Show(quiet=True), {} if dataroot is None else {"dataroot": dataroot})
     config = PretrainedConfig(
         net=trained.config.net,

@@ -81,7 +81,7 @@ def export_onnx(folder: Path, path: Path, show: Show, *, dataroot: str | None = 
     content = onnx_bytes(run.in_pixels, run.images.image_size)
     pixels = to_pixels(run.images.test.images[:_IMAGES])
     show.say(f"comparing the answers on {len(pixels)} test images")
-    found = compared(run.in_pixels, content, pixels)
+    found = compare_answers(run.in_pixels, content, pixels)
     if not found.holds:
         raise MismatchError(
             f"the exported net differs from the run on {found.images} test images: by {found.largest:.3g} in a logit "
@@ -142,7 +142,7 @@ def _quietly() -> Iterator[None]:
 
 
 @torch.no_grad()
-def compared(model: nn.Module, content: bytes, pixels: Tensor) -> Exported:
+def compare_answers(model: nn.Module, content: bytes, pixels: Tensor) -> Exported:
     """Ask a net and its export about the same images, in batches of several sizes.
 
     Args:
