@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from perturblab.records.flags import UPPER_BOUND, flag_note
 from perturblab.records.markdown import markdown_table
 from perturblab.records.points import Point
+from perturblab.records.results import load_results
 from perturblab.stats import Interval, t_interval
 from perturblab.studies.catalogue import FIGURES
 
