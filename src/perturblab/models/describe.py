@@ -29,7 +29,7 @@ class Field:
 
 
 @dataclass
-class Row:
+class LayerRow:
     """One layer: name, type, output shape of one image, parameters, masks and MACs."""
 
     name: str
@@ -107,7 +107,7 @@ def _own(module: nn.Module) -> tuple[int, int, int]:
 
 
 @contextmanager
-def _hooks(rows: Mapping[nn.Module, Row], counter: _Counter) -> Iterator[None]:
+def _hooks(rows: Mapping[nn.Module, LayerRow], counter: _Counter) -> Iterator[None]:
     start: dict[nn.Module, int] = {}
 
     def before(module: nn.Module, args: Any) -> None:
@@ -145,7 +145,7 @@ def describe(net: nn.Module, task: Task, name: str = "") -> dict[str, Any]:
     for path, module in _counted(net):
         trainable, frozen, masks = _own(module)
         trained = sum(p.numel() for m in module.modules() if isinstance(m, Masks) for p in m.parameters())
-        rows[module] = Row(path, type(module).__name__, [], trainable + frozen - trained, masks)
+        rows[module] = LayerRow(path, type(module).__name__, [], trainable + frozen - trained, masks)
     make: Any = _Counter  # torch does not type its constructor
     counter, like = make().begin(), next(net.parameters())
     with torch.no_grad(), _hooks(rows, counter), counter, published():  # the operations that the papers count
