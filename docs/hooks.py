@@ -24,7 +24,7 @@ NAME = """
     options: {{heading: {0}, toc_label: {0}}}
 """
 # In these sections a name in backticks is a public one; elsewhere it may be a command or a variable.
-NAMING = re.compile(r"(?<=^## )(?:API|What is public)$.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
+NAMING = re.compile(r"(?<=^## )(?:API|Public names)$.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> None:

@@ -255,7 +255,7 @@ def content(folder: Path) -> dict[str, str]:
 
 def listed() -> dict[str, list[str]]:
     """Public names by module, as docs/api.md lists them."""
-    public = API.split("## What is public")[1].split("## What may change")[0]
+    public = API.split("## Public names")[1].split("## Stability")[0]
     found: dict[str, list[str]] = {}
     for part in public.split("\n### ")[1:]:
         for row in re.findall(r"^\| (`.+) \|$", part, re.MULTILINE):

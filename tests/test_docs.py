@@ -1,4 +1,4 @@
-"""The documents tell the truth: every Python block runs and prints what it says, commands parse, names are there."""
+"""The documents: every Python block runs and prints its promise, links lead somewhere, public names exist."""
 
 import ast
 import dataclasses
@@ -37,7 +37,7 @@ def test_there_are_documents() -> None:
 def test_every_python_block_runs_and_prints_what_it_says(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One after the other, with the names of those before; in a folder where the document's run is."""
+    """Run the blocks in order, in one namespace, in a folder that has the document's run."""
     monkeypatch.chdir(tmp_path)
     text = path.read_text()
     trained = [line for line in commands(text) if line.startswith("perturblab train") and line.endswith("--out RUN")]
@@ -58,6 +58,17 @@ def test_every_python_block_runs_and_prints_what_it_says(
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+GUIDES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
+PLACES = (ROOT, ROOT / "src" / "perturblab", ROOT / "tests")
+
+
+@pytest.mark.parametrize("path", [*GUIDES, *DOCS], **ids)
+def test_files_of_code_named_in_a_document_exist(path: Path) -> None:
+    """A path is relative to the repository, to the package, or to the folder of the tests."""
+    named = re.findall(r"`([\w*/]+\.py|(?:src|tests|docs)/[\w/.]+\.\w+)`", path.read_text())
+    assert [name for name in named if "NAME" not in name and not any(list(place.glob(name)) for place in PLACES)] == []
 
 
 def test_a_comment_behind_or_below_a_print_is_a_promise() -> None:
@@ -139,14 +150,14 @@ def parts(card: Path) -> dict[str, str]:
 
 
 def hints(layer: type) -> dict[str, Any]:
-    """What a layer or its settings are made from: type by name; a layer without settings has PyTorch's constructor."""
+    """Find the settings of a layer: type by name. A layer without settings has PyTorch's constructor."""
     if layer.__init__ is nn.Module.__init__:
         return {}
     return {name: hint for name, hint in typing.get_type_hints(layer.__init__).items() if name != "return"}
 
 
 def settings_of(layer: type) -> Iterator[type]:
-    """The frozen settings that a layer takes, and those within them."""
+    """Yield the frozen settings that a layer takes, and those within them."""
     for hint in hints(layer).values():
         for kind in (hint, *typing.get_args(hint)):
             if dataclasses.is_dataclass(kind) and isinstance(kind, type):
@@ -155,14 +166,14 @@ def settings_of(layer: type) -> Iterator[type]:
 
 
 def layers() -> list[type]:
-    """Every public layer, and the settings that they take."""
+    """List every public layer, and the settings that they take."""
     public = [getattr(perturblab.layers, name) for name in perturblab.layers.__all__]
     found = [thing for thing in public if isinstance(thing, type) and issubclass(thing, nn.Module)]
     return [*found, *sorted({kind for layer in found for kind in settings_of(layer)}, key=lambda kind: kind.__name__)]
 
 
 def on_card(card: Path) -> list[type]:
-    """Those of them that a card names as its interface."""
+    """List the layers and settings that a card names as its interface."""
     return [layer for layer in layers() if f"`{layer.__name__}`" in parts(card)["API"]]
 
 

@@ -1,4 +1,4 @@
-"""The README tells the truth: its example runs, its commands parse, its table is that of the records."""
+"""The README: its example runs, its commands parse, its table is that of the records."""
 
 import re
 import shlex
@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def calls() -> list[str]:
-    """What is said to `perturblab`, in the README and the documents, also through `torchrun`."""
+    """Collect the perturblab commands of the README and the documents, also those through `torchrun`."""
     texts = [README, *(path.read_text() for path in sorted((ROOT / "docs").rglob("*.md")))]
     found = [re.split(r"^perturblab |^torchrun .*-m perturblab ", line) for text in texts for line in commands(text)]
     return [parts[1].split(" > ")[0] for parts in found if len(parts) == 2]

@@ -1,4 +1,4 @@
-"""What is released: the wheel holds all that is needed and works in a clean environment; the papers agree with it."""
+"""The release: the wheel is complete and works in a clean environment, and the project files agree with it."""
 
 import ast
 import os
@@ -46,22 +46,16 @@ def test_templates_and_workflows_are_yaml(path: Path) -> None:
     assert content.get("body") or content.get("jobs")
 
 
-def test_contributing_names_files_that_there_are() -> None:
-    named = re.findall(r"`((?:src|tests|docs)/[\w/.]+\.\w+)`", (ROOT / "CONTRIBUTING.md").read_text())
-    assert len(named) > 10
-    assert [name for name in named if "NAME" not in name and not (ROOT / name).exists()] == []
-
-
 # --- what is required ------------------------------------------------------------------------------------------------
 
 
 def plain(name: str) -> str:
-    """The name of a distribution, of a requirement or not, as the indexes compare it."""
+    """Normalise the name of a distribution or requirement as package indexes do."""
     return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~ ]", name)[0]).lower()
 
 
 def imported(path: Path, owners: Mapping[str, list[str]]) -> Iterator[str]:
-    """Distributions of others that a file imports, wherever in it."""
+    """Yield the third-party distributions that a file imports anywhere."""
     for node in ast.walk(ast.parse(path.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
@@ -70,12 +64,12 @@ def imported(path: Path, owners: Mapping[str, list[str]]) -> Iterator[str]:
 
 
 def asked_for(path: Path) -> set[str]:
-    """Extras that a file names to a user who lacks them: require("onnx", ...), pip install 'perturblab[ray]'."""
+    """Find the extras that a file tells a user to install: require("onnx", ...), pip install 'perturblab[ray]'."""
     return set(re.findall(r"(?:\brequire\(\"|perturblab\[)(\w+)", path.read_text()))
 
 
 def test_what_is_imported_is_required_and_nothing_else() -> None:
-    """An import is of an extra where its file tells who lacks it to install that extra; all others are of the core."""
+    """An import belongs to an extra if its file tells the user to install that extra; all others belong to the core."""
     core, owners = set[str](), packages_distributions()
     for path in PACKAGE.rglob("*.py"):
         optional = {plain(name) for extra in asked_for(path) for name in EXTRAS[extra]}
@@ -84,7 +78,7 @@ def test_what_is_imported_is_required_and_nothing_else() -> None:
 
 
 def test_what_releases_is_locked() -> None:
-    """The workflow builds with the versions that the test below builds with."""
+    """The workflow and the test below build with the same versions."""
     (install,) = (command for command in COMMANDS if command.startswith("python -m pip install"))
     pinned = dict(re.findall(r"(\w+)==([\w.]+)", install))
     assert set(pinned) == {"build", "setuptools", "twine"}
@@ -96,7 +90,7 @@ def test_what_releases_is_locked() -> None:
 
 
 def built(folder: Path) -> tuple[Path, Path]:
-    """The wheel and the sdist, made and checked by the workflow's own commands from a copy of the sources."""
+    """Build and check the wheel and the sdist by the workflow's own commands, from a copy of the sources."""
     folder.mkdir()
     for path in ROOT.iterdir():
         if path.is_file():
@@ -112,7 +106,7 @@ def built(folder: Path) -> tuple[Path, Path]:
 
 @pytest.mark.slow
 def test_the_distributions_work_in_a_clean_environment(tmp_path: Path) -> None:
-    """Its dependencies are those of this environment, found by path; the package is not."""
+    """The clean environment finds the dependencies of this one by path, but not the package."""
     assert [command.split()[2] for command in BUILD] == ["build", "twine"]
     wheel, sdist = built(tmp_path / "tree")
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("perturblab/")}

@@ -1,4 +1,4 @@
-"""The site of `make docs`: built without a warning, and read in a browser that can ask no other server."""
+"""The site of `make docs`: built without a warning, and read in a browser that reaches no other server."""
 
 import re
 import runpy
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built by the very command, without making the environment anew."""
+    """Build the site by `make docs`, without rebuilding the environment."""
     folder = tmp_path_factory.mktemp("site")
     make = ["make", "--old-file=.venv/.ready", "docs", f"PY={sys.executable}", f"SITE={folder}"]
     done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
@@ -34,19 +34,19 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Alone(SimpleHTTPRequestHandler):
-    """Serves the site under a rule of the browser's: what a page asks of another server is refused, with a message."""
+    """A server of the site. The browser refuses every request to another server and prints a message."""
 
     def end_headers(self) -> None:
         self.send_header("Content-Security-Policy", "default-src 'self' 'unsafe-inline' data:")
         super().end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Nothing is printed."""
+        """Print nothing."""
 
 
 @pytest.fixture
 def address(site: Path) -> Iterator[str]:
-    """Where the site is served."""
+    """Serve the site; yield its address."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Alone, directory=str(site))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
