@@ -34,7 +34,8 @@ TINY = Preset(
 
 def planned(folder: Path, *names: str, seeds: int = 1, preset: Preset = TINY, **given: Any) -> list[plan.Job]:
     setups = [SETUPS[name] for name in names]
-    return plan.plan(setups, preset, range(1, seeds + 1), results=folder / "results", work=folder / "runs", given=given)
+    folders = {"results": folder / "results", "work": folder / "runs"}
+    return plan.plan(setups, preset, range(1, seeds + 1), common=given, **folders)
 
 
 def run_all(jobs: list[plan.Job], **given: Any) -> list[Failure]:

@@ -84,7 +84,7 @@ report run --control bogus => --control bogus perturblab report --help
 report run --into run => --into run perturblab report --help
 report run --tag pnn => --tag pnn perturblab report --help
 report run --markdown -o page.html => --output page.html perturblab report --help
-run K4 --cpus 2 --quiet => --cpus without --on drop
+run K4 --cpus 2 --quiet => --cpus --on drop
 run K4 --seed 1 --seeds 2 --quiet => --seed
 # values of flags
 train --learning-rate-decay 0.1 => --learning-rate-decay published codes

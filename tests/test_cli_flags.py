@@ -16,7 +16,7 @@ import perturblab
 from builders import Tell, Told
 from perturblab import data
 from perturblab.cli import config_file, main
-from perturblab.cli.arguments import IGNORED, given, parsed
+from perturblab.cli.arguments import IGNORED, parse, select_fields
 from perturblab.errors import UserError
 from perturblab.layers import ACTIVATIONS
 from perturblab.models import NETS, build, options_read
@@ -42,7 +42,7 @@ SWITCHES = sorted(set(TrainConfig.model_fields) - set(GIVEN))
 
 
 def config_of(line: str) -> TrainConfig:
-    return validated(TrainConfig, given(parsed(main._parser(), shlex.split(line)), TrainConfig))
+    return validated(TrainConfig, select_fields(parse(main._parser(), shlex.split(line)), TrainConfig))
 
 
 # --- the lists are complete ------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_published_flags_that_set_nothing_are_accepted_or_refused(name: str, com
     (tmp_path / "flags.yaml").write_text(f"{name}: '1'")
     flags = [f"{flag}{sign}1" for flag in (dashed(name), f"--{name}") for sign in (" ", "=")]
     for text in [*flags, f"--config {tmp_path}/flags.yaml"]:
-        args = parsed(main._parser(), shlex.split(f"{command} {text}"))
+        args = parse(main._parser(), shlex.split(f"{command} {text}"))
         if IGNORED[name].startswith("refused"):
             with pytest.raises(UserError, match=f"{dashed(name)} .*; use --optimizer-schedule"):
                 config_file.training(args)
@@ -141,7 +141,7 @@ def test_no_flag_can_be_shortened() -> None:
     parser = main._parser()
     for line in ("train --nepo 3", "train --nfilter 3", "train --learning 1", "evaluate run --aud", "models --js"):
         with pytest.raises(UserError, match="unknown option"):
-            parsed(parser, shlex.split(line))
+            parse(parser, shlex.split(line))
 
 
 @pytest.mark.parametrize("text", ["-1", "-.5", "-0.25", "-1e-3", "-2.5E+1"])
@@ -165,7 +165,7 @@ def test_the_last_one_counts() -> None:
     ],
 )
 def test_both_spellings_outside_the_training_flags(line: str, name: str, value: str) -> None:
-    assert getattr(parsed(main._parser(), shlex.split(line)), name) == value
+    assert getattr(parse(main._parser(), shlex.split(line)), name) == value
 
 
 @pytest.mark.parametrize("code", ["kl", "up", "or"])

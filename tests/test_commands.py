@@ -19,7 +19,7 @@ import yaml
 
 from perturblab import data
 from perturblab.cli import main
-from perturblab.cli.arguments import given, parsed
+from perturblab.cli.arguments import parse, select_fields
 from perturblab.data import ImageData, Split
 from perturblab.layers import Masks
 from perturblab.models import NETS, Task, describe
@@ -110,7 +110,7 @@ CONTROLS = {
 
 def config_of(argv: list[str]) -> TrainConfig:
     """Exactly what the command line does with these words."""
-    return validated(TrainConfig, given(parsed(main._parser(), argv), TrainConfig))
+    return validated(TrainConfig, select_fields(parse(main._parser(), argv), TrainConfig))
 
 
 # --- parsing and defaults -----------------------------------------------------------------------------------------

@@ -35,10 +35,10 @@ def file(tmp_path: Path) -> Path:
 def test_values_are_what_would_be_typed(file: Path) -> None:
     config = validated(TrainConfig, dict(flags_in(file, TrainConfig)))
     typed = "--net_type lenet --dataset-train digits --nfilters 2 --nepochs 1 --train_size 20 --batch-size 10 --lr 1e-3"
-    args = arguments.parsed(
+    args = arguments.parse(
         main._parser(), ["train", *shlex.split(typed), *shlex.split("--classes 0,1,2 --compile off --audit")]
     )
-    same = validated(TrainConfig, {**arguments.given(args, TrainConfig), "quiet": True})
+    same = validated(TrainConfig, {**arguments.select_fields(args, TrainConfig), "quiet": True})
     assert config == same  # YAML 1.1 would have read off as no, and 1e-3 as a text
 
 

@@ -188,8 +188,8 @@ def test_a_record_of_other_settings_is_neither_done_nor_run(tmp_path: Path) -> N
     assert (standing.done, standing.missing) == ([], []), "what attacks such a run is no better"
     assert [job for job, _ in standing.other] == [train, *attacks]
     assert standing.other[0][1] == (
-        f"its record is of other settings (nepochs 3, now 2; learning_rate 0.25, now {train.flags['learning_rate']}); "
-        f"move {path.parent} away to run it anew"
+        f"its record has other settings (nepochs 3, now 2; learning_rate 0.25, now {train.flags['learning_rate']}); "
+        f"move {path.parent} away to run it again"
     )
     path.unlink()
     assert plan.sort_jobs([train]).missing == [train]

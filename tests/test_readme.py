@@ -8,7 +8,7 @@ import pytest
 
 import perturblab
 from perturblab.cli import main
-from perturblab.cli.arguments import given, parsed
+from perturblab.cli.arguments import parse, select_fields
 from perturblab.records.config import TrainConfig, validated
 from perturblab.report import groups_table
 from perturblab.studies.catalogue import CLAIMS, FIGURES
@@ -55,9 +55,9 @@ def test_tables_are_made_from_the_committed_records(
 
 @pytest.mark.parametrize("line", calls())
 def test_commands_parse(line: str) -> None:
-    args = parsed(main._parser(), shlex.split(line))
+    args = parse(main._parser(), shlex.split(line))
     if args.command in ("train", "describe"):
-        validated(TrainConfig, given(args, TrainConfig))
+        validated(TrainConfig, select_fields(args, TrainConfig))
 
 
 def test_make_targets_exist() -> None:

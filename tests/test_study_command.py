@@ -33,7 +33,7 @@ def test_a_cluster_leaves_attacks_out_and_says_so(tmp_path: Path, tell: Tell) ->
     code, out, err = tell(f"{line} --on ray")
     assert (code, out) == (0, "BO-mnist-none seed 1\n")
     assert err.splitlines() == [
-        "3 attacks are left out: the weights stay where a run is trained; attack without --on there",
+        "3 attacks are left out: weights stay on the machine that trains; attack there, without --on",
         "robust: 1 runs, 0 done, 1 missing",
     ]
 
@@ -75,10 +75,10 @@ def test_what_is_of_other_settings_or_versions_is_told(
     code, out, err = tell(line)
     assert (code, out) == (0, "nothing else is missing\n")
     assert err.splitlines() == [
-        "quick: 4 runs, 3 done, 0 missing, 1 of other settings",
+        "quick: 4 runs, 3 done, 0 missing, 1 with other settings",
         "note: the records come from 2 versions of the numerics: 2 of 0, 1 of 1",
-        f"H5 seed 2: its record is of other settings (learning_rate 0.25, now {jobs[3].flags['learning_rate']}); "
-        f"move {jobs[3].results[0]} away to run it anew",
+        f"H5 seed 2: its record has other settings (learning_rate 0.25, now {jobs[3].flags['learning_rate']}); "
+        f"move {jobs[3].results[0]} away to run it again",
     ]
     before = path.read_bytes()
     assert tell(line.replace(" --dry-run", ""))[0] == 0

@@ -69,17 +69,17 @@ def test_only_what_has_succeeded_is_no_longer_listed_as_failed(tmp_path: Path, m
     attack = replace(job, attack={"attacks": "fgsm"}, results=job.results[:1])
     errors = {name: type(name, (Exception,), {}) for name in ("RayError", "TaskCancelledError")}
     answers = [
-        ray_module.Brought(({"failed.json": b'{"name": "K4 seed 1", "reason": "no", "code": 1}'}, {}), ()),
-        ray_module.Brought(({"record.json": b"{}"}, {"record.json": b"{}"}), ()),
+        ray_module.Results(({"failed.json": b'{"name": "K4 seed 1", "reason": "no", "code": 1}'}, {}), ()),
+        ray_module.Results(({"record.json": b"{}"}, {"record.json": b"{}"}), ()),
     ]
     ray = SimpleNamespace(get=lambda number: answers[number], exceptions=SimpleNamespace(**errors))
     monkeypatch.setitem(sys.modules, "ray", ray)
     failures.record_failure(attack, "out of memory", 1, Show(quiet=True))
-    (failure,) = ray_module._home(job, 0, Show(quiet=True))
-    assert failure.reason == "it was interrupted where it ran; the same command goes on"
+    (failure,) = ray_module._collect(job, 0, Show(quiet=True))
+    assert failure.reason.endswith("the same command resumes it")
     listed = [results.Failed(attack.name, "out of memory"), results.Failed(failure.name, failure.reason)]
     assert results.load_failed(tmp_path) == listed
-    assert ray_module._home(job, 1, Show(quiet=True)) == []
+    assert ray_module._collect(job, 1, Show(quiet=True)) == []
     assert results.load_failed(tmp_path) == listed[:1]
 
 

@@ -174,7 +174,7 @@ def test_another_number_of_ranks_is_allowed_and_said(tmp_path: Path) -> None:
             " exists and is never overwritten; choose another, or go on with",
         ),
         ("train --dataset-train digits --device cuda:0 --out {folder}", "--device got 'cuda:0' for process "),
-        ("models", "perturblab models is a single process; run it without torchrun"),
+        ("models", "perturblab models runs in a single process; start it without torchrun"),
     ],
 )
 def test_mistakes_are_told_once(words: str, wrong: str, tmp_path: Path) -> None:

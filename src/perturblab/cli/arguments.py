@@ -1,4 +1,4 @@
-"""From validated models to command-line options, and mistakes in one sentence."""
+"""Command-line options made from validated models; errors in one sentence."""
 
 import argparse
 import difflib
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from perturblab.errors import UserError
 
 # The published spelling first where a field has a shorter name too.
-# torchrun takes what it could complete to an option of its own: --log is the beginning of three of them.
+# torchrun takes every prefix of its own options: --log begins three of them.
 _ALIASES = {"manual_seed": ("--seed",), "learning_rate": ("--lr",), "log": ("--write-log",)}
 
 # Flags of the published codes that set nothing here, with their help: accepted, so that published commands still work.
@@ -27,18 +27,18 @@ _REFUSED = {"learning_rate_decay": "is read by none of the published codes; use 
 
 
 class _Help(argparse.HelpFormatter):
-    """Does not break a line inside a choice such as different-class."""
+    """A formatter that never breaks a line inside a choice such as different-class."""
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells a mistake in one sentence instead of printing the usage."""
+    """A parser that reports an error in one sentence instead of printing the usage."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": _Help} | kwargs)
-        # argparse knows no exponent, no infinity: "--level -1e-3" would be a missing value and an unknown option.
+        # Without this, argparse takes -1e-3 and -inf for unknown options: "--level -1e-3" would lack its value.
         self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|-(inf|nan)$", re.IGNORECASE)
 
     def error(self, message: str) -> NoReturn:
@@ -59,41 +59,41 @@ def _choices(field: FieldInfo) -> str:
 
 
 def spellings(name: str) -> list[str]:
-    """The options that set a field: ``--net-type``, ``--net_type``."""
+    """List the options that set a field: ``--net-type``, ``--net_type``."""
     return list(dict.fromkeys(["--" + name.replace("_", "-"), "--" + name, *_ALIASES.get(name, ())]))
 
 
-def _said(default: Any) -> str:
-    """A default as it would be typed."""
+def _as_typed(default: object) -> str:
+    """Write a default as a user types it."""
     if isinstance(default, tuple):
         return ",".join(map(str, default))
     return "on" if default is True else str(default)
 
 
 def add_fields(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
-    """Give a parser one option for every field, in both spellings; what is not given is not set."""
+    """Give a parser one option per field, in both spellings; an option that is not given sets nothing."""
     for name, field in model.model_fields.items():
-        default = "" if field.default in (None, False) else f" [{_said(field.default)}]"
+        default = "" if field.default in (None, False) else f" [{_as_typed(field.default)}]"
         text = f"{field.description}{_choices(field)}{default}".replace("%", "%%")
-        common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
-        if _is_flag(field):
-            parser.add_argument(*spellings(name), action=argparse.BooleanOptionalAction, **common)
-        else:
-            parser.add_argument(*spellings(name), metavar=name.rsplit("_", 1)[-1].upper(), **common)
+        form: Any = {"action": argparse.BooleanOptionalAction} if _is_flag(field) else {"metavar": _metavar(name)}
+        parser.add_argument(*spellings(name), dest=name, default=argparse.SUPPRESS, help=text, **form)
 
 
 def add_ignored(parser: argparse.ArgumentParser) -> None:
     """Give a parser the published flags that set nothing, in both spellings."""
     for name, text in IGNORED.items():
-        metavar = name.rsplit("_", 1)[-1].upper()
-        parser.add_argument(*spellings(name), dest=name, default=argparse.SUPPRESS, metavar=metavar, help=text)
+        parser.add_argument(*spellings(name), dest=name, default=argparse.SUPPRESS, metavar=_metavar(name), help=text)
 
 
-def parsed(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+def _metavar(name: str) -> str:
+    return name.rsplit("_", 1)[-1].upper()
+
+
+def parse(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     """Parse a command line.
 
     Raises:
-        UserError: an unknown option (with the nearest right one), a missing value, no command.
+        UserError: an option is unknown (the message names the nearest one), a value or the command is missing.
     """
     known, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -105,12 +105,14 @@ def parsed(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
 
 def _unknown(parser: Parser, command: str | None, got: str) -> str:
     if not got.startswith("-"):
-        return f"got {got!r}, which belongs to no option; see perturblab {command or ''} --help".replace("  ", " ")
-    chosen = parser if command is None else _subparser(parser, command)
+        return f"got {got!r}, which does not belong to an option; see perturblab {command or ''} --help".replace(
+            "  ", " "
+        )
+    part = parser if command is None else _subparser(parser, command)
     flag = got.split("=")[0]
-    flags = {_letters(known): known for known in reversed(chosen._option_string_actions) if known != flag}
+    flags = {_letters(known): known for known in reversed(part._option_string_actions) if known != flag}
     near = difflib.get_close_matches(_letters(flag), flags, 1, cutoff=0.7)
-    hint = f"did you mean {flags[near[0]]}?" if near else f"see {chosen.prog} --help"
+    hint = f"did you mean {flags[near[0]]}?" if near else f"see {part.prog} --help"
     return f"unknown option {flag}; {hint}"
 
 
@@ -120,15 +122,15 @@ def _letters(flag: str) -> str:
 
 def _subparser(parser: Parser, command: str) -> Parser:
     actions = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    found: Parser = actions.choices[command]
-    return found
+    subparser: Parser = actions.choices[command]
+    return subparser
 
 
-def given(args: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
+def select_fields(args: argparse.Namespace, model: type[BaseModel]) -> dict[str, object]:
     """Select the flags that set a field of a model.
 
     Raises:
-        UserError: a published flag that is refused.
+        UserError: a refused published flag is given.
     """
     if refused := next((name for name in _REFUSED if name in args), None):
         raise UserError(f"{spellings(refused)[0]} {_REFUSED[refused]}")
@@ -139,7 +141,7 @@ def integers(text: str, flag: str, count: Sequence[int] = (1,)) -> list[int]:
     """Read one or more integers from 1 to 2^31 - 1, separated by commas.
 
     Raises:
-        UserError: something else was given.
+        UserError: the text has another form.
     """
     parts = text.split(",")
     if len(parts) not in count or not all(p.strip().isdecimal() and 0 < int(p) < 2**31 for p in parts):

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from perturblab.cli.arguments import given
+from perturblab.cli.arguments import select_fields
 from perturblab.cli.output import print_json
 from perturblab.records.attack_config import AttackConfig
 from perturblab.records.config import validated
@@ -14,7 +14,7 @@ from perturblab.system.processes import DONE
 
 
 def attack(args: argparse.Namespace) -> int:
-    config = validated(AttackConfig, given(args, AttackConfig))
+    config = validated(AttackConfig, select_fields(args, AttackConfig))
     import torch
 
     from perturblab.cli.attack_table import points_table

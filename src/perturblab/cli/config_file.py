@@ -1,4 +1,4 @@
-"""Flags from a YAML file: read as the text that would be typed, so that nothing in the file is ever constructed."""
+"""Flags from a YAML file, read as plain text: no object of the file is ever constructed."""
 
 import argparse
 import difflib
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from perturblab.cli.arguments import IGNORED, Parser, given, spellings
+from perturblab.cli.arguments import IGNORED, Parser, select_fields, spellings
 from perturblab.errors import UserError
 from perturblab.records.config import TrainConfig, validated
 
 if TYPE_CHECKING:
     from yaml import Node
 
-_LARGEST = 1 << 16  # bytes; all flags there are take a twentieth of it
+_LARGEST = 1 << 16  # bytes, twenty times as many as all flags take
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "timestamp")}
 _LIST = "tag:yaml.org,2002:seq"
 _MAP = "tag:yaml.org,2002:map"
@@ -27,49 +27,49 @@ def flags_in(path: Path, model: type[BaseModel]) -> dict[str, str]:
 
     Args:
         path: a regular file.
-        model: its fields are the flags that there are, beside the published ones that set nothing.
+        model: its fields are the known flags, beside the published ones that set nothing.
 
     Returns:
-        Field -> the value as it would be typed; ``null`` stands for the default and is left out.
+        Field -> the value as a user types it; ``null`` stands for the default and is left out.
 
     Raises:
-        UserError: the file is unreadable, no YAML, no such mapping, or names an unknown flag, or one twice.
+        UserError: the file is unreadable, is not YAML or not a mapping, names an unknown flag, or names a flag twice.
     """
     fields = {name.lstrip("-"): field for field in (*model.model_fields, *IGNORED) for name in spellings(field)}
-    found: dict[str, str | None] = {}
+    values: dict[str, str | None] = {}
     for line, key, value in _pairs(path):
         if key not in fields:
             near = difflib.get_close_matches(key, fields, 1)
             hint = f"did you mean {near[0]}?" if near else "see perturblab train --help"
             raise UserError(f"--config {path}, line {line}: no flag is called {key!r}; {hint}")
-        if fields[key] in found:
+        if fields[key] in values:
             raise UserError(f"--config {path}, line {line}: {key} is given twice; drop one")
-        found[fields[key]] = value
-    return {field: value for field, value in found.items() if value is not None}
+        values[fields[key]] = value
+    return {field: value for field, value in values.items() if value is not None}
 
 
 def _pairs(path: Path) -> Iterator[tuple[int, str, str | None]]:
-    """(line, key, value) of every entry."""
+    """Yield line, key and value of every entry."""
     import yaml
 
     text = _text(path)
     try:
-        # Composed only: a tag may ask for an object, and nothing here ever makes one.
+        # Composing constructs no objects, whatever the tags of the file ask for.
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "too deep"
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
-        raise UserError(f"--config {path} is no YAML ({reason}{where}); correct it") from error
+        raise UserError(f"--config {path} is not YAML ({reason}{where}); correct it") from error
     if not isinstance(root, yaml.MappingNode):
-        raise UserError(f"--config {path} holds no mapping; expected lines such as nepochs: 5")
+        raise UserError(f"--config {path} is not a mapping; expected lines such as nepochs: 5")
     for key, value in root.value:
         yield key.start_mark.line + 1, _scalar(key, path) or "null", _value(value, path)
 
 
 def _text(path: Path) -> bytes:
     if not path.is_file():  # a device or a pipe might never end
-        raise UserError(f"--config {path} is no file; give a YAML file of flags")
+        raise UserError(f"--config {path} is not a file; give a YAML file of flags")
     try:
         with path.open("rb") as file:
             text = file.read(_LARGEST + 1)
@@ -81,7 +81,7 @@ def _text(path: Path) -> bytes:
 
 
 def _value(node: "Node", path: Path) -> str | None:
-    """A list becomes what would be typed: 0,1,2."""
+    """Read a value; a list becomes text such as 0,1,2."""
     import yaml
 
     if not isinstance(node, yaml.SequenceNode) or node.tag != _LIST:
@@ -102,12 +102,11 @@ def _scalar(node: "Node", path: Path) -> str | None:
 
 
 def add_config(parser: Parser) -> None:
-    parser.add_argument("--config", metavar="FILE", help="YAML file of flags, name: value; those given here win")
+    """Give a parser the option for a file of flags."""
+    parser.add_argument("--config", metavar="FILE", help="YAML file of flags, name: value; flags typed here win")
 
 
-def training(args: argparse.Namespace) -> TrainConfig:
-    """The flags of a file and, over them, those of the command line."""
-    from perturblab.cli.config_file import flags_in
-
+def training_config(args: argparse.Namespace) -> TrainConfig:
+    """Validate the flags of a file and, over them, those of the command line."""
     in_file = {} if args.config is None else flags_in(Path(args.config), TrainConfig)
-    return validated(TrainConfig, given(argparse.Namespace(**in_file | vars(args)), TrainConfig))
+    return validated(TrainConfig, select_fields(argparse.Namespace(**in_file | vars(args)), TrainConfig))

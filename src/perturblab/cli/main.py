@@ -1,4 +1,4 @@
-"""The command line: it parses, calls and prints. Nothing here imports torch before a command needs it."""
+"""The command line: it parses, calls and prints. Torch is imported only when a command needs it."""
 
 import argparse
 import io
@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 
 from perturblab import __version__
 from perturblab.cli import export, report, show
-from perturblab.cli.arguments import Parser, add_fields, add_ignored, parsed
+from perturblab.cli.arguments import Parser, add_fields, add_ignored, parse
 from perturblab.cli.attack import attack
 from perturblab.cli.config_file import add_config
 from perturblab.cli.evaluate import evaluate
@@ -42,7 +42,7 @@ def _parser() -> Parser:
 
     models = command("models", list_nets, "List the nets by name.")
     models.add_argument("--json", action="store_true", help="as JSON")
-    described = command("describe", describe_net, "Count a net from its modules; no data are needed.")
+    described = command("describe", describe_net, "Count the parameters and masks of a net; no data are needed.")
     add_fields(described, TrainConfig)
     add_ignored(described)
     add_config(described)
@@ -54,15 +54,15 @@ def _parser() -> Parser:
     add_fields(trained, TrainConfig)
     add_ignored(trained)
     add_config(trained)
-    evaluated = command("evaluate", evaluate, "Count a run's correct test images, each exactly once.")
+    evaluated = command("evaluate", evaluate, "Count the correct test images of a run, each exactly once.")
     evaluated.add_argument("folder", metavar="RUN", help="a run's folder")
     evaluated.add_argument("--audit", action="store_true", help="the published metrics beside the exact one")
     evaluated.add_argument(
         "--batch-size", "--batch_size", metavar="B", help="nominal test batch of the audit [the run's]"
     )
-    evaluated.add_argument("--dataroot", help="where the data set is looked for first [the run's]")
+    evaluated.add_argument("--dataroot", help="folder that is searched first for the data set [the run's]")
     evaluated.add_argument("--json", action="store_true", help="as JSON")
-    attacked = command("attack", attack, "Attack a run, and check that no masked gradient passes for a defence.")
+    attacked = command("attack", attack, "Attack a run, and check for masked gradients.")
     attacked.add_argument("folder", metavar="RUN", help="a run's folder")
     add_fields(attacked, AttackConfig)
     attacked.add_argument("--json", action="store_true", help="as JSON")
@@ -74,7 +74,7 @@ def _parser() -> Parser:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, where nothing else is said about it."""
+    """Let SIGTERM end a command as Ctrl-C does, unless it has a handler already."""
     ours = threading.current_thread() is threading.main_thread()
     if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
@@ -91,11 +91,11 @@ def main(argv: Sequence[str] | None = None, *, stop: Callable[[], bool] | None =
 
     Args:
         argv: the arguments; those of the process by default.
-        stop: asked between steps; True ends training or a study cleanly. By default Ctrl-C and SIGTERM do; with a
-            function the handlers of both are left alone.
+        stop: polled between steps; True ends training or a study cleanly. By default Ctrl-C and SIGTERM end them; a
+            function leaves the handlers of both unchanged.
 
     Returns:
-        0 done, 1 a bug or a failed check, 2 the user's mistake, 130 interrupted and resumable.
+        0 done, 1 a bug or a failed check, 2 an error that the user can correct, 130 interrupted and resumable.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only
@@ -104,14 +104,14 @@ def main(argv: Sequence[str] | None = None, *, stop: Callable[[], bool] | None =
     except (UserError, NonFiniteError) as error:
         if is_first():
             print(f"perturblab: error: {one_line(str(error))}", file=sys.stderr)
-        else:  # it has met the same one, and torchrun ends it as soon as another rank has ended
+        else:  # the same error on another rank, which torchrun ends as soon as the first has ended
             time.sleep(_LET_THE_FIRST_TELL)
         return MISTAKE
     except RankLostError as error:
         print(f"perturblab: stopped: {one_line(str(error))}", file=sys.stderr)
         return INTERRUPTED
     except KeyboardInterrupt:
-        if is_first():  # the others are ended by torchrun, also when the first has told a mistake
+        if is_first():  # torchrun ends the others, also if the first has reported an error
             print("perturblab: interrupted", file=sys.stderr)
         return INTERRUPTED
     except (MemoryError, RuntimeError, ImportError) as error:
@@ -123,13 +123,13 @@ def main(argv: Sequence[str] | None = None, *, stop: Callable[[], bool] | None =
         return MISTAKE
     except OSError as error:
         if error.filename is None:
-            # It is stdout; Python would flush it once more at its exit, and complain again.
+            # The file is stdout; Python would flush it once more at its exit, and fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # the reader of our output went away (`| head`): nothing is wrong
+        if isinstance(error, BrokenPipeError):  # the reader of the output has ended (`| head`), which is not an error
             return DONE
-        what = error.filename or "the output"
+        name = error.filename or "the output"
         print(
-            f"perturblab: error: {one_line(str(what))} cannot be used ({error.strerror}); choose another",
+            f"perturblab: error: {one_line(str(name))} cannot be used ({error.strerror}); choose another",
             file=sys.stderr,
         )
         return MISTAKE
@@ -138,11 +138,11 @@ def main(argv: Sequence[str] | None = None, *, stop: Callable[[], bool] | None =
 def _run(argv: Sequence[str], stop: Callable[[], bool] | None) -> int:
     try:
         with nullcontext() if stop else _terminable():
-            args = parsed(_parser(), argv)
+            args = parse(_parser(), argv)
             args.stop = stop
             if world_size() > 1 and args.command not in ("train", "evaluate"):
-                raise UserError(f"perturblab {args.command} is a single process; run it without torchrun")
+                raise UserError(f"perturblab {args.command} runs in a single process; start it without torchrun")
             code: int = args.run(args)
         return code
     finally:
-        sys.stdout.flush()  # a full disk or a closed pipe must show here, not at the exit of the process
+        sys.stdout.flush()  # a full disk or a closed pipe must fail here, not at the exit of the process

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from perturblab.cli.arguments import integers
-from perturblab.cli.config_file import training
+from perturblab.cli.config_file import training_config
 from perturblab.cli.output import print_json
 from perturblab.errors import UserError
 from perturblab.system.processes import DONE
@@ -22,7 +22,7 @@ def list_nets(args: argparse.Namespace) -> int:
 
 
 def describe_net(args: argparse.Namespace) -> int:
-    config = training(args)
+    config = training_config(args)
     size = integers(args.image_size, "--image-size", (1, 2))
     channels, nclasses = (integers(args.channels, "--channels")[0], integers(args.nclasses, "--nclasses")[0])
     import torch

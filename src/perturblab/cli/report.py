@@ -1,4 +1,4 @@
-"""The command report: a page of all records, or tables of them. It parses, calls and prints."""
+"""The command report: a page of all records, or tables of them."""
 
 import argparse
 import sys
@@ -20,17 +20,17 @@ def add_command(add: Add) -> None:
     """Add the command.
 
     Args:
-        add: from name, function and text to the command's parser.
+        add: makes a command's parser from its name, function and help.
     """
     reported = add("report", _report, "Write a page of all records below a folder, or tables of them.")
-    reported.add_argument("folder", metavar="DIR", nargs="?", default="results", help="where the records lie [results]")
+    reported.add_argument("folder", metavar="DIR", nargs="?", default="results", help="folder of the records [results]")
     reported.add_argument("-o", "--output", metavar="FILE", help="the page [report.html]")
-    reported.add_argument("--markdown", action="store_true", help="claims and figures as Markdown tables instead")
-    reported.add_argument("--tag", metavar="T", help="with --markdown: only what carries this tag, such as dispute")
-    reported.add_argument("--groups", action="store_true", help="runs that differ in the seed only, as a table instead")
-    reported.add_argument("--attacks", action="store_true", help="the attacked runs instead, as Markdown tables")
+    reported.add_argument("--markdown", action="store_true", help="Markdown tables of claims and figures instead")
+    reported.add_argument("--tag", metavar="T", help="with --markdown: only what has this tag, such as dispute")
+    reported.add_argument("--groups", action="store_true", help="a table of groups of seeds instead")
+    reported.add_argument("--attacks", action="store_true", help="Markdown tables of the attacked runs instead")
     reported.add_argument(
-        "--control", metavar="LABEL", help="of --groups or --attacks: what the others are compared with"
+        "--control", metavar="LABEL", help="with --groups or --attacks: the group that the others are compared with"
     )
     reported.add_argument("--into", metavar="FILE", help="write the Markdown between the markers of this file")
 
@@ -62,10 +62,10 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _check_report_flags(args: argparse.Namespace) -> None:
-    """A flag that the chosen form does not read is a mistake, never ignored."""
+    """Refuse a flag that the chosen form does not read."""
     table = args.markdown or args.groups or args.attacks
     if args.attacks and args.groups:
-        raise UserError("--attacks and --groups are two tables; choose one")
+        raise UserError("--attacks and --groups exclude each other; choose one")
     for flag, value, read in (
         ("--output", args.output, not table),
         ("--into", args.into, table),
@@ -73,7 +73,7 @@ def _check_report_flags(args: argparse.Namespace) -> None:
         ("--tag", args.tag, args.markdown and not args.groups and not args.attacks),
     ):
         if value is not None and not read:
-            raise UserError(f"{flag} {value} is not read here; see perturblab report --help for what it belongs to")
+            raise UserError(f"{flag} {value} has no effect here; perturblab report --help names the flag it needs")
 
 
 def _page(runs: "list[Result]", void: list[str], folder: Path, output: Path) -> int:
@@ -82,7 +82,7 @@ def _page(runs: "list[Result]", void: list[str], folder: Path, output: Path) -> 
     from perturblab.system.files import write_atomically
 
     write_atomically(output, page.page(runs, results.load_failed(folder), void).encode())
-    for answer in page.answered(runs):
+    for answer in page.answers_of(runs):
         print(f"{answer.question} {answer.word}.")
     print(f"{len(runs)} records; open {output} in a browser")
     return DONE

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perturblab.cli.config_file import training
+from perturblab.cli.config_file import training_config
 from perturblab.errors import RankLostError, UserError
 from perturblab.records.config import TrainConfig
 from perturblab.records.paths import RunFolder
@@ -25,7 +25,7 @@ _MAY_CHANGE = {"nepochs", "dataroot", "nthreads", "device", "quiet", "debug", "l
 
 def train_net(args: argparse.Namespace) -> int:
     """Train a net, from its flags to its record."""
-    config = training(args)
+    config = training_config(args)
     folder = Path(config.resume) if config.resume else _new_folder(config) if is_first() else None
     from perturblab.runs.process import join_ranks, prepare_process
     from perturblab.system.signals import unblock_stops

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: a pure function of what the runs have left."""
+"""One self-contained HTML page: a pure function of the results of runs."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -63,8 +63,8 @@ def page(runs: Sequence[Result], failed: Sequence[Failed] = (), void: Sequence[s
     return _NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", html)
 
 
-def answered(runs: Sequence[Result]) -> tuple[Answer, Answer]:
-    """The two answers alone, for a terminal.
+def answers_of(runs: Sequence[Result]) -> tuple[Answer, Answer]:
+    """Answer the two questions, for a terminal.
 
     Args:
         runs: in any order.

@@ -178,7 +178,7 @@ def _finish(job: Job, process: "subprocess.Popen[bytes]", show: Show) -> list[Fa
 
 def _reason(job: Job, code: int) -> str:
     if code < 0:  # the last line of the log is from before the signal
-        return f"its process was ended by {signal.Signals(-code).name}; the same command goes on with it"
+        return f"its process was ended by {signal.Signals(-code).name}; the same command resumes it"
     lines = _log(job).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1] if lines else f"ended with code {code}"
 

@@ -1,19 +1,18 @@
-"""What a study has, and what is missing of it: its jobs, sorted by what lies in their places."""
+"""The plan of a study: its jobs, and which of them are done, missing or in conflict with existing files."""
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from perturblab.records import store
 from perturblab.records.attack_config import AttackConfig
 from perturblab.records.config import TrainConfig, validated
 from perturblab.records.numerics import Fault
 from perturblab.records.paths import RunFolder
-from perturblab.studies.catalogue import Setup
+from perturblab.studies.catalogue.types import Flags, Setup
 from perturblab.studies.done import (
     describe_differences,
     fault_in,
@@ -26,7 +25,7 @@ from perturblab.studies.done import (
 from perturblab.studies.presets import Preset
 from perturblab.studies.setups import flags_of
 
-# Of a study's attacks, to tell the time left: passes through the net an image; images of a test and of a training set.
+# For the estimate of the time left: passes through the net per attacked image; test and training images of a data set.
 _PASSES = {"pgd": 250, "autoattack": 5000, "deepfool": 50, "deepfool-unclipped": 50}
 _IMAGES = 10_000, 50_000
 
@@ -36,37 +35,37 @@ class Job:
     """One run of a study.
 
     Args:
-        setups: of the catalogue that this run stands for: more than one where they are the same at this preset.
+        setups: of the catalogue that this run stands for: more than one if their flags are identical at this preset.
         preset: name of the size.
         flags: of `perturblab train`, with the seed; `TrainConfig` checks them.
         work: folder of the run, with weights and checkpoint.
-        results: folder of the record, one a set-up.
+        results: folder of the record, one per set-up.
         attack: settings of `perturblab attack`, for a job that attacks the trained run; empty for one that trains it.
-        needs: files that other jobs of the study leave, without which it cannot begin.
+        needs: files of other jobs that must exist before it can begin.
     """
 
     setups: tuple[str, ...]
     preset: str
-    flags: Mapping[str, Any]
+    flags: Flags
     work: Path
     results: tuple[Path, ...]
-    attack: Mapping[str, Any] = field(default_factory=dict)
+    attack: Flags = field(default_factory=dict)
     needs: tuple[Path, ...] = ()
 
     @property
     def name(self) -> str:
-        """Set-up and seed, and how it is attacked, such as "K4 seed 1"."""
+        """The set-up, the seed and the attacks, such as "K4 seed 1"."""
         name = f"{self.setups[0]} seed {self.flags['manual_seed']}"
         return f"{name}: {self.attack['attacks']}" if self.attack else name
 
     @property
     def config(self) -> TrainConfig:
-        """The flags, checked."""
+        """The validated flags."""
         return validated(TrainConfig, dict(self.flags))
 
     @property
     def nepochs(self) -> int:
-        """Epochs of the whole run; an attack counts as those with about as many passes through the net."""
+        """Epochs of the whole run; an attack counts as the epochs with about as many passes through the net."""
         if not self.attack:
             return int(self.flags["nepochs"])
         radii = sum(eps != "0" for eps in str(self.attack["eps"]).split(","))
@@ -76,13 +75,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a study is.
+    """The state of a study.
 
     Args:
-        done: jobs whose results are there.
-        missing: jobs that are to be run.
-        other: jobs that are neither, since what lies in their place is of other settings or weights; with what to do.
-        notes: such as that records come from several versions of the numerics or of the data; a line each.
+        done: jobs with a result.
+        missing: jobs to run.
+        other: jobs in conflict with existing files of other settings or weights, each with the remedy.
+        notes: one line each, such as that records come from several versions of the numerics or of the data.
     """
 
     done: list[Job]
@@ -98,52 +97,49 @@ def plan(
     *,
     results: Path,
     work: Path,
-    given: Mapping[str, Any] | None = None,
+    common: Flags | None = None,
 ) -> list[Job]:
-    """Say which runs a study has, seed by seed, so that it can be judged as early as possible; then its attacks.
+    """List the jobs of a study: its runs seed by seed, for an early comparison, then its attacks.
 
     Args:
-        setups: of the catalogue; those that are the same at this preset are run once.
+        setups: of the catalogue; those with identical flags at this preset are run once.
         preset: the size.
         seeds: of each; those of the preset for None.
-        results: where the records go: ``results/PRESET/SETUP/seed-K``.
-        work: where the runs lie, with their weights.
-        given: flags for every run that say where and how, such as ``dataroot``.
+        results: folder of the records: ``results/PRESET/SETUP/seed-K``.
+        work: folder of the runs with their weights.
+        common: flags of every run that decide where and how it runs, such as ``dataroot``.
     """
     jobs: dict[str, Job] = {}
     asked = {setup.id: seeds or preset.seeds_of(setup.id) for setup in setups}
-    for seed in sorted({seed for own in asked.values() for seed in own}):
+    for seed in sorted({seed for numbers in asked.values() for seed in numbers}):
         for setup in (setup for setup in setups if seed in asked[setup.id]):
-            flags = {**flags_of(setup, preset, seed), **(given or {})}
+            flags = {**flags_of(setup, preset, seed), **(common or {})}
             key = json.dumps(flags, sort_keys=True)
             place = Path(preset.folder, setup.id, f"seed-{seed}")
             same = jobs.get(key, Job((), preset.folder, flags, work / place, ()))
             jobs[key] = replace(same, setups=(*same.setups, setup.id), results=(*same.results, results / place))
     # The first attack on every run before the second on any: presets list them from the cheapest on.
-    attacks = zip_longest(*(_attacks(job, preset, work, given or {}) for job in jobs.values()))
+    attacks = zip_longest(*(_attacks(job, preset, work, common or {}) for job in jobs.values()))
     return [*jobs.values(), *(attack for nth in attacks for attack in nth if attack is not None)]
 
 
-def _attacks(job: Job, preset: Preset, work: Path, given: Mapping[str, Any]) -> Iterator[Job]:
-    """One job a command; images are transferred from the run of the next seed."""
+def _attacks(job: Job, preset: Preset, work: Path, common: Flags) -> Iterator[Job]:
+    """Make one job per attack command; images are transferred from the run of the next seed."""
     for attack in preset.attacks_on(job.setups[0]):
-        settings, needs = {**attack, **given}, [RunFolder(job.work).record]
+        settings, needs = {**attack, **common}, [RunFolder(job.work).record]
         if "source" in attack:
-            own = preset.seeds_of(str(attack["source"]))
-            other = (
-                own[(own.index(job.flags["manual_seed"]) + 1) % len(own)] if job.flags["manual_seed"] in own else own[0]
-            )
+            seeds, seed = preset.seeds_of(str(attack["source"])), job.flags["manual_seed"]
+            other = seeds[(seeds.index(seed) + 1) % len(seeds)] if seed in seeds else seeds[0]
             settings["source"] = str(work / preset.folder / str(attack["source"]) / f"seed-{other}")
             needs.append(RunFolder(Path(settings["source"])).record)
         yield replace(job, setups=job.setups[:1], results=job.results[:1], attack=settings, needs=tuple(needs))
 
 
 def sort_jobs(jobs: Iterable[Job]) -> Standing:
-    """Sort the jobs of a study: done, missing, or in the way.
+    """Sort the jobs of a study into done, missing and in conflict.
 
     Args:
-        jobs: of one study. A run whose record is there, but not what an attack that is missing needs of it, is missing
-            too.
+        jobs: of one study. A run with a record is missing too if a missing attack needs weights that are not there.
 
     Raises:
         UserError: a record or a file of points is broken.
@@ -174,7 +170,7 @@ def sort_jobs(jobs: Iterable[Job]) -> Standing:
 
 
 def is_done(job: Job) -> bool:
-    """Say whether what a job leaves is there: its valid records, of these very flags, or the points of its attacks.
+    """Say whether a job's result exists: valid records of exactly these flags, or the points of its attacks.
 
     Args:
         job: one of a study.
@@ -210,21 +206,23 @@ def _differing(job: Job, folder: Path) -> str:
 
 
 def conflict(job: Job) -> str:
-    """Say why a job must not be run: it would overwrite, go on with or attack what is not what is asked for.
+    """Say why a job must not be run: it would overwrite, resume or attack a run with other settings.
 
     Args:
         job: one that is not done.
 
     Returns:
-        The reason and the remedy; "" where it may be run.
+        The reason and the remedy; "" if it may be run.
 
     Raises:
         UserError: a record or a file of points is broken.
     """
-    places = {folder: said for folder in (*job.results, job.work) if (said := _differing(job, folder))}
-    if places:
-        there, said = " and ".join(map(str, places)), next(iter(places.values()))
-        return f"its record is of other settings ({said}); move {there} away to run it anew"
-    if said := other_weights(job.work, job.results[0]):
-        return f"its points are of other weights ({said}); move {job.results[0]} away to measure them anew"
+    differences = {folder: text for folder in (*job.results, job.work) if (text := _differing(job, folder))}
+    if differences:
+        folders, settings = " and ".join(map(str, differences)), next(iter(differences.values()))
+        return f"its record has other settings ({settings}); move {folders} away to run it again"
+    if weights := other_weights(job.work, job.results[0]):
+        return (
+            f"its points were measured on other weights ({weights}); move {job.results[0]} away to measure them again"
+        )
     return ""

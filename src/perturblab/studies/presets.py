@@ -1,35 +1,35 @@
-"""Presets: the same set-ups at another size, and what that changes against the published protocol."""
+"""Presets: the same set-ups at another size, and the changes that this makes to the published protocol."""
 
 import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from perturblab.records.attack_names import ACTIVE, AttackName
 from perturblab.studies.catalogue import CLAIMS, FIGURES, SETUPS, Measure
+from perturblab.studies.catalogue.types import Flags
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A size at which set-ups are run; budgets are fixed in advance and the same for every set-up.
+    """A size of set-ups; budgets are fixed in advance and the same for every set-up.
 
     Args:
         name: as on the command line.
         about: one line.
-        setups: those that are run when none is named.
+        setups: run by default.
         seeds: runs of each, seeds 1, 2, ...
-        changes: what differs from the published protocol, a sentence each; the report lists them.
+        changes: differences from the published protocol, one sentence each; the report lists them.
         width: factor on the number of filters.
         rate: factor on the learning rate, for the larger batch.
         flags: replace those of every set-up.
-        more_seeds: set-up -> runs of it, where these are more.
+        more_seeds: set-up -> its number of runs, if larger.
         special: beginning of a set-up's id -> flags that replace those of such set-ups.
-        attacks: beginning of a set-up's id -> settings of `perturblab attack`, one a command, once they are trained;
-            "source" there is a set-up, whose run of another seed is meant.
-        only: the set-ups that it is made for; empty for all.
-        size: the preset of the very same size, with which it shares its records; its own name by default.
-        as_published: meet every attack under which a figure or a claim of a set-up was published, too.
+        attacks: beginning of a set-up's id -> settings of `perturblab attack`, one per command, for trained runs;
+            "source" there names a set-up, and means its run of another seed.
+        only: the set-ups that it includes; empty for all.
+        size: the preset of the same size, with which it shares its records; its own name by default.
+        as_published: add every attack under which a figure or a claim of a set-up was published.
     """
 
     name: str
@@ -39,27 +39,27 @@ class Preset:
     changes: tuple[str, ...] = ()
     width: float = 1.0
     rate: float = 1.0
-    flags: Mapping[str, Any] = field(default_factory=dict)
+    flags: Flags = field(default_factory=dict)
     more_seeds: Mapping[str, int] = field(default_factory=dict)
-    special: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    attacks: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    special: Mapping[str, Flags] = field(default_factory=dict)
+    attacks: Mapping[str, tuple[Flags, ...]] = field(default_factory=dict)
     only: tuple[str, ...] = ()
     size: str = ""
     as_published: bool = False
 
     @property
     def folder(self) -> str:
-        """Under which name its records lie."""
+        """The name of the folder of its records."""
         return self.size or self.name
 
     def seeds_of(self, setup: str) -> range:
         """The seeds of a set-up, by its id."""
         return range(1, self.more_seeds.get(setup, self.seeds) + 1)
 
-    def attacks_on(self, setup: str) -> tuple[Mapping[str, Any], ...]:
+    def attacks_on(self, setup: str) -> tuple[Flags, ...]:
         """Settings of the attacks on a set-up, by its id; none for most."""
-        own = (attack for start, attacks in self.attacks.items() if setup.startswith(start) for attack in attacks)
-        return *own, *(_published_attacks().get(setup, ()) if self.as_published else ())
+        named = (attack for start, attacks in self.attacks.items() if setup.startswith(start) for attack in attacks)
+        return *named, *(_published_attacks().get(setup, ()) if self.as_published else ())
 
 
 DECIDING = ("K4", "H5", "A1", "A1-level-0")
@@ -131,8 +131,8 @@ _GPU = Preset(
     only=_PERTURBATIVE,
 )
 _TENTHS, _PIXELS = "0,0.1,0.2,0.3,0.4,0.5", "0,1/255,2/255,3/255,4/255,5/255,6/255,7/255,8/255"
-_QUICKLY: dict[str, Any] = {"subset": 1000, "checks": False}
-_IN_EVAL: dict[str, Any] = {"checks": False, "draws": 1, "verdicts": 3, "batchout_in_eval": True}
+_QUICKLY: Flags = {"subset": 1000, "checks": False}
+_IN_EVAL: Flags = {"checks": False, "draws": 1, "verdicts": 3, "batchout_in_eval": True}
 _ROBUST = Preset(
     "robust",
     "BatchOut, adversarial training and neither: MNIST, CIFAR-10 and three of its classes, attacked",
@@ -203,8 +203,8 @@ _COSTLY = ("pgd", "autoattack")  # not at more radii than their own
 
 
 @functools.cache
-def _published_attacks() -> dict[str, tuple[Mapping[str, Any], ...]]:
-    """Settings of the attacks behind all figures and claims, by set-up: one a norm, effort, mode and set of images."""
+def _published_attacks() -> dict[str, tuple[Flags, ...]]:
+    """Collect the attacks behind all figures and claims by set-up: one per norm, effort, mode and set of images."""
     read = [(published.setup, published.measure) for published in FIGURES.values()]
     for claim in CLAIMS.values():
         read.append((claim.left, claim.measure))
@@ -220,28 +220,29 @@ def _published_attacks() -> dict[str, tuple[Mapping[str, Any], ...]]:
             radii |= set() if AttackName.parse(name).kind.by_iterations else {measure.eps}  # a cap is not a radius
     return {
         setup: tuple(
-            {"attacks": ",".join(sorted(names)), "eps": ",".join(map(_typed, sorted(radii))), **json.loads(settings)}
+            {"attacks": ",".join(sorted(names)), "eps": ",".join(map(_radius, sorted(radii))), **json.loads(settings)}
             for (settings, _), (names, radii) in sorted(of.items())
         )
         for setup, of in found.items()
     }
 
 
-def _settings_of(measure: Measure) -> dict[str, Any] | None:
-    """How `perturblab attack` measures what a figure is about, without name and radius; None where it cannot."""
+def _settings_of(measure: Measure) -> Flags | None:
+    """Give the settings of `perturblab attack` for a measure, without name and radius; None if it cannot measure it."""
     if (measure.metric != "attack" and not measure.mode) or measure.mode == "inference-vote":
         return None
-    found: dict[str, Any] = {"checks": False, "draws": 1} if measure.evaluation.kind else {}
-    found |= {"verdicts": 3} if measure.evaluation.kind == ACTIVE else {}
-    found |= measure.evaluation.flags
+    evaluation, settings = measure.evaluation, dict[str, object]()
+    settings |= {"checks": False, "draws": 1} if evaluation.kind else {}
+    settings |= {"verdicts": 3} if evaluation.kind == ACTIVE else {}
+    settings |= evaluation.flags
     if measure.norm != "linf" and not AttackName.parse(measure.attack).kind.by_iterations:
-        found["norm"] = measure.norm
-    found |= {name: value for name, value in (("steps", measure.steps), ("subset", measure.subset)) if value}
+        settings["norm"] = measure.norm
+    settings |= {name: value for name, value in (("steps", measure.steps), ("subset", measure.subset)) if value}
     if measure.mode == "step eps/30":
-        found |= {"step_size": measure.eps / 30, "restarts": 1}
-    return found
+        settings |= {"step_size": measure.eps / 30, "restarts": 1}
+    return settings
 
 
-def _typed(eps: float) -> str:
+def _radius(eps: float) -> str:
     of_255 = round(255 * eps)
     return f"{of_255}/255" if 0 < of_255 < 25 and abs(255 * eps - of_255) < 1e-9 else f"{eps:g}"

@@ -1,4 +1,4 @@
-"""The runs of a study on a Ray cluster: placed there, tried again when a machine is lost, brought home once."""
+"""The runs of a study on a Ray cluster: scheduled by Ray, repeated if a machine is lost, their results copied back."""
 
 import logging
 import os
@@ -23,17 +23,17 @@ from perturblab.system.signals import poll_stops
 from perturblab.system.terminal import Show
 
 _LOOK_EVERY = 0.5  # seconds between two looks at the runs
-_TRIES_AGAIN = 5  # times that a run is begun anew because its machine was lost
-_BUSY = 600.0  # seconds that a run may wait for what is left of its last attempt
+_TRIES_AGAIN = 5  # times that a run is started again because its machine was lost
+_BUSY = 600.0  # seconds that a run waits for its last attempt to end
 _ANSWER = 10.0  # seconds
-_CALLS = 3  # times that a cluster is asked for a client's server
-_STOPPING = 120.0  # seconds that runs have for a clean stop
+_CALLS = 3  # attempts to get a server for a client
+_STOPPING = 120.0  # seconds for a clean stop
 _CODE = 1  # of a run that ended without a code
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a run needs of a machine.
+    """The resources of a run.
 
     Args:
         cpus: processor cores, which are also its compute threads.
@@ -45,8 +45,8 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Brought:
-    """What a run has left on its machine: for every folder of results its files by name, and why it failed, if so."""
+class Results:
+    """The results of a run on its machine: the files of each results folder by name, and its failures."""
 
     folders: tuple[dict[str, bytes], ...]
     failures: tuple[Failure, ...]
@@ -54,18 +54,18 @@ class Brought:
 
 @contextmanager
 def connected(on: str, need: Need, at_once: int | None = None) -> Iterator[Callable[..., list[Failure]]]:
-    """Connect to a cluster that is there.
+    """Connect to a running cluster.
 
     Args:
         on: "ray", the cluster of this machine or of ``$RAY_ADDRESS``; or "ray://HOST:PORT", as Ray calls its client.
         need: what each run needs.
-        at_once: how many runs are handed to the cluster at once; all by default.
+        at_once: how many runs are submitted at once; all by default.
 
     Yields:
-        `run_on_cluster` there, which takes jobs, ``show`` and ``stop`` as `perturblab.studies.jobs.run_jobs` does.
+        `run_on_cluster` for that cluster; it takes jobs, ``show`` and ``stop`` like `perturblab.studies.jobs.run_jobs`.
 
     Raises:
-        UserError: another word, no Ray, or no cluster.
+        UserError: ``on`` is another word, Ray is not installed, or no cluster answers.
     """
     if on != "ray" and not on.startswith("ray://"):
         raise UserError(f"--on got {on!r}; expected ray, or ray://HOST:PORT")
@@ -79,14 +79,14 @@ def connected(on: str, need: Need, at_once: int | None = None) -> Iterator[Calla
             ray.init("auto" if on == "ray" else on, logging_level=logging.ERROR, log_to_driver=False)
             break
         except ConnectionAbortedError as error:
-            # A head forks a server for each client while its gRPC threads run: about one in ten dies at birth (Ray's
-            # issue 63202), which the head tells after 30 s.
+            # A head forks a server for each client while its gRPC threads run: about one in ten dies at once (Ray's
+            # issue 63202), which the head reports after 30 s.
             if not calls_left:
                 raise _no_cluster(on, str(error).strip().splitlines()[-1]) from error
-        except (OSError, RuntimeError, ValueError, ImportError) as error:  # what Ray raises where there is none
+        except (OSError, RuntimeError, ValueError, ImportError) as error:  # what Ray raises without a cluster
             raise _no_cluster(on, str(error).strip().splitlines()[0]) from error
     try:
-        # Ray prints what its daemons log to stdout, which is the result's; what ends a run is told as its failure.
+        # Ray prints the logs of its daemons to stdout, which is for results; a run's error is reported as its failure.
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             yield partial(run_on_cluster, need=need, at_once=at_once)
     finally:
@@ -94,7 +94,7 @@ def connected(on: str, need: Need, at_once: int | None = None) -> Iterator[Calla
 
 
 def _knock(on: str) -> None:
-    """Ray itself would try for minutes."""
+    """Try the cluster's address first: Ray itself would try for minutes."""
     address = os.environ.get("RAY_ADDRESS", "") if on == "ray" else on
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal()):
@@ -118,13 +118,13 @@ def run_on_cluster(
 
     Args:
         jobs: those that are missing.
-        need: what each needs; Ray finds it a machine.
-        at_once: how many are handed to the cluster at once; all by default.
+        need: what each needs; Ray chooses the machine.
+        at_once: how many are submitted at once; all by default.
         show: where progress goes.
-        stop: asked again and again; True ends all runs cleanly, to be resumed by the next call.
+        stop: polled; True ends all runs cleanly, to be resumed by the next call.
 
     Returns:
-        The runs that failed; each is also written down beside where its record would be.
+        The jobs that failed; each failure is also written to the folder of its results.
     """
     import ray
 
@@ -140,7 +140,7 @@ def run_on_cluster(
                     running[begin.remote(replace(job, work=job.work.absolute()), need.cpus)] = job
                 for run in ray.wait(list(running), timeout=_LOOK_EVERY)[0]:
                     done += running[run].nepochs
-                    failures += _home(running.pop(run), run, show)
+                    failures += _collect(running.pop(run), run, show)
                 before, machines = machines, {node["NodeID"] for node in ray.nodes() if node["Alive"]}
                 if before - machines:
                     show.warn("warning: the cluster has lost a machine; its runs begin again on another")
@@ -148,12 +148,12 @@ def run_on_cluster(
                 if stop():
                     break
         finally:
-            failures += _stopped(running, show)
+            failures += _stop_all(running, show)
     return failures
 
 
 def _machines(need: Need, show: Show) -> set[str]:
-    """The machines of the cluster; that none of them suffices is told, since one may still join."""
+    """List the machines of the cluster; warn if none suffices, since one may still join."""
     import ray
 
     nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
@@ -163,20 +163,20 @@ def _machines(need: Need, show: Show) -> set[str]:
     return set(nodes)
 
 
-def _run(job: Job, threads: int) -> Brought:
-    """On the machine that Ray has chosen: as a study of one run, whose results are handed back instead of kept."""
+def _run(job: Job, threads: int) -> Results:
+    """Run a job on the machine that Ray has chosen, as a study of one run, and return its results."""
     _wait_for(job.work)
-    # Ray cancels by an interrupt wherever it comes: before the study knows of the process that it starts, for one.
+    # Ray cancels by an interrupt at any time, for example before the study knows of the process that it starts.
     with TemporaryDirectory() as folder, poll_stops(signals=(signal.SIGINT,)) as stop:
-        own = replace(job, results=tuple(Path(folder, str(number)) for number in range(len(job.results))))
-        failures = run_jobs([own], processes=1, threads=threads, show=Show(quiet=True), stop=stop)
-        if stop() and not failures and not plan.is_done(own):
+        here = replace(job, results=tuple(Path(folder, str(number)) for number in range(len(job.results))))
+        failures = run_jobs([here], processes=1, threads=threads, show=Show(quiet=True), stop=stop)
+        if stop() and not failures and not plan.is_done(here):
             raise KeyboardInterrupt
-        return Brought(tuple(_files(path) for path in own.results), tuple(failures))
+        return Results(tuple(_files(path) for path in here.results), tuple(failures))
 
 
 def _wait_for(work: Path) -> None:
-    """What a lost machine has begun may still be ending in a shared folder; its last checkpoint is worth the wait."""
+    """Wait for the attempt of a lost machine, which may still be ending in a shared folder, for its last checkpoint."""
     until = time.monotonic() + _BUSY
     while time.monotonic() < until:
         try:
@@ -190,34 +190,34 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def _home(job: Job, run: Any, show: Show) -> list[Failure]:
-    """Keep what a run that has ended leaves, once."""
+def _collect(job: Job, run: Any, show: Show) -> list[Failure]:
+    """Copy the results of a run that has ended to this machine."""
     import ray
 
     try:
-        brought: Brought = ray.get(run)
+        results: Results = ray.get(run)
     except ray.exceptions.TaskCancelledError:
         return []
     except ray.exceptions.RayError as error:
         return [record_failure(job, str(error).strip().splitlines()[-1], _CODE, show)]
-    for folder, files in zip(job.results, brought.folders, strict=True):
+    for folder, files in zip(job.results, results.folders, strict=True):
         for name, content in files.items():
             write_atomically(folder / name, content)
-    if not brought.failures and not all("record.json" in files for files in brought.folders):
-        return [record_failure(job, "it was interrupted where it ran; the same command goes on", _CODE, show)]
-    for failure in brought.failures:
+    if not results.failures and not all("record.json" in files for files in results.folders):
+        return [record_failure(job, "it was interrupted on its machine; the same command resumes it", _CODE, show)]
+    for failure in results.failures:
         show.warn(f"{failure.name}: failed: {failure.reason}")
-    if not brought.failures:
+    if not results.failures:
         forget_failure(job)
         show.say(f"{job.name}: done")
-    return list(brought.failures)
+    return list(results.failures)
 
 
-def _stopped(running: dict[Any, Job], show: Show) -> list[Failure]:
-    """Ask all for a clean stop, wait for it, and keep what has ended in the meantime."""
+def _stop_all(running: dict[Any, Job], show: Show) -> list[Failure]:
+    """Ask all runs for a clean stop, wait for it, and collect the results of those that have ended meanwhile."""
     import ray
 
     for run in running:
         ray.cancel(run)
     ended = ray.wait(list(running), num_returns=len(running), timeout=_STOPPING)[0] if running else []
-    return [failure for run in ended for failure in _home(running[run], run, show)]
+    return [failure for run in ended for failure in _collect(running[run], run, show)]

@@ -1,9 +1,8 @@
-"""The flags of a set-up at a preset, and how set-ups are found by name."""
+"""The flags of a set-up at a preset, and the search for set-ups by name."""
 
 import difflib
 import math
 from collections.abc import Iterable
-from typing import Any
 
 from perturblab.errors import UserError
 from perturblab.records.config import PUBLISHED
@@ -11,8 +10,8 @@ from perturblab.studies.catalogue import CLAIMS, FIGURES, SETUPS, Setup
 from perturblab.studies.presets import PRESETS, Preset
 
 
-def flags_of(setup: Setup, preset: Preset, seed: int) -> dict[str, Any]:
-    """The training flags of one run.
+def flags_of(setup: Setup, preset: Preset, seed: int) -> dict[str, object]:
+    """Compute the training flags of one run.
 
     Args:
         setup: of the catalogue.
@@ -23,7 +22,7 @@ def flags_of(setup: Setup, preset: Preset, seed: int) -> dict[str, Any]:
         Fields of `TrainConfig`; the epochs are always among them.
     """
     published = PUBLISHED[str(setup.flags.get("code", "kl"))]
-    flags: dict[str, Any] = {"nepochs": published["nepochs"], **setup.flags}
+    flags = {"nepochs": published["nepochs"], **setup.flags}
     if "nfilters" in flags:
         flags["nfilters"] = max(1, math.floor(preset.width * int(flags["nfilters"]) + 0.5))
     if preset.rate != 1:
@@ -38,7 +37,7 @@ def flags_of(setup: Setup, preset: Preset, seed: int) -> dict[str, Any]:
 
 
 def differing_flags(left: Setup, right: Setup, preset: Preset) -> tuple[str, ...]:
-    """Say in which training flags two set-ups differ at a preset; in none where it removes what tells them apart.
+    """List the training flags in which two set-ups differ at a preset; none if the preset makes them equal.
 
     Args:
         left, right: of the catalogue.
@@ -66,20 +65,19 @@ def is_comparable(setup: Setup, preset: Preset) -> bool:
 
 
 def choose_setups(ids: Iterable[str], preset: Preset) -> list[Setup]:
-    """The set-ups that a study runs.
+    """Choose the set-ups that a study runs.
 
     Args:
-        ids: of set-ups, of figures, or of claims, which mean both of their sides; those of the preset when none is
-            given.
+        ids: of set-ups, of figures, or of claims, which stand for both of their sides; the preset's own if empty.
         preset: the size.
 
     Returns:
         Set-ups, each once.
 
     Raises:
-        UserError: an unknown id, one that cannot be run here, or one that the preset is not made for.
+        UserError: an id is unknown, cannot be run here, or is not included in the preset.
     """
-    found: dict[str, Setup] = {}
+    chosen: dict[str, Setup] = {}
     for name in ids or preset.setups:
         for setup in _setups_of(name):
             if setup not in SETUPS:
@@ -87,10 +85,10 @@ def choose_setups(ids: Iterable[str], preset: Preset) -> list[Setup]:
             if SETUPS[setup].missing:
                 raise UserError(f"{setup} cannot be run: {SETUPS[setup].missing}; see perturblab show {setup}")
             if preset.only and setup not in preset.only:
-                fit = ", ".join(p.name for p in PRESETS.values() if not p.only or setup in p.only)
-                raise UserError(f"{setup} is none of the set-ups that preset {preset.name} is made for; choose {fit}")
-            found[setup] = SETUPS[setup]
-    return list(found.values())
+                fit = " or ".join(p.name for p in PRESETS.values() if not p.only or setup in p.only)
+                raise UserError(f"preset {preset.name} does not include {setup}; use --preset {fit}")
+            chosen[setup] = SETUPS[setup]
+    return list(chosen.values())
 
 
 def _setups_of(name: str) -> tuple[str, ...]:
@@ -105,7 +103,7 @@ def _setups_of(name: str) -> tuple[str, ...]:
 
 
 def not_found(name: str) -> UserError:
-    """The error for a name that the catalogue does not have, with the nearest one that it has."""
+    """Make the error for an unknown name, with the nearest name of the catalogue."""
     known = {known.lower(): known for known in (*SETUPS, *FIGURES, *CLAIMS)}
     near = difflib.get_close_matches(name.lower(), known, 1)
     hint = f"did you mean {known[near[0]]}?" if near else "see perturblab list"

@@ -9,7 +9,7 @@ from perturblab.records.attack_names import ACTIVE, AT_INFERENCE, Mode
 
 Flags = Mapping[str, Any]  # fields of a command -> value
 
-# How a published figure came about.
+# The origin of a published figure.
 KINDS = (
     "exact",  # correct over total
     "batch mean",  # unweighted mean over test batches, best epoch on test
@@ -62,7 +62,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Measure:
-    """What is read from a finished run to compare with a figure.
+    """The quantity read from a finished run for comparison with a figure.
 
     Args:
         metric: one of `METRICS`: "exact" and "train" (accuracy on test and on training images, last epoch); "batch
@@ -100,19 +100,19 @@ SMOOTHED = Measure("smoothed")
 
 @dataclass(frozen=True)
 class Setup:
-    """A training run that one or several figures rest on, exactly as published.
+    """A training run behind one or several figures, exactly as published.
 
     Args:
         id: short and unique, such as "K4".
         about: one line.
-        flags: fields of the training command (`perturblab train`) -> value; what is not said is the code's default.
+        flags: fields of the training command (`perturblab train`) -> value; the others have the code's defaults.
         command: the published command line, or ours where none was published.
         parameters: trainable ones, as counted; None where nothing was stated or counted.
         masks: mask values, as counted.
         image: (C, H, W) of the published images where they are not the data set's own; the counts are for it.
-        doubts: what is known to be uncertain or wrong, a sentence each.
-        missing: why it cannot be run here, such as a model that was never stated; "" where it can.
-        recipe_stated: whether all of its training was published; where another's stands in or a choice was made here,
+        doubts: known uncertainties and errors, one sentence each.
+        missing: why it cannot be run here, such as a model that was never stated; "" if it can.
+        recipe_stated: whether all of its training was published; if another recipe stands in or a choice was made here,
             no run says anything about an absolute figure.
     """
 
