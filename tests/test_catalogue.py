@@ -101,7 +101,7 @@ def test_command_parses_and_means_the_flags(setup: Setup) -> None:
     published = setup.command.startswith("python main.py ")
     assert published or setup.command.startswith("perturblab train ")
     words = shlex.split(setup.command.replace("python main.py", "perturblab train"))[1:]
-    given = arguments.given(arguments.parsed(main._parser(), words), TrainConfig)
+    given = arguments.select_fields(arguments.parse(main._parser(), words), TrainConfig)
     if setup.missing:
         return
     # The name of a code says which of three programs "main.py" was; P3 was read off after 80 of its 500 epochs.

@@ -125,9 +125,9 @@ def test_published_flags_that_set_nothing_are_accepted_or_refused(name: str, com
         args = parse(main._parser(), shlex.split(f"{command} {text}"))
         if IGNORED[name].startswith("refused"):
             with pytest.raises(UserError, match=f"{dashed(name)} .*; use --optimizer-schedule"):
-                config_file.training(args)
+                config_file.training_config(args)
         else:
-            assert config_file.training(args).model_fields_set == set()
+            assert config_file.training_config(args).model_fields_set == set()
 
 
 @pytest.mark.parametrize(

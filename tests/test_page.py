@@ -211,7 +211,7 @@ def test_runs_of_no_study_are_repeated_by_the_flags_of_their_records() -> None:
     assert len(commands) == 3, "one a group of seeds"
     first = [run.record for run in runs if run.record.seed == 1]
     for command in commands:
-        config = config_file.training(main._parser().parse_args(shlex.split(command)[1:]))
+        config = config_file.training_config(main._parser().parse_args(shlex.split(command)[1:]))
         said = config.model_dump(mode="json")
         assert config.dataset_train == "CIFAR10"
         assert sum({k: said[k] for k in record.config if "data" not in k} == flags_in(record) for record in first) == 1
