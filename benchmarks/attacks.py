@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from perturblab.attacks import PixelModel, Threat, fgsm, pgd, to_pixels
+from perturblab.attacks import Effort, PixelModel, Threat, fgsm, pgd, to_pixels
 from perturblab.data.digits import read_digits
 from perturblab.models import Task, build
 from perturblab.records.markdown import markdown_table
@@ -102,7 +102,7 @@ def ways(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> dict[str, Evalua
     def ours(x: Tensor, y: Tensor) -> Tensor:
         if steps == 1:
             return fgsm(model, x, y, threat)
-        return pgd(model, x, y, threat, steps=steps, step_size=size, generator=generator)
+        return pgd(model, x, y, threat, Effort(steps=steps, step_size=size, restarts=1), generator=generator)
 
     def bare(x: Tensor, y: Tensor) -> Tensor:
         for _ in range(steps):

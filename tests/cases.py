@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nets import seeded
 from perturblab import attacks
+from perturblab.attacks import Effort, registry
 from perturblab.layers import (
     ACTIVATIONS,
     AnchorConv2d,
@@ -431,20 +432,30 @@ class AttackCase:
         return self.name or self.covers
 
 
+def unclipped(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The attack as the registry unclips it: images within the bounds, which it may leave."""
+    run = registry.unclipped(lambda m, x, y, t, e, g: attack(m, x, y, t, generator=g))
+    return lambda model, x, y, threat, generator=None: run(model, x, y, threat, Effort(), generator)
+
+
 DRAWS: dict[str, Any] = {"random": True}
 BLIND: dict[str, Any] = {"random": True, "white": False}
 ATTACK_ROWS = [
     AttackCase("fgsm", attacks.fgsm),
-    AttackCase("pgd", partial(attacks.pgd, steps=6, restarts=2), **DRAWS),
-    AttackCase("pgd", partial(attacks.pgd, steps=6, start_at_random=False), name="pgd-from-the-image"),
+    AttackCase("pgd", partial(attacks.pgd, effort=Effort(steps=6, restarts=2)), **DRAWS),
+    AttackCase(
+        "pgd",
+        partial(attacks.pgd, effort=Effort(steps=6, restarts=1), start_at_random=False),
+        name="pgd-from-the-image",
+    ),
     AttackCase("deepfool", partial(attacks.deepfool, iterations=5), norms=("l2",)),
-    AttackCase("autoattack", partial(attacks.autoattack, queries=20), **DRAWS),
+    AttackCase("autoattack", partial(attacks.autoattack, ensemble=attacks.Ensemble(queries=20)), **DRAWS),
     AttackCase("square", partial(attacks.square, queries=60), **BLIND),
     AttackCase("uniform", attacks.uniform_noise, **BLIND),
     AttackCase("gaussian", attacks.gaussian_noise, **BLIND),
-    AttackCase("universal", partial(attacks.universal, passes=3, batch_size=4), **DRAWS),
-    AttackCase("fgsm-unclipped", partial(attacks.fgsm, clip=False), stays=False),
-    AttackCase("deepfool-unclipped", partial(attacks.deepfool, iterations=5, clip=False), norms=("l2",), stays=False),
+    AttackCase("universal", partial(attacks.universal, batch_size=4), **DRAWS),
+    AttackCase("fgsm-unclipped", unclipped(attacks.fgsm), stays=False),
+    AttackCase("deepfool-unclipped", unclipped(attacks.deepfool), norms=("l2",), stays=False),
     AttackCase("fgsm-normalised", attacks.fgsm_normalised, norms=("linf",), stays=False),
 ]
 

@@ -55,6 +55,9 @@ LONG: set[str] = set()
 WIDEST, UNPLAIN = 24, 88
 # function -> why it takes more than six parameters.
 WIDE: dict[str, str] = {
+    "attacks/gradient.py:pgd": "what every attack takes, its effort, and two ways to vary the ascent",
+    "attacks/masking.py:examine": "what every attack takes, its effort, and the attacks of others",
+    "attacks/noise.py:universal_perturbation": "what every attack takes, and two numbers of its ascent",
     "layers/kernels/fused.py:perturb_conv2d": "the operands of one formula, as torch.nn.functional has them",
     "layers/kernels/native.py:_forward": "an operator of torch.library takes tensors and numbers, not objects",
     "layers/kernels/native.py:_backward": "an operator of torch.library takes tensors and numbers, not objects",

@@ -28,6 +28,7 @@ from perturblab.attacks import (
     universal_perturbation,
     violations,
 )
+from perturblab.attacks.gradient import sum_loss
 from told import in_order
 
 # --- PGD and FGSM ---------------------------------------------------------------------------------------------------
@@ -37,7 +38,9 @@ from told import in_order
 def test_one_pgd_step_of_the_whole_radius_is_fgsm(many: tuple[Tensor, Tensor], norm: str) -> None:
     x, y = many
     for eps in (SMALL, 0.3, 1.0):
-        step = pgd(trained(), x, y, Threat(norm, eps), steps=1, step_size=eps, start_at_random=False)
+        step = pgd(
+            trained(), x, y, Threat(norm, eps), Effort(steps=1, step_size=eps, restarts=1), start_at_random=False
+        )
         want = fgsm(trained(), x, y, Threat(norm, eps))
         assert torch.equal(step, want) if norm == "linf" else torch.allclose(step, want, rtol=0, atol=1e-6)
 
@@ -55,7 +58,7 @@ def test_an_image_counts_alone_whatever_is_in_its_batch(many: tuple[Tensor, Tens
 def test_more_restarts_are_never_weaker_for_any_image(many: tuple[Tensor, Tensor], norm: str) -> None:
     x, y = many
     threat = Threat(norm, 0.1 if norm == "linf" else 0.6)
-    made = {r: pgd(trained(), x, y, threat, steps=3, restarts=r, generator=seeded(5)) for r in (1, 2, 4, 8)}
+    made = {r: pgd(trained(), x, y, threat, Effort(steps=3, restarts=r), generator=seeded(5)) for r in (1, 2, 4, 8)}
     right = {r: still_right(trained(), found, y) for r, found in made.items()}
     for fewer, more in ((1, 2), (2, 4), (4, 8)):
         assert not (right[more] & ~right[fewer]).any()
@@ -72,7 +75,7 @@ def test_restarts_stop_when_nothing_is_left() -> None:
             passes.append(len(x))
             return trained()(x)
 
-    pgd(Counting(), x, y, Threat("linf", 0.5), steps=10, restarts=50, generator=seeded())
+    pgd(Counting(), x, y, Threat("linf", 0.5), Effort(steps=10, restarts=50), generator=seeded())
     assert len(passes) <= 22, "two restarts at most: each has ten steps and one look"
     assert passes[:11] == [10] * 11
 
@@ -86,10 +89,12 @@ def test_an_early_stop_keeps_the_first_step_that_fools(many: tuple[Tensor, Tenso
     want, standing = x.clone(), still_right(trained(), x, y)
     assert 0 < (~standing).sum() < 20, "some images fool it as they are"
     for taken in range(1, steps + 1):
-        made = pgd(trained(), x, y, threat, steps=taken, step_size=size, start_at_random=False)
+        made = pgd(trained(), x, y, threat, Effort(steps=taken, step_size=size, restarts=1), start_at_random=False)
         want[standing] = made[standing]
         standing &= still_right(trained(), made, y)
-    got = pgd(trained(), x, y, threat, steps=steps, step_size=size, start_at_random=False, early_stop=True)
+    got = pgd(
+        trained(), x, y, threat, Effort(steps=steps, step_size=size, early_stop=True, restarts=1), start_at_random=False
+    )
     differ = (got - want).flatten(1).abs().amax(1) > 1e-6
     assert differ.sum() <= 2, "but for a sign at 0, whose gradient depends on the images beside it"
     assert 20 < standing.sum() < 180
@@ -107,12 +112,12 @@ def test_an_early_stop_spends_no_step_on_images_that_fool_already(many: tuple[Te
             return trained()(x)
 
     threat = Threat("linf", 0.1)
-    pgd(Counting(), x, y, threat, steps=20, restarts=3, early_stop=True, generator=seeded())
+    pgd(Counting(), x, y, threat, Effort(steps=20, restarts=3, early_stop=True), generator=seeded())
     assert sizes[:20] == sorted(sizes[:20], reverse=True)
     assert sum(sizes) < 0.8 * 20 * 3 * len(x)
     sizes.clear()
     others = y.where(torch.arange(len(y)) % 2 == 0, (y + 1) % 10)
-    found = pgd(Counting(), x, others, threat, steps=20, early_stop=True, generator=seeded())
+    found = pgd(Counting(), x, others, threat, Effort(steps=20, early_stop=True, restarts=1), generator=seeded())
     wrong = ~still_right(trained(), x, others)
     assert 50 < wrong.sum() < 150
     assert torch.equal(found[wrong], x[wrong]), "what is wrong stays as it is"
@@ -123,17 +128,27 @@ def test_an_early_stop_is_as_strong_over_random_starts(many: tuple[Tensor, Tenso
     x, y = many
     threat, left = Threat("linf", 0.1), {}
     for stop in (False, True):
-        made = [pgd(trained(), x, y, threat, steps=20, early_stop=stop, generator=seeded(s)) for s in range(5)]
+        made = [
+            pgd(trained(), x, y, threat, Effort(steps=20, early_stop=stop, restarts=1), generator=seeded(s))
+            for s in range(5)
+        ]
         left[stop] = [int(still_right(trained(), found, y).sum()) for found in made]
     assert sum(left[True]) / 5 <= sum(left[False]) / 5 + 3, "the starts differ, so a few images fall to chance"
 
 
-def test_the_trace_is_the_mean_loss_before_every_step_of_the_first_restart(many: tuple[Tensor, Tensor]) -> None:
+def test_the_loss_rises_from_step_to_step(many: tuple[Tensor, Tensor]) -> None:
     x, y = many
     trace: list[float] = []
     threat = Threat("linf", 0.1)
-    found = pgd(trained(), x, y, threat, steps=7, start_at_random=False, restarts=3, trace=trace)
-    assert len(trace) == 7
+
+    def traced(logits: Tensor, y: Tensor) -> Tensor:
+        loss = sum_loss(logits, y)
+        trace.append(float(loss.detach()) / len(y))
+        return loss
+
+    found = pgd(trained(), x, y, threat, Effort(steps=7), start_at_random=False, loss=traced)
+    assert len(trace) > 7
+    del trace[7:]
     with torch.no_grad():
         clean, end = (float(nn.functional.cross_entropy(trained()(images), y)) for images in (x, found))
     assert trace[0] == pytest.approx(clean, rel=1e-5)
@@ -148,7 +163,7 @@ def test_another_loss_is_what_is_raised(many: tuple[Tensor, Tensor]) -> None:
     def zero(logits: Tensor, y: Tensor) -> Tensor:
         return logits[:, 0].sum()
 
-    found = pgd(trained(), x, y, Threat("linf", 0.3), steps=20, loss=zero, generator=seeded())
+    found = pgd(trained(), x, y, Threat("linf", 0.3), Effort(steps=20, restarts=1), loss=zero, generator=seeded())
     assert (trained()(found).argmax(1) == 0).float().mean() > 0.8
 
 
@@ -182,12 +197,12 @@ def test_restarts_on_a_random_net_are_judged_over_as_many_draws(many: tuple[Tens
     x, y = many[0][:60], many[1][:60]
     threat, draws, restarts = Threat("linf", 0.12), 5, 4
     model = InTurn(trained(), 0.3 * torch.randn(draws, 1, 8, 8, generator=seeded(1)))
-    got = pgd(model, x, y, threat, steps=3, restarts=restarts, draws=draws, generator=seeded(5))
+    got = pgd(model, x, y, threat, Effort(steps=3, restarts=restarts, draws=draws), generator=seeded(5))
     want, least = x.clone(), [1.0] * len(x)
     left, source, attacked = list(range(len(x))), seeded(5), []
     for _ in range(restarts):
         attacked.append(len(left))
-        found = pgd(model, x[left], y[left], threat, steps=3, draws=draws, generator=source)
+        found = pgd(model, x[left], y[left], threat, Effort(steps=3, draws=draws, restarts=1), generator=source)
         for image, row in zip(found, left, strict=True):
             share = sum(count(trained(), (image + p)[None], y[row : row + 1]) for p in model.patterns) / draws
             if share <= least[row]:
@@ -213,7 +228,7 @@ def test_a_pass_that_is_wrong_by_chance_does_not_end_the_restarts() -> None:
 
     model = EverySecond().eval()
     x, y = torch.rand(6, 1, 4, 4, generator=seeded()), torch.zeros(6, dtype=torch.long)
-    pgd(model, x, y, Threat("linf", 0.1), steps=1, restarts=3, draws=4, generator=seeded())
+    pgd(model, x, y, Threat("linf", 0.1), Effort(steps=1, restarts=3, draws=4), generator=seeded())
     assert model.sizes == [6] * (3 * (4 + 4)), "all images, a gradient and a judgement of four passes each time"
 
 
@@ -229,16 +244,19 @@ def test_a_gradient_that_is_one_value_seen_many_times_can_be_followed(norm: str)
     gradient, _ = input_gradient(Sums(), x, y)
     assert gradient.stride()[2:] == (0, 0)
     threat = Threat(norm, 0.05)
-    moved = pgd(Sums(), x, y, threat, steps=1, step_size=0.05, start_at_random=False)
+    moved = pgd(Sums(), x, y, threat, Effort(steps=1, step_size=0.05, restarts=1), start_at_random=False)
     torch.testing.assert_close(moved, fgsm(Sums(), x, y, threat), rtol=0, atol=1e-6)
-    assert not violations(pgd(Sums(), x, y, threat, steps=3, restarts=2, generator=seeded()), x, threat).any()
+    assert not violations(pgd(Sums(), x, y, threat, Effort(steps=3, restarts=2), generator=seeded()), x, threat).any()
 
 
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda m, x, y, t: pgd(m, x, y, t, steps=0, generator=seeded()), "steps 0 restarts 1 least 1"),
-        (lambda m, x, y, t: pgd(m, x, y, t, restarts=0, generator=seeded()), "steps 50 restarts 0"),
+        (
+            lambda m, x, y, t: pgd(m, x, y, t, Effort(steps=0, restarts=1), generator=seeded()),
+            "steps 0 restarts 1 least 1",
+        ),
+        (lambda m, x, y, t: pgd(m, x, y, t, Effort(restarts=0), generator=seeded()), "steps 50 restarts 0"),
         (lambda m, x, y, t: input_gradient(m, x, y, draws=0), "draws 0 1"),
         (lambda m, x, y, t: deepfool(m, x, y, t), "norm linf iterations 50 DeepFool l2"),
         (lambda m, x, y, t: deepfool(m, x, y, Threat("l2"), iterations=0), "norm l2 iterations 0 DeepFool"),
@@ -275,9 +293,9 @@ def test_the_path_of_deepfool_is_deepfool_at_every_cap(many: tuple[Tensor, Tenso
 def test_the_path_of_unclipped_deepfool_is_it_at_every_cap(many: tuple[Tensor, Tensor]) -> None:
     x, y = many[0][:20], many[1][:20]
     free = Threat("l2", math.inf)
-    path = deepfool_path(trained(), x, y, free, iterations=3, clip=False)
+    path = deepfool_path(trained(), x, y, free.without_bounds(), iterations=3)
     for cap, found in enumerate(path, 1):
-        assert torch.equal(found, deepfool(trained(), x, y, free, iterations=cap, clip=False))
+        assert torch.equal(found, deepfool(trained(), x, y, free.without_bounds(), iterations=cap))
         assert violations(found, x, free).any()
 
 

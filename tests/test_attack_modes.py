@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attack_runs import LITTLE, TEST, attack, by_key, counted, decoded, kept, measured, opened_in_pixels
 from builders import Tell
-from perturblab.attacks import ATTACKS, Threat, autoattack, deepfool, fgsm, pgd, still_right
+from perturblab.attacks import ATTACKS, Effort, Ensemble, Threat, attack_in_turn, deepfool, fgsm, pgd, still_right
 from perturblab.records.attack_names import WORST
 from perturblab.runs import open
 from perturblab.seeding import stream
@@ -49,7 +49,7 @@ def test_pgd_stops_early_on_the_net_itself_and_goes_all_the_way_for_a_transfer(h
     model, x, y = opened_in_pixels(here / "plain")
     source, _, _ = opened_in_pixels(here / "other")
     generator = stream(1, "transfer-pgd 0.2")
-    moved = pgd(source, x, y, Threat("linf", 0.2), steps=3, generator=generator)
+    moved = pgd(source, x, y, Threat("linf", 0.2), Effort(steps=3, restarts=1), generator=generator)
     (saved,) = kept(here / "plain", "transfer-pgd")
     assert decoded(saved) == still_right(model, moved, y).tolist()
 
@@ -210,7 +210,7 @@ def test_deepfool_without_a_clip_leaves_the_bounds_and_is_a_mistake(here: Path, 
     points = by_key(attack(tell, "plain", "--attacks deepfool,deepfool-unclipped --iterations 1,3 --no-checks"))
     model, x, y = opened_in_pixels(here / "plain")
     rows = torch.randperm(len(x), generator=stream(0, "attacked images"))[:30].sort().values
-    moved = deepfool(model, x[rows], y[rows], Threat("l2", math.inf), iterations=3, clip=False)
+    moved = deepfool(model, x[rows], y[rows], Threat("l2", math.inf).without_bounds(), iterations=3)
     assert points["deepfool-unclipped", 3]["correct"] == int(still_right(model, moved, y[rows]).sum())
     assert points["deepfool-unclipped", 3]["distance"] == pytest.approx(
         float((moved - x[rows]).flatten(1).norm(dim=1).max())
@@ -331,7 +331,9 @@ def test_the_parts_of_autoattack_are_added_over_batches_and_printed(here: Path, 
     generator, want = stream(1, "autoattack 0.1"), Counter[str]()
     for part in rows.split(5):
         table: dict[str, int] = {}
-        autoattack(model, x[part], y[part], Threat("linf", 0.1), queries=15, table=table, generator=generator)
+        _, table = attack_in_turn(
+            model, x[part], y[part], Threat("linf", 0.1), Ensemble(queries=15), generator=generator
+        )
         want.update(table)
     told = tell(f"attack three {LITTLE} {flags} --batch-size 5")
     assert ", ".join(f"{name} {left}" for name, left in want.items()) in told.out

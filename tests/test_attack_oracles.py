@@ -15,7 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from nets import CLASSES, Noisy, NotANumber, count, digits, grey, lengths, linear, right_ones, seeded, trained, watched
-from perturblab.attacks import PixelModel, Threat, autoattack, deepfool, fgsm, pgd, square, still_right, violations
+from perturblab.attacks import (
+    Effort,
+    Ensemble,
+    PixelModel,
+    Threat,
+    attack_in_turn,
+    autoattack,
+    deepfool,
+    fgsm,
+    pgd,
+    square,
+    still_right,
+    violations,
+)
 from perturblab.attacks.autoattack import STANDARD, standard
 from perturblab.errors import NonFiniteError, UserError
 from told import in_order
@@ -85,7 +98,7 @@ def test_pgd_from_the_image_equals_foolbox_step_for_step(
     for steps in (1, 4, 10):
         theirs = foolbox().attacks.LinfPGD(steps=steps, random_start=False, abs_stepsize=2.5 * eps / steps)
         raw, _, _ = theirs(foolbox_model, x, y, epsilons=eps)
-        own = pgd(trained(), x, y, Threat("linf", eps), steps=steps, start_at_random=False)
+        own = pgd(trained(), x, y, Threat("linf", eps), Effort(steps=steps, restarts=1), start_at_random=False)
         torch.testing.assert_close(own, raw, rtol=0, atol=1e-6)
 
 
@@ -101,7 +114,13 @@ def test_pgd_lies_within_the_spread_of_restarts_of_foolbox_and_art(
     own, theirs = [], []
     state = np.random.get_state(legacy=True)
     for seed in range(4):
-        own.append(count(trained(), pgd(trained(), x, y, Threat(norm, eps), steps=20, generator=seeded(seed)), y))
+        own.append(
+            count(
+                trained(),
+                pgd(trained(), x, y, Threat(norm, eps), Effort(steps=20, restarts=1), generator=seeded(seed)),
+                y,
+            )
+        )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             np.random.seed(seed)
@@ -142,7 +161,7 @@ def test_unclipped_deepfool_equals_foolbox_without_bounds_at_every_cap(many: tup
     unbounded = foolbox().PyTorchModel(trained(), bounds=(-np.inf, np.inf), device="cpu")
     oracle = foolbox().attacks.L2DeepFoolAttack(steps=cap, candidates=10, overshoot=0.02)
     raw, _, _ = oracle(unbounded, x, y, epsilons=None)
-    own = deepfool(trained(), x, y, Threat("l2", math.inf), iterations=cap, clip=False)
+    own = deepfool(trained(), x, y, Threat("l2", math.inf).without_bounds(), iterations=cap)
     torch.testing.assert_close(own, raw, rtol=0, atol=1e-5)
     assert raw.min() < -0.1, "the oracle does not clip either"
     assert torch.equal(still_right(trained(), own, y), still_right(trained(), raw, y))
@@ -157,7 +176,7 @@ def test_the_default_steps_of_pgd_cross_the_ball_where_those_of_foolbox_move_a_t
     raw, _, _ = foolbox().attacks.LinfPGD(steps=10, random_start=False)(
         foolbox().PyTorchModel(model.eval(), bounds=(0, 1), device="cpu"), x, y, epsilons=0.1
     )
-    own = pgd(model, x, y, Threat("linf", 0.1), steps=10, start_at_random=False)
+    own = pgd(model, x, y, Threat("linf", 0.1), Effort(steps=10, restarts=1), start_at_random=False)
     assert lengths(raw, x, "linf").max() == pytest.approx(0.1 / 3, rel=0.02)
     assert lengths(own, x, "linf").min() == pytest.approx(0.1, rel=1e-5)
 
@@ -185,9 +204,9 @@ def test_autoattack_runs_on_nets_of_few_classes_and_is_no_weaker_than_pgd(classe
     model = trained(classes=classes)
     x, y = right_ones(model, 16, classes)
     threat = Threat("linf", 0.2)
-    found = autoattack(model, x, y, threat, queries=30, generator=seeded())
+    found = autoattack(model, x, y, threat, Ensemble(queries=30), generator=seeded())
     left = count(model, found, y)
-    assert left <= count(model, pgd(model, x, y, threat, restarts=3, generator=seeded()), y)
+    assert left <= count(model, pgd(model, x, y, threat, Effort(restarts=3), generator=seeded()), y)
     assert left < 16
     assert not violations(found, x, threat).any()
 
@@ -223,7 +242,7 @@ def table_of_survivors(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *
     names = standard(classes)
     lines: dict[str, int] = {}
     with spied() as seen:
-        ours = autoattack(model, x, y, threat, queries=queries, table=lines, generator=seeded(8))
+        ours, lines = attack_in_turn(model, x, y, threat, Ensemble(queries=queries), generator=seeded(8))
     assert [call["attacks"] for call in seen] == [[name] for name in names[: len(seen)]]
     seeds = [call["seed"] for call in seen]
     assert len(set(seeds)) == len(seeds)
@@ -258,7 +277,7 @@ def table_of_survivors(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *
         assert call["restarts"] == {"apgd": 1, "fab": 1, "apgd-t": 1}
         assert call["targets"] == (min(9, classes - 1),) * 2
     for length in range(1, len(names)):
-        part = autoattack(model, x, y, threat, attacks=names[:length], queries=queries, generator=seeded(8))
+        part = autoattack(model, x, y, threat, Ensemble(attacks=names[:length], queries=queries), generator=seeded(8))
         assert count(model, part, y) == table[length], "a shorter list of attacks gives that line of the table"
 
 
@@ -288,7 +307,7 @@ def test_autoattack_keeps_an_image_that_was_wrong_or_that_nothing_breaks(
     net: nn.Module, few: tuple[Tensor, Tensor]
 ) -> None:
     x, y = few
-    found = autoattack(net, x, y, Threat("linf", 0.12), queries=20, generator=seeded())
+    found = autoattack(net, x, y, Threat("linf", 0.12), Ensemble(queries=20), generator=seeded())
     kept = (found == x).flatten(1).all(1)
     assert kept[-1], "the one with the wrong label"
     assert torch.equal(kept[:-1], still_right(net, found, y)[:-1])
@@ -331,7 +350,7 @@ def test_autoattack_runs_where_the_net_computes_in_half_precision(
 ) -> None:
     threat = Threat(norm, 0.1 if norm == "linf" else 1.0)
     with torch.autocast("cpu", torch.bfloat16):
-        found = autoattack(net, *few, threat, queries=20, generator=seeded())
+        found = autoattack(net, *few, threat, Ensemble(queries=20), generator=seeded())
     assert found.dtype == torch.float32
     assert still_right(net, found, few[1]).sum() < still_right(net, *few).sum()
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cases import ATTACK_ROWS, HONEST, RANDOM, AttackCase, over
 from nets import CLASSES, NORMS, SMALL, NotANumberBehind, count, drawn, lengths, right_ones, seeded, trained, watched
-from perturblab.attacks import ATTACKS, Effort, PixelModel, Threat, deepfool, input_gradient, pgd, violations
+from perturblab.attacks import ATTACKS, Effort, Ensemble, PixelModel, Threat, deepfool, input_gradient, pgd, violations
 from perturblab.records.attack_names import ATTACK_KINDS
 from told import in_order
 
@@ -201,7 +201,7 @@ def test_within_an_attack_a_net_in_training_mode_draws_anew_at_every_pass(few: t
     model = in_training()
     model.net[2].register_forward_hook(lambda module, given, out: seen.append((out == 0).sum().item()))
     model.net[1].register_forward_hook(lambda module, given, out: moments.append(module.num_batches_tracked.item()))
-    pgd(model, *few, Threat("linf", 0.1), steps=6, generator=seeded())
+    pgd(model, *few, Threat("linf", 0.1), Effort(steps=6, restarts=1), generator=seeded())
     assert len(set(seen)) > 2
     assert moments == list(range(moments[0], moments[0] + 6))
 
@@ -240,29 +240,28 @@ def test_a_gradient_that_is_no_number_leads_to_no_image_that_is_none(
 
 
 @pytest.mark.parametrize(
-    ("name", "given"),
+    ("name", "given", "reads"),
     [
-        ("fgsm", {}),
-        ("pgd", {"steps": 3, "step_size": 0.07, "restarts": 2}),
-        ("autoattack", {"queries": 13}),
-        ("square", {"queries": 13}),
-        ("uniform", {}),
-        ("gaussian", {}),
-        ("universal", {}),
-        ("fgsm-unclipped", {}),
-        ("fgsm-normalised", {}),
+        ("fgsm", {}, set()),
+        ("pgd", {"effort": Effort(steps=3, step_size=0.07, restarts=2)}, {"steps", "step_size", "restarts"}),
+        ("autoattack", {"ensemble": Ensemble(queries=13)}, {"queries"}),
+        ("square", {"queries": 13}, {"queries"}),
+        ("uniform", {}, set()),
+        ("gaussian", {}, set()),
+        ("universal", {}, set()),
+        ("fgsm-unclipped", {}, set()),
+        ("fgsm-normalised", {}, set()),
     ],
 )
 def test_an_attack_by_name_is_the_function_with_that_effort(
-    net: nn.Module, few: tuple[Tensor, Tensor], name: str, given: dict[str, Any]
+    net: nn.Module, few: tuple[Tensor, Tensor], name: str, given: dict[str, Any], reads: set[str]
 ) -> None:
     row = next(row for row in ATTACK_ROWS if row.covers == name)
     plain = row.make.func if hasattr(row.make, "func") else row.make
-    given = given | ({"clip": False} if name == "fgsm-unclipped" else {})
     want = plain(net, *few, Threat("linf", 0.1), **given, generator=seeded(4))
     effort = Effort(steps=3, step_size=0.07, restarts=2, queries=13)
     assert torch.equal(ATTACKS[name](net, *few, Threat("linf", 0.1), effort, seeded(4)), want)
-    assert set(given) - {"clip"} == set(ATTACK_KINDS[name].reads) - {"draws", "early_stop"}
+    assert reads == set(ATTACK_KINDS[name].reads) - {"draws", "early_stop"}
 
 
 @pytest.mark.parametrize(("name", "gradients"), [("fgsm", 1), ("pgd", 3)])
@@ -286,6 +285,6 @@ def test_deepfool_by_name_takes_the_radius_as_its_cap(net: nn.Module, few: tuple
     for cap in (1, 3):
         want = deepfool(net, *few, free, iterations=cap)
         assert torch.equal(ATTACKS["deepfool"](net, *few, Threat("l2", float(cap)), Effort(), seeded()), want)
-        want = deepfool(net, *few, free, iterations=cap, clip=False)
+        want = deepfool(net, *few, free.without_bounds(), iterations=cap)
         found = ATTACKS["deepfool-unclipped"](net, *few, Threat("l2", float(cap)), Effort(), seeded())
         assert torch.equal(found, want)

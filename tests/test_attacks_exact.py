@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from cases import WHITE, AttackCase, over
 from nets import NORMS, Linear, Planted, Quantised, count, grey, lengths, linear, seeded, trained
 from perturblab.attacks import (
+    Effort,
+    Ensemble,
     Frozen,
     PixelModel,
     Threat,
@@ -58,7 +60,7 @@ def test_fgsm_and_pgd_reach_the_closed_form_of_a_linear_model_of_two_classes(nor
     assert 100 < want.sum() < 200, "a radius at which some images fall and others do not"
     threat = Threat(norm, eps)
     assert torch.equal(still_right(model, fgsm(model, x, y, threat), y), want)
-    assert torch.equal(still_right(model, pgd(model, x, y, threat, restarts=5, generator=seeded()), y), want)
+    assert torch.equal(still_right(model, pgd(model, x, y, threat, Effort(restarts=5), generator=seeded()), y), want)
     assert torch.equal(still_right(model, pgd(model, x, y, threat, start_at_random=False), y), want)
 
 
@@ -97,7 +99,7 @@ def test_autoattack_reaches_the_closed_form_of_a_linear_model(classes: int, norm
     falls = margins(model, x, y, norm)
     eps = clear_radius(falls)
     assert (falls / eps - 1).abs().min() > 5e-3
-    found = autoattack(model, x, y, Threat(norm, eps), queries=20, generator=seeded())
+    found = autoattack(model, x, y, Threat(norm, eps), Ensemble(queries=20), generator=seeded())
     assert torch.equal(still_right(model, found, y), falls > eps)
     assert 0 < (falls > eps).sum() < len(x)
 
@@ -120,7 +122,7 @@ def test_unclipped_deepfool_reaches_the_closed_form_on_black_and_white_images_wh
     x = torch.rand(300, 1, 4, 6, generator=seeded(1)).round()
     y = model(x).argmax(1)
     falls, free = margins(model, x, y, "l2"), Threat("l2", math.inf)
-    found = deepfool(model, x, y, free, iterations=1, clip=False)
+    found = deepfool(model, x, y, free.without_bounds(), iterations=1)
     torch.testing.assert_close(lengths(found, x, "l2"), 1.02 * (falls + 1e-4), rtol=1e-3, atol=1e-5)
     assert not still_right(model, found, y).any()
     assert found.min() < -0.1
@@ -129,7 +131,7 @@ def test_unclipped_deepfool_reaches_the_closed_form_on_black_and_white_images_wh
     assert torch.equal(clipped, found.clamp(0, 1)), "of a single step the clip is the whole difference"
     assert still_right(model, clipped, y).sum() > 150
     limited = clear_radius(1.02 * (falls + 1e-4))
-    near = deepfool(model, x, y, Threat("l2", limited), iterations=1, clip=False)
+    near = deepfool(model, x, y, Threat("l2", limited).without_bounds(), iterations=1)
     assert lengths(near, x, "l2").max() <= limited + 1e-5, "the radius holds without the clip too"
 
 
@@ -155,7 +157,8 @@ def planted(reach: float, corner: float, norm: str, eps: float) -> tuple[Planted
 def test_every_white_box_attack_finds_the_planted_error(row: AttackCase, norm: str) -> None:
     model, x, y = planted(0.2, 0.99, norm, 0.1)
     assert still_right(model, x, y).all()
-    make = partial(row.make, steps=50) if row.covers == "pgd" else row.make  # 6 steps are too long to end in it
+    # 6 steps are too long to end in it.
+    make = partial(row.make, effort=Effort(restarts=1)) if row.covers == "pgd" else row.make
     found = make(model, x, y, Threat(norm, 0.1), generator=seeded())
     assert count(model, found, y) == 0
     assert not violations(found, x, Threat(norm, 0.1)).any()
@@ -196,7 +199,7 @@ def test_a_quantised_net_gives_no_gradient_to_follow_but_falls_to_random_search(
     threat = Threat("linf", 0.15)
     clean = count(model, x, y)
     assert torch.equal(fgsm(model, x, y, threat), x)
-    assert torch.equal(pgd(model, x, y, threat, steps=5, start_at_random=False), x)
+    assert torch.equal(pgd(model, x, y, threat, Effort(steps=5, restarts=1), start_at_random=False), x)
     assert torch.equal(deepfool(model, x, y, Threat("l2", math.inf), iterations=3), x)
     assert count(model, square(model, x, y, threat, queries=200, generator=seeded()), y) < clean - 15
 
@@ -209,7 +212,7 @@ def test_unclipped_fgsm_is_the_papers_equation(many: tuple[Tensor, Tensor]) -> N
     leaf = x.clone().requires_grad_()
     loss = nn.functional.cross_entropy(trained()(leaf), y, reduction="sum")
     (gradient,) = torch.autograd.grad(loss, leaf)
-    found = fgsm(trained(), x, y, Threat("linf", 0.3), clip=False)
+    found = fgsm(trained(), x, y, Threat("linf", 0.3).without_bounds())
     assert torch.equal(found, x + 0.3 * gradient.sign())
     assert found.min() < -0.29
     assert torch.equal(found.clamp(0, 1), fgsm(trained(), x, y, Threat("linf", 0.3)))

@@ -8,7 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from nets import seeded
-from perturblab.attacks import Frozen, Threat, autoattack, fgsm, input_gradient, pgd, still_right, violations
+from perturblab.attacks import (
+    Effort,
+    Ensemble,
+    Frozen,
+    Threat,
+    autoattack,
+    fgsm,
+    input_gradient,
+    pgd,
+    still_right,
+    violations,
+)
 from perturblab.layers import BatchOut, Mixing, batch_step, inference_batchout
 from perturblab.layers.inference import ActiveBatchOut, InferenceBatchOut, inference_logits
 from told import in_order
@@ -173,8 +184,8 @@ def test_a_net_of_all_references_meets_every_attack_and_falls() -> None:
     threat = Threat("linf", 0.2)
     found = {
         "fgsm": fgsm(model, x, y, threat),
-        "pgd": pgd(model, x, y, threat, steps=10, generator=seeded()),
-        "autoattack": autoattack(model, x, y, threat, attacks=("apgd-ce",), generator=seeded()),
+        "pgd": pgd(model, x, y, threat, Effort(steps=10, restarts=1), generator=seeded()),
+        "autoattack": autoattack(model, x, y, threat, Ensemble(attacks=("apgd-ce",)), generator=seeded()),
     }
     left = {name: int(still_right(model, x_adv, y).sum()) for name, x_adv in found.items()}
     assert left["pgd"] <= left["fgsm"] < 20
@@ -199,6 +210,6 @@ def test_a_net_that_draws_references_is_attacked_through_the_expectation() -> No
     agree = [nn.functional.cosine_similarity(g.flatten(), want.flatten(), dim=0) for g in (many, one)]
     assert agree[0] > 0.98
     threat = Threat("linf", 0.2)
-    found = pgd(model, x, y, threat, steps=10, restarts=2, draws=10, generator=seeded())
+    found = pgd(model, x, y, threat, Effort(steps=10, restarts=2, draws=10), generator=seeded())
     assert still_right(whole, found, y).sum() <= still_right(whole, fgsm(whole, x, y, threat), y).sum() + 2 < 20
     assert not violations(found, x, threat).any()

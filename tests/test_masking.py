@@ -1,7 +1,7 @@
 """The masking checks: nets that mask their gradient raise their flag, a plain one none; the numbers are right."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -65,7 +65,7 @@ def test_a_plain_trained_net_raises_no_flag() -> None:
     model, other = trained(), trained(1)
     effort = Effort(steps=50, restarts=5)
     breakers = dict(by_square(model, 300))
-    breakers["transfer"] = lambda x, y, t, g: pgd(other, x, y, t, steps=20, generator=g)
+    breakers["transfer"] = lambda x, y, t, g: pgd(other, x, y, t, Effort(steps=20, restarts=1), generator=g)
     for norm, eps in (("linf", 0.1), ("l2", 0.6)):
         x, y = digits()
         threat = Threat(norm, eps)
@@ -73,7 +73,12 @@ def test_a_plain_trained_net_raises_no_flag() -> None:
         assert found.flags() == []
         assert set(found.black_box) == {"uniform", "gaussian", "square", "transfer"}
         assert 10 < found.pgd < found.fgsm < 190, "a radius at which there is something to see"
-        assert count(other, pgd(other, x[:200], y[:200], threat, steps=20, generator=seeded(1)), y[:200]) < 100
+        assert (
+            count(
+                other, pgd(other, x[:200], y[:200], threat, Effort(steps=20, restarts=1), generator=seeded(1)), y[:200]
+            )
+            < 100
+        )
 
 
 def test_a_quantised_net_has_zero_gradients_and_falls_to_a_black_box() -> None:
@@ -206,7 +211,7 @@ def test_fgsm_and_large_and_zero_are_counted_as_a_plain_loop_counts() -> None:
     found = looked(model)
     assert found.fgsm == sum(count(model, fgsm(model, x[i : i + 1], y[i : i + 1], Threat("linf", 0.1)), y[i : i + 1])
                              for i in range(100))  # fmt: skip
-    large = pgd(model, x, y, Threat("linf", 0.5), steps=5, generator=seeded(3))
+    large = pgd(model, x, y, Threat("linf", 0.5), Effort(steps=5, restarts=1), generator=seeded(3))
     assert abs(found.large - count(model, large, y)) <= 2
     assert found.zero == 0
 
@@ -214,15 +219,15 @@ def test_fgsm_and_large_and_zero_are_counted_as_a_plain_loop_counts() -> None:
 def test_doubled_has_twice_the_steps_and_twice_the_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
-    def spy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, **given: Any) -> Tensor:
-        asked.append({"eps": threat.eps, **given})
-        return pgd(model, x, y, threat, **given)
+    def spy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, effort: Effort, **given: Any) -> Tensor:
+        asked.append({"eps": threat.eps, **asdict(effort), **given})
+        return pgd(model, x, y, threat, effort, **given)
 
     monkeypatch.setattr(masking, "pgd", spy)
     looked(trained(), effort=Effort(steps=4, restarts=3, draws=2), images=10)
-    wanted = [(call["eps"], call["steps"], call.get("restarts", 1), call["draws"]) for call in asked]
+    wanted = [(call["eps"], call["steps"], call["restarts"], call["draws"]) for call in asked]
     assert sorted(wanted) == [(0.1, 4, 1, 2), (0.1, 4, 3, 2), (0.1, 4, 3, 2), (0.1, 8, 6, 2), (0.5, 4, 3, 2)]
-    assert [call["loss"] is masking.margin_loss for call in asked if call.get("restarts") == 3].count(True) == 1
+    assert [call["loss"] is masking.margin_loss for call in asked if call["restarts"] == 3].count(True) == 1
 
 
 @pytest.mark.parametrize("step_size", [None, 0.013])
@@ -232,9 +237,9 @@ def test_the_step_size_asked_for_is_the_one_that_is_checked(
     """Else the flags would speak of another attack than the curve."""
     asked: list[float | None] = []
 
-    def spy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, **given: Any) -> Tensor:
-        asked.append(given.get("step_size"))
-        return pgd(model, x, y, threat, **given)
+    def spy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, effort: Effort, **given: Any) -> Tensor:
+        asked.append(effort.step_size)
+        return pgd(model, x, y, threat, effort, **given)
 
     monkeypatch.setattr(masking, "pgd", spy)
     looked(trained(), effort=Effort(steps=4, step_size=step_size), images=10)

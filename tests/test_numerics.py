@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from builders import FULL, Tell
 from perturblab import attacks
+from perturblab.attacks import Effort
 from perturblab.layers import Masks, Mixing, batch_step, batchout_at
 from perturblab.layers.kernels import build as kernels
 from perturblab.models import Task, build
@@ -162,7 +163,7 @@ def attacked() -> dict[str, Any]:
         model = attacks.PixelModel(net, [0.5] * CHANNELS, [0.25] * CHANNELS)
         x = (pixels.float() / 255).contiguous(memory_format=torch.channels_last)
         threat, generator = attacks.Threat("l2", 0.5), torch.Generator().manual_seed(1)
-        found = attacks.pgd(model, x, labels, threat, steps=4, generator=generator)
+        found = attacks.pgd(model, x, labels, threat, Effort(steps=4, restarts=1), generator=generator)
         with torch.no_grad():
             logits = model(found).double()
     sizes = {f"logits of image {row}": value.norm().item() for row, value in enumerate(logits)}

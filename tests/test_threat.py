@@ -11,7 +11,7 @@ from torch import nn
 
 from nets import NORMS, Noisy, count, digits, seeded, trained, watched
 from perturblab import attacks
-from perturblab.attacks import Frozen, PixelModel, Threat, pgd, project, to_pixels, untouched, violations
+from perturblab.attacks import Effort, Frozen, PixelModel, Threat, pgd, project, to_pixels, untouched, violations
 from perturblab.errors import UserError
 from perturblab.records.attack_config import AttackConfig
 from perturblab.records.config import TrainConfig, parse_eps, validated
@@ -124,7 +124,7 @@ def test_a_frozen_net_draws_the_same_at_every_pass_and_lets_gradients_through() 
     with watched(net):
         assert torch.equal(one(x), one(x))
         assert not torch.equal(one(x), two(x))
-        found = pgd(one, x, y, Threat("linf", 0.1), steps=3, generator=seeded())
+        found = pgd(one, x, y, Threat("linf", 0.1), Effort(steps=3, restarts=1), generator=seeded())
     assert count(one, found, y) < count(one, x, y)
     assert not torch.equal(net(x), net(x)), "the net itself stays random"
 

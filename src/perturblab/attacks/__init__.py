@@ -7,7 +7,7 @@
 * `registry`: all of them by name. `masking`: checks that a masked gradient cannot pass for a defence.
 """
 
-from perturblab.attacks.autoattack import autoattack, square
+from perturblab.attacks.autoattack import Ensemble, attack_in_turn, autoattack, square
 from perturblab.attacks.deepfool import deepfool, deepfool_path
 from perturblab.attacks.gradient import fgsm, fgsm_normalised, input_gradient, pgd, random_start, still_right
 from perturblab.attacks.masking import examine, is_random, is_softmax, margin_loss
@@ -21,9 +21,11 @@ __all__ = [
     "ATTACKS",
     "Attack",
     "Effort",
+    "Ensemble",
     "Frozen",
     "PixelModel",
     "Threat",
+    "attack_in_turn",
     "autoattack",
     "deepfool",
     "deepfool_path",

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,15 +47,29 @@ def standard(classes: int) -> tuple[str, ...]:
     return (STANDARD[0], *second, *STANDARD[2:])
 
 
+@dataclass(frozen=True)
+class Ensemble:
+    """The attacks that AutoAttack makes.
+
+    Args:
+        attacks: some of "apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square", in their order; `standard` by default.
+        queries: of Square, for each image.
+    """
+
+    attacks: Sequence[str] = ()
+    queries: int = 5000
+
+
+_STANDARD = Ensemble()
+
+
 def autoattack(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
     threat: Threat,
+    ensemble: Ensemble = _STANDARD,
     *,
-    attacks: Sequence[str] = (),
-    queries: int = 5000,
-    table: dict[str, int] | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Attack every image until one attack succeeds; the others stay as they are.
@@ -64,9 +79,7 @@ def autoattack(
         x: (N, C, H, W), within [0, 1].
         y: int64 (N,), the true labels.
         threat: norm and radius; its bounds are [0, 1].
-        attacks: some of "apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square", in their order; `standard` by default.
-        queries: of Square, for each image.
-        table: gets, in their order, how many images each attack left right of those that were right before it.
+        ensemble: the attacks.
         generator: decides the attacks' own seeds.
 
     Returns:
@@ -81,25 +94,48 @@ def autoattack(
     Reference:
         as `standard`; Square: Andriushchenko et al., ECCV 2020.
     """
+    return attack_in_turn(model, x, y, threat, ensemble, generator=generator)[0]
+
+
+def attack_in_turn(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    ensemble: Ensemble = _STANDARD,
+    *,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, dict[str, int]]:
+    """Do the same as `autoattack`, and count how many images stand after each attack.
+
+    Args:
+        model, x, y, threat, ensemble, generator: as for `autoattack`; ``x`` is (N, C, H, W), ``y`` is (N,).
+
+    Returns:
+        (N, C, H, W), and for each attack in turn: of the images that were still right, how many it left right.
+
+    Raises:
+        UserError, ValueError, NonFiniteError: as `autoattack`.
+    """
     check_images(x, threat)
     check_radius(threat)
-    _check(threat, generator, attacks or STANDARD, *x.shape[-2:])
+    _check(threat, generator, ensemble.attacks or STANDARD, *x.shape[-2:])
+    result, table = x.clone(), dict[str, int]()
     if not len(x) or threat.eps == 0:
-        return x.clone()
+        return result, table
     classes = _check_model(model, x)
-    result = x.clone()
-    for attack in attacks or standard(classes):
+    for attack in ensemble.attacks or standard(classes):
         left = still_right(model, result, y).nonzero().flatten()
         if not len(left):
             break
         seed = int(torch.randint(2**31, (), generator=generator))
         with _fenced(model), untouched(model, seed=seed):
-            engine = _engine(_Contiguous(model, x), threat, attack, queries, classes, seed, x.device)
+            engine = _engine(_Contiguous(model, x), threat, attack, seed, x.device)
+            _set_effort(engine, ensemble.queries, classes)
             found, _ = engine.run_standard_evaluation(x[left].contiguous(), y[left], batch_size=max(len(left), 1))
         result[left] = project(found, x[left], threat)
-        if table is not None:
-            table[attack] = int(still_right(model, result[left], y[left]).sum())
-    return result
+        table[attack] = int(still_right(model, result[left], y[left]).sum())
+    return result, table
 
 
 def square(
@@ -111,7 +147,7 @@ def square(
     queries: int = 5000,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Square alone: random search that looks at no gradient.
+    """Attack with Square alone: random search that looks at no gradient.
 
     Args:
         model: from images in [0, 1] to logits (N, classes); in eval mode.
@@ -130,7 +166,7 @@ def square(
     Reference:
         Andriushchenko et al., Square attack, ECCV 2020.
     """
-    return autoattack(model, x, y, threat, attacks=("square",), queries=queries, generator=generator)
+    return autoattack(model, x, y, threat, Ensemble(("square",), queries), generator=generator)
 
 
 def _check(threat: Threat, generator: torch.Generator | None, attacks: Sequence[str], height: int, width: int) -> None:
@@ -144,7 +180,7 @@ def _check(threat: Threat, generator: torch.Generator | None, attacks: Sequence[
 
 @torch.no_grad()
 def _check_model(model: nn.Module, x: Tensor) -> int:
-    """Check what the package does not, and give the number of classes."""
+    """Check what the package does not; return the number of classes."""
     if any(module.training for module in model.modules()):
         raise ValueError("the model is in training mode; call model.eval() before attacking it")
     few = x[:_LOOKED_AT]
@@ -157,16 +193,14 @@ def _check_model(model: nn.Module, x: Tensor) -> int:
     return int(logits.shape[1])
 
 
-def _engine(
-    model: nn.Module, threat: Threat, attack: str, queries: int, classes: int, seed: int, device: torch.device
-) -> Any:
+def _engine(model: nn.Module, threat: Threat, attack: str, seed: int, device: torch.device) -> Any:
     try:
         from pyautoattack import AutoAttack
     except ImportError as error:
         raise UserError(
             "AutoAttack and Square need pyautoattack, which is missing; say pip install 'perturblab[robust]'"
         ) from error
-    engine = AutoAttack(
+    return AutoAttack(
         model,
         attacks=[attack],
         device=device,
@@ -175,11 +209,13 @@ def _engine(
         seed=seed,
         version="custom",
     )
-    # What the standard version sets, which "custom" does not.
+
+
+def _set_effort(engine: Any, queries: int, classes: int) -> None:
+    """Set what the package sets for its standard version only."""
     engine.apgd.n_restarts = engine.fab.n_restarts = engine.apgd_targeted.n_restarts = 1
     engine.fab.n_target_classes = engine.apgd_targeted.n_target_classes = min(_TARGETS, classes - 1)
     engine.square.n_queries = queries
-    return engine
 
 
 class _Contiguous(nn.Module):

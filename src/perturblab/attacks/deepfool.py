@@ -1,8 +1,5 @@
 """DeepFool: the nearest point behind a linearised decision boundary, again and again."""
 
-import math
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +17,6 @@ def deepfool(
     threat: Threat,
     *,
     iterations: int = 50,
-    overshoot: float = 0.02,
-    clip: bool = True,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Move every image that is classified right across the nearest of the linearised l2 decision boundaries.
@@ -30,16 +25,14 @@ def deepfool(
         model: from images in [0, 1] to logits (N, classes).
         x: (N, C, H, W), within the bounds.
         y: int64 (N,), the true labels; an image classified wrong stays as it is.
-        threat: "l2"; a finite radius limits how far an image may go, infinity does not.
+        threat: "l2"; a finite radius limits how far an image may go, infinity does not. Every step is brought into the
+            bounds. Of images full of black and white pixels most of each step is lost so, and at a low cap what is
+            measured is the clip; the authors' algorithm is that of `Threat.without_bounds`.
         iterations: steps at most; an image stops at its first wrong answer.
-        overshoot: share by which the whole way is lengthened.
-        clip: bring every step into the bounds. Of images full of black and white pixels most of each step is lost so,
-            and at a low cap what is measured is the clip; without it, as in the authors' algorithm, an image may leave
-            the bounds.
         generator: not used; every attack takes one.
 
     Returns:
-        (N, C, H, W), in the ball; in the bounds too with ``clip``.
+        (N, C, H, W), in the ball and the bounds.
 
     Raises:
         ValueError: images outside the bounds, another norm than l2, no iteration.
@@ -47,7 +40,7 @@ def deepfool(
     Reference:
         Moosavi-Dezfooli, Fawzi, Frossard, DeepFool, CVPR 2016, algorithm 2.
     """
-    return deepfool_path(model, x, y, threat, iterations=iterations, overshoot=overshoot, clip=clip)[-1]
+    return deepfool_path(model, x, y, threat, iterations=iterations)[-1]
 
 
 def deepfool_path(
@@ -58,9 +51,8 @@ def deepfool_path(
     *,
     iterations: int,
     overshoot: float = 0.02,
-    clip: bool = True,
 ) -> list[Tensor]:
-    """Make the images of `deepfool` at every cap from 1 to ``iterations``, for the price of the last.
+    """Return the images of `deepfool` at every cap from 1 to ``iterations``, for the price of the last.
 
     Args:
         model: from images in [0, 1] to logits (N, classes).
@@ -69,7 +61,6 @@ def deepfool_path(
         threat: as for `deepfool`.
         iterations: the highest cap.
         overshoot: share by which the whole way is lengthened.
-        clip: as for `deepfool`.
 
     Returns:
         One (N, C, H, W) a cap.
@@ -80,14 +71,13 @@ def deepfool_path(
     check_images(x, threat)
     if threat.norm != "l2" or iterations < 1:
         raise ValueError(f"norm is {threat.norm!r} and iterations {iterations}; DeepFool needs l2 and at least 1")
-    limits = threat if clip else replace(threat, bounds=(-math.inf, math.inf))
     found, way, path = x.clone(), torch.zeros_like(x), []
     with traceless(model):
         for _ in range(iterations):
             left = still_right(model, found, y).nonzero().flatten()
             if len(left) and threat.eps:
                 way[left] += _step(model, found[left], y[left])
-                found[left] = project(x[left] + (1 + overshoot) * way[left], x[left], limits)
+                found[left] = project(x[left] + (1 + overshoot) * way[left], x[left], threat)
             path.append(found.clone())
     return path
 

@@ -8,8 +8,10 @@ from torch.nn.functional import cross_entropy
 
 from perturblab.attacks.pixels import PixelModel, traceless
 from perturblab.attacks.threat import Threat, check_images, check_radius, l2_norm, per_image, project
+from perturblab.records.attack_names import Effort
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+_ONCE = Effort(restarts=1)
 
 
 def sum_loss(logits: Tensor, y: Tensor) -> Tensor:
@@ -77,18 +79,16 @@ def fgsm(
     y: Tensor,
     threat: Threat,
     *,
-    clip: bool = True,
     draws: int = 1,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """One step of the whole radius along the gradient: FGSM (linf), or the fast gradient method (l2).
+    """Take one step of the whole radius along the gradient: FGSM (linf), or the fast gradient method (l2).
 
     Args:
         model: from images in [0, 1] to logits.
         x: (N, C, H, W), within the bounds.
         y: int64 (N,), the true labels.
-        threat: norm and radius.
-        clip: bring the result into the bounds; without it, as in the paper's equation 4, it may leave them.
+        threat: norm, radius and bounds; `Threat.without_bounds` is the paper's equation 4.
         draws: forward passes a gradient, for a net whose forward is random.
         generator: not used; every attack takes one.
 
@@ -107,8 +107,7 @@ def fgsm(
         return x.clone()
     with traceless(model):
         gradient, _ = input_gradient(model, x, y, draws=draws)
-    moved = x + threat.eps * direction(gradient, threat.norm)
-    return moved.clamp(*threat.bounds) if clip else moved
+    return (x + threat.eps * direction(gradient, threat.norm)).clamp(*threat.bounds)
 
 
 def fgsm_normalised(
@@ -177,36 +176,29 @@ def pgd(
     x: Tensor,
     y: Tensor,
     threat: Threat,
+    effort: Effort = _ONCE,
     *,
-    steps: int = 50,
-    step_size: float | None = None,
-    restarts: int = 1,
     start_at_random: bool = True,
     loss: Loss = sum_loss,
-    draws: int = 1,
-    early_stop: bool = False,
-    trace: list[float] | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Projected gradient ascent on the loss; of several restarts, for every image the one that fools the model.
+    """Ascend the loss by projected gradients; of several restarts, keep for every image the one that fools the model.
 
     Args:
         model: from images in [0, 1] to logits.
         x: (N, C, H, W), within the bounds.
         y: int64 (N,), the true labels.
         threat: norm and radius.
-        steps: gradient steps of each restart.
-        step_size: length of a step in pixels; 2.5 eps / steps by default, which can cross the ball.
-        restarts: from the second on, only images that are still classified right are attacked. With ``draws`` these are
-            the ones that are right in any of as many fresh passes, and of all restarts the one that is right in the
-            fewest is kept: a single pass would drop images that it fools by chance.
+        effort: ``steps`` of each restart, of length ``step_size`` in pixels: 2.5 eps / steps by default, which can
+            cross the ball. ``restarts``: one by default; from the second on, only images that are still classified
+            right are attacked. ``draws``: forward passes a gradient, for a net whose forward is random. With several,
+            the images attacked again are those that are right in any of as many fresh passes, and of all restarts the
+            one that is right in the fewest is kept: a single pass would drop images that it fools by chance.
+            ``early_stop``: leave an image alone as soon as it fools the model, which it may do unchanged. What one step
+            found no later step loses, and most of the work is saved. But the loss is raised no further, as a transfer
+            and adversarial training need it, and a model whose forward is random would be judged by its worst draw.
         start_at_random: begin at a random image of the ball; else at the image itself.
         loss: what is raised, a sum over images.
-        draws: forward passes a gradient, for a net whose forward is random.
-        early_stop: leave an image alone as soon as it fools the model, which it may do unchanged. What one step found
-            no later step loses, and most of the work is saved; but the loss is raised no further, as a transfer and
-            adversarial training need it, and a model whose forward is random would be judged by its worst draw.
-        trace: gets the mean loss before every step of the first restart, of the images that are still attacked.
         generator: decides the starts.
 
     Returns:
@@ -220,15 +212,16 @@ def pgd(
     """
     check_images(x, threat)
     check_radius(threat)
+    steps, restarts, draws = effort.steps, effort.restarts, effort.draws
     if steps < 1 or restarts < 1:
         raise ValueError(f"steps is {steps} and restarts {restarts}; choose at least 1 of each")
     if threat.eps == 0:
         return x.clone()
-    size = 2.5 * threat.eps / steps if step_size is None else step_size
+    size = 2.5 * threat.eps / steps if effort.step_size is None else effort.step_size
     result, left = x.clone(), torch.arange(len(x), device=x.device)
     least = torch.ones_like(left, dtype=torch.float32)  # share of passes in which the restart kept leaves it right
     with traceless(model):
-        if early_stop:
+        if effort.early_stop:
             left = left[still_right(model, x, y)]
         for restart in range(restarts):
             if not len(left):
@@ -238,9 +231,7 @@ def pgd(
             climb = _climber(near, threat, size)
             for _ in range(steps):
                 gradient, logits = input_gradient(model, found, target, loss=loss, draws=draws)
-                if trace is not None and restart == 0:
-                    trace.append(float(sum_loss(logits, target)) / len(target))
-                if early_stop and not bool((held := logits.argmax(1) == target).all()):
+                if effort.early_stop and not bool((held := logits.argmax(1) == target).all()):
                     result[left[~held]] = found[~held]
                     left, target, found, gradient = left[held], target[held], found[held], gradient[held]
                     if not len(left):

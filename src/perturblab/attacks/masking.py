@@ -8,6 +8,7 @@ of AutoAttack (Croce, Hein, ICML 2020).
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -94,26 +95,21 @@ def examine(
     """
 
     def ascend(within: Threat, times: int = 1, loss: Loss = sum_loss) -> Tensor:
-        x_adv = pgd(
-            model,
-            x,
-            y,
-            within,
-            steps=times * effort.steps,
-            step_size=effort.step_size if within is threat else None,
-            restarts=times * effort.restarts,
-            loss=loss,
-            draws=effort.draws,
-            early_stop=effort.early_stop,
-            generator=generator,
-        )
-        return still_right(model, x_adv, y)
+        size = effort.step_size if within is threat else None
+        more = replace(effort, steps=times * effort.steps, restarts=times * effort.restarts, step_size=size)
+        found = pgd(model, x, y, within, more, loss=loss, generator=generator)
+        return still_right(model, found, y)
+
+    trace: list[float] = []
+
+    def traced(logits: Tensor, y: Tensor) -> Tensor:
+        loss = sum_loss(logits, y)
+        trace.append(float(loss.detach()) / len(y))
+        return loss
 
     gradient, logits = input_gradient(model, x, y)
     right, flat = logits.argmax(1) == y, gradient.flatten(1)
-    trace: list[float] = []
-    steps, size = effort.steps, effort.step_size
-    pgd(model, x, y, threat, steps=steps, step_size=size, draws=effort.draws, trace=trace, generator=generator)
+    pgd(model, x, y, threat, replace(effort, restarts=1, early_stop=False), loss=traced, generator=generator)
     fast = still_right(model, fgsm(model, x, y, threat, draws=effort.draws), y)
     iterated, by_margin = ascend(threat), ascend(threat, loss=margin_loss)
     breakers: dict[str, Breaker] = {
@@ -137,5 +133,5 @@ def examine(
         doubled=int(ascend(threat, 2).sum()),
         margin=int((iterated & ~by_margin).sum()),
         black_box={name: int((fast & iterated & ~broken).sum()) for name, broken in blind.items()},
-        trace=trace,
+        trace=trace[effort.draws - 1 :: effort.draws],  # the last draw of each step
     )

@@ -65,7 +65,6 @@ def universal(
     y: Tensor,
     threat: Threat,
     *,
-    passes: int = 10,
     batch_size: int = 100,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -76,7 +75,6 @@ def universal(
         x: (N, C, H, W), within the bounds.
         y: int64 (N,), the true labels.
         threat: norm and radius.
-        passes: over the images.
         batch_size: images a step.
         generator: decides the order.
 
@@ -84,12 +82,12 @@ def universal(
         (N, C, H, W), in the ball and the bounds.
 
     Raises:
-        ValueError: images outside the bounds, no pass, or no generator.
+        ValueError: images outside the bounds, or no generator.
 
     Reference:
         Moosavi-Dezfooli et al., Universal adversarial perturbations, CVPR 2017.
     """
-    delta = universal_perturbation(model, x, y, threat, passes=passes, batch_size=batch_size, generator=generator)
+    delta = universal_perturbation(model, x, y, threat, batch_size=batch_size, generator=generator)
     return project(x + delta, x, threat)
 
 
@@ -129,7 +127,7 @@ def universal_perturbation(
     if generator is None or passes < 1:
         raise ValueError(f"generator is {generator} and passes {passes}; pass a torch.Generator and at least 1 pass")
     delta, origin = torch.zeros_like(x[:1]), torch.zeros_like(x[:1])
-    ball = Threat(threat.norm, threat.eps, (-torch.inf, torch.inf))
+    ball = threat.without_bounds()
     size = threat.eps / 5
     with traceless(model):
         for _ in range(passes if threat.eps else 0):

@@ -1,7 +1,7 @@
 """Threat models: the norm, how far an attacker may go, and within which bounds."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ class Threat:
             raise ValueError(f"eps is {self.eps}; choose a radius of at least 0, in pixels of [0, 1], such as 8/255")
         if not self.bounds[0] < self.bounds[1]:
             raise ValueError(f"bounds are {self.bounds}; expected the lowest pixel value below the highest")
+
+    def without_bounds(self) -> "Threat":
+        """Return the same ball with pixels of any value."""
+        return replace(self, bounds=(-math.inf, math.inf))
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:

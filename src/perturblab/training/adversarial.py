@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from perturblab.attacks.gradient import fgsm, pgd
 from perturblab.attacks.pixels import untouched
 from perturblab.attacks.threat import Threat
+from perturblab.records.attack_names import Effort
 
 
 @dataclass(frozen=True)
@@ -56,4 +57,4 @@ def adversarial_images(
     with untouched(model, training=adversary.training, seed=seed):
         if adversary.steps == 1:
             return fgsm(model, x, y, adversary.threat)
-        return pgd(model, x, y, adversary.threat, steps=adversary.steps, generator=generator)
+        return pgd(model, x, y, adversary.threat, Effort(steps=adversary.steps, restarts=1), generator=generator)

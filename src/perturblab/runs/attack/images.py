@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from perturblab.attacks.autoattack import autoattack
+from perturblab.attacks.autoattack import Ensemble, attack_in_turn
 from perturblab.attacks.deepfool import deepfool_path
 from perturblab.attacks.pixels import Frozen, untouched
 from perturblab.attacks.registry import ATTACKS
@@ -54,7 +54,7 @@ def make_images(
         moved(start)
         x, y, parts = target.x[start : start + size], target.y[start : start + size], dict[str, int]()
         if name.plain == "autoattack" and not name.is_transfer:  # a transfer's parts would speak of the source
-            made = autoattack(model, x, y, threat, queries=effort.queries, table=parts, generator=generator)
+            made, parts = attack_in_turn(model, x, y, threat, Ensemble(queries=effort.queries), generator=generator)
         else:
             made = ATTACKS[name.plain](model, x, y, threat, effort, generator)
         batches.add(made, parts, generator)
@@ -66,12 +66,13 @@ def _capped(target: Target, model: nn.Module, name: AttackName, cap: int, moved:
     """Make DeepFool's images at one cap; the highest cap asked for gives those of all lower ones."""
     highest = max(cap, *target.config.iterations)
     free = Threat("l2", float("inf"))
+    if name.kind.is_mistake:
+        free = free.without_bounds()
     if name not in target.paths or len(target.paths[name]) < highest:
         parts: list[list[Tensor]] = []
         size = target.config.batch_size
-        clip = not name.kind.is_mistake
         for x, y in zip(target.x.split(size), target.y.split(size), strict=True):
-            parts.append(deepfool_path(model, x, y, free, iterations=highest, clip=clip))
+            parts.append(deepfool_path(model, x, y, free, iterations=highest))
             moved(size * len(parts))
         target.paths[name] = [torch.cat(at_cap) for at_cap in zip(*parts, strict=True)]
     return target.paths[name][cap - 1]
