@@ -11,7 +11,7 @@ from perturblab.attacks.threat import Threat, check_images, check_radius, l2_nor
 from perturblab.records.attack_names import Effort
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-_ONCE = Effort(restarts=1)
+ONE_RESTART = Effort(restarts=1)
 
 
 def sum_loss(logits: Tensor, y: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ def pgd(
     x: Tensor,
     y: Tensor,
     threat: Threat,
-    effort: Effort = _ONCE,
+    effort: Effort = ONE_RESTART,
     *,
     start_at_random: bool = True,
     loss: Loss = sum_loss,

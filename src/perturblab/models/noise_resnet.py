@@ -17,7 +17,7 @@ from perturblab.layers.masks import MaskOptions, Masks
 from perturblab.layers.perturb import NoiseLayer
 from perturblab.layers.pooling import pool
 from perturblab.layers.shift import Shift
-from perturblab.models.skeleton import ResNet, Size, Task, conv_norm, conv_stem, down, halved
+from perturblab.models.skeleton import Blocks, ResNet, Size, Task, conv_norm, conv_stem, down, halved
 from perturblab.records.choices import Operator, check_choice
 
 # (channels, the masks' stream) -> what stands in the place of the masks, (N, C, H, W) to (N, C, H, W)
@@ -121,4 +121,5 @@ def noise_resnet(
         stem[0].requires_grad_(False)
     size = halved(task.size, 2) if options.first_filter_size == 7 else task.size
     body = partial(_bottleneck if bottleneck else _basic, options, masks)
-    return ResNet(stem, size, body, nblocks, options.nfilters, task.nclasses, 4 if bottleneck else 1)
+    blocks = Blocks(nblocks, body, expansion=4 if bottleneck else 1)
+    return ResNet(stem, size, blocks, options.nfilters, task.nclasses)

@@ -17,7 +17,7 @@ from perturblab.layers.activations import activation
 from perturblab.layers.masks import Masks, Noise
 from perturblab.layers.perturb import PerturbLayer, PerturbLayerFirst, plain_layer
 from perturblab.layers.pooling import pool
-from perturblab.models.skeleton import ResNet, Size, Task, conv_norm, down, halved
+from perturblab.models.skeleton import Blocks, ResNet, Size, Task, conv_norm, down, halved
 
 
 @dataclass(frozen=True)
@@ -179,4 +179,5 @@ def perturb_resnet(
     size = halved(task.size, 2) if options.first_filter_size == 7 else task.size
     body = partial(_bottleneck if bottleneck else _basic, options, masks)
     stem = _stem(options, masks, task)
-    return ResNet(stem, size, body, nblocks, options.nfilters, task.nclasses, 4 if bottleneck else 1)
+    blocks = Blocks(nblocks, body, expansion=4 if bottleneck else 1)
+    return ResNet(stem, size, blocks, options.nfilters, task.nclasses)

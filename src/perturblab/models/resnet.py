@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from perturblab.models.skeleton import ResNet, Size, Task, conv_norm, conv_stem
+from perturblab.models.skeleton import Blocks, ResNet, Size, Task, conv_norm, conv_stem
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,6 @@ def resnet(
     task: Task, options: ResNetOptions, masks: torch.Generator, *, nblocks: Sequence[int], bottleneck: bool = False
 ) -> ResNet:
     """Build a ResNet; it has no masks and leaves their stream alone."""
-    body, expansion = (_bottleneck, 4) if bottleneck else (_basic, 1)
+    blocks = Blocks(nblocks, _bottleneck, expansion=4) if bottleneck else Blocks(nblocks, _basic)
     stem = conv_stem(task.channels, options.nfilters, 3)
-    return ResNet(stem, task.size, body, nblocks, options.nfilters, task.nclasses, expansion)
+    return ResNet(stem, task.size, blocks, options.nfilters, task.nclasses)

@@ -75,39 +75,44 @@ class Residual(nn.Module):
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """The residual blocks of a net.
+
+    Args:
+        counts: blocks in each stage.
+        body: makes the residual branch of one block.
+        expansion: a block's output channels over its planes (4 for a bottleneck).
+    """
+
+    counts: Sequence[int]
+    body: Body
+    expansion: int = 1
+
+
 class ResNet(nn.Module):
-    """Stem, four stages of residual blocks, mean over the final map, linear layer.
+    """Stem, four stages of residual blocks, mean over the final map, linear layer: (N, C, H, W) to (N, classes).
 
     Args:
         stem: first layers, from the image to ``nfilters`` channels.
         size: (H, W) after the stem.
-        body: makes the residual branch of one block.
-        nblocks: blocks in each stage.
+        blocks: of the stages.
         nfilters: width of the first stage; it doubles from stage to stage.
         nclasses: number of classes.
-        expansion: a block's output channels over its planes (4 for a bottleneck).
     """
 
-    def __init__(
-        self,
-        stem: nn.Module,
-        size: Size,
-        body: Body,
-        nblocks: Sequence[int],
-        nfilters: int,
-        nclasses: int,
-        expansion: int = 1,
-    ) -> None:
+    def __init__(self, stem: nn.Module, size: Size, blocks: Blocks, nfilters: int, nclasses: int) -> None:
         super().__init__()
         self.stem = stem
         width = nfilters
-        for stage, depth in enumerate(nblocks):
-            blocks = []
+        for stage, depth in enumerate(blocks.counts):
+            made = []
             for block in range(depth):
                 planes, stride = nfilters * 2**stage, 2 if stage and not block else 1
-                blocks.append(Residual(body(width, planes, stride, size), _shortcut(width, planes * expansion, stride)))
-                width, size = planes * expansion, down(size, stride)
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+                outputs = planes * blocks.expansion
+                made.append(Residual(blocks.body(width, planes, stride, size), _shortcut(width, outputs, stride)))
+                width, size = outputs, down(size, stride)
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*made))
         self.linear = nn.Linear(width, nclasses)
 
     def forward(self, x: Tensor) -> Tensor:

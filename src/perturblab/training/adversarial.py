@@ -1,14 +1,13 @@
 """Defences: what happens to a batch around its forward pass in training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from perturblab.attacks.gradient import fgsm, pgd
+from perturblab.attacks.gradient import ONE_RESTART, fgsm, pgd
 from perturblab.attacks.pixels import untouched
 from perturblab.attacks.threat import Threat
-from perturblab.records.attack_names import Effort
 
 
 @dataclass(frozen=True)
@@ -57,4 +56,4 @@ def adversarial_images(
     with untouched(model, training=adversary.training, seed=seed):
         if adversary.steps == 1:
             return fgsm(model, x, y, adversary.threat)
-        return pgd(model, x, y, adversary.threat, Effort(steps=adversary.steps, restarts=1), generator=generator)
+        return pgd(model, x, y, adversary.threat, replace(ONE_RESTART, steps=adversary.steps), generator=generator)
