@@ -408,7 +408,7 @@ GOOD = (
 @example(["train", "\udcff"])
 @example(["evaluate", "\udcff"])
 def test_garbled_command_line(good: Path, argv: list[str]) -> None:
-    judge(good, argv, needs=["run", "mixed"], may_succeed=True, names=[*argv, "command", "run", "RUN"])
+    judge(good, argv, needs=["run", "mixed"], may_succeed=True, names=[*argv, "command", "run", "results"])
 
 
 # Every flag of a number or of a choice, from the configurations themselves: its values just out of range, its choices.
@@ -438,7 +438,8 @@ def test_value_that_a_flag_cannot_have(good: Path, flag: Typed, dash: str, data:
     assert all(str(choice) in ended.err for choice in choices)
 
 
-UNREAD = [(net, name) for net in NETS for name in NET_OPTIONS if name not in options_read(net)]
+# The published codes let --dropout pass where a net does not read it: that is a warning.
+UNREAD = [(net, name) for net in NETS for name in sorted({*NET_OPTIONS} - options_read(net) - {"dropout"})]
 
 
 @search(25)
