@@ -138,10 +138,18 @@ def load_points(path: Path) -> list[Point]:
         content = from_json(path.read_text(encoding="utf-8"))
         if content["version"] != VERSION:
             raise ValueError(f"version {content['version']!r}, expected {VERSION}")
-        return [Point(**point) for point in content["points"]]
+        points = [Point(**point) for point in content["points"]]
+        if any(point.name.is_worst and not _names_attacks(point) for point in points):
+            raise ValueError("a worst case without the names of its attacks")
+        return points
     except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} cannot be read as attack points ({reason}); delete it to measure again") from error
+
+
+def _names_attacks(point: Point) -> bool:
+    names = point.settings.get("attacks")
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 def save_points(path: Path, points: Sequence[Point]) -> None:
