@@ -21,7 +21,7 @@ demo: setup
 	@$(PY) -m perturblab report runs/demo/results -o runs/demo/report.html
 
 test: setup
-	OMP_NUM_THREADS=1 $(TEST) -m "not slow" -n auto --maxprocesses 8
+	OMP_NUM_THREADS=1 $(TEST) -m "not slow" -n auto --maxprocesses 8 --dist worksteal
 
 test-slow: setup
 	$(TEST) -m slow

@@ -31,6 +31,8 @@ TINY = Preset(
     flags={"dataset_train": "digits", "train_size": 40, "batch_size": 20, "nepochs": 2},
 )
 
+ONCE = replace(TINY, name="quick", flags={**TINY.flags, "nepochs": 1})
+
 
 def planned(folder: Path, *names: str, seeds: int = 1, preset: Preset = TINY, **given: Any) -> list[plan.Job]:
     setups = [SETUPS[name] for name in names]

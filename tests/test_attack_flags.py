@@ -10,7 +10,7 @@ import pytest
 from torch import Tensor, nn
 
 from attack_runs import LITTLE, WEAK, attack, by_key, counted, kept, measured
-from builders import Tell
+from builders import CLEAN, Tell
 from perturblab.attacks import ATTACKS, Threat, masking
 from perturblab.records.attack_names import WORST
 from perturblab.records.checks import Findings
@@ -63,8 +63,7 @@ def test_without_checks_the_flags_that_are_known_stay(here: Path, tell: Tell) ->
 
 def found(**given: Any) -> Callable[..., Findings]:
     """Checks that find this and nothing else."""
-    numbers = {"images": 100, "classes": 10, "eps": 0.1, "zero": 0, "bad": 0, "softmax": False, "saturated": 0}
-    numbers |= {"random": False, "large": 0, "fgsm": 50, "pgd": 40, "doubled": 40, "margin": 0}
+    numbers = CLEAN | {"images": 100, "fgsm": 50, "pgd": 40, "doubled": 40}
     return lambda *args, **_: Findings(**numbers | given)
 
 

@@ -1,7 +1,5 @@
 """Checkpoints: whole or recognised as not; the one before stays; a folder has one process at work."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from builders import held_elsewhere
 from perturblab.errors import UserError
 from perturblab.records.config import TrainConfig
 from perturblab.records.paths import PREVIOUS
@@ -169,16 +168,8 @@ def test_a_run_goes_on_from_the_one_before_to_the_same_weights(tmp_path: Path, m
 
 def test_a_second_process_on_one_run_is_kept_out(tmp_path: Path) -> None:
     run = open.open_run(config(), tmp_path / "run", QUIET)
-    code = (
-        "from pathlib import Path\nfrom perturblab.system.files import locked\nimport time\n"
-        f"with locked(Path({str(run.folder)!r}), 'busy'):\n    print('in', flush=True)\n    time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"in\n"
-        with pytest.raises(UserError, match=in_order("another process run ; wait")):
-            train.execute(run, QUIET)
-        other.kill()
+    with held_elsewhere(run.folder), pytest.raises(UserError, match=in_order("another process run ; wait")):
+        train.execute(run, QUIET)
     assert train.execute(run, QUIET) is not None
 
 

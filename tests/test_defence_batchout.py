@@ -1,7 +1,6 @@
 """BatchOut in training runs: labels, places, draws; a run that stops and goes on."""
 
 import importlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from defence_runs import NORMED, batch, executed, opened, recorded, watched
+from defence_runs import batch, executed, opened, watched
 from perturblab import layers
 from perturblab.errors import UserError
 from perturblab.layers import BatchOut, Mixing
@@ -22,7 +21,7 @@ from perturblab.runs import open, train
 from perturblab.runs.defence import make_mixings
 from perturblab.runs.run import Run
 from perturblab.seeding import stream
-from run_folders import QUIET, metrics, same, untimed, weights
+from run_folders import QUIET, same, weights
 
 # --- BatchOut in training -------------------------------------------------------------------------------------------
 
@@ -135,51 +134,6 @@ def test_active_in_evaluation_the_answers_depend_on_batch_mates_and_chance() -> 
 
 
 # --- stopping and going on ------------------------------------------------------------------------------------------
-
-KINDS: dict[str, dict[str, Any]] = {
-    "batchout": {
-        "defence": "batchout",
-        "batchout_partners": "different-class",
-        "batchout_rows": "random",
-        "batchout_eta": "U[0,0.4]",
-        "batchout_eta_per": "image",
-        "batchout_shared": "partners",
-        "audit": True,
-    },
-    "noise": {"defence": "batchout", "batchout_partners": "noise", **NORMED},
-    "fgsm-half": {"defence": "fgsm-half", "defence_mode": "train"},
-    "pgd": {"defence": "pgd", "defence_steps": 2, "precision": "bf16", **NORMED},
-}
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of the uninterrupted run of a kind; made when it is first asked for."""
-    root, made = tmp_path_factory.mktemp("straight"), dict[str, Path]()
-
-    def folder(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = executed(root / kind, nepochs=2, **KINDS[kind]).folder
-        return made[kind]
-
-    return folder
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("steps", [1, 4, 6], ids="after {}".format)
-def test_interrupted_and_resumed_equals_uninterrupted(
-    kind: str, steps: int, straight: Callable[[str], Path], tmp_path: Path
-) -> None:
-    made, want = iter(range(1, steps)), straight(kind)
-    run = opened(tmp_path / "run", nepochs=2, **KINDS[kind])
-    assert train.execute(run, QUIET, lambda: next(made, None) is None) is None
-    torch.manual_seed(steps)
-    resumed = open.resume_run(tmp_path / "run", {}, QUIET)
-    assert resumed.state.epoch * resumed.steps + resumed.state.step == steps
-    assert train.execute(resumed, QUIET) is not None
-    assert same(weights(tmp_path / "run"), weights(want))
-    assert untimed(metrics(tmp_path / "run")) == untimed(metrics(want))
-    assert recorded(tmp_path / "run") == recorded(want)
 
 
 def test_a_run_whose_batchout_stands_elsewhere_is_not_taken_up(tmp_path: Path) -> None:

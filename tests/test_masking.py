@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from builders import CLEAN
 from nets import (
     Linear,
     Noisy,
@@ -317,23 +318,6 @@ def test_margin_loss_is_the_best_other_logit_minus_the_true_one() -> None:
 
 
 # --- thresholds -----------------------------------------------------------------------------------------------------
-
-CLEAN: dict[str, Any] = {
-    "images": 1000,
-    "classes": 10,
-    "eps": 0.1,
-    "zero": 0,
-    "bad": 0,
-    "softmax": False,
-    "saturated": 0,
-    "random": False,
-    "large": 0,
-    "fgsm": 500,
-    "pgd": 400,
-    "doubled": 400,
-    "margin": 0,
-}
-
 
 FEW = {"images": 200, "fgsm": 120, "pgd": 100, "doubled": 100}
 

@@ -306,8 +306,3 @@ def test_progress_off_a_terminal_is_plain_lines(tmp_path: Path, capsys: pytest.C
     for line in lines:
         assert re.search(r"loss \d+\.\d+ .*train \d+\.\d+ %.* [\d,]+ images/s .*validation .*exact .*smoothed ", line)
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", err), "no control characters"
-
-
-def test_quiet_is_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    executed(tmp_path / "run", nepochs=1)
-    assert capsys.readouterr() == ("", "")

@@ -11,15 +11,22 @@ from perturblab.errors import UserError
 from perturblab.records.paths import PREVIOUS
 from perturblab.runs import checkpoint, evaluate, open, train
 from perturblab.system import files
-from run_folders import AUGMENTED, FILES, QUIET, executed, metrics, opened, record_of, results, same, untimed, weights
+from run_folders import AUGMENTED, QUIET, executed, metrics, opened, record_of, results, same, untimed, weights
 from told import in_order
 
+PAPER: dict[str, Any] = {"net_type": "batchout_mnist", "nfilters": 8, "padding": 2, "act": None}
 # 60 images at 16 are 4 steps an epoch, the last one ragged, and 3 under code or, which drops it.
 KINDS: dict[str, dict[str, Any]] = {
     "SGD, dropout, audit": {"audit": True, "val_size": 10, "train_size": 70},
     "Adam, code or": {"net_type": "noiseresnet18", "code": "or", "act": None, "nfilters": 3, "audit": True},
     "augmented": AUGMENTED,
     "redrawn, one-cycle": {"redraw_masks": "train", "optimizer_schedule": "onecycle"},
+    "BatchOut": PAPER
+    | {"defence": "batchout", "batchout_partners": "different-class", "batchout_rows": "random", "audit": True}
+    | {"batchout_eta": "U[0,0.4]", "batchout_eta_per": "image", "batchout_shared": "partners"},
+    "noise": {"defence": "batchout", "batchout_partners": "noise"},
+    "fgsm-half": PAPER | {"defence": "fgsm-half", "defence_mode": "train"},
+    "pgd": {"defence": "pgd", "defence_steps": 2, "precision": "bf16"},
 }
 
 
@@ -47,7 +54,8 @@ def after(steps: int) -> Callable[[], bool]:
 
 
 def assert_same_run(folder: Path, want: Path) -> None:
-    assert {path.name for path in folder.iterdir()} - {PREVIOUS} == FILES
+    files, wanted = ({path.name for path in place.iterdir()} - {PREVIOUS} for place in (folder, want))
+    assert files == wanted
     assert same(weights(folder), weights(want))
     assert untimed(metrics(folder)) == untimed(metrics(want))
     assert results(folder) == results(want)

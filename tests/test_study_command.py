@@ -19,7 +19,7 @@ from perturblab.records.record import Study
 from perturblab.studies import presets
 from perturblab.studies.catalogue import CLAIMS, FIGURES, SETUPS
 from perturblab.system.files import locked
-from studies import TINY, keep_record, planned
+from studies import ONCE, TINY, keep_record, planned
 from told import in_order
 
 # --- the commands ----------------------------------------------------------------------------------------------------
@@ -40,7 +40,7 @@ def test_a_cluster_leaves_attacks_out_and_says_so(tmp_path: Path, tell: Tell) ->
 
 @pytest.mark.usefixtures("in_process")
 def test_list_show_and_run(tmp_path: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(presets.PRESETS, "quick", replace(TINY, name="quick", setups=("K4",)))
+    monkeypatch.setitem(presets.PRESETS, "quick", replace(ONCE, setups=("K4",)))
     results = f"--results {tmp_path}/results"
     (tmp_path / "results").mkdir()
     code, out, _ = tell("list --tag pnn --json")
@@ -106,7 +106,7 @@ def test_every_printed_command_does_one_run_from_anywhere(
     tmp_path: Path, tell: Tell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     twin = replace(SETUPS["K4"], id="K4-twin")
-    monkeypatch.setitem(presets.PRESETS, "quick", replace(TINY, name="quick", setups=("K4", "H5", "K4-twin")))
+    monkeypatch.setitem(presets.PRESETS, "quick", replace(ONCE, setups=("K4", "H5", "K4-twin")))
     monkeypatch.setitem(SETUPS, "K4-twin", twin)
     (tmp_path / "at work").mkdir()
     monkeypatch.chdir(tmp_path / "at work")
@@ -134,7 +134,7 @@ def test_every_printed_command_does_one_run_from_anywhere(
 def test_calls_for_one_seed_keep_each_other_out_of_their_own_run_only(
     tmp_path: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(presets.PRESETS, "quick", replace(TINY, name="quick"))
+    monkeypatch.setitem(presets.PRESETS, "quick", ONCE)
     line = f"run K4 --jobs 1 --quiet --results {tmp_path}/results --work {tmp_path}/runs --seed"
     with locked(tmp_path / "results/quick/K4/seed-1", "busy"):
         code, _, err = tell(f"{line} 1")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from builders import Tell
+from builders import Tell, held_elsewhere
 from perturblab.records.paths import FAILED_FILE
 from perturblab.studies import plan
 from perturblab.studies.catalogue import SETUPS
@@ -98,18 +98,11 @@ def test_a_run_that_is_only_just_starting_hears_the_stop(ignored: bool, tmp_path
 
 
 def test_a_second_study_is_kept_out(tmp_path: Path, tell: Tell) -> None:
-    code = (
-        "import sys, time\nfrom pathlib import Path\nfrom perturblab.system.files import locked\n"
-        f"with locked(Path({str(tmp_path)!r}), 'busy'):\n    print('in', flush=True)\n    time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"in\n"
+    with held_elsewhere(tmp_path):
         line = f"run K4 --seeds 1 --results {tmp_path} --work {tmp_path}/runs"
         code, out, err = tell(line)
         assert (code, out, err.count("\n")) == (2, "", 2), "one line of the plan, one of the mistake"
         assert re.search(in_order(f"another study {tmp_path} ; --results"), err)
-        other.kill()
     with locked(tmp_path, "busy"):
         pass
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
