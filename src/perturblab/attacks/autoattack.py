@@ -28,7 +28,7 @@ _LOOKED_AT = 64  # images that show whether a net is random: two may draw the sa
 
 
 def standard(classes: int) -> tuple[str, ...]:
-    """The attacks of AutoAttack's standard version, as far as a net's classes allow.
+    """List the attacks of AutoAttack's standard version, as far as a net's classes allow.
 
     The targeted loss of APGD-T needs the four highest logits: with three classes APGD-DLR takes its place, with two
     nothing does.

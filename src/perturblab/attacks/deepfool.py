@@ -83,7 +83,7 @@ def deepfool_path(
 
 
 def _step(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The shortest way to a linearised boundary between the true class and another, (N, C, H, W)."""
+    """Find the shortest way to a linearised boundary between the true class and another, (N, C, H, W)."""
     gradients, margins = _linearised(model, x, y)
     lengths = gradients.flatten(2).norm(dim=2).clamp_min(1e-8)  # (classes, N)
     distances = margins.abs() / lengths

@@ -30,7 +30,7 @@ def sum_loss(logits: Tensor, y: Tensor) -> Tensor:
 def input_gradient(
     model: nn.Module, x: Tensor, y: Tensor, *, loss: Loss = sum_loss, draws: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of the loss with respect to the images; the parameters' gradients are not touched.
+    """Compute the gradient of the loss with respect to the images; the parameters' gradients are not touched.
 
     Args:
         model: from images in [0, 1] to logits (N, classes).
@@ -58,7 +58,7 @@ def input_gradient(
 
 
 def direction(gradient: Tensor, norm: str) -> Tensor:
-    """The step of length 1 that raises the loss fastest.
+    """Compute the step of length 1 that raises the loss fastest.
 
     Args:
         gradient: (N, C, H, W).
@@ -113,7 +113,7 @@ def fgsm(
 def fgsm_normalised(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """A published mistake: FGSM's step added after the normalisation, and not clipped.
+    """Repeat a published mistake: FGSM's step added after the normalisation, and not clipped.
 
     A radius of 8/255 there is one of about 2/255 in pixels (the deviation of a channel is about a quarter), so that
     accuracies look far better than they are.
@@ -148,7 +148,7 @@ def fgsm_normalised(
 
 
 def random_start(x: Tensor, threat: Threat, generator: torch.Generator | None) -> Tensor:
-    """A uniformly drawn image of the ball, then brought into the bounds.
+    """Draw an image of the ball uniformly, and bring it into the bounds.
 
     Args:
         x: (N, C, H, W).

@@ -11,7 +11,7 @@ from perturblab.attacks.threat import Threat, check_images, check_radius, l2_nor
 def uniform_noise(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """A uniformly drawn image of the ball.
+    """Draw an image of the ball uniformly.
 
     Args:
         model: not looked at; every attack takes one.
@@ -34,7 +34,7 @@ def uniform_noise(
 def gaussian_noise(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Gaussian noise: of the whole radius in l2; in linf with the radius as deviation, clipped to it.
+    """Add Gaussian noise: of the whole radius in l2; in linf with the radius as deviation, clipped to it.
 
     Args:
         model: not looked at; every attack takes one.

@@ -36,7 +36,7 @@ class PixelModel(nn.Module):
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Stored images to pixels.
+    """Convert stored images to pixels.
 
     Args:
         images: uint8, (N, C, H, W).

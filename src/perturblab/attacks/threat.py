@@ -54,7 +54,7 @@ def per_image(values: Tensor, like: Tensor) -> Tensor:
 
 
 def l2_norm(delta: Tensor) -> Tensor:
-    """Length of every image's perturbation.
+    """Compute the length of every image's perturbation.
 
     Args:
         delta: (N, C, H, W).

@@ -60,7 +60,7 @@ def equal_norm_noise(
 
 
 def _where(rows: Tensor | None, count: int, x: Tensor) -> slice | Tensor:
-    """The first rows as a slice: a view, where an index would copy."""
+    """Select the first rows by a slice, which is a view; an index would copy."""
     return slice(count) if rows is None else rows.to(x.device)
 
 

@@ -36,7 +36,7 @@ def inference_batchout(model: nn.Module, x: Tensor, references: Tensor, *, vote:
 
 
 def inference_logits(model: nn.Module, x: Tensor, references: Tensor) -> Tensor:
-    """The logarithm of `inference_batchout`'s probabilities, with the true derivative: what an attack follows.
+    """Compute the logarithm of `inference_batchout`'s probabilities, with the true derivative that an attack needs.
 
     Args:
         model: from images to logits, in eval mode, with BatchOut in it.

@@ -89,7 +89,7 @@ class Magnitude:
 
 
 def _short(value: float) -> str:
-    """The shortest text that reads back as the same number: 0.3, 1."""
+    """Write a number as the shortest text that reads back the same: 0.3, 1."""
     short = f"{value:g}"
     return short if float(short) == value else repr(float(value))
 

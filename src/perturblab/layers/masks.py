@@ -185,7 +185,7 @@ class Masks(nn.Module):
         self.register_buffer("stored", stored)
 
     def drawn(self) -> Tensor:
-        """The masks before the level is applied; new ones where they are redrawn."""
+        """Return the masks before the level is applied, new ones if redrawn: (C or 1, M, H or 1, W or 1)."""
         redraw = self.noise.redraw_masks == "always" or (self.noise.redraw_masks == "train" and self.training)
         return self._fresh() if redraw else self.value
 
@@ -208,7 +208,7 @@ class Masks(nn.Module):
 
 
 def _redrawn(state: Tensor, shape: Sequence[int], kind: str) -> Tensor:
-    """The masks that a generator in this state draws, on the CPU."""
+    """Draw masks from a generator in this state, on the CPU."""
     generator = torch.Generator()
     generator.set_state(state.cpu())
     return draw_masks(tuple(shape), kind, generator)
@@ -241,7 +241,7 @@ def store_masks(model: Model) -> Model:
 
 
 def fixed_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Find what nothing ever changes: masks that are not trained, anchors; a module names them in ``fixed``.
+    """Find the buffers that never change: masks that are not trained, and anchors; a module names them in ``fixed``.
 
     Args:
         model: any model.
@@ -258,7 +258,7 @@ def fixed_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _digest(value: Tensor) -> Tensor:
-    """sha256 of mask values, uint8 (32,); nothing on the meta device."""
+    """Compute the sha256 of mask values, uint8 (32,); nothing on the meta device."""
     if value.is_meta:
         return torch.empty(32, dtype=torch.uint8)
     found = hashlib.sha256(b"mt19937" + value.cpu().contiguous().numpy().tobytes()).digest()

@@ -21,7 +21,7 @@ Across = Callable[[Mix, Tensor, bool], Tensor]
 
 @dataclass(frozen=True)
 class Mixing:
-    """What a BatchOut site does.
+    """Settings of a BatchOut site.
 
     Args:
         eta: magnitude: a number, or what `parse_magnitude` reads.
@@ -58,11 +58,11 @@ class Mixing:
 
     @property
     def magnitude(self) -> Magnitude:
-        """The distribution of eta."""
+        """Distribution of eta."""
         return self.eta if isinstance(self.eta, Magnitude) else parse_magnitude(self.eta)
 
     def moved(self, count: int) -> int:
-        """How many of ``count`` rows are moved: never more than there are."""
+        """Return how many of ``count`` rows are moved, at most all."""
         if not isinstance(self.k, float):
             return min(self.k, count)
         return int(round(self.k * count, 9))  # 0.29 * 100 is a little below 29 in binary
@@ -70,7 +70,7 @@ class Mixing:
 
 @dataclass
 class Step:
-    """What the sites of one forward pass know in common."""
+    """State shared by the sites of one forward pass."""
 
     labels: Tensor | None = None
     active: bool | None = None
@@ -94,7 +94,7 @@ def batch_step(
     detach: bool | None = None,
     across: Across | None = None,
 ) -> Iterator[Step]:
-    """Tell the sites of the forward passes inside what is not in their input.
+    """Give the sites of the forward passes inside what their input does not hold.
 
     Args:
         labels: of the batch, int64 (N,), for partners by class; by default those of the step around this one.
@@ -123,7 +123,7 @@ def batch_step(
 
 
 def mix(x: Tensor, mixing: Mixing, counter: Tensor, *, training: bool) -> Tensor:
-    """Do what a site does.
+    """Move rows of features as a site does.
 
     Args:
         x: features, (N, ...).
@@ -184,12 +184,12 @@ def _draw(x: Tensor, mixing: Mixing, counter: Tensor, step: Step | None) -> tupl
 
 
 def _given(mixing: Mixing, step: Step | None) -> Tensor | None:
-    """Partners that the step gives; noise has none."""
+    """Return the partners that the step gives, if any; noise has none."""
     return None if step is None or mixing.partners == NOISE else step.partners
 
 
 def _is_alike(step: Step | None) -> bool:
-    """All rows are moved, and alike."""
+    """Return True if all rows are moved towards one row of the batch."""
     return step is not None and step.towards is not None
 
 
@@ -216,7 +216,7 @@ def _rows_and_partners(
 
 
 def new_counter(generator: torch.Generator) -> Tensor:
-    """Seed and number of draws of a new site, int64 (2,).
+    """Make the seed and the number of draws of a new site, int64 (2,).
 
     Args:
         generator: decides the seed.
@@ -226,10 +226,10 @@ def new_counter(generator: torch.Generator) -> Tensor:
 
 
 def next_draw(counter: Tensor) -> torch.Generator:
-    """The stream of the next draw, and one draw more on the counter.
+    """Return the stream of the next draw, and add one to the counter.
 
     Args:
-        counter: int64 (2,), as `new_counter` makes it.
+        counter: of shape (2,), int64, as `new_counter` makes it.
     """
     generator = torch.Generator().manual_seed(int(counter.sum()) % 2**63)
     counter[1] += 1

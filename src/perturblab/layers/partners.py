@@ -1,4 +1,4 @@
-"""Who is mixed with whom."""
+"""Partners: the row that each row of a batch is mixed with."""
 
 from typing import get_args
 
@@ -48,7 +48,7 @@ def draw_partners(kind: str, count: int, labels: Tensor | None = None, *, genera
 
 
 def _by_class(kind: str, count: int, labels: Tensor | None, generator: torch.Generator) -> Tensor:
-    """Uniform among the rows of the other classes, or of the same, without a loop over rows or classes.
+    """Draw uniformly among the rows of the other classes, or of the same, without a loop over rows or classes.
 
     Sorted by label, the rows of a class are one block: a draw below the number of rows outside it, moved on by the
     block's length when it falls at or behind its start, is uniform over all the others.
@@ -73,6 +73,6 @@ def _by_class(kind: str, count: int, labels: Tensor | None, generator: torch.Gen
 
 
 def _below(limits: Tensor, generator: torch.Generator) -> Tensor:
-    """A random integer in [0, limit) for each limit; 0 where the limit is 0."""
+    """Draw an integer in [0, limit) for each limit; 0 where the limit is 0."""
     drawn = torch.rand(len(limits), generator=generator, dtype=torch.float64).to(limits.device)
     return (drawn * limits).long()

@@ -208,7 +208,7 @@ class PerturbLayerFirst(nn.Module):
         return maps
 
     def _normalisation(self, x: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """The batch norm of x + mask as a factor and a shift, both (1, C * M, 1, 1), from the moments alone."""
+        """Compute the batch norm of x + mask as factor and shift, both (1, C * M, 1, 1), from the moments alone."""
         norm = self.norm
         running = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
         mean, variance = running

@@ -1,4 +1,4 @@
-"""What stands where a convolution had a stride: a pooling behind the layer, as in the published nets."""
+"""Pooling behind a layer, in the place of a convolution's stride, as in the published nets."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ from perturblab.records.choices import PoolType, check_choice
 
 
 def pool(kind: str, stride: int | tuple[int, int], *, overlapping: bool = False) -> nn.Module:
-    """The pooling of a block, from (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)).
+    """Make the pooling of a block, from (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)).
 
     It rounds odd sizes up, so that it always meets what a padded convolution of that stride would give.
 

@@ -38,12 +38,12 @@ def shift(x: Tensor) -> Tensor:
 
 
 def _sizes(channels: int) -> list[int]:
-    """How many channels each displacement has; none is 0."""
+    """Count the channels of each displacement; none is 0."""
     return [channels // len(MOVES) + (place < channels % len(MOVES)) for place in range(min(len(MOVES), channels))]
 
 
 def _is_quicker_filtered(x: Tensor) -> bool:
-    """Whether the groups lie a few values side by side, where a copy of them takes three times as long.
+    """Return True if the groups lie a few values side by side, where copies take three times as long.
 
     A filter of one 1 is the same for all finite values; it needs single precision, which nothing may round on the way.
     A compiler makes one pass of the copies by itself.
@@ -57,7 +57,7 @@ def _is_quicker_filtered(x: Tensor) -> bool:
 
 
 def _filters(sizes: list[int]) -> Tensor:
-    """The displacements as filters of one 1, (C, 1, 3, 3)."""
+    """Write the displacements as filters of one 1, (C, 1, 3, 3)."""
     ones = [3 * (1 - dh) + 1 - dw for count, (dh, dw) in zip(sizes, MOVES, strict=False) for _ in range(count)]
     return F.one_hot(torch.tensor(ones, device="cpu"), 9).view(-1, 1, 3, 3)
 

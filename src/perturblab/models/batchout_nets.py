@@ -34,7 +34,7 @@ class BatchOutOptions:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What differs between the two; widths are multiples of ``nfilters``.
+    """Differences of the two nets; widths are multiples of ``nfilters``.
 
     Args:
         name: the net's name, for messages.
@@ -108,7 +108,7 @@ def _numbered(parts: Sequence[tuple[str, nn.Module]]) -> nn.Sequential:
 
 
 def pooled(size: Size, kind: type[nn.MaxPool2d] | type[nn.AvgPool2d] = nn.MaxPool2d) -> tuple[nn.Module, Size]:
-    """A 2x2 pooling that rounds down, and (H, W) after it; an edge of one pixel stays, so that small images pass."""
+    """Make a 2x2 pooling that rounds down, and compute (H, W) after it; an edge of one pixel stays."""
     kernel = (min(2, size[0]), min(2, size[1]))
     return kind(kernel), (size[0] // kernel[0], size[1] // kernel[1])
 

@@ -24,7 +24,7 @@ from perturblab.seeding import stream
 
 @dataclass(frozen=True)
 class Net:
-    """A net by name: the class of its options, how to make it, one line about it, and its initial weights."""
+    """A net by name: the class of its options, its maker, one line about it, and its initial weights."""
 
     options: type[Any]
     make: Callable[[Task, Any, torch.Generator], nn.Module]
@@ -81,7 +81,7 @@ NETS: dict[str, Net] = {
 
 
 def options_read(name: str) -> frozenset[str]:
-    """The options that a net reads.
+    """List the options that a net reads.
 
     Raises:
         ValueError: no net has that name.

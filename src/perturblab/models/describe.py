@@ -22,7 +22,7 @@ _POOLS = (torch.ops.aten.max_pool2d_with_indices.default, torch.ops.aten.avg_poo
 
 @dataclass(frozen=True)
 class Field:
-    """What one value of a map has seen: `side` pixels; neighbours are `jump` pixels apart."""
+    """Receptive field of one value of a map: `side` pixels; neighbours are `jump` pixels apart."""
 
     side: int = 1
     jump: int = 1
@@ -83,7 +83,7 @@ def _grown(seen: Field, kernel: int, stride: int) -> Field:
 
 
 def _counted(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that are one row each: leaves, where a layer with its masks and activation counts as a leaf."""
+    """Find the modules that are one row each: leaves; a layer with its masks and activation counts as a leaf."""
     inside: set[str] = set()
     for name, module in net.named_modules():
         if isinstance(module, Masks) or name.rpartition(".")[0] in inside:
@@ -98,7 +98,7 @@ def _counted(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _own(module: nn.Module) -> tuple[int, int, int]:
-    """(trainable, frozen, mask values) of a module and what it holds."""
+    """Count (trainable, frozen, mask values) of a module and its parts."""
     masks = sum(math.prod(m.shape) for m in module.modules() if isinstance(m, Masks))
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)

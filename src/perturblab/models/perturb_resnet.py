@@ -107,7 +107,7 @@ class PerturbResNetOptions(PerturbOptions):
             )
 
     def first(self) -> "PerturbResNetOptions":
-        """The same with the reply's first layer said option by option."""
+        """Return the same options with the reply's first layer written option by option."""
         if self.code != "up":
             return self
         many = 0 if self.first_filter_size else self.first_masks or 5

@@ -1,4 +1,4 @@
-"""Where BatchOut was published for each net, and at which magnitude."""
+"""Published places of BatchOut in each net, with their magnitudes."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ SITES: dict[str, tuple[Site, ...]] = {
 
 
 def published_sites(name: str) -> tuple[Site, ...]:
-    """The published places of BatchOut in a net.
+    """List the published places of BatchOut in a net.
 
     Args:
         name: a key of `NETS`.
@@ -34,8 +34,11 @@ def published_sites(name: str) -> tuple[Site, ...]:
 
 
 def published_mixing(net: str) -> dict[str, Any]:
-    """The paper moves half of the rows; its reproduction, whose nets the others are, all of them, and in the VGGs with
-    the same partners at every place."""
+    """Return the published settings of a net's sites.
+
+    The paper moves half of the rows; its reproduction, whose nets the others are, all of them, and in the VGGs with
+    the same partners at every place.
+    """
     if net.startswith("batchout_"):
         return {"k": 0.5}
     return {"k": 1.0, "shared": "partners"} if net.startswith("vgg") else {"k": 1.0}

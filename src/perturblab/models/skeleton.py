@@ -1,4 +1,4 @@
-"""What the nets share: the task, the residual skeleton that gets its layers as a factory, the published init."""
+"""Parts that the nets share: the task, the residual skeleton with its layers from a factory, the published init."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ Body = Callable[[int, int, int, Size], nn.Module]
 
 @dataclass(frozen=True)
 class Task:
-    """What a net is built for.
+    """The task that a net is built for.
 
     Args:
         nclasses: number of classes.
@@ -35,25 +35,25 @@ class Task:
 
 
 def halved(size: Size, times: int = 1) -> Size:
-    """Size of a map after layers of stride 2; odd sizes round up, as strided convolutions do."""
+    """Compute the size of a map after layers of stride 2; odd sizes round up, as strided convolutions do."""
     for _ in range(times):
         size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
     return size
 
 
 def down(size: Size, stride: int) -> Size:
-    """Size of a map after a layer of stride 1 or 2."""
+    """Compute the size of a map after a layer of stride 1 or 2."""
     return halved(size) if stride == 2 else size
 
 
 def conv_norm(in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1) -> list[nn.Module]:
-    """A convolution without bias, and its batch norm."""
+    """Make a convolution without bias, and its batch norm."""
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
     return [conv, nn.BatchNorm2d(out_channels)]
 
 
 def conv_stem(channels: int, width: int, filter_size: int) -> nn.Sequential:
-    """The first layers of a net without masks in front: 3x3, or 7x7 of stride 2 and a max-pool of stride 2."""
+    """Make the first layers of a net without masks in front: 3x3, or 7x7 of stride 2 and a max-pool of stride 2."""
     stem = [*conv_norm(channels, width, filter_size, 2 if filter_size == 7 else 1), nn.ReLU()]
     if filter_size == 7:
         stem.append(nn.MaxPool2d(3, stride=2, padding=1))

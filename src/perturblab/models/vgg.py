@@ -66,7 +66,7 @@ class Tied(nn.Module):
 
 
 class VGG(nn.Module):
-    """Positions `features.0` to `features.20`, blocks and max-pools, then `flatten` and `linear`.
+    """Positions `features.0` to `features.20`, `flatten` and `linear`: images (N, C, H, W) to logits (N, classes).
 
     Args:
         task: images and classes.

@@ -1,4 +1,4 @@
-"""What can be said on the command line: one validated, frozen model for a training run.
+"""The options of a training run on the command line: one validated, frozen model.
 
 Field names are the published flags with underscores. A default of None means: the published code's, or the net's own.
 """
@@ -31,12 +31,12 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _integer(value: Any) -> Any:
-    """The command line gives text, which a choice of integers would not take."""
+    """Convert the text of the command line, which a choice of integers would not take."""
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 def _rows(value: Any) -> Any:
-    """A count, or a fraction of the batch: "1" is one row, "1.0" all of them."""
+    """Read a count, or a fraction of the batch: "1" is one row, "1.0" all of them."""
     text, number = str(value), math.nan
     with suppress(ValueError):
         number = int(text) if text.isdecimal() else float(text)
@@ -76,7 +76,7 @@ def check_linf(eps: float, flag: str) -> None:
 
 
 def _radius(value: Any) -> str:
-    """A radius, in linf, stays text, such as 8/255, so that a record says what was given."""
+    """Check a radius in linf, and keep its text, such as 8/255, for the record."""
     check_linf(parse_eps(str(value), "--defence-eps"), "--defence-eps")
     return str(value)
 
@@ -211,7 +211,7 @@ class TrainConfig(NetConfig):
     @field_validator("dataroot", "dataset_train", "dataset_test")
     @classmethod
     def _found_from_anywhere(cls, value: str | None, info: ValidationInfo) -> str | None:
-        """A folder is kept as an absolute path, so that a run can be resumed from another one."""
+        """Make the path of a folder absolute, so that a run can be resumed from another folder."""
         is_folder = value is not None and (info.field_name == "dataroot" or expand_home(value).is_dir())
         return str(expand_home(value).absolute()) if value is not None and is_folder else value
 

@@ -1,4 +1,4 @@
-"""Defences: what happens to a batch around its forward pass in training."""
+"""Adversarial training: the attack that training images meet."""
 
 from dataclasses import dataclass, replace
 
@@ -40,7 +40,7 @@ class Adversary:
 def adversarial_images(
     model: nn.Module, x: Tensor, y: Tensor, adversary: Adversary, *, generator: torch.Generator
 ) -> Tensor:
-    """Images that raise the loss of the model as it is.
+    """Make images that raise the loss of the model as it is.
 
     Args:
         model: from images in [0, 1] to logits; it is left as it was.

@@ -24,7 +24,7 @@ from perturblab.training.schedules import lr_factor
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a net is trained.
+    """Settings of a training.
 
     Args:
         nepochs: epochs of the whole run.
@@ -57,7 +57,7 @@ class Recipe:
 
 @dataclass
 class Epoch:
-    """What an epoch reached so far: sums over the images trained on."""
+    """Sums over the images trained on in an epoch so far."""
 
     loss: float = 0.0
     correct: int = 0
@@ -73,7 +73,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step came to on all ranks, on its device: reading it would wait for the device."""
+    """Result of a step on all ranks, on its device: reading it would wait for the device."""
 
     step: int
     lr: float
@@ -84,7 +84,7 @@ class Outcome:
 
 @dataclass
 class State:
-    """Where a run stands between two steps: with model and optimiser, all that is needed to go on bit for bit."""
+    """State of a run between two steps: with model and optimiser, all that is needed to go on bit for bit."""
 
     optimizer: torch.optim.Optimizer
     order: torch.Generator
@@ -136,7 +136,7 @@ class State:
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The published optimisers, on every parameter that is trained.
+    """Make a published optimiser for every parameter that is trained.
 
     Raises:
         ValueError: no optimiser has that name.
@@ -157,7 +157,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def start(model: nn.Module, recipe: Recipe, ranks: Ranks = ALONE) -> State:
-    """The state before the first step.
+    """Make the state before the first step.
 
     Args:
         model: its parameters are those that are trained.
@@ -174,7 +174,7 @@ def start(model: nn.Module, recipe: Recipe, ranks: Ranks = ALONE) -> State:
 
 
 def steps_per_epoch(images: int, recipe: Recipe) -> int:
-    """How many optimiser steps an epoch has.
+    """Count the optimiser steps of an epoch.
 
     Raises:
         UserError: none, because the only batch is short and dropped.
@@ -274,7 +274,7 @@ def _forward(model: nn.Module, x: Tensor, state: State, precision: str) -> Tenso
 
 
 def _reseed(ranks: Ranks) -> Tensor | None:
-    """Several ranks drop different units of their rows; where all stand together afterwards, None with one process."""
+    """Seed each rank's own dropout; return the state where all ranks stand afterwards, None with one process."""
     if ranks.alone:
         return None
     common = torch.default_generator

@@ -1,4 +1,4 @@
-"""One run on several processes: what a rank has of a batch, and what all ranks know together.
+"""One run on several processes: the rows of each rank, and the values that all ranks share.
 
 A rank is one of the processes that `torchrun` starts for a run. All hold the same weights, masks, optimiser and random
 streams, bit for bit, between any two steps; so the files that rank 0 writes are those of the run. Of every batch of
@@ -55,7 +55,7 @@ class Ranks:
         return slice(self.rank, None, self.world)
 
     def count(self, total: int) -> int:
-        """How many of the first ``total`` rows this rank has."""
+        """Count this rank's rows among the first ``total``."""
         return len(range(total)[self.rows])
 
     def share(self, batch: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class Ranks:
         return batch if self.alone else batch[torch.arange(len(batch), device=batch.device)[self.rows]]
 
     def own(self, common: torch.Generator) -> torch.Generator:
-        """What a rank draws for its rows only, so that two ranks do not draw the same.
+        """Return a stream for this rank's rows only, so that two ranks do not draw the same.
 
         Args:
             common: a stream that stands at the same place on all ranks, also afterwards.
@@ -73,7 +73,7 @@ class Ranks:
         return stream(int(torch.randint(2**62, (), generator=common)), f"rank {self.rank}")
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum a contiguous tensor over all ranks, in place.
+        """Sum a contiguous tensor of any shape over all ranks, in place.
 
         Raises:
             RankLostError: another rank has ended.
@@ -84,15 +84,15 @@ class Ranks:
         return values
 
     def total(self, count: int) -> int:
-        """Sum of an integer over all ranks."""
+        """Sum an integer over all ranks."""
         return count if self.alone else int(self.sum(torch.tensor(count)))
 
     def any(self, flag: bool) -> bool:
-        """Whether a flag is set on some rank."""
+        """Return True if a flag is set on some rank."""
         return self.total(int(flag)) > 0
 
     def every(self, value: Value) -> list[Value]:
-        """A plain value of every rank, in their order."""
+        """Collect a plain value of every rank, in their order."""
         found: list[Any] = [value] * self.world
         if not self.alone:
             with _lost():
@@ -101,7 +101,7 @@ class Ranks:
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
-        """What one rank cannot do ends all of them, with that rank's error.
+        """End all ranks with the error of the one that fails inside.
 
         Raises:
             UserError: of the first rank that met one, or NonFiniteError.
@@ -148,7 +148,7 @@ class Ranks:
             part.copy_(found.view(part.shape))
 
     def batch(self, labels: Tensor) -> tuple[Tensor, Callable[[Mix, Tensor, bool], Tensor] | None]:
-        """What a layer that looks at other rows of its batch has to know (`perturblab.layers.batch_step`).
+        """Prepare what a layer that looks at other rows of its batch needs (`perturblab.layers.batch_step`).
 
         Args:
             labels: of this rank's rows, int64 (n,).

@@ -23,7 +23,7 @@ _SEAL = hashlib.sha256().digest_size
 
 
 def compiler() -> list[str]:
-    """The C++ compiler that is used: ``$CXX`` with its arguments, or the first of c++, g++ and clang++; [] for none."""
+    """Find the C++ compiler: ``$CXX`` with its arguments, or the first of c++, g++ and clang++; [] for none."""
     named = os.environ.get("CXX")
     for program, *arguments in [shlex.split(named)] if named else [["c++"], ["g++"], ["clang++"]]:
         found = shutil.which(program)
@@ -33,7 +33,7 @@ def compiler() -> list[str]:
 
 
 def way() -> str:
-    """How masks are added on the CPU: "native", or "in pieces" where there is no compiler or it is not wanted."""
+    """Name the way masks are added on the CPU: "native", or "in pieces" without a compiler or by request."""
     return "native" if compiler() and os.environ.get("PERTURBLAB_NATIVE") != "0" else "in pieces"
 
 
@@ -61,7 +61,7 @@ def library(act: str, dtype: torch.dtype) -> ctypes.CDLL | None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a library ends with the hash of itself; a torn one would kill the process that loads it."""
+    """Return True if a library ends with its own hash; a torn one would kill the process that loads it."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -70,7 +70,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _machine() -> str:
-    """What -march=native depends on."""
+    """Describe the processor, on which -march=native depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

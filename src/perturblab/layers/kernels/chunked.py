@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def in_pieces(piece: Callable[[Tensor, Tensor], Tensor], x: Tensor, masks: Tensor) -> Tensor:
-    """Compute what needs all perturbed maps of a place, a few rows of some images at a time.
+    """Compute a function of all perturbed maps of a place, a few rows of some images at a time.
 
     The maps of one piece, about as large as ``x``, are there at once. In the backward pass they are made again, from
     the same random state where the activation draws one.
@@ -38,7 +38,7 @@ def _again(piece: Callable[..., Tensor], *given: Tensor) -> Tensor:
 
 
 def _piece_size(x: Tensor, nmasks: int) -> tuple[int, int]:
-    """Rows and images of a piece whose maps hold as many values as ``x``, or else as few as they can."""
+    """Choose rows and images of a piece so that its maps hold as many values as ``x``, or as few as possible."""
     images, _, height, _ = x.shape
     rows = max(1, height // nmasks)
     return rows, max(1, images * height // (nmasks * rows))

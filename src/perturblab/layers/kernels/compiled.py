@@ -11,7 +11,7 @@ from perturblab.layers.kernels.reference import Activation, scaled
 
 
 def reduce_masks(x: Tensor, masks: Tensor, weight: Tensor, act: Activation) -> Tensor:
-    """The formula itself. Compiled, forward and backward become loops over m that keep no map; as it stands, all do.
+    """Compute the formula itself. Compiled, both passes are loops over m that keep no map; uncompiled, all are kept.
 
     Args:
         x: features, (N, C, H, W).

@@ -1,4 +1,4 @@
-"""Which way a perturbation is computed."""
+"""The perturbation: chooses the way to compute it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ def published() -> Iterator[None]:
 
 
 def is_published() -> bool:
-    """Whether everything is computed as it was published: asked for, to show it for debugging, or to be exported.
+    """Return True if all is computed as published: on request, for the debug log, or for an export.
 
     An exported graph then holds nothing but operations of PyTorch, and no size of a piece that depends on the batch.
     """
@@ -69,7 +69,7 @@ def perturb_conv2d(
     reference.check_weight(weight)
 
     def whole(x: Tensor, masks: Tensor) -> Tensor:
-        """The published computation, with all the maps of the features it is given."""
+        """Compute as published, with all the maps of the given features."""
         maps = reference.perturb(x, reference.scaled(masks, level), act=act, outside=outside)
         return reference.combine_maps(maps, weight, bias)
 
@@ -87,7 +87,7 @@ def perturb_conv2d(
 
 
 def _as_conv2d(y: Tensor) -> Tensor:
-    """What a convolution makes of its result in automatic mixed precision."""
+    """Convert a result as a convolution does in automatic mixed precision."""
     device = y.device.type
     return y.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else y
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def perturbed_moments(x: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of x + mask over images and places, as a batch norm takes them.
+    """Compute mean and variance of x + mask over images and places, as a batch norm takes them.
 
     With xbar the mean over the images: var(x + t) = var(x) + var(t) + 2 cov(xbar, t), so that one product of xbar
     and the masks replaces C * M maps.

@@ -32,7 +32,7 @@ class _Problem(ctypes.Structure):
 
 
 def knows(act: object) -> bool:
-    """Whether an activation module has a native form as it stands."""
+    """Return True if an activation module has a native form."""
     if type(act) not in _ACTS or not isinstance(act, nn.Module) or _is_watched(act):
         return False
     if isinstance(act, nn.PReLU):
@@ -43,12 +43,12 @@ def knows(act: object) -> bool:
 
 
 def _is_watched(act: nn.Module) -> bool:
-    """Whether a hook waits for a call that the native form would not make."""
+    """Return True if a hook waits for a call that the native form would not make."""
     return bool(act._forward_hooks or act._forward_pre_hooks or act._backward_hooks or act._backward_pre_hooks)
 
 
 def usable(x: Tensor, masks: Tensor, act: object) -> bool:
-    """Whether the native form takes these features (N, C, H, W), masks (C or 1, M, H or 1, W or 1) and activation."""
+    """Return True if the native form takes features (N, C, H, W), masks (C or 1, M, H or 1, W or 1) and ``act``."""
     place = masks.shape[2:]
     return (
         x.device.type == masks.device.type == "cpu"
@@ -62,7 +62,7 @@ def usable(x: Tensor, masks: Tensor, act: object) -> bool:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def available(act: str, dtype: torch.dtype) -> bool:
-    """Whether there is a library for an activation and a type of the features; a compiler may take it for granted."""
+    """Return True if a library for an activation and a type of features exists; constant for torch.compile."""
     return library(act, dtype) is not None
 
 
@@ -73,7 +73,7 @@ def _name(act: object) -> str:
 def convolve_natively(
     x: Tensor, masks: Tensor, weight: Tensor, bias: Tensor | None = None, *, level: float, act: nn.Module
 ) -> Tensor:
-    """The sum over the masks, grouped by input channel.
+    """Sum over the masks, grouped by input channel.
 
     Args:
         x: features, (N, C, H, W), float32 or bfloat16, on the CPU; channels-last is fastest.
@@ -101,12 +101,12 @@ def _slope_below(act: nn.Module) -> Tensor:
 
 
 def as_stored(masks: Tensor) -> Tensor:
-    """Masks (C or 1, M, H, W) as contiguous (H, W, M, C or 1), which the kernel reads in one sweep."""
+    """Reorder masks of shape (C or 1, M, H, W) to contiguous (H, W, M, C or 1), which the kernel reads in one sweep."""
     return masks.detach().permute(2, 3, 1, 0).contiguous()
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(N, C, H, W) as contiguous (N, H, W, C); no copy for channels-last."""
+    """Reorder (N, C, H, W) to contiguous (N, H, W, C), without a copy for channels-last."""
     return x.detach().permute(0, 2, 3, 1).contiguous()
 
 

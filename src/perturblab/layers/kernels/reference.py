@@ -1,4 +1,4 @@
-"""The perturbation as it was published: every perturbed map is made. What the fast paths are measured against."""
+"""The perturbation as published, with every perturbed map: the reference of the fast paths."""
 
 import logging
 from collections.abc import Callable
@@ -49,13 +49,13 @@ def combine_maps(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def activated(maps: Tensor, act: Activation) -> Tensor:
-    """act(maps), elementwise, for maps of any shape."""
+    """Apply an activation to maps of any shape."""
     # PReLU alone insists on its own type, which in mixed precision is not that of the maps.
     return act(maps.to(act.weight.dtype)) if isinstance(act, nn.PReLU) else act(maps)
 
 
 def scaled(masks: Tensor, level: float) -> Tensor:
-    """level x mask, (C or 1, M, H or 1, W or 1), rounded once; masks kept as bfloat16 are multiplied in float32."""
+    """Compute level x mask, of the shape (C or 1, M, H or 1, W or 1), rounded once; bfloat16 masks in float32."""
     return (masks.float() if masks.dtype == torch.bfloat16 else masks) * level
 
 
@@ -75,7 +75,7 @@ def check_masks(x: Tensor, masks: Tensor) -> None:
 
 
 def check_weight(weight: Tensor) -> None:
-    """Refuse weights that are not (O, C * M / groups, 1, 1).
+    """Refuse weights whose shape is not (O, C * M / groups, 1, 1).
 
     Raises:
         ValueError: a larger kernel, or another number of dimensions.
@@ -88,7 +88,7 @@ def check_weight(weight: Tensor) -> None:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def is_debugging() -> bool:
-    """Whether every perturbation is shown; a compiler takes it for a constant, else it would stop at every layer."""
+    """Return True if every perturbation is logged; constant for torch.compile, which would stop at every layer."""
     return debug_log.isEnabledFor(logging.DEBUG)
 
 

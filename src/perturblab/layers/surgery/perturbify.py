@@ -128,7 +128,7 @@ def perturb_layers(
 
 
 def _chosen(model: nn.Module, leave: Sequence[str], seen: Trace) -> tuple[dict[nn.Conv2d, str], dict[str, str]]:
-    """The convolutions to replace, each with its first name; and what is left, with the reason."""
+    """Choose the convolutions to replace, each with its first name; give the reason for every one that is left."""
     every = _every(model)
     calls = {f"{name}()": model.get_submodule(name) for name in seen.functions}
     spared = [name for pattern in leave for name in names_matching(pattern, every | calls)]
@@ -153,17 +153,17 @@ def _chosen(model: nn.Module, leave: Sequence[str], seen: Trace) -> tuple[dict[n
 
 
 def _every(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules by all their names."""
+    """List the modules by all their names."""
     return {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
 
 
 def _within(every: Mapping[str, nn.Module], names: Iterable[str]) -> set[nn.Module]:
-    """The modules of these names, with all inside them; what else is called so is passed over."""
+    """Collect the modules of these names, with all inside them; other names are passed over."""
     return {module for name in names if name in every for module in every[name].modules()}
 
 
 def _uncalled(chosen: Mapping[nn.Conv2d, str], left: Mapping[str, str], seen: Trace) -> Iterator[str]:
-    """Convolutions that no replaced layer would reach, and layers without one definite size."""
+    """Report convolutions that no replaced layer would reach, and layers without one definite size."""
     for name, calls in seen.functions.items():
         if f"{name}()" not in left:
             yield f"{name}() calls conv2d as a function ({calls} in a pass), which is no layer to replace"
@@ -177,7 +177,7 @@ def _uncalled(chosen: Mapping[nn.Conv2d, str], left: Mapping[str, str], seen: Tr
 
 
 def _lost(chosen: Mapping[nn.Conv2d, str], given_up: Mapping[str, str]) -> Iterator[str]:
-    """What hangs on a convolution and would silently go with it."""
+    """Report what would silently be lost with a convolution."""
     for conv, name in chosen.items():
         if name not in given_up and (more := _more(conv)):
             what = f"{name} is a {type(conv).__name__} with {', '.join(more)}, which would be lost"
@@ -190,7 +190,7 @@ def _lost(chosen: Mapping[nn.Conv2d, str], given_up: Mapping[str, str]) -> Itera
 
 
 def _more(conv: nn.Conv2d) -> list[str]:
-    """What a convolution has beyond a weight and a bias."""
+    """List what a convolution has beyond a weight and a bias."""
     own = any(
         name in vars(conv) or getattr(type(conv), name) is not getattr(nn.Conv2d, name)
         for name in ("forward", "_conv_forward", "__call__")
@@ -200,7 +200,7 @@ def _more(conv: nn.Conv2d) -> list[str]:
 
 
 def _ties(model: nn.Module, chosen: Mapping[nn.Conv2d, str]) -> Iterator[str]:
-    """Weights that a convolution shares with another module."""
+    """Report weights that a convolution shares with another module."""
     owners: dict[nn.Parameter, list[tuple[str, nn.Module]]] = {}
     for name, module in model.named_modules():
         for parameter in module._parameters.values():
@@ -219,10 +219,10 @@ def _ties(model: nn.Module, chosen: Mapping[nn.Conv2d, str]) -> Iterator[str]:
 
 
 def _check(model: nn.Module, seen: Trace, names: Iterable[str]) -> None:
-    """The model runs as before, and through the new layers.
+    """Refuse a model that does not run as before through the new layers.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it fails, goes past a new layer, or gives other shapes.
     """
     try:
         again = trace(model, *seen.args, **seen.kwargs)

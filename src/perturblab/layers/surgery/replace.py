@@ -14,7 +14,7 @@ Place = tuple[nn.Module, str, nn.Module]  # parent, the child's name in it, the 
 
 @dataclass(frozen=True)
 class Surgery:
-    """What was replaced, and what was not.
+    """Result of a surgery: the modules that were replaced, and those that were left.
 
     Args:
         replaced: name of every place -> the module that stands there now; one that was shared is still one module.
@@ -85,7 +85,7 @@ def _names(model: nn.Module) -> list[str]:
 def _places(
     module: nn.Module, rule: Rule, new: dict[nn.Module, nn.Module | None], above: str = ""
 ) -> Iterator[tuple[str, nn.Module, Place]]:
-    """Every place of every module that the rule replaces; ``new`` keeps the answers, one a module."""
+    """Find every place of every module that the rule replaces; ``new`` keeps one answer per module."""
     for key, child in module._modules.items():
         if child is None:
             continue
@@ -100,7 +100,7 @@ def _places(
 
 
 def _adapt(made: nn.Module, old: nn.Module) -> None:
-    """Mode, device, type and frozenness of the old module; what was in it already is left alone."""
+    """Give a new module the mode, device, type and frozenness of the old one; parts of the old one are left alone."""
     inside = set(old.modules())
     for module in made.modules():
         if module not in inside:

@@ -1,4 +1,4 @@
-"""What stands in for one convolution: a perturbation layer, and what keeps the sizes as they were."""
+"""Replacement of one convolution: a perturbation layer, with cropping or pooling that keeps the sizes."""
 
 import math
 from collections import OrderedDict
@@ -133,7 +133,7 @@ def substitute(
 
 
 def _before_pooling(given: Size, wanted: Size, stride: Size) -> Size:
-    """The size nearest to the one given that a pooling, which rounds up, turns into the one wanted."""
+    """Find the size nearest to the given one that a pooling, which rounds up, turns into the wanted one."""
     sides = [
         min(max(have, (want - 1) * step + 1), want * step)
         for have, want, step in zip(given, wanted, stride, strict=True)

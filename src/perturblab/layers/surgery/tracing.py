@@ -1,4 +1,4 @@
-"""One forward pass watched: what sizes the convolutions of any model really see."""
+"""Trace of one forward pass: the sizes that the convolutions of any model really see."""
 
 import copy
 from collections import Counter
@@ -19,7 +19,7 @@ CONVOLUTIONS = (torch.ops.aten.convolution, torch.ops.aten._convolution, torch.o
 
 @dataclass(frozen=True)
 class Trace:
-    """What one forward pass showed.
+    """Observations of one forward pass.
 
     Args:
         args: the example that was given.
@@ -79,10 +79,10 @@ def _said(value: Any) -> str:
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    """A deep copy.
+    """Copy a model deeply.
 
     Raises:
-        ValueError: there is none.
+        ValueError: it cannot be copied.
     """
     for name, module in model.named_modules():
         for key, value in vars(module).items():
@@ -107,7 +107,7 @@ def _refuse_lazy(model: nn.Module) -> None:
 
 
 class _Watch(TorchDispatchMode):
-    """Knows which module is running, and hears every convolution."""
+    """Watch which module is running, and every convolution."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -152,7 +152,7 @@ def _size(x: Tensor) -> Size:
 
 
 def _shapes(out: Any) -> Iterator[Shape]:
-    """Shapes of all tensors in what a model gave: a tensor, or lists, tuples and mappings of them."""
+    """Yield the shapes of all tensors in a model's output: a tensor, or lists, tuples and mappings of them."""
     if isinstance(out, Tensor):
         yield tuple(out.shape)
     elif isinstance(out, Mapping):
