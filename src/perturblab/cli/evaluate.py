@@ -2,11 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from perturblab.cli.arguments import integers
 from perturblab.cli.output import print_json
 from perturblab.system.processes import DONE
+
+if TYPE_CHECKING:
+    from perturblab.runs.evaluate import Evaluation
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -33,12 +36,14 @@ def evaluate(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _evaluation(result: dict[str, Any]) -> str:
+def _evaluation(result: "Evaluation") -> str:
     from perturblab.stats import brackets
 
-    exact, wilson = result["exact"], brackets(result["wilson"])
+    exact, (low, high) = result["exact"], result["wilson"]
     percent = 100 * exact["correct"] / exact["total"]
-    lines = [f"exact: {percent:.2f} % ({exact['correct']}/{exact['total']}), 95 % Wilson interval {wilson}"]
+    lines = [
+        f"exact: {percent:.2f} % ({exact['correct']}/{exact['total']}), 95 % Wilson interval {brackets((low, high))}"
+    ]
     if "smoothed" in result:
         lines += [
             f"mean over {result['n_batches']} batches of nominal size: {result['batch_mean']:.2f} %",

@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perturblab.cli.config_file import training_config
 from perturblab.errors import RankLostError, UserError
@@ -81,7 +81,7 @@ def _new_folder(config: TrainConfig) -> Path:
     return folder
 
 
-def _changes(config: TrainConfig, folder: Path) -> dict[str, Any]:
+def _changes(config: TrainConfig, folder: Path) -> dict[str, object]:
     """What a resumed run takes from this call; anything else that differs is refused."""
     from perturblab.runs import open
 

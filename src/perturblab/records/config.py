@@ -4,6 +4,7 @@ Field names are the published flags with underscores. A default of None means: t
 """
 
 import math
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
@@ -230,7 +231,7 @@ class TrainConfig(NetConfig):
 DEFENCE_OPTIONS = tuple(name for name in TrainConfig.model_fields if name.startswith(("batchout_", "defence_")))
 
 
-def validated(model: type[Config], given: dict[str, Any]) -> Config:
+def validated(model: type[Config], given: Mapping[str, object]) -> Config:
     """Validate what was given.
 
     Raises:

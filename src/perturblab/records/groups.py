@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import JsonValue
+
 from perturblab.errors import UserError, one_line
 from perturblab.records.record import Record
 
@@ -62,12 +64,14 @@ def group(records: Sequence[Record]) -> list[Group]:
     return sorted(labelled, key=lambda g: _natural(g.label))
 
 
-def _settings(record: Record) -> dict[str, Any]:
+def _settings(record: Record) -> dict[str, JsonValue]:
     """Everything that makes two records the same experiment."""
     hashes = hashlib.sha256(_canonical(record.data.hashes).encode()).hexdigest()[:8]
     # What is not given is the same as what an earlier version could not be given.
     given = {key: value for key, value in record.config.items() if value is not None}
-    config = {key: value for key, value in given.items() if key not in UNCOMPARED or key == "label"}
+    config: dict[str, JsonValue] = {
+        key: value for key, value in given.items() if key not in UNCOMPARED or key == "label"
+    }
     data = {"train data": record.data.train, "test data": record.data.test, "data hashes": hashes}
     return config | data | {"trainable": record.parameters.trainable}
 
@@ -121,9 +125,9 @@ def _difference(own: Mapping[str, Any], namesakes: Sequence[Mapping[str, Any]]) 
     return f" ({', '.join(words)})" if words else ""
 
 
-def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, JsonValue]:
     """Settings inside settings by dotted names, so that only what differs is said."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, JsonValue] = {}
     for key, value in settings.items():
         flat |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {above + key: value}
     return flat

@@ -6,28 +6,53 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import safetensors.torch
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from perturblab.errors import UserError
 from perturblab.records.paths import RunFolder
 from perturblab.runs.plain_data import check_archive, check_plain
 from perturblab.system.files import write_atomically
+from perturblab.training.loop import StateDict
 
 VERSION = 3
 _HELD = {"config": dict, "hashes": dict, "model": dict, "fixed": dict, "state": dict, "rows": list, "correct": list}
 
 
-def save_checkpoint(path: Path, content: dict[str, Any], fixed: Mapping[str, str] | None = None) -> None:
+class Checkpoint(TypedDict):
+    """The contents of a checkpoint: plain data, as ``weights_only=True`` reads them.
+
+    Attributes:
+        config: what was given.
+        hashes: of the images.
+        model: parameters and buffers; in the file, without those that never change.
+        fixed: digests of those, in the file only.
+        state: of the training loop.
+        rows: metrics, one mapping per epoch.
+        correct: audited answers, one bool (N,) per epoch.
+        parts: segments of the run.
+    """
+
+    config: dict[str, object]
+    hashes: dict[str, str]
+    model: dict[str, Tensor]
+    fixed: NotRequired[dict[str, str]]
+    state: StateDict
+    rows: list[dict[str, float | None]]
+    correct: list[Tensor]
+    parts: NotRequired[list[dict[str, JsonValue]]]
+
+
+def save_checkpoint(path: Path, content: Checkpoint, fixed: Mapping[str, str] | None = None) -> None:
     """Write what is needed to go on; the one before stays in its place until this one is verified, then beside it.
 
     Args:
         path: the file.
-        content: tensors, numbers, strings, lists and dictionaries under "config", "hashes" (of the images),
-            "model", "state" (of the training), "rows" (of the metrics) and "correct" (the audited answers).
+        content: all of it.
         fixed: what `save_fixed` has returned; these parts of "model" are left out.
 
     Raises:
@@ -109,7 +134,7 @@ def _feed(value: Any, update: Callable[[Any], None]) -> None:
         update(f"{type(value).__name__} {value!r}".encode())
 
 
-def load_checkpoint(path: Path, warn: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def load_checkpoint(path: Path, warn: Callable[[str], None] = lambda text: None) -> Checkpoint:
     """Read a checkpoint with ``weights_only=True``; where it is torn or changed, the one before.
 
     Args:
@@ -136,14 +161,14 @@ def load_checkpoint(path: Path, warn: Callable[[str], None] = lambda text: None)
         return content
 
 
-def _whole(path: Path) -> dict[str, Any]:
+def _whole(path: Path) -> Checkpoint:
     """Read a checkpoint and its fixed masks."""
     content = _read(path)
-    content["model"].update(_fixed(RunFolder(path.parent).masks, content.pop("fixed")))
+    content["model"].update(_fixed(RunFolder(path.parent).masks, content.pop("fixed", {})))
     return content
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Checkpoint:
     try:
         with warnings.catch_warnings(action="ignore"):  # PyTorch's remarks about a foreign pickle
             check_archive(path)
@@ -168,7 +193,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is no checkpoint of perturblab's ({error}); restore the file") from error
     if content.pop("digest", None) != digest(content):
         raise UserError(f"{path} has changed since it was written; restore the file")
-    return content
+    return cast(Checkpoint, content)
 
 
 def save_weights(path: Path, model: nn.Module, just_before: Callable[[], object] = lambda: None) -> None:

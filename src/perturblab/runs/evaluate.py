@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from perturblab import stats
 from perturblab.records import store
@@ -13,6 +13,17 @@ from perturblab.runs.run import Run
 from perturblab.system.terminal import Show
 from perturblab.training import evaluate
 from perturblab.training.ranks import ALONE, Ranks
+
+
+class Evaluation(TypedDict):
+    """A new count of a run's test images, as it is printed: accuracies are in percent."""
+
+    exact: dict[str, int]
+    wilson: list[float]
+    batch_mean: NotRequired[float]
+    batch_mean_truncated: NotRequired[float]
+    smoothed: NotRequired[float]
+    n_batches: NotRequired[float]
 
 
 def count_test(run: Run, row: Row) -> Row:
@@ -46,7 +57,7 @@ def evaluate_run(
     batch_size: int | None = None,
     dataroot: str | None = None,
     ranks: Ranks = ALONE,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Count a run's correct test images anew, from its weights.
 
     Args:
@@ -72,10 +83,15 @@ def evaluate_run(
     check_ranks(run)
     found = run.answers(run.images.test)
     counts = found.counts
-    result: dict[str, Any] = {"exact": asdict(counts), "wilson": list(stats.wilson(counts.correct, counts.total))}
+    result: Evaluation = {"exact": asdict(counts), "wilson": list(stats.wilson(counts.correct, counts.total))}
     if audited:
         metrics = evaluate.audit(
             found.correct, batch_size or run.config.batch_size, start=_carried(run.history.rows[:finished])
         )
-        result |= {name: metrics[name] for name in ("batch_mean", "batch_mean_truncated", "smoothed", "n_batches")}
+        result |= {
+            "batch_mean": metrics["batch_mean"],
+            "batch_mean_truncated": metrics["batch_mean_truncated"],
+            "smoothed": metrics["smoothed"],
+            "n_batches": metrics["n_batches"],
+        }
     return result

@@ -1,7 +1,7 @@
 """A run: from its configuration to its folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,6 +13,7 @@ from perturblab.records.metrics import Row, check_rows
 from perturblab.records.paths import RunFolder
 from perturblab.runs import checkpoint
 from perturblab.runs.build import Built, assemble, choose_device, decide_compile, make_net, net_options
+from perturblab.runs.checkpoint import Checkpoint
 from perturblab.runs.defence import check_defence
 from perturblab.runs.resume_checks import check_answers, check_state
 from perturblab.runs.run import Run
@@ -115,7 +116,7 @@ def check_ranks(run: Run) -> None:
     )
 
 
-def resume_run(folder: Path, changes: dict[str, Any], show: Show, ranks: Ranks = ALONE) -> Run:
+def resume_run(folder: Path, changes: Mapping[str, object], show: Show, ranks: Ranks = ALONE) -> Run:
     """Open a run where it stopped.
 
     Args:
@@ -156,7 +157,7 @@ def resume_run(folder: Path, changes: dict[str, Any], show: Show, ranks: Ranks =
     return run
 
 
-def saved_config(folder: Path, saved: dict[str, Any] | None = None) -> TrainConfig:
+def saved_config(folder: Path, saved: Checkpoint | None = None) -> TrainConfig:
     """The configuration that a run was started with.
 
     Args:
@@ -174,11 +175,11 @@ def saved_config(folder: Path, saved: dict[str, Any] | None = None) -> TrainConf
         raise UserError(f"{path} holds another version's configuration ({error}); restore the file") from error
 
 
-def _changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
+def _changed(config: TrainConfig, changes: Mapping[str, object]) -> TrainConfig:
     return validated(TrainConfig, {**config.model_dump(), **changes})
 
 
-def _checked_rows(run: Run, saved: dict[str, Any], splits: tuple[str, ...]) -> list[Row]:
+def _checked_rows(run: Run, saved: Checkpoint, splits: tuple[str, ...]) -> list[Row]:
     """Read the rows of a checkpoint that has the images and the metrics of this run."""
     other = [split for split in splits if run.images.hashes[split] != saved["hashes"].get(split)]
     if other:
@@ -190,7 +191,7 @@ def _checked_rows(run: Run, saved: dict[str, Any], splits: tuple[str, ...]) -> l
         raise UserError(f"{path} holds the metrics of another run ({error}); restore the file") from error
 
 
-def trained_run(folder: Path, show: Show, changes: dict[str, Any], ranks: Ranks = ALONE) -> Run:
+def trained_run(folder: Path, show: Show, changes: Mapping[str, object], ranks: Ranks = ALONE) -> Run:
     """Open a finished run with its final weights, in eval mode.
 
     Args:

@@ -4,10 +4,11 @@ import base64
 import io
 from dataclasses import asdict
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from perturblab.layers.kernels.build import way
@@ -85,7 +86,7 @@ def circumstances(run: "Run") -> record.Part:
     )
 
 
-def resolved_config(run: "Run") -> dict[str, Any]:
+def resolved_config(run: "Run") -> dict[str, JsonValue]:
     """What repeats the run: every flag with its default filled in; data by name, no places."""
     config = run.config
     left_out = {*_PLACES, "normalise", "augment", *NET_OPTIONS, *DEFENCE_OPTIONS, "manual_seed", "net_type", "defence"}
@@ -105,7 +106,7 @@ def resolved_config(run: "Run") -> dict[str, Any]:
     }
 
 
-def _preparation_and_defence(run: "Run") -> dict[str, Any]:
+def _preparation_and_defence(run: "Run") -> dict[str, JsonValue]:
     """What was done to the images and in training; a run without a defence has no word of one."""
     preparation = {"normalise": run.config.normalise is not False, "augment": run.config.augment is not False}
     defence = resolved_defence(run.config, run.images.name, run.built.mixings, run.built.adversary)

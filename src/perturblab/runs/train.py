@@ -216,7 +216,7 @@ def save_run(run: Run) -> None:
     """Write what is needed to resume, the metrics and the picture; all ranks stand alike, and rank 0 writes."""
     if not run.ranks.first:
         return
-    content = {
+    content: checkpoint.Checkpoint = {
         "config": run.config.model_dump(exclude={"resume"}),
         "hashes": dict(run.images.hashes),
         "model": run.model.state_dict(),

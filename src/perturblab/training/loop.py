@@ -21,6 +21,8 @@ from perturblab.seeding import stream
 from perturblab.training.ranks import ALONE, Ranks
 from perturblab.training.schedules import lr_factor
 
+StateDict = dict[str, Any]  # as torch names it: tensors, numbers and dictionaries of them
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -111,7 +113,7 @@ class State:
             _check_finite(loss, self.epoch, outcome)
             self.reached.add(loss, int(correct), outcome.images)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Tensors, numbers and dictionaries only, so that it loads with ``weights_only=True``."""
         self.read()
         return {
@@ -126,7 +128,7 @@ class State:
             **({} if self.ranks.alone else {"ranks": self.ranks.world}),
         }
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
+    def load_state_dict(self, saved: StateDict) -> None:
         """Go on where ``state_dict()`` was taken."""
         self.optimizer.load_state_dict(saved["optimizer"])
         self.order.set_state(saved["order"])
@@ -142,18 +144,18 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         ValueError: no optimiser has that name.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    common: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    lr, decay = recipe.learning_rate, recipe.weight_decay
     check_choice("optim_method", recipe.optimizer, OptimMethod)
     match recipe.optimizer:
         case "SGD":
             nesterov = recipe.momentum > 0
-            return torch.optim.SGD(parameters, momentum=recipe.momentum, nesterov=nesterov, fused=True, **common)
+            return torch.optim.SGD(parameters, lr, recipe.momentum, weight_decay=decay, nesterov=nesterov, fused=True)
         case "RMSprop":
-            return torch.optim.RMSprop(parameters, momentum=recipe.momentum, **common)
+            return torch.optim.RMSprop(parameters, lr, momentum=recipe.momentum, weight_decay=decay)
         case "Adam":
-            return torch.optim.Adam(parameters, betas=recipe.betas, fused=True, **common)
+            return torch.optim.Adam(parameters, lr, recipe.betas, weight_decay=decay, fused=True)
         case _:
-            return torch.optim.AdamW(parameters, betas=recipe.betas, fused=True, **common)
+            return torch.optim.AdamW(parameters, lr, recipe.betas, weight_decay=decay, fused=True)
 
 
 def start(model: nn.Module, recipe: Recipe, ranks: Ranks = ALONE) -> State:

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+
+from pydantic import JsonValue
 
 from perturblab.errors import one_line
 from perturblab.records.flags import flag_note
@@ -51,10 +52,14 @@ def model_card(record: Record, points: Sequence[Point] = ()) -> str:
 
 def _metadata(record: Record, label: str) -> str:
     """YAML, of which JSON is a part, so that no name can break it."""
-    dataset = {"name": one_line(record.data.test), "type": one_line(record.data.recognised)}
-    metric = {"type": "accuracy", "name": "Accuracy, percent, last epoch", "value": record.counts.last.accuracy}
-    task = {"type": "image-classification"}
-    fields: dict[str, Any] = {
+    dataset: JsonValue = {"name": one_line(record.data.test), "type": one_line(record.data.recognised)}
+    metric: JsonValue = {
+        "type": "accuracy",
+        "name": "Accuracy, percent, last epoch",
+        "value": record.counts.last.accuracy,
+    }
+    task: JsonValue = {"type": "image-classification"}
+    fields: dict[str, JsonValue] = {
         "library_name": "perturblab",
         "pipeline_tag": "image-classification",
         "tags": ["perturblab", one_line(str(record.config.get("net_type", "net")))],

@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import BaseModel, Field, FiniteFloat, JsonValue, TypeAdapter, ValidationError, model_validator
@@ -22,6 +22,7 @@ from perturblab.records.paths import RunFolder
 from perturblab.records.run_points import RunPoints
 from perturblab.records.worst_case import with_worst
 from perturblab.runs import checkpoint
+from perturblab.runs.build import NetOptions
 from perturblab.runs.export.card import model_card
 from perturblab.runs.open import trained_run
 from perturblab.system.files import write_atomically
@@ -131,7 +132,7 @@ def save_pretrained(
 
 def _built(config: PretrainedConfig) -> nn.Module:
     task = Task(len(config.classes), config.image_size[0], (config.image_size[1], config.image_size[2]))
-    options: dict[str, Any] = dict(config.options)
+    options: NetOptions = dict(config.options)
     return build(config.net, task=task, **options).eval()
 
 
