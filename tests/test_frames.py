@@ -49,5 +49,5 @@ def test_seeds_of_an_experiment_have_one_label() -> None:
 
 def test_a_folder_without_records_gives_an_empty_table(tmp_path: Path) -> None:
     assert frame(tmp_path).empty
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         frame(tmp_path / "nope")

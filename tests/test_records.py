@@ -141,11 +141,11 @@ def test_a_record_without_a_version_is_of_the_first(tmp_path):
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("{", "is no JSON (Expecting property name"),
+        ("{", "is not JSON (Expecting property name"),
         ("", "line 1 column 1 (char 0)), expected a record; repair"),
-        ('{"seconds": NaN}', "is no JSON (NaN "),
-        ("[" * 100_000, "is no JSON (maximum recursion depth"),
-        ("9" * 5000, "is no JSON (Exceeds the limit"),
+        ('{"seconds": NaN}', "is not JSON (NaN "),
+        ("[" * 100_000, "is not JSON (maximum recursion depth"),
+        ("9" * 5000, "is not JSON (Exceeds the limit"),
         (b"\xff\xfe\x00", "utf-8"),
         ("[]", "record: got [], expected: "),
         ("null", "record: got None, expected: "),

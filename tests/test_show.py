@@ -44,7 +44,7 @@ def test_show_refuses_a_folder_that_is_not_there_unless_it_is_the_default(
     code, _, err = tell("show K4 --results nowhere")
     assert (code, err) == (
         2,
-        "perturblab: error: nowhere is no folder, expected one with records; give the folder of the results\n",
+        "perturblab: error: nowhere is not a folder, expected one with records; give the folder of the results\n",
     )
 
 

@@ -1,4 +1,4 @@
-"""perturblab evaluate: the exact count of a run's test images."""
+"""The command `evaluate`: the exact count of a run's test images."""
 
 import argparse
 from pathlib import Path

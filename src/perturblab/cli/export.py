@@ -1,4 +1,4 @@
-"""The command `export`: a finished run in the formats of others."""
+"""The command `export`: a finished run as an ONNX file, or in the layout of the hub."""
 
 import argparse
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""perturblab models and describe: the nets by name, and what one counts."""
+"""The commands `models` and `describe`: the nets by name, and the counts of one."""
 
 import argparse
 from typing import Any

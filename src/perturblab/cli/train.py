@@ -1,4 +1,4 @@
-"""perturblab train: a run from its flags to its record."""
+"""The command `train`: a run from its flags to its record."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from perturblab.system.terminal import Show
     from perturblab.training.ranks import Ranks
 
-# What a second call for the same run may say anew.
+# Fields that a second call for the same run may change.
 _MAY_CHANGE = {"nepochs", "dataroot", "nthreads", "device", "quiet", "debug", "log"}
 
 
@@ -77,12 +77,12 @@ def _new_folder(config: TrainConfig) -> Path:
         )
     above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
-        raise UserError(f"--out {folder} cannot be made, {above} is no folder that can be written; choose another")
+        raise UserError(f"--out {folder} cannot be made, {above} is not a folder that can be written; choose another")
     return folder
 
 
 def _changes(config: TrainConfig, folder: Path) -> dict[str, object]:
-    """What a resumed run takes from this call; anything else that differs is refused."""
+    """Give the fields that this call changes in a resumed run; anything else that differs is refused."""
     from perturblab.runs import open
 
     own = open.saved_config(folder)

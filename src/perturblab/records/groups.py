@@ -1,4 +1,4 @@
-"""Records of one experiment: what belongs together, and what it is called."""
+"""Records of one experiment: which belong together, and their label."""
 
 import hashlib
 import json
@@ -13,9 +13,9 @@ from pydantic import JsonValue
 from perturblab.errors import UserError, one_line
 from perturblab.records.record import Record
 
-# What differs between two seeds of one experiment without changing what is measured.
+# Settings that may differ between two seeds of one experiment.
 UNCOMPARED = frozenset({"seed", "label", "out", "save", "logs", "results", "resume", "dataroot", "quiet", "jobs"})
-# What the inner layers of a net are that has the choice.
+# The inner layers by --filter-size, for nets that have the choice.
 _KINDS = {0: "noise", 1: "1x1 only", 3: "3x3", 5: "5x5", 7: "7x7"}
 _DEFENCES = {
     "batchout": "BatchOut",
@@ -65,9 +65,9 @@ def group(records: Sequence[Record]) -> list[Group]:
 
 
 def _settings(record: Record) -> dict[str, JsonValue]:
-    """Everything that makes two records the same experiment."""
+    """Give the settings and data that two records of one experiment have in common."""
     hashes = hashlib.sha256(_canonical(record.data.hashes).encode()).hexdigest()[:8]
-    # What is not given is the same as what an earlier version could not be given.
+    # An option left at None equals one that did not exist when the record was written.
     given = {key: value for key, value in record.config.items() if value is not None}
     config: dict[str, JsonValue] = {
         key: value for key, value in given.items() if key not in UNCOMPARED or key == "label"
@@ -126,7 +126,7 @@ def _difference(own: Mapping[str, Any], namesakes: Sequence[Mapping[str, Any]]) 
 
 
 def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, JsonValue]:
-    """Settings inside settings by dotted names, so that only what differs is said."""
+    """Flatten nested settings to dotted names, so that a label names only the values that differ."""
     flat: dict[str, JsonValue] = {}
     for key, value in settings.items():
         flat |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {above + key: value}
@@ -134,7 +134,7 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, JsonValue]:
 
 
 def _numbered(labels: Sequence[str]) -> list[str]:
-    """Number what is still the same, as 1 and "1" are: a label is also the name of a control."""
+    """Number the labels that are still equal, as those of 1 and "1" are: a control is chosen by its label."""
     taken: Counter[str] = Counter()
     numbered = []
     for label in labels:

@@ -1,4 +1,4 @@
-"""One record a run: a JSON file that says what was measured and everything needed to repeat it."""
+"""One record per run: a JSON file with the measurements and all that repeats them."""
 
 import base64
 import math
@@ -98,7 +98,7 @@ class Processor(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Environment(BaseModel, frozen=True, extra="forbid", strict=True):
-    """What the run ran on and with."""
+    """Hardware, software and settings of the process that trained."""
 
     packages: dict[str, str]
     python: str
@@ -123,7 +123,7 @@ class Data(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Parameters(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Numbers of parameters, of mask values, and of multiply-accumulates an image."""
+    """Numbers of parameters, of mask values, and of multiply-accumulates per image."""
 
     trainable: Natural
     frozen: Natural
@@ -148,16 +148,16 @@ class Mask(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Study(BaseModel, frozen=True, extra="forbid", strict=True):
-    """Which run of which study a record is: a set-up of the catalogue at a preset."""
+    """The place of a run in a study: a set-up of the catalogue at a preset."""
 
     setup: str
     preset: str
 
 
 class Part(BaseModel, frozen=True, extra="forbid", strict=True):
-    """From where on a run had this length, and was computed so: all that its last bits depend on and may change.
+    """One segment of a resumed run: the settings, hardware and code that can change its last bits.
 
-    ``code`` stands there for information.
+    It begins at ``epoch`` and ``step``. ``code`` is for information only.
     """
 
     epoch: Natural
@@ -173,7 +173,7 @@ class Part(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Record(BaseModel, frozen=True, extra="forbid", strict=True):
-    """All that a run leaves; ``seconds`` is its wall time. It holds no path of the machine and no name of its user.
+    """The record of a run; ``seconds`` is its wall time. It has no path of the machine and no name of its user.
 
     ``parts`` is empty unless a run was resumed to more epochs, or with other numerics, code, threads, torch, processor
     or device. ``numerics`` is the number of `perturblab.records.numerics` at the end; records from before it existed
@@ -219,7 +219,7 @@ class Record(BaseModel, frozen=True, extra="forbid", strict=True):
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{key} is {value}, expected a finite number")
             if isinstance(value, str) and is_private(value):
-                raise ValueError(f"{key} is {value!r}, expected no path of this machine")
+                raise ValueError(f"{key} is {value!r}, expected a name without a path of this machine")
         return self
 
 

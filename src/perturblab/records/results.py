@@ -15,10 +15,10 @@ from perturblab.system.files import from_json
 
 @dataclass(frozen=True)
 class Result:
-    """One run, as far as it was kept.
+    """One run: its record, and the metrics and points that were kept.
 
     Args:
-        record: what it left.
+        record: of the run.
         metrics: one row per epoch; empty where they were not kept.
         points: of every attack but the worst cases, which are made anew from all of them.
     """
@@ -59,7 +59,7 @@ def load_results(folder: Path) -> list[Result]:
 
 
 def load_void(folder: Path) -> list[str]:
-    """Name the records below a folder that a known fault makes void, a line each.
+    """Name the records below a folder that a known fault makes void, one line per record.
 
     Args:
         folder: as for `load_results`.

@@ -37,7 +37,7 @@ def load_record(path: Path) -> Record:
         The record, every field checked.
 
     Raises:
-        UserError: the file is missing, no JSON, of another version, or a field is wrong; names the file and the key.
+        UserError: the file is missing, not JSON, of another version, or a field is wrong; names the file and the key.
     """
     return _record(_json(path), path)
 
@@ -52,7 +52,7 @@ def load_all(folder: Path) -> list[Record]:
         The records, sorted by path; an empty list when there are none.
 
     Raises:
-        UserError: the folder is missing, or a file is no JSON or a broken record (none is left out in silence).
+        UserError: the folder is missing, or a file is not JSON or a broken record (none is left out in silence).
     """
     return [record for _, record in found(folder)]
 
@@ -70,7 +70,7 @@ def found(folder: Path) -> list[tuple[Path, Record]]:
         UserError: as for `load_all`.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder, expected one with records; give the folder of the results")
+        raise UserError(f"{folder} is not a folder, expected one with records; give the folder of the results")
     files = [(path, _json(path)) for path in sorted(folder.rglob("*.json")) if path.is_file()]
     return [
         (path, _record(value, path))
@@ -100,12 +100,12 @@ def _json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         reason = _short(str(error))
         raise UserError(
-            f"{_name(path)} is no JSON ({reason}), expected a record; repair the file or run again"
+            f"{_name(path)} is not JSON ({reason}), expected a record; repair the file or run again"
         ) from error
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _complaint(error: ValidationError) -> str:

@@ -1,4 +1,4 @@
-"""From what was given on the command line to what is built: published defaults, options, net, recipe, device."""
+"""A configuration turned into a net, its recipe and its defence: published defaults, options, device."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -77,7 +77,7 @@ def assemble(config: TrainConfig, options: NetOptions, images: ImageData, device
 
 
 def net_options(config: NetConfig, warn: Callable[[str], None]) -> NetOptions:
-    """The options that the net reads, with the defaults of the chosen code and of the net.
+    """Give the options that the net reads, with the defaults of the chosen code and of the net.
 
     Args:
         config: what was given.
@@ -100,7 +100,7 @@ def net_options(config: NetConfig, warn: Callable[[str], None]) -> NetOptions:
             raise UserError(f"{flags} given, but {config.net} does not read it; drop it or choose another --net-type")
         fixed = {"level": PUBLISHED[config.code]["level"], "code": config.code}
         if config.operator not in (None, "noise"):
-            del fixed["level"]  # no masks: a level that nobody gave is none to refuse
+            del fixed["level"]  # this operator has no masks, and only an explicit level is an error
         return asdict(resolve(config.net, {**{k: v for k, v in fixed.items() if k in read}, **given}))
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -140,7 +140,7 @@ def make_net(name: str, options: NetOptions, task: Task, *, seed: int) -> nn.Mod
 
 
 def freeze(config: TrainConfig, model: nn.Module) -> None:
-    """Take out of training what the configuration leaves as it was drawn.
+    """Freeze all parameters but those that ``--train-only`` names.
 
     Args:
         config: what was given.
@@ -163,7 +163,7 @@ def freeze(config: TrainConfig, model: nn.Module) -> None:
 
 
 def make_recipe(config: TrainConfig, dataset: str) -> Recipe:
-    """The recipe of a configuration, with the published defaults of its code."""
+    """Make the recipe of a configuration, with the published defaults of its code."""
     published = PUBLISHED[config.code]
     return Recipe(
         nepochs=config.nepochs or published["nepochs"],
@@ -182,7 +182,7 @@ def make_recipe(config: TrainConfig, dataset: str) -> Recipe:
 
 
 def chosen_preparation(config: TrainConfig, own: Preparation) -> Preparation:
-    """The data set's own preparation, or what is left of it after ``--no-normalise`` and ``--no-augment``."""
+    """Drop from the data set's preparation what ``--no-normalise`` and ``--no-augment`` turn off."""
     if config.normalise is False:
         own = replace(own, mean=(0.0,) * len(own.mean), std=(1.0,) * len(own.std))
     if config.augment is False:
@@ -191,7 +191,7 @@ def chosen_preparation(config: TrainConfig, own: Preparation) -> Preparation:
 
 
 def decide_compile(config: TrainConfig, device: torch.device, steps: int) -> str:
-    """Whether to compile, for good: a resumed run keeps what was decided.
+    """Decide whether to compile; a resumed run keeps the decision.
 
     On a CPU the nets were measured not to gain (LOG.md); on an accelerator a run must be long enough to earn back
     about a minute of compilation.
@@ -210,12 +210,12 @@ def decide_compile(config: TrainConfig, device: torch.device, steps: int) -> str
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes CUDA where there is one.
+    """Find the device of a name; "auto" takes CUDA where there is one.
 
     Raises:
-        UserError: no such device here.
+        UserError: this machine has no such device.
     """
-    remedy = ", which is not to be had here; use cpu, or cuda on a machine with one"
+    remedy = ", which this machine does not have; use cpu, or cuda on a machine with one"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,4 +1,4 @@
-"""Files of a run that carry tensors: written whole or not at all, opened without executing anything."""
+"""Files of tensors in a run's folder: written whole or not at all, opened without executing anything."""
 
 import hashlib
 import io
@@ -48,7 +48,7 @@ class Checkpoint(TypedDict):
 
 
 def save_checkpoint(path: Path, content: Checkpoint, fixed: Mapping[str, str] | None = None) -> None:
-    """Write what is needed to go on; the one before stays in its place until this one is verified, then beside it.
+    """Write a checkpoint; the one before is replaced only once the new one is verified, and is kept beside it.
 
     Args:
         path: the file.
@@ -67,7 +67,7 @@ def save_checkpoint(path: Path, content: Checkpoint, fixed: Mapping[str, str] | 
 
 
 def save_fixed(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Write what never changes in a run, such as masks; where the very same lies there already, nothing is written.
+    """Write the tensors that never change in a run, such as masks, unless the file holds them already.
 
     Args:
         folder: of the run.
@@ -89,12 +89,12 @@ def save_fixed(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _fixed(path: Path, digests: Mapping[str, str]) -> dict[str, Tensor]:
-    """Read what never changes, and check it."""
+    """Read the tensors that never change, and check them."""
     if not digests:
         return {}
     try:
-        if not path.is_file():  # nobody writes into a pipe
-            raise OSError("it is no file" if path.exists() else "it is missing")
+        if not path.is_file():  # a pipe would block
+            raise OSError("it is not a file" if path.exists() else "it is missing")
         tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} holds the fixed masks, and cannot be read ({error}); restore the file") from error
@@ -186,11 +186,11 @@ def _read(path: Path) -> Checkpoint:
         raise UserError(f"{path} is of version {version!r}, expected {VERSION}; {remedy}")
     missing = [name for name, kind in _HELD.items() if not isinstance(content.get(name), kind)]
     if missing:
-        raise UserError(f"{path} holds no {', no '.join(missing)}; train again, or restore the file")
+        raise UserError(f"{path} lacks {', '.join(missing)}; train again, or restore the file")
     try:
         check_plain(content, path.stat().st_size)
     except ValueError as error:
-        raise UserError(f"{path} is no checkpoint of perturblab's ({error}); restore the file") from error
+        raise UserError(f"{path} is not a checkpoint of perturblab ({error}); restore the file") from error
     if content.pop("digest", None) != digest(content):
         raise UserError(f"{path} has changed since it was written; restore the file")
     return cast(Checkpoint, content)
@@ -211,7 +211,7 @@ def save_weights(path: Path, model: nn.Module, just_before: Callable[[], object]
 
 
 def weight_bytes(model: nn.Module) -> bytes:
-    """What `save_weights` writes: the same values give the same bytes."""
+    """Give the bytes that `save_weights` writes: the same values give the same bytes."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     return safetensors.torch.save(tensors)
 
@@ -228,7 +228,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
 
 def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Read the names and shapes of saved parameters and buffers; no value of theirs.
+    """Read the names and shapes of saved parameters and buffers, without their values.
 
     Raises:
         UserError: the file is missing or unreadable.

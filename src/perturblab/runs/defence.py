@@ -1,4 +1,4 @@
-"""The defence of a run: where BatchOut stands, which attack training images meet."""
+"""The defence of a run: the places of BatchOut, and the attack on training images."""
 
 from collections.abc import Mapping
 
@@ -30,7 +30,7 @@ def check_defence(config: TrainConfig) -> None:
 
 
 def make_mixings(config: TrainConfig, model: nn.Module) -> dict[str, Mixing]:
-    """Where BatchOut stands, and what it does there: the published places of the net where none are given.
+    """Choose the places of BatchOut and its settings; by default, the published places of the net.
 
     Args:
         config: what was given.
@@ -77,7 +77,7 @@ def _rule(text: str) -> str | list[str]:
 
 
 def make_adversary(config: TrainConfig, dataset: str) -> Adversary | None:
-    """The attack that training images meet, where there is one.
+    """Make the attack on training images; None for a defence without one.
 
     Args:
         config: what was given.
@@ -102,7 +102,7 @@ def default_eps(dataset: str) -> str:
 def resolved_defence(
     config: TrainConfig, dataset: str, mixings: Mapping[str, Mixing], adversary: Adversary | None
 ) -> dict[str, JsonValue]:
-    """The flags that repeat the defence, every default filled in; nothing without one.
+    """Give the flags that repeat the defence, every default filled in; none without a defence.
 
     Args:
         config: what was given.

@@ -1,4 +1,4 @@
-"""A run's test images counted, after an epoch and anew from its weights."""
+"""Counts of a run's test images: after an epoch, and again from its weights."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -45,7 +45,7 @@ def count_test(run: Run, row: Row) -> Row:
 
 
 def _carried(rows: list[Row]) -> float:
-    """The smoothed value that the last of these epochs left to the next."""
+    """Give the smoothed value that the last of these epochs leaves to the next."""
     return rows[-1].smoothed or 0.0 if rows else 0.0
 
 
@@ -58,7 +58,7 @@ def evaluate_run(
     dataroot: str | None = None,
     ranks: Ranks = ALONE,
 ) -> Evaluation:
-    """Count a run's correct test images anew, from its weights.
+    """Count a run's correct test images again, from its weights.
 
     Args:
         folder: the run's folder.

@@ -13,7 +13,7 @@ from perturblab.system.files import write_atomically
 
 
 def require_logs(kinds: Collection[str]) -> None:
-    """Make sure, before any work is done, that the logs can be written.
+    """Check, before any work is done, that the logs can be written.
 
     Args:
         kinds: some of "csv" and "tb".
@@ -53,7 +53,7 @@ def opened(folder: Path, kinds: Collection[str], rows: Sequence[Row]) -> Iterato
         rows: of the epochs that are over; the event files of a resumed run go on behind them.
 
     Yields:
-        What takes the row of every further epoch.
+        A function that takes the row of every further epoch.
 
     Raises:
         UserError: TensorBoard is missing, or a file cannot be written.
@@ -82,13 +82,13 @@ def opened(folder: Path, kinds: Collection[str], rows: Sequence[Row]) -> Iterato
 def _events(folder: Path, first: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    # What an interrupted run wrote behind its last checkpoint is measured again, and then counts no more.
+    # An interrupted run measures the epochs after its last checkpoint again; their earlier events are purged.
     writer: Any = SummaryWriter
     return writer(str(folder), purge_step=first)
 
 
 def tag(name: str) -> str:
-    """The name of a metric in TensorBoard, which groups by what is before the slash.
+    """Name a metric for TensorBoard, which groups metrics by the part before the slash.
 
     Args:
         name: as in metrics.jsonl, such as ``val_loss``.

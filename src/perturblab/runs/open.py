@@ -1,4 +1,4 @@
-"""A run: from its configuration to its folder."""
+"""Opening a run: new from a configuration, or from the folder of a run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,7 +73,7 @@ def open_run(config: TrainConfig, folder: Path, show: Show, ranks: Ranks = ALONE
 
 
 def _check_last_batch(config: TrainConfig, built: Built, images: int, ranks: Ranks) -> None:
-    """Refuse at the start what batch norm would refuse at the end of the first epoch."""
+    """Refuse a last batch that batch norm would refuse at the end of the first epoch."""
     recipe, task = built.recipe, built.task
     last = min(images - (loop.steps_per_epoch(images, recipe) - 1) * recipe.batch_size, recipe.batch_size)
     if last < ranks.world:
@@ -99,7 +99,7 @@ def _check_last_batch(config: TrainConfig, built: Built, images: int, ranks: Ran
 
 
 def check_ranks(run: Run) -> None:
-    """Refuse a run whose ranks do not begin from the same.
+    """Refuse a run whose ranks do not start from the same state.
 
     Raises:
         UserError: their settings, images, weights, masks or random streams differ.
@@ -158,7 +158,7 @@ def resume_run(folder: Path, changes: Mapping[str, object], show: Show, ranks: R
 
 
 def saved_config(folder: Path, saved: Checkpoint | None = None) -> TrainConfig:
-    """The configuration that a run was started with.
+    """Read the configuration that a run was started with.
 
     Args:
         folder: the run's folder.

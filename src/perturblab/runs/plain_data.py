@@ -1,4 +1,4 @@
-"""What a file of tensors may hold before anything is done with it: plain data that is no larger than the file."""
+"""Safety checks on an untrusted tensor file: plain data only, and no larger than the file."""
 
 import zipfile
 from collections import OrderedDict
@@ -19,16 +19,16 @@ def check_archive(path: Path) -> None:
     PyTorch writes a zip archive without compression; only a bomb is compressed.
 
     Args:
-        path: what is to be loaded.
+        path: the file.
 
     Raises:
-        ValueError: it is no zip archive, or claims more than it holds.
+        ValueError: it is not a zip archive, or claims more than it holds.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        raise ValueError("it is no archive of PyTorch's") from error
+        raise ValueError("it is not an archive of PyTorch") from error
     size = path.stat().st_size
     claimed = sum(entry.file_size for entry in entries)
     if claimed > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -36,13 +36,13 @@ def check_archive(path: Path) -> None:
 
 
 def check_plain(value: Any, size: int) -> None:
-    """Refuse what is no plain data, or would be larger than the file that it came from.
+    """Refuse values that are not plain data, or that are larger than the file that they came from.
 
     A pickle can name a list a million times, and let a tensor of one number pass for 10^12 of them.
 
     Args:
-        value: what was loaded.
-        size: of its file, in bytes; everything in a file takes a byte at least.
+        value: the loaded data.
+        size: of the file, in bytes; every value in a file takes at least one byte.
 
     Raises:
         ValueError: another type, nesting too deep, or more than fits into the file.

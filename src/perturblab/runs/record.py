@@ -1,4 +1,4 @@
-"""The record of a finished run."""
+"""The record of a finished run: configuration, counts, environment and pictures of masks."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ from perturblab.training import evaluate
 if TYPE_CHECKING:
     from perturblab.runs.run import Run
 
-# What stays out of a record: it says where things lay, or how much was shown.
+# Fields that stay out of a record: folders, and how much was shown.
 _PLACES = {
     "dataroot",
     "out",
@@ -37,7 +37,7 @@ _PLACES = {
 
 
 def make_record(run: "Run") -> record.Record:
-    """The record of a finished run."""
+    """Make the record of a finished run."""
     described = describe(run.model, run.built.task, run.config.net)
     splits = {"train": run.training, "val": run.validation or (), "test": run.images.test}
     return record.Record(
@@ -87,7 +87,7 @@ def circumstances(run: "Run") -> record.Part:
 
 
 def resolved_config(run: "Run") -> dict[str, JsonValue]:
-    """What repeats the run: every flag with its default filled in; data by name, no places."""
+    """Give the flags that repeat the run, every default filled in: data by name, and no folder."""
     config = run.config
     left_out = {*_PLACES, "normalise", "augment", *NET_OPTIONS, *DEFENCE_OPTIONS, "manual_seed", "net_type", "defence"}
     given = config.model_dump(exclude=left_out, mode="json")
@@ -107,7 +107,7 @@ def resolved_config(run: "Run") -> dict[str, JsonValue]:
 
 
 def _preparation_and_defence(run: "Run") -> dict[str, JsonValue]:
-    """What was done to the images and in training; a run without a defence has no word of one."""
+    """Give the flags of preparation and defence that are not the usual ones."""
     preparation = {"normalise": run.config.normalise is not False, "augment": run.config.augment is not False}
     defence = resolved_defence(run.config, run.images.name, run.built.mixings, run.built.adversary)
     return {name: value for name, value in preparation.items() if not value} | defence
@@ -144,7 +144,7 @@ def _audit(rows: list[Row]) -> record.Audit:
 
 
 def mask_pictures(model: nn.Module) -> list[record.Mask]:
-    """One 8-bit picture a layer: the first mask of the first channel, black its lowest value, white its highest."""
+    """Draw the first mask of the first channel of every layer in 8 bits, from black (lowest) to white (highest)."""
     return [_mask_picture(name, m.value.detach()) for name, m in model.named_modules() if isinstance(m, Masks)]
 
 

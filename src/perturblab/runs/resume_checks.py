@@ -27,7 +27,7 @@ def check_answers(correct: Sequence[Any], epochs: int, total: int) -> None:
 
 
 def check_state(saved: Mapping[str, Any], state: loop.State, images: int, recipe: loop.Recipe) -> None:
-    """Refuse a state of the training that this run cannot have been in.
+    """Refuse a training state that this run cannot have been in.
 
     Args:
         saved: as ``State.state_dict()`` gives it.
@@ -70,7 +70,7 @@ def _is_sum(reached: Mapping[str, Any], seen: int) -> bool:
 
 
 def _check_optimizer(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Same settings but the learning rate, which every step sets anew, and moments of the parameters' shapes."""
+    """Refuse other settings than the run's (but the learning rate, which every step sets) and other shapes."""
     for own, other in zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True):
         wrong = [key for key in own if key != "lr" and own[key] != other.get(key, "missing")]
         if wrong or not isinstance(other.get("lr"), float):
@@ -92,7 +92,7 @@ def _same_keys(moments: Mapping[str, Any], expected: Mapping[str, Any]) -> Mappi
 
 
 def _moments(optimizer: torch.optim.Optimizer) -> dict[str, tuple[int, ...] | None]:
-    """Name -> shape of what this kind of optimiser keeps of a single number, or None where it keeps nothing."""
+    """Give the shapes of the moments of a single number by name; None for a moment that is not kept."""
     probe = torch.zeros(1, requires_grad=True)
     probe.grad = torch.zeros(1)
     taken = inspect.signature(type(optimizer)).parameters  # AdamW keeps a default that it does not take

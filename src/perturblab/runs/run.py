@@ -110,22 +110,22 @@ class Run:
         return loop.steps_per_epoch(len(self.training), self.built.recipe)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) to what the model takes, on its device."""
+        """Normalise uint8 images (N, C, H, W) for the model, on its device."""
         x = data.normalise(images.to(self.device), self.built.preparation)
         return x.contiguous(memory_format=torch.channels_last)
 
     def augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """The same, (N, C, H, W), with this run's augmentation."""
+        """Augment and normalise uint8 images (N, C, H, W) for a training step."""
         return self.normalised(data.augment(images, self.built.preparation, generator))
 
     @property
     def in_pixels(self) -> PixelModel:
-        """The model as it is attacked: it takes pixels in [0, 1], and normalises them."""
+        """The model from pixels (N, C, H, W) in [0, 1] to logits, as attacks meet it: it normalises them itself."""
         return PixelModel(self.model, self.built.preparation.mean, self.built.preparation.std)
 
     @contextmanager
     def during(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-        """What surrounds a training forward pass: the labels for BatchOut, adversarial images instead of clean ones."""
+        """Surround a training forward pass: attack its images (N, C, H, W), and tell BatchOut the labels (N,)."""
         if self.built.adversary is not None:
             x = self._attacked(x, y, self.built.adversary, generator)
         y, across = self.ranks.batch(y) if self.built.mixings else (y, None)
@@ -133,7 +133,7 @@ class Run:
             yield x
 
     def _attacked(self, x: Tensor, y: Tensor, adversary: Adversary, generator: torch.Generator) -> Tensor:
-        """The first rows of a batch replaced by adversarial images; the others keep their bits."""
+        """Replace the first rows of a batch by adversarial images; the others keep their bits."""
         model, generator = self.in_pixels, self.ranks.own(generator)
         count = self.ranks.count(int(adversary.share * self.ranks.total(len(x))))
         if not count:
@@ -144,7 +144,7 @@ class Run:
         return torch.cat([((attacked - model.mean) / model.std).to(x), x[count:]])
 
     def answers(self, split: data.Split) -> evaluate.Answers:
-        """The net's exact answers on a split, in eval mode."""
+        """Answer every image of a split exactly once, in eval mode."""
         self.model.eval()
         # Measuring must not move the masks that are redrawn at every forward: their counters go back.
         draws = {name: value.clone() for name, value in self.model.named_buffers() if name.endswith("draws")}

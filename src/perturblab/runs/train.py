@@ -1,4 +1,4 @@
-"""A run at work: trained to its end, evaluated after every epoch, written down."""
+"""A run from its first step to its record: trained, evaluated after every epoch, written to its folder."""
 
 import os
 import time
@@ -63,7 +63,7 @@ def execute(run: Run, show: Show, stop: Callable[[], bool] = lambda: False) -> R
 
 @contextmanager
 def _owned(run: Run) -> Iterator[None]:
-    """No other process is at work in the folder, and none was since the run was opened."""
+    """Lock the folder, and refuse it if another process has written to it since the run was opened."""
     with locked(run.folder, f"another process is at work in {run.folder}; wait for it, or choose another --out"):
         path = RunFolder(run.folder).checkpoint
         if files.stamp(path) != run.written.stamp:
@@ -213,7 +213,7 @@ def _is_best_validation(run: Run, row: Row) -> bool:
 
 
 def save_run(run: Run) -> None:
-    """Write what is needed to resume, the metrics and the picture; all ranks stand alike, and rank 0 writes."""
+    """Write the checkpoint, the metrics and the picture; all ranks hold the same state, and rank 0 writes."""
     if not run.ranks.first:
         return
     content: checkpoint.Checkpoint = {

@@ -31,14 +31,14 @@ class Counts:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a net answered on a set: `correct`, bool (N,), in the order of the set, and the mean `loss`."""
+    """Answers of a net on a set: `correct`, bool (N,), in the order of the set, and the mean `loss`."""
 
     correct: Tensor
     loss: float
 
     @property
     def counts(self) -> Counts:
-        """Whole numbers."""
+        """Correct answers and images, as whole numbers."""
         return Counts(int(self.correct.sum()), len(self.correct))
 
 
@@ -52,13 +52,13 @@ def answers(
     batch_size: int = _CHUNK,
     part: slice = slice(None),
 ) -> Answers:
-    """Ask a net about every image exactly once.
+    """Classify every image exactly once.
 
     Args:
         model: from prepared images to logits (N, classes); in eval mode.
         images: (N, C, H, W).
         labels: int64 (N,).
-        prepare: from a batch of ``images`` to what the model takes.
+        prepare: from a batch of ``images`` to the input of the model.
         batch_size: images a forward pass; any number, the answers are the same.
         part: which rows of every such batch are asked about. The others count as wrong and add nothing to the loss, so
             that answers over parts add up to those of one process.
@@ -90,12 +90,12 @@ def answers(
 
 
 def _per_batch(correct: Tensor, batch_size: int) -> list[tuple[int, int]]:
-    """(correct, images) of every batch, the short last one included."""
+    """Count (correct, images) in every batch, the short last one included."""
     return [(int(part.sum()), len(part)) for part in correct.split(batch_size)]
 
 
 def batch_mean(correct: Tensor, batch_size: int, *, truncate: bool = False) -> float:
-    """The reproduction's metric: unweighted mean over batches of 100 * correct / *nominal* batch size, in percent.
+    """Average 100 * correct / *nominal* batch size over the batches, in percent: the reproduction's metric.
 
     Args:
         correct: bool (N,), in test order.
@@ -110,7 +110,7 @@ def batch_mean(correct: Tensor, batch_size: int, *, truncate: bool = False) -> f
 
 
 def smoothed(correct: Tensor, batch_size: int, *, start: float = 0.0) -> float:
-    """The authors' metric: 0.7 * old + 0.3 * batch over the test batches, in percent.
+    """Smooth the accuracies of the test batches, 0.7 * old + 0.3 * batch, in percent: the authors' metric.
 
     It knows only the last batches in test order. A batch smaller than the nominal size is skipped, and the value is
     never reset: each epoch starts from the last one's.
@@ -131,7 +131,7 @@ def smoothed(correct: Tensor, batch_size: int, *, start: float = 0.0) -> float:
 
 
 def audit(correct: Tensor, batch_size: int, *, start: float = 0.0) -> dict[str, float | int]:
-    """All the metrics from one set of answers.
+    """Compute all the metrics from one set of answers.
 
     Args:
         correct: bool (N,), in test order.
@@ -152,7 +152,7 @@ def audit(correct: Tensor, batch_size: int, *, start: float = 0.0) -> dict[str, 
 
 
 def published_best(batch_means: Sequence[float]) -> int | None:
-    """The epoch that the reproduction reports: the best batch mean on test, epoch index > 10, earliest on ties.
+    """Find the epoch that the reproduction reports: best batch mean on test, epoch index > 10, earliest on ties.
 
     Args:
         batch_means: one an epoch, in percent, from epoch 0.

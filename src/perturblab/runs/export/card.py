@@ -1,4 +1,4 @@
-"""The model card of a run: what was measured, how sure it is, and what is doubtful about it. A pure function."""
+"""The model card of a run: measurements, their uncertainty and the doubts about them. A pure function."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def model_card(record: Record, points: Sequence[Point] = ()) -> str:
 
     Args:
         record: of the run.
-        points: what it was under attack; none where it was not attacked.
+        points: of attacks on it; none where it was not attacked.
 
     Returns:
         Markdown with the hub's metadata in front; the same record gives the same bytes.
@@ -51,7 +51,7 @@ def model_card(record: Record, points: Sequence[Point] = ()) -> str:
 
 
 def _metadata(record: Record, label: str) -> str:
-    """YAML, of which JSON is a part, so that no name can break it."""
+    """Write YAML with its values in JSON, which is a part of YAML, so that no name can break it."""
     dataset: JsonValue = {"name": one_line(record.data.test), "type": one_line(record.data.recognised)}
     metric: JsonValue = {
         "type": "accuracy",

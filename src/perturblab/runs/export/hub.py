@@ -35,7 +35,7 @@ _MOST = 1e9  # what float32 divides by and multiplies with, and far beyond what 
 
 
 class PretrainedConfig(BaseModel, frozen=True, extra="forbid"):
-    """What builds a net and feeds it.
+    """The configuration that rebuilds a net and prepares its input.
 
     Attributes:
         model_type: always "perturblab".
@@ -69,7 +69,7 @@ class PretrainedConfig(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A trained net, in eval mode, and what it needs to know."""
+    """A trained net, in eval mode, with its configuration."""
 
     net: nn.Module
     config: PretrainedConfig
@@ -169,7 +169,9 @@ def _check_net(config: PretrainedConfig, path: Path, weights: Path) -> None:
         with torch.device("meta"):
             net = _built(config)
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:  # PyTorch's for a size beyond 64 bits too
-        raise UserError(f"{path} describes no net of this version ({_complaint(error)}); save it again") from error
+        raise UserError(
+            f"{path} does not describe a net of this version ({_complaint(error)}); save it again"
+        ) from error
     need = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     other = next((name for name in (*need, *held) if need.get(name) != held.get(name)), None)
     if other is not None:
@@ -193,7 +195,7 @@ def _check_options(config: PretrainedConfig, tensors: int) -> None:
 
 
 def _complaint(error: Exception) -> str:
-    """One line about the first of the complaints, with the field in front."""
+    """Describe the first error in one line, with the field in front."""
     if not isinstance(error, ValidationError):
         return one_line(str(error).split("\n")[0])
     first = error.errors(include_url=False)[0]
@@ -209,14 +211,14 @@ def _config(path: Path) -> PretrainedConfig:
         raise UserError(f"{path.parent} holds no {path.name}; give a folder that save_pretrained has made") from error
     except (ValidationError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path} is no configuration of a perturblab net ({_complaint(error)}); save it again"
+            f"{path} is not the configuration of a perturblab net ({_complaint(error)}); save it again"
         ) from error
 
 
 def _downloaded(repo: str, name: str, revision: str | None) -> Path:
     import huggingface_hub
 
-    what = f"{repo} is no folder here, and {name} of it on the hub is out of reach"
+    what = f"{repo} is not a folder, and its {name} on the hub cannot be reached"
     try:
         return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
     except Exception as error:  # a dozen kinds, of huggingface_hub and of its transport
@@ -224,7 +226,7 @@ def _downloaded(repo: str, name: str, revision: str | None) -> Path:
 
 
 def push_to_hub(folder: Path, repo: str, *, private: bool = False, token: str | None = None) -> str:
-    """Upload what `save_pretrained` has saved.
+    """Upload a folder that `save_pretrained` has saved.
 
     Args:
         folder: with ``config.json``, ``model.safetensors`` and ``README.md``; nothing else is uploaded.
@@ -258,6 +260,6 @@ def push_to_hub(folder: Path, repo: str, *, private: bool = False, token: str | 
 
 
 def _said(error: Exception) -> str:
-    """The first line of what huggingface_hub says, which goes on with advice of its own."""
+    """Give the first line of an error of huggingface_hub, without the advice that follows it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{lines[0].rstrip('.')} ({type(error).__name__})" if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""A trained net as one ONNX file, which is not called done before it has answered as the net does."""
+"""A trained net as one ONNX file, written only if it answers as the net does."""
 
 import copy
 import logging
@@ -33,7 +33,7 @@ class MismatchError(AssertionError):
 
 @dataclass(frozen=True)
 class Exported:
-    """What the comparison found.
+    """The result of comparing a net with its ONNX file.
 
     Args:
         images: real test images that were compared.
@@ -49,12 +49,12 @@ class Exported:
 
     @property
     def holds(self) -> bool:
-        """Whether the file answers as the net does, up to rounding."""
+        """Say whether the file answers as the net does, up to rounding."""
         return self.largest <= TOLERANCE * max(1.0, self.scale) and self.agreeing == self.images
 
 
 def export_onnx(folder: Path, path: Path, show: Show, *, dataroot: str | None = None) -> Exported:
-    """Export a run's net, and compare it with the net on real test images before the file is there.
+    """Export a run's net, after comparing the export with the net on real test images.
 
     The graph goes from ``pixels``, float32 (N, C, H, W) in [0, 1] for any N, to ``logits``, (N, classes); its
     normalisation is inside.
@@ -92,7 +92,7 @@ def export_onnx(folder: Path, path: Path, show: Show, *, dataroot: str | None = 
 
 
 def _check_name(path: Path) -> None:
-    """A file is made, never replaced: among others lie a run's record and its weights, which nothing brings back."""
+    """Refuse a name without .onnx, and one that exists: a run's record or weights could not be restored."""
     if path.suffix != ".onnx":
         near = path / "net.onnx" if path.is_dir() else path.with_name(f"{path.stem or 'net'}.onnx")
         raise UserError(f"--onnx got {path}; expected a name that ends in .onnx, such as {near}")
@@ -107,7 +107,7 @@ def _refuse_random(model: nn.Module) -> None:
 
 
 def onnx_bytes(model: nn.Module, image_size: tuple[int, int, int]) -> bytes:
-    """A net as ONNX, with a batch of any size and everything in one file.
+    """Export a net to ONNX, for batches of any size, with everything in one file.
 
     Args:
         model: from images (N, C, H, W) to logits (N, classes), in eval mode on the CPU.
@@ -130,7 +130,7 @@ def onnx_bytes(model: nn.Module, image_size: tuple[int, int, int]) -> bytes:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the exporter's remarks about torchvision and about its own future."""
+    """Silence the exporter's remarks about torchvision and about its own future."""
     log = logging.getLogger("torch.onnx")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -143,7 +143,7 @@ def _quietly() -> Iterator[None]:
 
 @torch.no_grad()
 def compare_answers(model: nn.Module, content: bytes, pixels: Tensor) -> Exported:
-    """Ask a net and its export about the same images, in batches of several sizes.
+    """Compare the answers of a net and of its export on the same images, in batches of several sizes.
 
     Args:
         model: from pixels to logits (N, classes), in eval mode on the CPU.
@@ -164,7 +164,7 @@ def compare_answers(model: nn.Module, content: bytes, pixels: Tensor) -> Exporte
 
 
 def _batches(pixels: Tensor) -> Iterator[Tensor]:
-    """Every image once: one alone, a few, the rest in equal parts."""
+    """Yield every image once: one alone, then a few, then the rest in equal parts."""
     start, sizes = 0, iter(_BATCHES)
     size = 0
     while start < len(pixels):
