@@ -102,10 +102,10 @@ CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "more right than there are": (lambda r: r["counts"]["last"].update(correct=598), "correct 598 597"),
     "images more than the set has": (only_last(total=598), "total 598 expected data.sizes.test 597"),
     "10^400 images": (only_last(correct=10**400, total=10**400), "record.json"),
-    "a path of the machine": (config(net_type="/root/secret"), "without a path of this machine"),
+    "a path of the machine": (config(net_type="/root/secret"), "expected no path of this machine"),
     "a path inside a text": (
         lambda r: r["environment"].update(compile="see /home/someone/file"),
-        "without a path of this",
+        "no path of this",
     ),
     "a mask that is not a picture": (lambda r: r.update(masks=[{"layer": "a", "shape": [1], "png": "aGk="}]), "png"),
     "an infinite option": (config(level=1e999), "record.json Infinity repair"),

@@ -219,7 +219,7 @@ class Record(BaseModel, frozen=True, extra="forbid", strict=True):
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{key} is {value}, expected a finite number")
             if isinstance(value, str) and is_private(value):
-                raise ValueError(f"{key} is {value!r}, expected a name without a path of this machine")
+                raise ValueError(f"{key} is {value!r}, expected no path of this machine")
         return self
 
 
