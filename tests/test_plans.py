@@ -57,7 +57,7 @@ def test_what_one_of_several_same_set_ups_has_is_given_to_the_others(tmp_path: P
 def test_the_command_line_of_a_job_says_its_flags(tmp_path: Path) -> None:
     (job,) = planned(tmp_path, "K7", dataroot="somewhere", classes=("1", "0"))
     line = argv(job, 1)[3:]
-    config = validated(TrainConfig, arguments.select_fields(main.parsed(main._parser(), line), TrainConfig))
+    config = validated(TrainConfig, arguments.select_fields(main.parse(main._parser(), line), TrainConfig))
     assert {name: getattr(config, name) for name in job.flags if name != "dataroot"} == {
         name: value for name, value in job.flags.items() if name != "dataroot"
     }

@@ -9,7 +9,6 @@ from perturblab.cli.arguments import select_fields
 from perturblab.cli.output import print_json
 from perturblab.records.attack_config import AttackConfig
 from perturblab.records.config import validated
-from perturblab.records.run_points import RunPoints
 from perturblab.system.processes import DONE
 
 
@@ -19,6 +18,7 @@ def attack(args: argparse.Namespace) -> int:
 
     from perturblab.cli.attack_table import points_table
     from perturblab.records.pictures.examples import examples_of
+    from perturblab.records.run_points import RunPoints
     from perturblab.runs.attack.measure import attack_run
     from perturblab.system.memory import keep_freed_memory
     from perturblab.system.signals import unblock_stops

@@ -1,7 +1,8 @@
-"""Reports as pure functions of what runs have left: tables, verdicts on published figures, and one page of both.
+"""Reports as pure functions of the results of runs: tables, verdicts on published figures, and one page of both.
 
-* `groups_table`, `attacks_table`, `volatility_table`: runs that differ in the seed only, as Markdown or for a terminal.
-* `by_setup`, `figures`, `claims`: runs sorted into the catalogue; figures and claims beside them, with verdicts.
-* `readings`, `answers`, `claims_table`: the two questions, from the claims.
+* `groups_table`, `attacks_table`, `volatility_table`: groups of seeds as Markdown or for a terminal.
+* `by_setup`, `readings`: runs sorted into the catalogue, and the values read from them.
+* `figures`, `claims` with `evidence` and `verdicts`: published figures and claims beside their measurements.
+* `claims_table`, `answers`: the tables of both, and the answers to the two questions.
 * `curves`, `charts`, `protocol`, `page`: the pictures, and the self-contained HTML page.
 """

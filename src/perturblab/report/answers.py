@@ -1,4 +1,4 @@
-"""The two questions, answered in a paragraph each from the claims that were measured."""
+"""The two questions, each answered in a paragraph from the measured claims."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from perturblab import stats
 from perturblab.report.claims import ClaimFinding, Compared
 from perturblab.studies.presets import PRESETS
 
-# What is said of each claim.
+# The beginning of the sentence about each claim.
 _NOISE = {
     "R-noise": "Against the same net of 1x1 convolutions without noise",
     "R-A1-1x1": "In the reproduction's net with Adam and level 0.1, against 1x1 convolutions without noise",
@@ -31,7 +31,8 @@ _BATCHOUT = {
     "R-batchout-autoattack-cifar": "Under AutoAttack at 5/255",
     "R-batchout-clean": "On clean images of CIFAR-10",
 }
-# Where the question is decided, and the claim that decides it there: the first one that was measured. FGSM never does.
+# The settings in which a question is decided, with the deciding claims: the first measured one counts. FGSM never
+# decides.
 _Deciding = Mapping[str, tuple[str, ...]]
 _NOISE_DECIDED: _Deciding = {
     "with the reproduction's net and SGD": ("R-noise",),
@@ -62,7 +63,7 @@ class Answer:
     Args:
         question: as a reader would ask it.
         word: the answer in a word, from the deciding claims.
-        sentences: what it rests on.
+        sentences: its evidence, one claim each.
     """
 
     question: str
@@ -79,15 +80,15 @@ def answer_questions(claims: Sequence[ClaimFinding]) -> tuple[Answer, Answer]:
     Returns:
         The two answers, from the largest preset at which each claim was measured with evidence.
     """
-    found = {finding.claim.id: _best_known(finding) for finding in claims if finding.measured}
+    known = {finding.claim.id: _best_known(finding) for finding in claims if finding.measured}
     return (
-        _answer("Does noise help a perturbative network?", _NOISE, _NOISE_DECIDED, _NOISE_WORDS, found),
-        _answer("Does BatchOut make a net robust?", _BATCHOUT, _BATCHOUT_DECIDED, _BATCHOUT_WORDS, found),
+        _answer("Does noise help a perturbative network?", _NOISE, _NOISE_DECIDED, _NOISE_WORDS, known),
+        _answer("Does BatchOut make a net robust?", _BATCHOUT, _BATCHOUT_DECIDED, _BATCHOUT_WORDS, known),
     )
 
 
 def _best_known(finding: ClaimFinding) -> Compared:
-    """The largest preset that was measured with evidence and by enough seeds, as far as there is one."""
+    """Choose the largest preset with valid evidence and at least `MIN_SEEDS` seeds, if any."""
     return min(finding.measured, key=lambda compared: (bool(compared.weak), compared.paired.n < stats.MIN_SEEDS))
 
 
@@ -96,30 +97,30 @@ def _answer(
     leads: Mapping[str, str],
     decided: _Deciding,
     words: Mapping[str, str],
-    found: Mapping[str, Compared],
+    known: Mapping[str, Compared],
 ) -> Answer:
-    measured = [(lead, found[name]) for name, lead in leads.items() if name in found]
+    measured = [(lead, known[name]) for name, lead in leads.items() if name in known]
     if not measured:
         return Answer(question, "Not yet measured", ())
     sizes = [f"{name}: {PRESETS[name].about}" for name in _presets(measured) if name in PRESETS]
     images = dict.fromkeys(name for _, compared in measured for name in compared.data)
     on = f"; images of {', '.join(images)}" if images else ""
     sentences = (*(_sentence(*pair) for pair in measured), f"Measured at {'; '.join(sizes)}{on}.")
-    return Answer(question, _verdict(decided, words, found), sentences)
+    return Answer(question, _verdict(decided, words, known), sentences)
 
 
 def _presets(measured: Sequence[tuple[str, Compared]]) -> list[str]:
     return list(dict.fromkeys(compared.preset for _, compared in measured))
 
 
-def _verdict(decided: _Deciding, words: Mapping[str, str], found: Mapping[str, Compared]) -> str:
-    """One word where all deciding claims agree; else each with its place."""
-    deciding = {place: next((found[name] for name in names if name in found), None) for place, names in decided.items()}
-    said = {place: _word(compared, words) for place, compared in deciding.items() if compared is not None}
-    if not said:
+def _verdict(decided: _Deciding, words: Mapping[str, str], known: Mapping[str, Compared]) -> str:
+    """Give one word if all deciding claims agree, else a word for each setting."""
+    deciding = {place: next((known[name] for name in names if name in known), None) for place, names in decided.items()}
+    verdicts = {place: _word(compared, words) for place, compared in deciding.items() if compared is not None}
+    if not verdicts:
         return "Not yet measured by what decides it"
-    same = len(set(said.values())) == 1 and len(said) == len(decided)
-    text = next(iter(said.values())) if same else "; ".join(f"{place} {word}" for place, word in said.items())
+    same = len(set(verdicts.values())) == 1 and len(verdicts) == len(decided)
+    text = next(iter(verdicts.values())) if same else "; ".join(f"{place} {word}" for place, word in verdicts.items())
     return text[0].upper() + text[1:]
 
 

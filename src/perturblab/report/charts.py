@@ -1,4 +1,4 @@
-"""The pictures of the page: SVG that lies in the page, follows its colours, and says in words what it shows."""
+"""The pictures of the page: SVG inside the page that follows its colours and has a description in words."""
 
 import math
 import re
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# Those of Okabe and Ito, which colour-blind readers tell apart, its light ones darkened for a contrast of 3 with white
-# and with black alike; dashes and markers differ too.
+# The colours of Okabe and Ito, which colour-blind readers can distinguish; the light ones are darkened for a contrast of
+# 3 with both white and black. Dashes and markers differ too.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#c28600", "#3d98cf", "#8c8c8c", "#7a5cc0")
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (6, 1, 1, 1, 1, 1)))
 _MARKERS = "osD^vPX*"
 _GREY = "#808080"  # axes and grid, on white and on black
-# Text stays black here: it has no colour of its own in the SVG, and takes that of the page.
+# Black text gets no colour of its own in the SVG, and takes that of the page.
 _LOOK: dict[Any, Any] = {
     "axes.edgecolor": _GREY,
     "grid.color": _GREY,
@@ -46,10 +46,10 @@ class Line:
         name: in the legend.
         x: positions.
         y: heights.
-        ends: lower and upper end of every interval, None where there is none; or empty.
+        ends: lower and upper end of every interval, None for no interval; or empty.
         seeds: runs behind every height, or empty.
         bold: drawn wide and behind the others.
-        note: why its heights are upper bounds, which are drawn hollow; "" where they are not.
+        note: why its heights are upper bounds, which are drawn hollow; "" if they are not.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Panel:
         lines: the curves.
         x: name of the axis.
         y: name of the axis.
-        ticks: position -> text on the x axis; chosen by itself where empty.
+        ticks: position -> text on the x axis; empty for automatic ticks.
     """
 
     title: str
@@ -82,12 +82,12 @@ class Panel:
 
 @dataclass(frozen=True)
 class Numbers:
-    """What a panel shows, as a table.
+    """The numbers of a panel as a table.
 
     Args:
-        title: what the numbers are.
-        header: of the columns.
-        rows: a line each, the first cell is its name.
+        title: of the table.
+        header: names of the columns.
+        rows: one line each; the first cell is its name.
     """
 
     title: str
@@ -96,13 +96,13 @@ class Numbers:
 
 
 def tabulate(panel: Panel) -> Numbers:
-    """Write down what a panel shows.
+    """Write the numbers of a panel as a table.
 
     Args:
         panel: with at least one curve.
 
     Returns:
-        A row a curve and a column a position, then the seeds and, where a curve has one, the notes.
+        One row per curve and one column per position, then the seeds and, if a curve has one, the notes.
     """
     places = sorted({x for line in panel.lines for x in line.x})
     has_seeds, has_notes = any(line.seeds for line in panel.lines), any(line.note for line in panel.lines)
@@ -123,12 +123,12 @@ def _number(mean: float, ends: tuple[float, float] | None) -> str:
 
 
 def panels_svg(panels: Sequence[Panel], *, name: str, about: str) -> str:
-    """Draw panels side by side, three a row.
+    """Draw panels side by side, three in a row.
 
     Args:
         panels: at least one.
-        name: unique in the page; what is inside the picture is called after it.
-        about: what it shows, for those who cannot see it.
+        name: unique in the page; prefix of the ids inside the picture.
+        about: description for readers who cannot see it.
 
     Returns:
         An ``<svg>`` element; the same panels give the same text.
@@ -143,7 +143,7 @@ def _figure(panels: Sequence[Panel]) -> "Figure":
     texts = [textwrap.fill(name, 44) for name in names]
     legend = [*texts, *([_HOLLOW] if any(line.note for panel in panels for line in panel.lines) else [])]
     lines = -(-len(legend) // columns) * max(text.count("\n") + 1 for text in legend)
-    # A picture of one panel is as wide as one of two: its curves lie the closer.
+    # A picture of one panel is as wide as one of two, since its curves are closer together.
     width, height = (7.6, 4.4) if len(panels) == 1 else (4.2 * columns, 3.2 * rows)
     figure = empty_figure(width + 0.4, height + 0.4 + 0.2 * lines)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -162,8 +162,8 @@ def _figure(panels: Sequence[Panel]) -> "Figure":
     return figure
 
 
-def _look(line: Line, rank: int) -> dict[str, Any]:
-    """Colour, dashes and marks of a curve, hollow where its heights are upper bounds."""
+def _look(line: Line, rank: int) -> Mapping[str, Any]:
+    """Choose colour, dashes and marks of a curve; marks of upper bounds are hollow."""
     return {
         "color": _GREY if line.bold else _COLOURS[rank % len(_COLOURS)],
         "linestyle": _DASHES[rank % len(_DASHES)],
@@ -192,15 +192,15 @@ def _draw(axes: "Axes", panel: Panel, names: Sequence[str]) -> None:
     if panel.ticks:
         axes.set_xticks(list(panel.ticks), list(panel.ticks.values()))
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # there is no half an epoch
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # an epoch is a whole number
 
 
 def _handle(panels: Sequence[Panel], names: Sequence[str], name: str) -> "Line2D":
-    """How a curve looks in the legend: hollow only where it is in every panel."""
+    """Draw a curve's mark for the legend: hollow only if the curve is hollow in every panel."""
     from matplotlib.lines import Line2D
 
-    own = [line for panel in panels for line in panel.lines if line.name == name]
-    return Line2D([], [], **_look(min(own, key=lambda line: bool(line.note)), names.index(name)))
+    curves = [line for panel in panels for line in panel.lines if line.name == name]
+    return Line2D([], [], **_look(min(curves, key=lambda line: bool(line.note)), names.index(name)))
 
 
 def _hollow() -> "Line2D":
@@ -210,7 +210,7 @@ def _hollow() -> "Line2D":
 
 
 def _inline(svg: str, name: str, about: str) -> str:
-    """Without the XML around it, with names that are unique in the page, black text in the page's colour."""
+    """Strip the XML around an SVG, and make its ids unique in the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
@@ -225,9 +225,9 @@ def dots_svg(values: Sequence[float], interval: tuple[float, float] | None, clai
     """Draw a dot for every seed, their interval and mean, zero, and the claimed range as a band.
 
     Args:
-        values: differences, one a seed.
+        values: differences, one per seed.
         interval: of their mean; None for too few seeds.
-        claimed: ends of the claimed range, infinite where it is open; None where nothing was claimed.
+        claimed: ends of the claimed range, infinite for an open end; None if nothing was claimed.
 
     Returns:
         A small ``<svg>`` element; the numbers stand in words beside it, so it is hidden from screen readers.

@@ -26,7 +26,7 @@ SECTIONS = {
 
 @dataclass(frozen=True)
 class FindingRow:
-    """A line of a table of the page: its cells, and what it is called in the page."""
+    """A row of a table of the page, for one finding: its cells and its id in the page."""
 
     id: str
     cells: tuple[str, ...]
@@ -37,14 +37,14 @@ class FindingRow:
 
 
 def claims_markdown(runs: Sequence[Result], tag: str | None = None) -> str:
-    """Write the claims and figures that were measured as Markdown tables.
+    """Write the measured claims and figures as Markdown tables.
 
     Args:
         runs: in any order; the same runs give the same bytes.
-        tag: only what carries it, such as "dispute".
+        tag: selects the claims and figures with this tag, such as "dispute".
 
     Returns:
-        Two tables, or a sentence where nothing was measured; ends in a newline.
+        Two tables, or a sentence if nothing was measured; ends in a newline.
 
     Raises:
         UserError: no figure and no claim carries the tag.
@@ -75,7 +75,7 @@ def claims_markdown(runs: Sequence[Result], tag: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class _Unit:
-    """What a difference is in: points, or with no name the unit of a loss, whose spreads need more decimals."""
+    """The unit of a difference: points, or nameless the unit of a loss, whose spreads need more decimals."""
 
     name: str
 
@@ -91,6 +91,7 @@ def _unit(claim: Claim) -> _Unit:
 
 
 def claim_row(finding: ClaimFinding, compared: Compared) -> FindingRow:
+    """Lay out a claim and its measurement at a preset."""
     claim, interval = finding.claim, compared.paired.interval
     claimed = None
     if claim.low is not None or claim.high is not None:
@@ -120,15 +121,15 @@ def claim_row(finding: ClaimFinding, compared: Compared) -> FindingRow:
 
 
 def _sizes(compared: Compared) -> Iterable[str]:
-    """Parameters and multiplications of both sides, where a preset's width may have changed which are alike."""
+    """Write the parameters and multiplications of both sides: a preset's width may have changed which are equal."""
     if len(set(compared.sides)) > 1 and compared.sizes:
         sides = zip(compared.sides, compared.sizes, strict=True)
-        said_of = [f"{side} {size.trainable:,} and {size.macs / 1e6:.2f} million" for side, size in sides]
-        yield f"Trainable parameters and multiplications an image: {', '.join(said_of)}."
+        words = [f"{side} {size.trainable:,} and {size.macs / 1e6:.2f} million" for side, size in sides]
+        yield f"Trainable parameters and multiplications an image: {', '.join(words)}."
 
 
 def _tests(paired: stats.Paired, unit: _Unit) -> Iterable[str]:
-    """What the verdict rests on beside the interval, and what these seeds could have told at all."""
+    """Write the tests beside the interval, and the smallest difference that these seeds could have detected."""
     if paired.n < stats.MIN_SEEDS or paired.t_p is None or paired.detectable is None:
         return
     yield f"Against no difference: paired t p = {paired.t_p:.3g}; P(left > right) = {paired.superiority:.2f}."
@@ -145,11 +146,11 @@ def _difference(compared: Compared, unit: _Unit) -> str:
 
 
 def claim_words(claim: Claim, compared: Compared) -> str:
-    """Say the verdict on a claim, with what bounds it: no evidence, what could have been seen, flags.
+    """Write the verdict on a claim with its limits: no evidence, the detectable difference, flags.
 
     Args:
-        claim: the claim.
-        compared: what was measured of it at a preset.
+        claim: of the catalogue.
+        compared: its measurement at a preset.
     """
     unit, is_number = _unit(claim), claim.low is not None and claim.low == claim.high
     if compared.weak:
@@ -157,7 +158,7 @@ def claim_words(claim: Claim, compared: Compared) -> str:
     words: list[str] = [compared.verdict or compared.comparison.verdict]
     if not compared.is_shown(words[0], claim.low, claim.high):
         words = ["not shown by an upper bound"]
-    # An interval that holds a claimed number says the less, the wider it is.
+    # The wider an interval around a claimed number, the less it says.
     detectable = compared.paired.detectable
     if (words[0] == "not distinguishable" or (words[0] == "agrees" and is_number)) and detectable is not None:
         words.append(f"{unit.plain(detectable).removesuffix(unit.name)} would have been detected with 80 % power")
@@ -166,16 +167,19 @@ def claim_words(claim: Claim, compared: Compared) -> str:
 
 
 def open_claim(finding: ClaimFinding) -> FindingRow:
+    """Lay out a claim without a measurement, and say why."""
     claim, state = finding.claim, "not yet measured"
     if finding.removed:
-        whys = {why: [p for p, other in finding.removed.items() if other == why] for why in finding.removed.values()}
-        state = "; ".join(f"not comparable at preset {', '.join(names)}, which {why}" for why, names in whys.items())
+        removed = finding.removed
+        presets = {reason: [p for p, other in removed.items() if other == reason] for reason in removed.values()}
+        state = "; ".join(f"not comparable at preset {', '.join(p)}, which {reason}" for reason, p in presets.items())
     elif not claim.left:
         state = f"Settled otherwise: {claim.how}."
     return FindingRow(claim.id, (claim.text, claim.claimed, state), details=claim.doubts)
 
 
 def sections(figures: Sequence[FigureFinding]) -> dict[str, list[FindingRow]]:
+    """Lay out all figures by section, measured or not."""
     sections: dict[str, list[FindingRow]] = {title: [] for title in SECTIONS.values()}
     for finding in figures:
         title = next(title for tag, title in SECTIONS.items() if tag in finding.published.tags)
@@ -184,6 +188,7 @@ def sections(figures: Sequence[FigureFinding]) -> dict[str, list[FindingRow]]:
 
 
 def figure_row(finding: FigureFinding, measured: Measured | None) -> FindingRow:
+    """Lay out a figure, and its measurement at a preset if there is one."""
     published = finding.published
     setup, figure = SETUPS.get(published.setup), published.figure
     number = f"{figure.wording or '-'} ({figure.kind})"

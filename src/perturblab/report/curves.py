@@ -17,7 +17,7 @@ from perturblab.report.charts import Line, Numbers, Panel, panels_svg, tabulate
 from perturblab.studies.presets import DECIDING
 
 _METRICS = (("exact", "exact"), ("batch_mean", "batch mean"), ("smoothed", "smoothed"))
-# Whose curves are drawn, where they were run: a picture a recipe, since ten curves in one cannot be told apart.
+# The set-ups whose curves are drawn: one picture per recipe, since ten curves in one picture are hard to distinguish.
 _RECIPES = {
     "the reproduction's recipe": ("K1", "K3", "K3-level-0", "K4", "H5", "K5", "K7"),
     "the authors' recipe": ("A1", "A1-level-0", "A1-order", "A1-1x1", "A1-cnn"),
@@ -28,9 +28,9 @@ _LONGEST = 120  # characters of a name in a legend
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture with its title, which its caption begins with, and what it shows in numbers.
+    """A picture with its title, its caption, which begins with the title, and its numbers.
 
-    ``svg`` is made here and holds no text of a record that was not escaped.
+    ``svg`` is made here, and all text of records in it is escaped.
     """
 
     title: str
@@ -46,13 +46,13 @@ def _chart(title: str, more: str, panels: Sequence[Panel], name: str) -> Chart:
 
 
 def attack_charts(runs: Sequence[Result]) -> list[Chart]:
-    """A panel for each data set and attack, a line a group of runs."""
+    """Draw one picture per data set, with one panel per attack and one line per group of runs."""
     by_data: dict[str, list[attacks_table.Attacked]] = {}
     for group in attacks_table.attacked_groups(runs):
         by_data.setdefault(attacks_table.data_of(group), []).append(group)
     charts = list[Chart]()
     for data, groups in sorted(by_data.items()):
-        points = [p for group in groups for own in group.points.values() for p in own if not p.name.is_frozen]
+        points = [p for group in groups for curve in group.points.values() for p in curve if not p.name.is_frozen]
         drawn = []
         for kind in sorted({attacks_table.kind_of(p) for p in points}):
             lines = [line for group in groups if (line := _attack_line(group, kind)).x]
@@ -63,8 +63,8 @@ def attack_charts(runs: Sequence[Result]) -> list[Chart]:
             for number, (kind, lines) in enumerate(drawn, 1)
         ]
         if panels:
-            flags = _flags_said(groups, [kind for kind, _ in drawn])
-            more = f"{_seeds_said(panels)}. {flags}"
+            flags = _describe_flags(groups, [kind for kind, _ in drawn])
+            more = f"{_describe_seeds(panels)}. {flags}"
             charts.append(_chart(f"{one_line(data)}: accuracy in percent", more, panels, f"attack-{len(charts)}"))
     return charts
 
@@ -82,22 +82,22 @@ def _attack_line(group: attacks_table.Attacked, kind: attacks_table.Kind) -> Lin
 
 
 def _in_seeds(flag: str, seeds: Sequence[int], among: Sequence[int]) -> str:
-    """A flag, and in which seeds where not in all."""
+    """Write a flag, with its seeds unless all have it."""
     return one_line(flag) + (
         "" if {*seeds} >= {*among} else f" in seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     )
 
 
-def _flags_said(groups: Sequence[attacks_table.Attacked], kinds: Sequence[attacks_table.Kind]) -> str:
-    """Which nets have flags, in which seeds and panels: a flag of one net says nothing about the others."""
+def _describe_flags(groups: Sequence[attacks_table.Attacked], kinds: Sequence[attacks_table.Kind]) -> str:
+    """Say which nets have flags, in which seeds and panels: a flag of one net says nothing about the others."""
     flagged, drawn = [], 0
     for group in groups:
-        own = {kind for points in group.points.values() for kind in map(attacks_table.kind_of, points)} & {*kinds}
-        drawn += bool(own)
+        shown = {kind for points in group.points.values() for kind in map(attacks_table.kind_of, points)} & {*kinds}
+        drawn += bool(shown)
         words = []
         for flag, seeds in attacks_table.flagged_seeds(group, kinds).items():
             where = [n for n, kind in enumerate(kinds, 1) if flag in attacks_table.flagged_seeds(group, [kind])]
-            panels = "" if len(where) == len(own) else f" ({_panels(where)})"
+            panels = "" if len(where) == len(shown) else f" ({_panels(where)})"
             words.append(_in_seeds(flag, seeds, [*group.points]) + panels)
         if words:
             flagged.append(f"{_short(group.group.label)} ({flag_note(words)})")
@@ -111,8 +111,8 @@ def _panels(numbers: Sequence[int]) -> str:
     return f"panel{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
-def _seeds_said(panels: Sequence[Panel], *, intervals: bool = True) -> str:
-    """How many seeds stand behind the means, and which curves have too few of them for an interval."""
+def _describe_seeds(panels: Sequence[Panel], *, intervals: bool = True) -> str:
+    """Say how many seeds stand behind the means, and which curves have too few of them for an interval."""
     counts = {n for panel in panels for line in panel.lines for n in line.seeds}
     few, many = min(counts), max(counts)
     if many == 1:
@@ -158,7 +158,7 @@ def _attack_panel(kind: attacks_table.Kind, lines: Sequence[Line], number: str) 
 
 
 def learning_charts(places: Places) -> list[Chart]:
-    """Test accuracy after every epoch, a picture a preset and recipe."""
+    """Draw the test accuracy after every epoch, one picture per preset and recipe."""
     charts = list[Chart]()
     for preset in dict.fromkeys(preset for preset, _ in places):
         for recipe, setups in _RECIPES.items():
@@ -170,21 +170,21 @@ def learning_charts(places: Places) -> list[Chart]:
             if lines:
                 title = f"Preset {one_line(preset)}, {recipe}: exact test accuracy by epoch"
                 panels = [Panel(f"{one_line(preset)}, {recipe}", tuple(lines), _EPOCHS, "accuracy, %", {})]
-                charts.append(_chart(title, _seeds_said(panels), panels, f"learning-{len(charts)}"))
+                charts.append(_chart(title, _describe_seeds(panels), panels, f"learning-{len(charts)}"))
     return charts
 
 
 def _by_epoch(seeds: Seeds, key: str) -> dict[float, list[float]]:
-    found: dict[float, list[float]] = {}
+    by_epoch: dict[float, list[float]] = {}
     for run in seeds.values():
         for row in run.metrics:
             if (value := getattr(row, key)) is not None:
-                found.setdefault(row.epoch, []).append(value)
-    return {epoch: values for epoch, values in sorted(found.items()) if len(values) == len(seeds)}
+                by_epoch.setdefault(row.epoch, []).append(value)
+    return {epoch: values for epoch, values in sorted(by_epoch.items()) if len(values) == len(seeds)}
 
 
 def audit_charts(places: Places) -> list[Chart]:
-    """The published metrics beside the exact count, for the deciding set-ups of every preset."""
+    """Draw the published metrics beside the exact count, for the deciding set-ups of every preset."""
     charts = list[Chart]()
     for preset in dict.fromkeys(preset for preset, _ in places):
         panels = []
@@ -205,5 +205,5 @@ def audit_charts(places: Places) -> list[Chart]:
                 panels.append(Panel(setup, tuple(lines), _EPOCHS, "accuracy, %", {}))
         if panels:
             title = f"Preset {one_line(preset)}: what the published codes would have reported for the same answers"
-            charts.append(_chart(title, _seeds_said(panels, intervals=False), panels, f"audit-{len(charts)}"))
+            charts.append(_chart(title, _describe_seeds(panels, intervals=False), panels, f"audit-{len(charts)}"))
     return charts

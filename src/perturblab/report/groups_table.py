@@ -34,7 +34,7 @@ class AuditMeans:
 class GroupRow:
     """A group in numbers: exact last-epoch accuracies in percent, and the difference to the control in points.
 
-    ``wilson`` is there for a single seed only. ``holm_p`` is the paired t p-value after Holm's correction for all
+    ``wilson`` is set for a single seed only. ``holm_p`` is the paired t p-value after Holm's correction for all
     comparisons of the table. ``note`` says why there is no comparison. ``best_val`` is the mean test accuracy of the
     epochs that were best on validation.
     """
@@ -55,17 +55,17 @@ class GroupRow:
 
 
 def group_rows(records: Sequence[Record], control: str | None = None) -> list[GroupRow]:
-    """Reduce records to one row a group, the control first.
+    """Reduce records to one row per group, the control first.
 
     Args:
         records: in any order.
         control: label of the group that all others are compared to, paired by seed; None for no comparison.
 
     Returns:
-        The rows; a group's audit is there when every finished record of it has one.
+        The rows; a group has an audit if each of its finished records has one.
 
     Raises:
-        UserError: no group has the control's label, or a seed is there twice with different results.
+        UserError: no group has the control's label, or a seed has two different results.
     """
     groups = group(records)
     rows = [_row(g) for g in groups]
@@ -73,7 +73,7 @@ def group_rows(records: Sequence[Record], control: str | None = None) -> list[Gr
         return rows
     reference = _find(groups, control)
     compared = [_compare(row, g, reference) for row, g in zip(rows, groups, strict=True)]
-    return sorted(_corrected(compared), key=lambda row: row.label != control)
+    return sorted(_correct(compared), key=lambda row: row.label != control)
 
 
 def group_cells(records: Sequence[Record], control: str | None = None) -> list[tuple[str, ...]]:
@@ -92,7 +92,7 @@ def group_cells(records: Sequence[Record], control: str | None = None) -> list[t
 
 
 def groups_markdown(records: Sequence[Record], control: str | None = None) -> str:
-    """Write the table for GitHub, with one line under it that says what the numbers are.
+    """Write the table for GitHub, with a line under it that explains the numbers.
 
     Args:
         records: in any order; the same records give the same bytes.
@@ -118,7 +118,7 @@ def rich_table(records: Sequence[Record], control: str | None = None) -> "Table"
         control: label of the group that all others are compared to, or None.
 
     Returns:
-        A table to print with rich; its caption says what the numbers are.
+        A table to print with rich; its caption explains the numbers.
 
     Raises:
         UserError: as `group_rows`.
@@ -137,21 +137,23 @@ def rich_table(records: Sequence[Record], control: str | None = None) -> "Table"
 
 
 def update_between_markers(text: str, table: str) -> str:
-    """Replace what lies between the two markers of the results.
+    """Replace the text between the two markers of the results.
 
     Args:
         text: a document with ``<!-- results:begin -->`` and, after it, ``<!-- results:end -->``, once each.
-        table: what to put between them.
+        table: the new text between them.
 
     Returns:
         The document; the same again when done twice.
 
     Raises:
-        UserError: a marker is missing, there twice, or they are in the wrong order.
+        UserError: a marker is missing or repeated, or they are in the wrong order.
     """
     for marker in (BEGIN, END):
         if text.count(marker) != 1:
-            raise UserError(f"the text has {text.count(marker)} lines {marker}, expected one; put it where results go")
+            raise UserError(
+                f"the text has {text.count(marker)} lines {marker}, expected one; put it where the table belongs"
+            )
     if text.index(END) < text.index(BEGIN):
         raise UserError(f"the text has {END} before {BEGIN}, expected it after; swap the two lines")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
@@ -211,7 +213,7 @@ def _compare(row: GroupRow, group: Group, control: Group) -> GroupRow:
     return replace(row, comparison=stats.paired(a, b))
 
 
-def _corrected(rows: Sequence[GroupRow]) -> list[GroupRow]:
+def _correct(rows: Sequence[GroupRow]) -> list[GroupRow]:
     """Add Holm's correction over all comparisons that have enough seeds for a verdict."""
     tested = {
         index: row.comparison.t_p
@@ -281,7 +283,7 @@ def _verdict(row: GroupRow) -> str:
 
 
 def _beside(row: GroupRow, best: float) -> str:
-    """The accuracy of a best epoch, and what it has over the last one."""
+    """Write the accuracy of a best epoch, and its difference to the last one."""
     return f"{best:.2f} ({stats.signed(best - row.interval.mean)})" if row.interval else f"{best:.2f}"
 
 

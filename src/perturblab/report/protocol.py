@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from perturblab.records.config import TrainConfig
 from perturblab.records.groups import Group, group
@@ -18,7 +17,7 @@ from perturblab.studies.setups import flags_of
 
 @dataclass(frozen=True)
 class Repeat:
-    """How runs of no study are made again.
+    """The command that repeats a group of runs outside all studies.
 
     Args:
         label: of the group.
@@ -31,40 +30,62 @@ class Repeat:
     command: str
 
 
-def list_presets(places: Places) -> list[dict[str, Any]]:
-    found = []
+@dataclass(frozen=True)
+class PresetRuns:
+    """A preset that was run.
+
+    Args:
+        name: of the preset.
+        about: one line.
+        changes: against the published protocol, one sentence each.
+        attacks: whether its runs are attacked.
+        commands: the calls that make all of it.
+        runs: set-up -> the commands of its run with seed 1, one per line.
+    """
+
+    name: str
+    about: str
+    changes: tuple[str, ...]
+    attacks: bool
+    commands: list[str]
+    runs: list[tuple[str, str]]
+
+
+def list_presets(places: Places) -> list[PresetRuns]:
+    """List the presets that were run."""
+    presets = []
     for name in dict.fromkeys(preset for preset, _ in places):
         if name not in PRESETS:
             continue
         preset = PRESETS[name]
-        seeds = {setup: max(places[of, setup]) for of, setup in places if of == name}
-        found.append(
-            {
-                "name": name,
-                "about": preset.about,
-                "changes": preset.changes or ("nothing",),
-                "attacks": bool(preset.attacks),
-                "commands": _studies(preset, seeds),
-                "runs": [(setup, "\n".join(_runs(SETUPS[setup], preset))) for setup in seeds],
-            }
+        seeds = {setup: max(places[at, setup]) for at, setup in places if at == name}
+        presets.append(
+            PresetRuns(
+                name,
+                preset.about,
+                preset.changes or ("nothing",),
+                bool(preset.attacks),
+                _studies(preset, seeds),
+                [(setup, "\n".join(_runs(SETUPS[setup], preset))) for setup in seeds],
+            )
         )
-    return found
+    return presets
 
 
 def _studies(preset: Preset, seeds: Mapping[str, int]) -> list[str]:
-    """The calls that make all of it: the preset's own set-ups and seeds, then what was run beyond them."""
+    """Write the calls that make a preset's runs: its own set-ups and seeds, then those that were run beyond them."""
     beyond = {setup: last for setup, last in seeds.items() if setup not in preset.setups}
     beyond |= {setup: last for setup, last in seeds.items() if last > max(preset.seeds_of(setup))}
     start = f"perturblab run --preset {preset.name}"
-    own = [start] if seeds.keys() - beyond.keys() else []
-    return own + [
+    default = [start] if seeds.keys() - beyond.keys() else []
+    return default + [
         f"{start} {' '.join(setup for setup in beyond if beyond[setup] == last)} --seeds {last}"
         for last in sorted(set(beyond.values()))
     ]
 
 
 def _runs(setup: Setup, preset: Preset) -> Iterable[str]:
-    """One run of a set-up without a study, and its attacks."""
+    """Write the commands of one run of a set-up outside a study, and of its attacks."""
     yield command_line(flags_of(setup, preset, 1)) + " --out RUN"
     for attack in preset.attacks_on(setup.id):
         source = {"source": f"RUN-OF-{attack['source']}"} if "source" in attack else {}
@@ -72,24 +93,25 @@ def _runs(setup: Setup, preset: Preset) -> Iterable[str]:
 
 
 def list_groups(runs: Sequence[Result]) -> list[tuple[str, ...]]:
-    """The records that belong to no study of this catalogue, as lines of a table."""
+    """Lay out the records outside all studies of this catalogue as rows of a table."""
     others = _others(runs)
     return groups_table.group_cells(others) if others else []
 
 
 def list_repeats(runs: Sequence[Result]) -> list[Repeat]:
-    """The commands of these records."""
-    return [Repeat(of.label, tuple(record.seed for record in of.records), _command(of)) for of in group(_others(runs))]
+    """List the commands that repeat these records."""
+    groups = group(_others(runs))
+    return [Repeat(one.label, tuple(record.seed for record in one.records), _command(one)) for one in groups]
 
 
 def _others(runs: Sequence[Result]) -> list[Record]:
-    """Records that stand nowhere else on the page."""
+    """Select the records that appear nowhere else on the page."""
     return [run.record for run in runs if place_of(run) is None]
 
 
-def _command(of: Group) -> str:
-    """What the first record's config says, with the images by the name under which they are found."""
-    record = of.records[0]
+def _command(repeated: Group) -> str:
+    """Write the first record's config as a command, with the images by their registered name."""
+    record = repeated.records[0]
     flags = {name: value for name, value in record.config.items() if value is not None and name != "label"}
     names = {part: name for part in ("train", "test") if (name := f"dataset_{part}") in flags}
     flags |= dict.fromkeys(names.values(), record.data.recognised)
@@ -103,6 +125,7 @@ def _command(of: Group) -> str:
 
 
 def list_compute(runs: Iterable[Result]) -> list[tuple[str, int, str, str, str]]:
+    """Sum the compute by preset: runs, core hours of training, hours of attacks, numerics numbers."""
     spent: dict[str, list[Record]] = {}
     attacked: dict[str, float] = {}
     for run in runs:
@@ -112,10 +135,10 @@ def list_compute(runs: Iterable[Result]) -> list[tuple[str, int, str, str, str]]
     return [
         (
             name,
-            len(of),
-            f"{sum(r.seconds * r.environment.threads for r in of) / 3600:.2f}",
+            len(records),
+            f"{sum(r.seconds * r.environment.threads for r in records) / 3600:.2f}",
             f"{attacked[name] / 3600:.2f}",
-            ", ".join(map(str, sorted({number for r in of for number in r.numbers}))),
+            ", ".join(map(str, sorted({number for r in records for number in r.numbers}))),
         )
-        for name, of in sorted(spent.items())
+        for name, records in sorted(spent.items())
     ]

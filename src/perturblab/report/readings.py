@@ -1,4 +1,4 @@
-"""What one run says about what a figure measures."""
+"""Values read from one run: the quantities that figures and claims are about."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ AUDITED = {
 
 @dataclass(frozen=True)
 class Value:
-    """What one run says.
+    """A value read from one run.
 
     Args:
         number: percent; of "volatility" the spread itself.
         flags: signs of a masked gradient.
-        images: test images that it rests on; 0 where that is not said.
+        images: number of test images behind it; 0 if unknown.
     """
 
     number: float
@@ -35,16 +35,16 @@ class Value:
 
 
 def value(run: Result, measure: Measure, images: int = 0) -> Value | None:
-    """Read from a run what a figure is about.
+    """Read the value of a measure from a run.
 
     Args:
         run: a finished one.
-        measure: what is compared.
-        images: on how many test images an attack is looked for first, from `images_of_all`; 0 for as many as the
-            measure names, or else the most there are.
+        measure: the quantity.
+        images: preferred number of attacked test images, from `images_of_all`; 0 for the number that the measure
+            names, or else the largest.
 
     Returns:
-        The value, or None where the run was not measured that way.
+        The value, or None if the run was not measured that way.
     """
     if _is_of_points(measure):
         return _attacked(run.points, measure, images)
@@ -52,23 +52,25 @@ def value(run: Result, measure: Measure, images: int = 0) -> Value | None:
 
 
 def exact(run: Result) -> Value:
-    """Exact accuracy on test after the last epoch, in percent."""
+    """Read the exact test accuracy after the last epoch, in percent."""
     last = run.record.counts.last
     return Value(last.accuracy, images=last.total)
 
 
 def trained(run: Result) -> Value | None:
-    """Accuracy on the training images over the last epoch, in percent; None where it was not recorded."""
+    """Read the accuracy on the training images over the last epoch, in percent; None if it was not recorded."""
     return Value(run.metrics[-1].train_accuracy) if run.metrics else None
 
 
 def _best(key: str, first: int = 0) -> Callable[[Result], Value | None]:
-    """The best audited epoch on test, from epoch index `first` on where a run is longer than that."""
+    """Make a reader of the best audited epoch on test, from epoch index `first` on if the run is longer than that."""
 
     def read(run: Result) -> Value | None:
         audited = [row for row in run.metrics if getattr(row, key) is not None]
-        ruled = [row for row in audited if row.epoch >= first] or audited
-        return Value(max(getattr(row, key) for row in ruled), images=run.record.counts.last.total) if ruled else None
+        eligible = [row for row in audited if row.epoch >= first] or audited
+        return (
+            Value(max(getattr(row, key) for row in eligible), images=run.record.counts.last.total) if eligible else None
+        )
 
     return read
 
@@ -79,7 +81,7 @@ def _volatility(run: Result) -> Value | None:
 
 
 def _nothing(run: Result) -> None:
-    """Nothing here measures it."""
+    """Read nothing: no measurement of it exists here."""
 
 
 READERS: Mapping[str, Callable[[Result], Value | None]] = {
@@ -94,13 +96,13 @@ READERS: Mapping[str, Callable[[Result], Value | None]] = {
 
 
 def images_of_all(*sides: tuple[Iterable[Result], Measure]) -> int:
-    """Say on how many test images an attack was made in every run, so that seeds and sides are of the same ones.
+    """Find the number of attacked test images that all runs share, so that seeds and sides use the same images.
 
     Args:
-        sides: runs and what is read from them; those that were not measured that way do not count.
+        sides: runs and the measure read from them; runs that were not measured that way do not count.
 
     Returns:
-        The number that the measure names where all have it, else the largest that all have; 0 where there is none.
+        The number that the measure names if all have it, else the largest that all have; 0 if there is none.
     """
     totals, named = list[set[int]](), set[int]()
     for runs, measure in sides:

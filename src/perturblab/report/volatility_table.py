@@ -1,4 +1,4 @@
-"""How unsteady training was: the spread of the loss's change from epoch to epoch."""
+"""The volatility of training: the spread of the loss's change from epoch to epoch."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,18 @@ from perturblab.records.metrics import Row
 from perturblab.records.record import Record
 from perturblab.records.results import Result
 
-_MOST_DECIMALS = 9  # what is smaller is the noise of floats
+_MOST_DECIMALS = 9  # anything smaller is the noise of floats
 Spreads = Mapping[str, float]  # which loss -> standard deviation of its change
 
 
 def spreads(rows: Sequence[Row]) -> dict[str, float]:
-    """Standard deviations of the loss's change from one epoch to the next.
+    """Compute the standard deviations of the loss's change from one epoch to the next.
 
     Args:
         rows: one per epoch.
 
     Returns:
-        For the training loss, for the second half of its epochs, and for the test loss where every epoch has one;
+        For the training loss, for the second half of its epochs, and for the test loss if every epoch has one;
         a loss of fewer than three epochs is left out.
     """
     training = [row.train_loss for row in rows]
@@ -50,7 +50,7 @@ def fine(value: float, sign: str = "") -> str:
 
 
 def volatility_markdown(runs: Sequence[Result], control: str | None = None) -> str:
-    """Write the spreads, a row a group: means over seeds and, paired by seed, the ratio to the control.
+    """Write the spreads, one row per group: means over seeds and, paired by seed, the ratio to the control.
 
     Args:
         runs: from `perturblab.records.results.load_results`; those without metrics are left out.

@@ -1,6 +1,6 @@
-"""Pictures of a run, drawn from its metrics."""
+"""The picture of a run's progress, drawn from its metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +13,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_Curve = tuple[str, str, Mapping[str, Any]]
 _TRAIN = {"color": "#0072b2", "linestyle": "-", "marker": "o"}
 _VALIDATION = {"color": "#e69f00", "linestyle": "--", "marker": "s"}
-# Metric, name in the legend, look. Line styles and markers differ too, so that a grey print can be read; the exact
-# accuracy is wide and comes first, so that the others, which often lie within its width, stay visible on top.
+# Metric, name in the legend, look. Line styles and markers differ too, for prints in grey. The exact accuracy is drawn
+# wide and first, so that the other metrics, which often lie within its width, stay visible on top of it.
 _EXACT = {"color": "#000000", "linestyle": "-", "marker": "x", "linewidth": 3.2, "markeredgewidth": 2}
-_LOSS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+_LOSS: tuple[_Curve, ...] = (
     ("train_loss", "train", _TRAIN),
     ("val_loss", "validation", _VALIDATION),
 )
-_ACCURACY: tuple[tuple[str, str, dict[str, Any]], ...] = (
+_ACCURACY: tuple[_Curve, ...] = (
     ("exact", "test, exact", _EXACT),
     ("train_accuracy", "train", _TRAIN),
     ("val_accuracy", "validation", _VALIDATION),
@@ -63,13 +64,13 @@ def _draw(rows: Sequence[Row], title: str) -> "Figure":
     return figure
 
 
-def _panel(axes: "Axes", rows: Sequence[Row], metrics: Sequence[Any], unit: str) -> None:
+def _panel(axes: "Axes", rows: Sequence[Row], metrics: Sequence[_Curve], unit: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for rank, (key, name, look) in enumerate(metrics):
         points = [(row.epoch, value) for row in rows if (value := getattr(row, key)) is not None]
         if points:
-            # About ten markers a curve, staggered: they tell the curves apart without covering them.
+            # About ten markers per curve, staggered, distinguish the curves without covering them.
             step = 1 + len(points) // 10
             every = (rank * step // len(metrics), step)
             axes.plot(*zip(*points, strict=True), label=name, **{"markersize": 5, "markevery": every, **look})
