@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# The colours of Okabe and Ito, which colour-blind readers can distinguish; the light ones are darkened for a contrast of
-# 3 with both white and black. Dashes and markers differ too.
+# The colours of Okabe and Ito, which colour-blind readers can distinguish; the light ones are darkened for a contrast
+# of 3 with both white and black. Dashes and markers differ too.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#c28600", "#3d98cf", "#8c8c8c", "#7a5cc0")
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (6, 1, 1, 1, 1, 1)))
 _MARKERS = "osD^vPX*"

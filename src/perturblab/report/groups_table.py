@@ -151,9 +151,7 @@ def update_between_markers(text: str, table: str) -> str:
     """
     for marker in (BEGIN, END):
         if text.count(marker) != 1:
-            raise UserError(
-                f"the text has {text.count(marker)} lines {marker}, expected one; put it where the table belongs"
-            )
+            raise UserError(f"the text has {text.count(marker)} lines {marker}, expected one; add or remove lines")
     if text.index(END) < text.index(BEGIN):
         raise UserError(f"the text has {END} before {BEGIN}, expected it after; swap the two lines")
     before, after = text.split(BEGIN)[0], text.split(END)[1]

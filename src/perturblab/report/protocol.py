@@ -22,7 +22,7 @@ class Repeat:
     Args:
         label: of the group.
         seeds: of its records, ascending.
-        command: of the first one; "" where its config is not one that can be command_line.
+        command: of the first one; "" if its config cannot be typed.
     """
 
     label: str
