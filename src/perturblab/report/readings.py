@@ -68,9 +68,9 @@ def _best(key: str, first: int = 0) -> Callable[[Result], Value | None]:
     def read(run: Result) -> Value | None:
         audited = [row for row in run.metrics if getattr(row, key) is not None]
         eligible = [row for row in audited if row.epoch >= first] or audited
-        return (
-            Value(max(getattr(row, key) for row in eligible), images=run.record.counts.last.total) if eligible else None
-        )
+        if not eligible:
+            return None
+        return Value(max(getattr(row, key) for row in eligible), images=run.record.counts.last.total)
 
     return read
 
