@@ -14,7 +14,7 @@ from perturblab.cli import main
 from perturblab.records.paths import FAILED_FILE
 from perturblab.report.groups_table import BEGIN, END
 from perturblab.runs import checkpoint
-from perturblab.system import processes
+from perturblab.system import exit_codes
 
 DIGITS = 597  # test images of the bundled digits
 SMALL = "--net-type lenet --nfilters 2 --nepochs 1 --batch-size 2 --nthreads 1 --quiet"
@@ -56,7 +56,7 @@ def attack(run: Path) -> None:
 
 
 def _done(line: str) -> None:
-    assert main.main(shlex.split(line)) == processes.DONE, line
+    assert main.main(shlex.split(line)) == exit_codes.DONE, line
 
 
 # --- checkpoints

@@ -18,7 +18,7 @@ from typing import Any
 
 from perturblab.cli import main
 from perturblab.records import store
-from perturblab.system import processes
+from perturblab.system import exit_codes
 
 ROOM = 3 << 30  # bytes of address space beyond what the process has when a command begins
 MEMORY = 700 << 20  # bytes that no bad input may take
@@ -102,9 +102,9 @@ def fault(ended: Ended, *, total: int | None = None, may_succeed: bool = False, 
         return "code from a file was run"
     if ended.grown > MEMORY:
         return f"took {ended.grown >> 20} MB"
-    if ended.code == processes.MISTAKE:
+    if ended.code == exit_codes.MISTAKE:
         return _wrong_refusal(ended, names)
-    if ended.code != processes.DONE:
+    if ended.code != exit_codes.DONE:
         return f"exit code {ended.code}"
     return _wrong_success(ended, total) if may_succeed else "accepted"
 

@@ -17,7 +17,7 @@ import pytest
 from builders import LENET, ONE_EPOCH, Tell, content
 from perturblab.cli import main, nets
 from perturblab.runs import checkpoint, train
-from perturblab.system import processes
+from perturblab.system import exit_codes
 
 
 def process(*argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -92,11 +92,11 @@ def test_a_stop_that_is_given_leaves_the_signals_alone(
         return asked[-1]
 
     line = f"train {LENET} --nepochs 9 --quiet --out {tmp_path / 'run'}"
-    assert main.main(shlex.split(line), stop=stop) == processes.INTERRUPTED
+    assert main.main(shlex.split(line), stop=stop) == exit_codes.INTERRUPTED
     assert asked == [False, False, True]
     assert f"--resume {tmp_path / 'run'}" in capsys.readouterr().err
     study = f"run K4 --seeds 1 --results {tmp_path}/r --work {tmp_path}/w"
-    assert main.main(shlex.split(study), stop=lambda: True) == processes.INTERRUPTED
+    assert main.main(shlex.split(study), stop=lambda: True) == exit_codes.INTERRUPTED
     assert not list(tmp_path.glob("r/**/*.json"))
 
 

@@ -26,7 +26,7 @@ from perturblab.models import NETS, Task, describe
 from perturblab.records.config import TrainConfig, validated
 from perturblab.runs import checkpoint
 from perturblab.runs.build import build_net, freeze, make_recipe, net_options
-from perturblab.system import processes
+from perturblab.system import exit_codes
 from perturblab.training.loop import make_optimizer, start
 
 CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())  # noqa: SIM905
@@ -225,7 +225,7 @@ def two_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list
     def run(argv: list[str]) -> dict[str, Any]:
         folder, asked = tmp_path / "run", iter((False, True))
         threads = ["--nthreads", str(torch.get_num_threads())]
-        assert main.main([*argv, "--out", str(folder), *threads], stop=lambda: next(asked)) == processes.INTERRUPTED
+        assert main.main([*argv, "--out", str(folder), *threads], stop=lambda: next(asked)) == exit_codes.INTERRUPTED
         return checkpoint.load_checkpoint(folder / "checkpoint.pt")
 
     monkeypatch.setattr(data, "load", load)

@@ -13,7 +13,8 @@ from perturblab.cli.attack_table import points_table
 from perturblab.records.attack_names import ATTACK_KINDS, WORST, AttackName
 from perturblab.records.flags import NOT_MONOTONE, PGD_WEAKER, UPPER_BOUND, Raised, flag_note, flag_points
 from perturblab.records.pictures import curves, examples
-from perturblab.records.points import Point, radius
+from perturblab.records.points import Point
+from perturblab.records.radius import radius
 from perturblab.records.worst_case import NO_WORST, with_worst
 from perturblab.stats import wilson
 

@@ -21,8 +21,8 @@ from perturblab.studies import failures, jobs, plan
 from perturblab.studies import ray as ray_module
 from perturblab.studies.catalogue import SETUPS
 from perturblab.studies.presets import Preset
+from perturblab.system.exit_codes import INTERRUPTED
 from perturblab.system.files import locked
-from perturblab.system.processes import INTERRUPTED
 from perturblab.system.terminal import Show
 from told import in_order
 

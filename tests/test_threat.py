@@ -14,7 +14,8 @@ from perturblab import attacks
 from perturblab.attacks import Effort, Frozen, PixelModel, Threat, pgd, project, to_pixels, untouched, violations
 from perturblab.errors import UserError
 from perturblab.records.attack_config import AttackConfig
-from perturblab.records.config import TrainConfig, parse_eps, validated
+from perturblab.records.config import TrainConfig, validated
+from perturblab.records.radius import parse_eps
 from told import in_order
 
 # --- the threat -----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from perturblab.cli.arguments import select_fields
 from perturblab.cli.output import print_json
 from perturblab.records.attack_config import AttackConfig
 from perturblab.records.config import validated
-from perturblab.system.processes import DONE
+from perturblab.system.exit_codes import DONE
 
 
 def attack(args: argparse.Namespace) -> int:

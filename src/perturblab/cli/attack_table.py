@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from perturblab.records.attack_names import WORST
 from perturblab.records.pictures.curves import notes_under
-from perturblab.records.points import Point, radius
+from perturblab.records.points import Point
+from perturblab.records.radius import radius
 from perturblab.records.worst_case import NO_WORST
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from perturblab.cli.arguments import integers
 from perturblab.cli.output import print_json
-from perturblab.system.processes import DONE
+from perturblab.system.exit_codes import DONE
 
 if TYPE_CHECKING:
     from perturblab.runs.evaluate import Evaluation

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from perturblab.cli.arguments import Parser
 from perturblab.errors import UserError
-from perturblab.system.processes import DONE, FAILED
+from perturblab.system.exit_codes import DONE, FAILED
 
 if TYPE_CHECKING:
     from perturblab.system.terminal import Show

@@ -21,7 +21,8 @@ from perturblab.cli.train import train_net
 from perturblab.errors import NonFiniteError, RankLostError, UserError, one_line
 from perturblab.records.attack_config import AttackConfig
 from perturblab.records.config import TrainConfig
-from perturblab.system.processes import DONE, INTERRUPTED, MISTAKE, is_first, world_size
+from perturblab.system.exit_codes import DONE, INTERRUPTED, MISTAKE
+from perturblab.system.processes import is_first, world_size
 
 _LET_THE_FIRST_TELL = 2.0  # seconds
 

@@ -7,7 +7,7 @@ from perturblab.cli.arguments import integers
 from perturblab.cli.config_file import training_config
 from perturblab.cli.output import print_json
 from perturblab.errors import UserError
-from perturblab.system.processes import DONE
+from perturblab.system.exit_codes import DONE
 
 
 def list_nets(args: argparse.Namespace) -> int:

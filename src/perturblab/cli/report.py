@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from perturblab.cli.arguments import Parser
 from perturblab.errors import UserError
-from perturblab.system.processes import DONE
+from perturblab.system.exit_codes import DONE
 
 if TYPE_CHECKING:
     from perturblab.records.results import Result

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from perturblab.cli.arguments import Parser
 from perturblab.cli.study import run_study
 from perturblab.errors import UserError
-from perturblab.system.processes import DONE
+from perturblab.system.exit_codes import DONE
 
 if TYPE_CHECKING:
     from perturblab.studies.catalogue import Claim, PublishedFigure, Setup

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from perturblab.cli.arguments import integers
 from perturblab.errors import UserError
-from perturblab.system.processes import DONE, FAILED, INTERRUPTED
+from perturblab.system.exit_codes import DONE, FAILED, INTERRUPTED
 from perturblab.system.signals import poll_stops
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from perturblab.cli.config_file import training_config
 from perturblab.errors import RankLostError, UserError
 from perturblab.records.config import TrainConfig
 from perturblab.records.paths import RunFolder
-from perturblab.system.processes import DONE, INTERRUPTED, is_first, launcher
+from perturblab.system.exit_codes import DONE, INTERRUPTED
+from perturblab.system.processes import is_first, launcher
 from perturblab.system.signals import poll_stops
 
 if TYPE_CHECKING:

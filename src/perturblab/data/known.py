@@ -43,7 +43,7 @@ class Known:
         counts: number of training and test images of the complete set.
         hub: repository and configuration on the hub; empty for the bundled set.
         files: the folder in which other tools leave it, or "".
-        radius: the usual L-infinity radius of attacks on it, as on the command line.
+        attack_radius: the usual L-infinity radius of attacks on it, as on the command line.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Known:
     counts: tuple[int, int]
     hub: tuple[str, ...] = ()
     files: str = ""
-    radius: str = "8/255"
+    attack_radius: str = "8/255"
 
 
 def number_classes(count: int) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ _COLOUR, _GREY = (3, 32, 32), (1, 28, 28)
 _GREY_RADIUS = "0.3"
 
 KNOWN = (
-    Known("digits", "digits", (1, 8, 8), number_classes(10), (1200, 597), radius=_GREY_RADIUS),
+    Known("digits", "digits", (1, 8, 8), number_classes(10), (1200, 597), attack_radius=_GREY_RADIUS),
     Known(
         "MNIST",
         "MNIST",

@@ -18,8 +18,8 @@ from perturblab.layers.perturb import (
     plain_layer,
 )
 from perturblab.layers.shift import Shift, shift
+from perturblab.layers.surgery.batchout_sites import Placement, batchout_at, find_sites
 from perturblab.layers.surgery.perturbify import perturb_layers, perturbify
-from perturblab.layers.surgery.placement import Placement, batchout_at, find_sites
 from perturblab.layers.surgery.replace import Surgery, replace_layers
 from perturblab.layers.surgery.substitute import Substitution, substitute
 from perturblab.layers.surgery.tracing import Trace, trace

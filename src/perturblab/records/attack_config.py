@@ -6,8 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from perturblab.records.attack_names import ACTIVE, AT_INFERENCE, ATTACK_KINDS, AttackName, Effort, Mode
 from perturblab.records.choices import Norm
-from perturblab.records.config import Text, Threads, check_linf, parse_eps
+from perturblab.records.config import Text, Threads
 from perturblab.records.fields import Positive, Seed
+from perturblab.records.radius import check_linf, parse_eps
 
 
 class AttackConfig(BaseModel):

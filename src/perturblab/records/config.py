@@ -22,6 +22,7 @@ from pydantic import (
 from perturblab.errors import UserError
 from perturblab.records import choices
 from perturblab.records.fields import Natural, Positive, Seed
+from perturblab.records.radius import check_linf, parse_eps
 from perturblab.system.files import expand_home
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -44,36 +45,6 @@ def _rows(value: Any) -> Any:
     if not number >= 0 or (isinstance(number, float) and not number <= 1):
         raise ValueError(f"--batchout-k got {text!r}; expected a count such as 64, or a fraction in [0, 1] such as 0.5")
     return number
-
-
-def parse_eps(text: str, flag: str = "--eps") -> float:
-    """Read the radius of an attack.
-
-    Args:
-        text: a number such as ``0.3``, or a fraction such as ``8/255``.
-        flag: where it was given.
-
-    Returns:
-        The radius in pixel units, where images lie in [0, 1].
-
-    Raises:
-        ValueError: it is neither, or negative.
-    """
-    number = math.nan
-    top, slash, bottom = text.strip().partition("/")
-    with suppress(ValueError, ZeroDivisionError):
-        number = float(top) / (float(bottom) if slash else 1.0)
-    if not 0 <= number < math.inf:
-        raise ValueError(f"{flag} got {text!r}; expected a number of at least 0, or a fraction such as 8/255")
-    return number
-
-
-def check_linf(eps: float, flag: str) -> None:
-    """Refuse 8 where 8/255 was meant: with 1 every pixel can become any other."""
-    if eps > 1:
-        raise ValueError(
-            f"{flag} got {eps:g}; expected at most 1 in linf, where pixels lie in [0, 1]; write 8 of 255 as 8/255"
-        )
 
 
 def _radius(value: Any) -> str:

@@ -120,12 +120,6 @@ class Point(BaseModel, frozen=True, extra="forbid"):
         return values
 
 
-def radius(eps: float) -> str:
-    """Write a radius in pixels of [0, 1], or a cap on iterations, as people do: small ones as 255ths, else decimals."""
-    steps = eps * 255
-    return f"{round(steps)}/255" if 0 < eps < 0.1 and abs(steps - round(steps)) < 1e-6 else f"{eps:g}"
-
-
 def load_points(path: Path) -> list[Point]:
     """Read the points of a file; none where it is missing.
 

@@ -10,7 +10,8 @@ from perturblab.records.attack_names import WORST, AttackName
 from perturblab.records.flags import flag_note
 from perturblab.records.groups import Group, group
 from perturblab.records.markdown import Raw, escape, markdown_table
-from perturblab.records.points import Point, radius
+from perturblab.records.points import Point
+from perturblab.records.radius import radius
 from perturblab.records.results import Result
 from perturblab.records.worst_case import NO_WORST, lacks_worst, with_worst
 

@@ -9,7 +9,7 @@ from statistics import fmean
 from perturblab import stats
 from perturblab.errors import one_line
 from perturblab.records.flags import flag_note
-from perturblab.records.points import radius
+from perturblab.records.radius import radius
 from perturblab.records.results import Result
 from perturblab.report import attacks_table
 from perturblab.report.by_setup import Places, Seeds

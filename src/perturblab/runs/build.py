@@ -13,7 +13,7 @@ from perturblab.data.known import Preparation
 from perturblab.data.sets import ImageData
 from perturblab.errors import UserError
 from perturblab.layers.mixing import Mixing
-from perturblab.layers.surgery.placement import batchout_at
+from perturblab.layers.surgery.batchout_sites import batchout_at
 from perturblab.models.build import build, options_read, resolve
 from perturblab.models.skeleton import Task
 from perturblab.records.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig

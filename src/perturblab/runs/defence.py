@@ -9,9 +9,10 @@ from perturblab.attacks.threat import Threat
 from perturblab.data.known import KNOWN, Known
 from perturblab.errors import UserError
 from perturblab.layers.mixing import Mixing
-from perturblab.layers.surgery.placement import find_sites
+from perturblab.layers.surgery.batchout_sites import find_sites
 from perturblab.models.sites import published_mixing, published_sites
-from perturblab.records.config import DEFENCE_OPTIONS, TrainConfig, parse_eps
+from perturblab.records.config import DEFENCE_OPTIONS, TrainConfig
+from perturblab.records.radius import parse_eps
 from perturblab.training.adversarial import Adversary
 
 
@@ -81,7 +82,7 @@ def make_adversary(config: TrainConfig, dataset: str) -> Adversary | None:
 
     Args:
         config: what was given.
-        dataset: recognised name of the training set; the default radius is 0.3 for MNIST and the digits, else 8/255.
+        dataset: recognised name of the training set; the default radius is its `Known.attack_radius`.
     """
     if config.defence not in ("fgsm", "fgsm-half", "pgd"):
         return None
@@ -96,7 +97,7 @@ def make_adversary(config: TrainConfig, dataset: str) -> Adversary | None:
 
 def default_eps(dataset: str) -> str:
     """The radius of adversarial training where none is given: what the data set is usually attacked with."""
-    return {known.name: known.radius for known in KNOWN}.get(dataset, Known.radius)
+    return {known.name: known.attack_radius for known in KNOWN}.get(dataset, Known.attack_radius)
 
 
 def resolved_defence(

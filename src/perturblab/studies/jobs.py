@@ -22,8 +22,8 @@ from perturblab.studies.catalogue.types import Flags
 from perturblab.studies.failures import Failure, failure_file, forget_failure, record_failure
 from perturblab.studies.keep import keep_attacks, keep_run
 from perturblab.studies.plan import Job, conflict
+from perturblab.system.exit_codes import INTERRUPTED, MISTAKE
 from perturblab.system.files import sweep
-from perturblab.system.processes import INTERRUPTED, MISTAKE
 from perturblab.system.signals import STOPS
 from perturblab.system.terminal import Show
 

@@ -1,9 +1,6 @@
-"""This process: its exit codes, and its rank among those of `torchrun`."""
+"""This process: its rank among those of `torchrun`."""
 
 import os
-
-# Exit codes: done; a failed run or check, or a bug of perturblab; the user's mistake; stopped by a signal.
-DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 
 def world_size() -> int:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from perturblab.layers.masks import Noise
-from perturblab.layers.surgery.placement import COUNTER, names_matching
+from perturblab.layers.surgery.batchout_sites import COUNTER, names_matching
 from perturblab.layers.surgery.replace import Surgery, replace_layers
 from perturblab.layers.surgery.substitute import Substitution, substitute
 from perturblab.layers.surgery.tracing import Trace, brief, trace

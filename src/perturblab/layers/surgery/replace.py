@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from perturblab.layers.surgery.placement import near
+from perturblab.layers.surgery.batchout_sites import near
 
 # (name, module) -> what stands in its place, or None
 Rule = Callable[[str, nn.Module], nn.Module | None]

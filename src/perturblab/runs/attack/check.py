@@ -9,7 +9,8 @@ from perturblab.attacks.registry import ATTACKS
 from perturblab.attacks.threat import Threat
 from perturblab.records.attack_names import AttackName
 from perturblab.records.checks import Check, CheckKey, Findings, telling_radius
-from perturblab.records.points import Point, radius
+from perturblab.records.points import Point
+from perturblab.records.radius import radius
 from perturblab.records.run_points import RunPoints
 from perturblab.runs.attack.target import Target
 from perturblab.seeding import stream

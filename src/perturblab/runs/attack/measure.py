@@ -15,7 +15,8 @@ from perturblab.records.attack_config import AttackConfig
 from perturblab.records.attack_names import ACTIVE, ATTACK_KINDS, AttackName
 from perturblab.records.paths import RunFolder, file_of
 from perturblab.records.pictures import curves
-from perturblab.records.points import Point, radius
+from perturblab.records.points import Point
+from perturblab.records.radius import radius
 from perturblab.records.run_points import RunPoints
 from perturblab.runs import open
 from perturblab.runs.attack.check import check_net

@@ -9,7 +9,8 @@ from perturblab.errors import one_line
 from perturblab.records.flags import flag_note
 from perturblab.records.groups import group
 from perturblab.records.markdown import escape, markdown_table
-from perturblab.records.points import Point, radius
+from perturblab.records.points import Point
+from perturblab.records.radius import radius
 from perturblab.records.record import Record
 from perturblab.stats import brackets, wilson
 

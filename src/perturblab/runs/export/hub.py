@@ -13,7 +13,7 @@ from torch import nn
 from perturblab.attacks.pixels import PixelModel
 from perturblab.errors import UserError, one_line
 from perturblab.layers.masks import Masks
-from perturblab.layers.surgery.placement import COUNTER
+from perturblab.layers.surgery.batchout_sites import COUNTER
 from perturblab.models.build import NETS, build, options_read
 from perturblab.models.skeleton import Task
 from perturblab.records import store
