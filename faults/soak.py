@@ -20,6 +20,7 @@ from faults.studies import TINY as PRESET
 from perturblab.records.markdown import markdown_table
 from perturblab.studies import plan
 from perturblab.studies.catalogue import SETUPS
+from perturblab.studies.done import is_done
 from perturblab.studies.jobs import run_jobs
 from perturblab.studies.presets import Preset
 from perturblab.system.terminal import Show
@@ -88,7 +89,7 @@ def large_study(world: World, runs: int, folder: Path) -> list[Sample]:
     def run(argv: Sequence[str]) -> int:
         seeds = range(1, runs + 1)
         jobs = plan.plan([SETUPS["H5"]], tiny, seeds, results=folder / "results", work=folder / "work")
-        missing = [job for job in jobs if not plan.is_done(job)]
+        missing = [job for job in jobs if not is_done(job)]
         return len(run_jobs(missing, processes=2, threads=1, show=Show(quiet=True)))
 
     return watch(world.start([], run=run), Counter(folder / "results"), 5.0)

@@ -18,6 +18,7 @@ from perturblab.records.record import Record
 from perturblab.studies import plan
 from perturblab.studies.catalogue import SETUPS
 from perturblab.studies.failures import Failure
+from perturblab.studies.job import Job
 from perturblab.studies.jobs import run_jobs
 from perturblab.studies.presets import Preset
 from perturblab.system.terminal import Show
@@ -34,13 +35,13 @@ TINY = Preset(
 ONCE = replace(TINY, name="quick", flags={**TINY.flags, "nepochs": 1})
 
 
-def planned(folder: Path, *names: str, seeds: int = 1, preset: Preset = TINY, **given: Any) -> list[plan.Job]:
+def planned(folder: Path, *names: str, seeds: int = 1, preset: Preset = TINY, **given: Any) -> list[Job]:
     setups = [SETUPS[name] for name in names]
     folders = {"results": folder / "results", "work": folder / "runs"}
     return plan.plan(setups, preset, range(1, seeds + 1), common=given, **folders)
 
 
-def run_all(jobs: list[plan.Job], **given: Any) -> list[Failure]:
+def run_all(jobs: list[Job], **given: Any) -> list[Failure]:
     return run_jobs(jobs, processes=2, threads=1, show=QUIET, **given)
 
 
@@ -66,7 +67,7 @@ def points(folder: Path, attack: str, settings: dict[str, Any], *, total: int = 
     save_points(file, [*load_points(file), *new])
 
 
-def keep_record(job: plan.Job, **config: Any) -> Path:
+def keep_record(job: Job, **config: Any) -> Path:
     """A record as the study would keep it, with the config changed; nothing is trained."""
     record = copy.deepcopy(FULL) | {"seed": job.flags["manual_seed"]}
     record["config"] = json.loads(json.dumps({**job.flags, "dataset_train": "shown otherwise", **config}))

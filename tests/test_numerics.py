@@ -37,6 +37,7 @@ from perturblab.records.record import Record
 from perturblab.records.results import load_results, load_void
 from perturblab.studies import plan
 from perturblab.studies.catalogue import SETUPS
+from perturblab.studies.job import Job
 from perturblab.studies.jobs import argv
 from perturblab.studies.keep import set_aside_void
 from perturblab.studies.presets import PRESETS
@@ -290,7 +291,7 @@ def test_a_part_of_a_run_makes_all_of_it_void(monkeypatch: pytest.MonkeyPatch) -
     assert record.fault == fault
 
 
-def study_of_two(folder: Path) -> list[plan.Job]:
+def study_of_two(folder: Path) -> list[Job]:
     """Plan a study of two runs and an attack on the first, and write records and checkpoints as if it had been run."""
     attack = {"attacks": "fgsm", "eps": "0,0.1", "subset": 20}
     tiny = replace(PRESETS["quick"], setups=("K4", "H5"), seeds=1, attacks={"K4": (attack,)})

@@ -14,7 +14,7 @@ from perturblab.records.attack_names import ACTIVE, AT_INFERENCE
 from perturblab.records.config import TrainConfig, validated
 from perturblab.records.paths import RunFolder
 from perturblab.records.record import Record, Study
-from perturblab.studies import plan
+from perturblab.studies import done, plan
 from perturblab.studies.catalogue import SETUPS
 from perturblab.studies.jobs import argv
 from perturblab.studies.keep import lacking_setups, share_records
@@ -132,7 +132,7 @@ def test_an_attack_counts_as_done_when_it_was_made_as_asked_for(
     keep_record(train)
     for attack, settings, more in found:
         points(train.results[0], attack, {k: v for k, v in settings.items() if v is not ...}, **more)
-    assert plan.is_done(replace(train, attack=asked)) == is_done
+    assert done.is_done(replace(train, attack=asked)) == is_done
 
 
 def test_the_checks_of_an_attack_are_those_asked_for(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_the_checks_of_an_attack_are_those_asked_for(tmp_path: Path) -> None:
         changed = [other if n == place else value for n, value in enumerate(key)]
         content = [{"key": changed, "flags": [], "findings": findings}]
         (train.results[0] / "attacks" / "checks.json").write_text(json.dumps(content))
-        assert plan.is_done(job) == (place == 4), "the radius is chosen by what was measured"
+        assert done.is_done(job) == (place == 4), "the radius is chosen by what was measured"
 
 
 def test_points_of_other_weights_do_not_count(tmp_path: Path) -> None:
@@ -167,22 +167,22 @@ def test_points_of_other_weights_do_not_count(tmp_path: Path) -> None:
     points(train.results[0], "fgsm", SETTINGS, weights="a")
     train.work.mkdir(parents=True)
     (train.work / "weights.safetensors").write_bytes(b"other ones")
-    assert plan.is_done(job), "nothing says whose weights these are"
+    assert done.is_done(job), "nothing says whose weights these are"
     (train.work / "record.json").write_bytes(record.read_bytes().replace(b'"seconds": 12.5', b'"seconds": 13.5'))
-    assert plan.is_done(job), "they are of another run than the record"
+    assert done.is_done(job), "they are of another run than the record"
     here = json.loads(record.read_text())
     here["study"] = None
     (train.work / "record.json").write_text(json.dumps(here))
-    assert not plan.is_done(job)
+    assert not done.is_done(job)
     points(train.results[0], "fgsm", SETTINGS, weights=RunFolder(train.work).weights_hash())
-    assert plan.is_done(job)
+    assert done.is_done(job)
 
 
 def test_a_record_of_other_settings_is_neither_done_nor_run(tmp_path: Path) -> None:
     setups, folders = [SETUPS["K4"]], {"results": tmp_path / "results", "work": tmp_path / "runs"}
     train, *attacks = plan.plan(setups, replace(ATTACKED, seeds=1), [1], **folders)
     keep_record(train)
-    assert plan.is_done(train)
+    assert done.is_done(train)
     path = keep_record(train, learning_rate=0.25, nepochs=3)
     standing = plan.sort_jobs([train, *attacks])
     assert (standing.done, standing.missing) == ([], []), "what attacks such a run is no better"
@@ -218,7 +218,7 @@ def test_settings_are_compared_by_what_they_mean(
     (job,) = planned(tmp_path, "K4")
     flags = {name: value for name, value in job.flags.items() if name not in asked}
     keep_record(replace(job, flags=flags), **found)
-    assert plan.is_done(replace(job, flags={**job.flags, **asked})) == is_same
+    assert done.is_done(replace(job, flags={**job.flags, **asked})) == is_same
 
 
 def test_records_of_several_versions_are_told_apart(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from perturblab.records.paths import RunFolder, file_of
 from perturblab.records.points import load_points, save_points
 from perturblab.records.record import Study
 from perturblab.records.results import Failed, load_failed, load_results
-from perturblab.studies import plan
+from perturblab.studies import done, plan
 from perturblab.studies.catalogue import SETUPS
 from perturblab.studies.failures import failure_file, forget_failure
+from perturblab.studies.job import Job
 from perturblab.studies.jobs import run_jobs
 from perturblab.studies.keep import share_records
 from perturblab.system.terminal import Show
@@ -27,9 +28,9 @@ from studies import ATTACKED, FGSM, SETTINGS, TINY, keep_record, planned, points
 
 def test_what_is_missing_is_run_and_nothing_twice(tmp_path: Path) -> None:
     jobs = planned(tmp_path, "K4", "H5")
-    assert not any(plan.is_done(job) for job in jobs)
+    assert not any(done.is_done(job) for job in jobs)
     assert run_all(jobs) == []
-    assert all(plan.is_done(job) for job in jobs)
+    assert all(done.is_done(job) for job in jobs)
     for name in ("K4", "H5"):
         record = store.load_record(tmp_path / f"results/tiny/{name}/seed-1/record.json")
         assert record.study == Study(setup=name, preset="tiny")
@@ -53,14 +54,14 @@ def test_what_is_trained_is_attacked_as_the_preset_says(tmp_path: Path) -> None:
     assert all(re.search("needs a run.*repeat the command", failure.reason) for failure in failures)
     assert not list((tmp_path / "results").rglob("*.json")), "nothing is written for what could not begin"
     assert run_all(trained) == []
-    assert not any(plan.is_done(job) for job in attacks)
+    assert not any(done.is_done(job) for job in attacks)
     assert run_all(jobs[2:]) == []
-    assert all(plan.is_done(job) for job in jobs)
+    assert all(done.is_done(job) for job in jobs)
     kept = tmp_path / "results" / "tiny" / "K4" / "seed-1" / "attacks"
     assert {path.name for path in kept.glob("*.json")} >= {"fgsm.json", "deepfool.json", "transfer-fgsm.json"}
     wider = replace(ATTACKED, attacks={"K4": ({**ATTACKED.attacks["K4"][0], "eps": "0,0.1,0.2"},)})
     more = plan.plan(setups, wider, None, **folders)
-    assert [plan.is_done(job) for job in more] == [True, True, False, False], "a radius more is not yet measured"
+    assert [done.is_done(job) for job in more] == [True, True, False, False], "a radius more is not yet measured"
 
 
 @pytest.mark.usefixtures("in_process")
@@ -84,7 +85,7 @@ def test_a_run_whose_weights_are_gone_is_trained_anew_for_its_next_attack(
         assert "1 of these were trained under another numerics number" in note
     assert share_records(standing.missing) == standing.missing
     assert run_all(standing.missing) == []
-    assert all(plan.is_done(job) for job in jobs)
+    assert all(done.is_done(job) for job in jobs)
     attacks = tmp_path / "results/tiny/K4/seed-1/attacks"
     found = [point for name in ("fgsm", "uniform") for point in load_points(file_of(attacks.parent, name, "linf"))]
     assert len(found) == 4
@@ -100,7 +101,7 @@ def test_two_studies_over_one_run_lose_no_points_of_each_other(tmp_path: Path) -
     little = {"subset": 20, "steps": 2, "restarts": 1, "queries": 15}
     first, second = ({"attacks": "fgsm", "eps": eps, "checks": True, **little} for eps in ("0,0.1", "0,0.2"))
 
-    def study_of(results: str, *attacks: dict[str, Any]) -> list[plan.Job]:
+    def study_of(results: str, *attacks: dict[str, Any]) -> list[Job]:
         preset = replace(ATTACKED, seeds=1, attacks={"K4": attacks})
         return plan.plan([SETUPS["K4"]], preset, None, results=tmp_path / results, work=tmp_path / "runs")
 
@@ -116,7 +117,7 @@ def test_two_studies_over_one_run_lose_no_points_of_each_other(tmp_path: Path) -
     assert all(after[p.key] == p.answers for p in before)
     assert all(check in load_checks(RunFolder(kept).checks) for check in checks)
     assert len(load_checks(RunFolder(kept).checks)) == 2
-    assert all(plan.is_done(job) for job in study_of("one", first, second))
+    assert all(done.is_done(job) for job in study_of("one", first, second))
 
 
 @pytest.mark.usefixtures("in_process")
@@ -133,7 +134,7 @@ def test_broken_points_beside_the_weights_fail_that_attack_alone(tmp_path: Path)
     assert str(broken) in failure.reason
     assert "delete it" in failure.reason
     assert failure_file(attacks[0]).is_file()
-    assert plan.is_done(attacks[1]), "the other run goes on"
+    assert done.is_done(attacks[1]), "the other run goes on"
     assert broken.read_text() == "{"
 
 
@@ -184,7 +185,7 @@ def test_a_failed_attack_stays_listed_until_it_succeeds_itself(tmp_path: Path) -
     assert len({failure_file(job) for job in (train, bad, good)}) == 3
     (failure,) = run_all([train, bad, good])
     assert failure.name == "K4 seed 1: fgsm-normalised"
-    assert [plan.is_done(job) for job in (train, bad, good)] == [True, False, True]
+    assert [done.is_done(job) for job in (train, bad, good)] == [True, False, True]
     listed = [Failed(failure.name, failure.reason)]
     assert load_failed(folders["results"]) == listed
     forget_failure(train)

@@ -20,6 +20,7 @@ from perturblab.records.record import Record, Study
 from perturblab.studies import failures, jobs, plan
 from perturblab.studies import ray as ray_module
 from perturblab.studies.catalogue import SETUPS
+from perturblab.studies.job import Job
 from perturblab.studies.presets import Preset
 from perturblab.system.exit_codes import INTERRUPTED
 from perturblab.system.files import locked
@@ -35,7 +36,7 @@ TINY = Preset(
 )
 
 
-def planned(folder: Path, flags: dict[str, Any] | None = None) -> plan.Job:
+def planned(folder: Path, flags: dict[str, Any] | None = None) -> Job:
     setups = [SETUPS["K4"], replace(SETUPS["K4"], id="K4-twin")]
     preset = replace(TINY, flags={**TINY.flags, **(flags or {})})
     (job,) = plan.plan(setups, preset, [1], results=folder / "results", work=folder / "runs")
@@ -90,7 +91,7 @@ def test_a_run_that_is_called_off_while_it_is_started_is_not_left_behind(
     processes = []
     start = jobs._start
 
-    def called_off(job: plan.Job, threads: int) -> "subprocess.Popen[bytes]":
+    def called_off(job: Job, threads: int) -> "subprocess.Popen[bytes]":
         processes.append(start(job, threads))
         signal.raise_signal(signal.SIGINT)
         return processes[0]

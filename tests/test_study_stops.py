@@ -15,7 +15,7 @@ import pytest
 
 from builders import Tell, held_elsewhere
 from perturblab.records.paths import FAILED_FILE
-from perturblab.studies import plan
+from perturblab.studies import done, plan
 from perturblab.studies.catalogue import SETUPS
 from perturblab.studies.jobs import _log, argv
 from perturblab.system.files import locked
@@ -32,7 +32,7 @@ def test_a_run_that_fails_is_listed_and_tried_again(tmp_path: Path) -> None:
     assert re.search(in_order("--depth perturb_resnet18"), failure.reason)
     written = json.loads((tmp_path / "results/tiny/bad/seed-1/failed.json").read_text())
     assert written["reason"] == failure.reason
-    assert [plan.is_done(job) for job in jobs] == [False, True], "the other run went on"
+    assert [done.is_done(job) for job in jobs] == [False, True], "the other run went on"
     good = [replace(jobs[0], flags={k: v for k, v in jobs[0].flags.items() if k != "depth"})]
     assert run_all(good) == []
     assert not (tmp_path / "results/tiny/bad/seed-1/failed.json").exists()
@@ -79,7 +79,7 @@ def test_a_stop_ends_cleanly_and_the_next_call_goes_on(tmp_path: Path) -> None:
         return jobs[0].work.is_dir()
 
     assert run_all(jobs, stop=stop) == []
-    assert not plan.is_done(jobs[0])
+    assert not done.is_done(jobs[0])
     assert checkpoint.is_file()
     assert "--resume" in argv(jobs[0], 1)
 
@@ -93,7 +93,7 @@ def test_a_run_that_is_only_just_starting_hears_the_stop(ignored: bool, tmp_path
         assert run_all([job], stop=job.work.with_name("seed-1.log").is_file) == []
     finally:
         signal.signal(signal.SIGINT, before)
-    assert not plan.is_done(job), "it went on to its end"
+    assert not done.is_done(job), "it went on to its end"
     assert not list(tmp_path.rglob(FAILED_FILE)), "it did not fail: the same command does it"
 
 

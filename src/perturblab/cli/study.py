@@ -19,7 +19,8 @@ from perturblab.system.signals import poll_stops
 
 if TYPE_CHECKING:
     from perturblab.studies.failures import Failure
-    from perturblab.studies.plan import Job, Standing
+    from perturblab.studies.job import Job
+    from perturblab.studies.plan import Standing
     from perturblab.system.terminal import Show
 
 

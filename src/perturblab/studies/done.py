@@ -7,15 +7,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from perturblab.records import numerics
+from perturblab.records import numerics, store
 from perturblab.records.attack_config import AttackConfig
 from perturblab.records.attack_names import AttackName
 from perturblab.records.checks import load_checks
-from perturblab.records.config import TrainConfig
+from perturblab.records.config import TrainConfig, validated
+from perturblab.records.numerics import Fault
 from perturblab.records.paths import RunFolder, file_of, point_files
 from perturblab.records.points import Point, load_points
 from perturblab.records.record import Record
 from perturblab.records.store import record_in
+from perturblab.studies.job import Job
 
 _NAMES = {"dataset_train", "dataset_test", "dataroot"}  # a record calls the images by their display name
 _RULE = re.compile(r"all|last|alternate|all-after:.*|.*[*?[].*")  # places of BatchOut; a record has what they meant
@@ -184,3 +186,62 @@ def _is_checked(folder: Path, point: Point, config: AttackConfig, source: str) -
         and source in ("", key.source_weights)
         for key in keys
     )
+
+
+def is_done(job: Job) -> bool:
+    """Say whether a job's result exists: valid records of exactly these flags, or the points of its attacks.
+
+    Args:
+        job: one of a study.
+
+    Raises:
+        UserError: a record or a file of points is broken.
+    """
+    if void_of(job) or any(_differing(job, folder) for folder in job.results):
+        return False
+    if not job.attack:
+        return all(store.record_in(folder) for folder in job.results)
+    folder, config = job.results[0], validated(AttackConfig, dict(job.attack))
+    record = store.record_in(folder) or store.record_in(job.work)
+    images = None if record is None else record.counts.last.total
+    return is_measured(config, folder, images=images, weights=weights_of(job.work, folder))
+
+
+def void_of(job: Job) -> Fault | None:
+    """Find the known fault that makes a record of a job's run void.
+
+    Args:
+        job: one of a study.
+
+    Raises:
+        UserError: a record is broken.
+    """
+    return next((fault for folder in job.results if (fault := fault_in(folder))), None)
+
+
+def _differing(job: Job, folder: Path) -> str:
+    record = store.record_in(folder)
+    return "" if record is None else describe_differences(record, job.config, job.flags)
+
+
+def conflict(job: Job) -> str:
+    """Say why a job must not be run: it would overwrite, resume or attack a run with other settings.
+
+    Args:
+        job: one that is not done.
+
+    Returns:
+        The reason and the remedy; "" if it may be run.
+
+    Raises:
+        UserError: a record or a file of points is broken.
+    """
+    differences = {folder: text for folder in (*job.results, job.work) if (text := _differing(job, folder))}
+    if differences:
+        folders, settings = " and ".join(map(str, differences)), next(iter(differences.values()))
+        return f"its record has other settings ({settings}); move {folders} away to run it again"
+    if weights := other_weights(job.work, job.results[0]):
+        return (
+            f"its points were measured on other weights ({weights}); move {job.results[0]} away to measure them again"
+        )
+    return ""

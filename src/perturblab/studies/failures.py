@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perturblab.records.paths import RunFolder
-from perturblab.studies.plan import Job
+from perturblab.studies.job import Job
 from perturblab.system.files import write_atomically
 from perturblab.system.terminal import Show
 

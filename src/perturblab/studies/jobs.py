@@ -19,9 +19,10 @@ from perturblab.records.paths import RunFolder
 from perturblab.records.record import Study
 from perturblab.records.run_points import RunPoints
 from perturblab.studies.catalogue.types import Flags
+from perturblab.studies.done import conflict
 from perturblab.studies.failures import Failure, failure_file, forget_failure, record_failure
+from perturblab.studies.job import Job
 from perturblab.studies.keep import keep_attacks, keep_run
-from perturblab.studies.plan import Job, conflict
 from perturblab.system.exit_codes import INTERRUPTED, MISTAKE
 from perturblab.system.files import sweep
 from perturblab.system.signals import STOPS

@@ -9,7 +9,7 @@ from perturblab.records import store
 from perturblab.records.paths import RunFolder
 from perturblab.records.record import Study
 from perturblab.studies.done import fault_in
-from perturblab.studies.plan import Job
+from perturblab.studies.job import Job
 from perturblab.system.files import write_atomically
 from perturblab.system.terminal import Show
 

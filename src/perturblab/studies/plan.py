@@ -3,74 +3,24 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
 from perturblab.records import store
-from perturblab.records.attack_config import AttackConfig
-from perturblab.records.config import TrainConfig, validated
-from perturblab.records.numerics import Fault
 from perturblab.records.paths import RunFolder
 from perturblab.studies.catalogue.types import Flags, Setup
 from perturblab.studies.done import (
-    describe_differences,
+    conflict,
     fault_in,
     has_other_numerics,
-    is_measured,
-    other_weights,
+    is_done,
     version_notes,
-    weights_of,
+    void_of,
 )
+from perturblab.studies.job import Job
 from perturblab.studies.presets import Preset
 from perturblab.studies.setups import flags_of
-
-# For the estimate of the time left: passes through the net per attacked image; test and training images of a data set.
-_PASSES = {"pgd": 250, "autoattack": 5000, "deepfool": 50, "deepfool-unclipped": 50}
-_IMAGES = 10_000, 50_000
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a study.
-
-    Args:
-        setups: of the catalogue that this run stands for: more than one if their flags are identical at this preset.
-        preset: name of the size.
-        flags: of `perturblab train`, with the seed; `TrainConfig` checks them.
-        work: folder of the run, with weights and checkpoint.
-        results: folder of the record, one per set-up.
-        attack: settings of `perturblab attack`, for a job that attacks the trained run; empty for one that trains it.
-        needs: files of other jobs that must exist before it can begin.
-    """
-
-    setups: tuple[str, ...]
-    preset: str
-    flags: Flags
-    work: Path
-    results: tuple[Path, ...]
-    attack: Flags = field(default_factory=dict)
-    needs: tuple[Path, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The set-up, the seed and the attacks, such as "K4 seed 1"."""
-        name = f"{self.setups[0]} seed {self.flags['manual_seed']}"
-        return f"{name}: {self.attack['attacks']}" if self.attack else name
-
-    @property
-    def config(self) -> TrainConfig:
-        """The validated flags."""
-        return validated(TrainConfig, dict(self.flags))
-
-    @property
-    def nepochs(self) -> int:
-        """Epochs of the whole run; an attack counts as the epochs with about as many passes through the net."""
-        if not self.attack:
-            return int(self.flags["nepochs"])
-        radii = sum(eps != "0" for eps in str(self.attack["eps"]).split(","))
-        passes = sum(_PASSES.get(name, 1) for name in str(self.attack["attacks"]).split(","))
-        return max(1, round(radii * passes * int(self.attack.get("subset", _IMAGES[0])) / _IMAGES[1]))
 
 
 @dataclass(frozen=True)
@@ -167,62 +117,3 @@ def sort_jobs(jobs: Iterable[Job]) -> Standing:
     void = Counter(str(fault) for job in missing if not job.attack and (fault := void_of(job)))
     notes += [f"note: void records, to be run again: {count} ({fault})" for fault, count in void.items()]
     return Standing([job for job in done if job not in anew], [*anew, *missing], other, notes)
-
-
-def is_done(job: Job) -> bool:
-    """Say whether a job's result exists: valid records of exactly these flags, or the points of its attacks.
-
-    Args:
-        job: one of a study.
-
-    Raises:
-        UserError: a record or a file of points is broken.
-    """
-    if void_of(job) or any(_differing(job, folder) for folder in job.results):
-        return False
-    if not job.attack:
-        return all(store.record_in(folder) for folder in job.results)
-    folder, config = job.results[0], validated(AttackConfig, dict(job.attack))
-    record = store.record_in(folder) or store.record_in(job.work)
-    images = None if record is None else record.counts.last.total
-    return is_measured(config, folder, images=images, weights=weights_of(job.work, folder))
-
-
-def void_of(job: Job) -> Fault | None:
-    """Find the known fault that makes a record of a job's run void.
-
-    Args:
-        job: one of a study.
-
-    Raises:
-        UserError: a record is broken.
-    """
-    return next((fault for folder in job.results if (fault := fault_in(folder))), None)
-
-
-def _differing(job: Job, folder: Path) -> str:
-    record = store.record_in(folder)
-    return "" if record is None else describe_differences(record, job.config, job.flags)
-
-
-def conflict(job: Job) -> str:
-    """Say why a job must not be run: it would overwrite, resume or attack a run with other settings.
-
-    Args:
-        job: one that is not done.
-
-    Returns:
-        The reason and the remedy; "" if it may be run.
-
-    Raises:
-        UserError: a record or a file of points is broken.
-    """
-    differences = {folder: text for folder in (*job.results, job.work) if (text := _differing(job, folder))}
-    if differences:
-        folders, settings = " and ".join(map(str, differences)), next(iter(differences.values()))
-        return f"its record has other settings ({settings}); move {folders} away to run it again"
-    if weights := other_weights(job.work, job.results[0]):
-        return (
-            f"its points were measured on other weights ({weights}); move {job.results[0]} away to measure them again"
-        )
-    return ""

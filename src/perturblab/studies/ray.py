@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from perturblab.errors import UserError
-from perturblab.studies import plan
+from perturblab.studies.done import is_done
 from perturblab.studies.failures import Failure, forget_failure, record_failure
+from perturblab.studies.job import Job
 from perturblab.studies.jobs import run_jobs
-from perturblab.studies.plan import Job
 from perturblab.system.files import locked, write_atomically
 from perturblab.system.signals import poll_stops
 from perturblab.system.terminal import Show
@@ -170,7 +170,7 @@ def _run(job: Job, threads: int) -> Results:
     with TemporaryDirectory() as folder, poll_stops(signals=(signal.SIGINT,)) as stop:
         here = replace(job, results=tuple(Path(folder, str(number)) for number in range(len(job.results))))
         failures = run_jobs([here], processes=1, threads=threads, show=Show(quiet=True), stop=stop)
-        if stop() and not failures and not plan.is_done(here):
+        if stop() and not failures and not is_done(here):
             raise KeyboardInterrupt
         return Results(tuple(_files(path) for path in here.results), tuple(failures))
 
