@@ -56,7 +56,7 @@ def by_key(points: list[dict[str, Any]]) -> dict[tuple[str, float], dict[str, An
 
 def opened_in_pixels(folder: Path) -> tuple[PixelModel, Tensor, Tensor]:
     """A run's net in pixels and its test images, opened as a user of the library would."""
-    run = open.trained_run(folder, Show(quiet=True), {})
+    run = open.open_trained(folder, Show(quiet=True), {})
     test = run.images.test
     return run.in_pixels.eval(), to_pixels(test.images), test.labels
 

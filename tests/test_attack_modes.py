@@ -92,7 +92,7 @@ def test_the_published_mistakes_are_named_and_stay_out_of_the_worst_case(here: P
     """The run normalises: one deviation for all pixels."""
     flags = "--attacks fgsm,uniform,fgsm-unclipped,fgsm-normalised --eps 0,0.3 --subset 200 --no-checks"
     points = by_key(attack(tell, "three", flags))
-    run = open.trained_run(here / "three", Show(quiet=True), {})
+    run = open.open_trained(here / "three", Show(quiet=True), {})
     (deviation,) = run.built.preparation.std
     assert 0.2 < deviation < 0.5
     wrong = points["fgsm-normalised", 0.3]

@@ -96,11 +96,11 @@ def test_what_was_written_behind_the_last_checkpoint_is_written_again(tmp_path: 
     """A process that is killed leaves more in its logs than in its checkpoint."""
     pytest.importorskip("tensorboard", reason=NO_TENSORBOARD)
     epochs = [metrics_row(epoch=epoch, train_loss=float(epoch)) for epoch in range(4)]
-    with logs.opened(tmp_path, ("csv", "tb"), []) as add:
+    with logs.open_logs(tmp_path, ("csv", "tb"), []) as add:
         for row in epochs[:3]:
             add(row)
     time.sleep(1.1)  # the names of event files hold whole seconds, and are read in their order
-    with logs.opened(tmp_path, ("csv", "tb"), epochs[:1]) as add:
+    with logs.open_logs(tmp_path, ("csv", "tb"), epochs[:1]) as add:
         for row in epochs[1:]:
             add(row.model_copy(update={"train_loss": row.train_loss + 10}))
     assert scalars(tmp_path)["train/loss"] == [(0, 0.0), (1, 11.0), (2, 12.0), (3, 13.0)]
@@ -148,7 +148,7 @@ def test_a_missing_tensorboard_is_told_before_any_work(
     )
     assert not (tmp_path / "run").exists()
     logs.require_logs(["csv"])
-    with pytest.raises(UserError, match=in_order("--log tb tensorboard")), logs.opened(tmp_path, ["tb"], []):
+    with pytest.raises(UserError, match=in_order("--log tb tensorboard")), logs.open_logs(tmp_path, ["tb"], []):
         pass
 
 

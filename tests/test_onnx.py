@@ -230,7 +230,7 @@ def test_a_run_as_one_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     shapes = [[d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in (pixels, logits)]
     assert (pixels.name, logits.name) == ("pixels", "logits")
     assert shapes == [["batch", 1, 8, 8], ["batch", 10]]
-    net, x = onnx_module.trained_run(run, Show(quiet=True), {}).in_pixels, torch.rand(5, 1, 8, 8)
+    net, x = onnx_module.open_trained(run, Show(quiet=True), {}).in_pixels, torch.rand(5, 1, 8, 8)
     session = sys.modules["onnxruntime"].InferenceSession(str(path))
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(session.run(None, {"pixels": x.numpy()})[0]), net(x))

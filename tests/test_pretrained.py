@@ -26,7 +26,7 @@ from perturblab.records.points import load_points
 from perturblab.records.record import Record
 from perturblab.runs.export.card import model_card
 from perturblab.runs.export.hub import from_pretrained, push_to_hub, save_pretrained
-from perturblab.runs.open import trained_run
+from perturblab.runs.open import open_trained
 from perturblab.system.terminal import Show
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ def saved(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @torch.no_grad()
 def same_answers(run: Path, loaded: Any) -> None:
-    original = trained_run(run, Show(quiet=True), {})
+    original = open_trained(run, Show(quiet=True), {})
     images = original.images.test.images[:64]
     want = original.model(original.normalised(images))
     pixels = images.float() / 255

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from perturblab.cli import main
 from perturblab.errors import UserError
 from perturblab.records.markdown import markdown_table
-from perturblab.runs.open import trained_run
+from perturblab.runs.open import open_trained
 from perturblab.seeding import stream
 from perturblab.stats import wilson
 from perturblab.system.terminal import Show
@@ -210,7 +210,7 @@ def _trained(run: Path | None, dataroot: str) -> tuple[nn.Module, Tensor, Tensor
 
 
 def _opened(folder: Path, dataroot: str) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
-    run = trained_run(folder, Show(quiet=True), {"dataroot": dataroot, "precision": "fp32"})
+    run = open_trained(folder, Show(quiet=True), {"dataroot": dataroot, "precision": "fp32"})
     images = run.images
     return run.model, run.normalised(images.train.images[:5000]), images.test.labels, run.normalised(images.test.images)
 

@@ -86,21 +86,22 @@ def _changes(config: TrainConfig, folder: Path) -> dict[str, object]:
     """Give the fields that this call changes in a resumed run; anything else that differs is refused."""
     from perturblab.runs import open
 
-    own = open.saved_config(folder)
-    said = {name: getattr(config, name) for name in config.model_fields_set - {"resume"}}
-    other = sorted(name for name, value in said.items() if name not in _MAY_CHANGE and value != getattr(own, name))
+    saved = open.saved_config(folder)
+    flags = {name: getattr(config, name) for name in config.model_fields_set - {"resume"}}
+    other = sorted(name for name, value in flags.items() if name not in _MAY_CHANGE and value != getattr(saved, name))
     if other:
-        flags = ", ".join("--" + name.replace("_", "-") for name in other)
-        raise UserError(f"{flags} given, and {folder} was started with another value; drop it, or start a new run")
-    if "nepochs" in said:
-        _check_longer(config, own)
-    return {name: value for name, value in said.items() if name in _MAY_CHANGE}
+        names = ", ".join("--" + name.replace("_", "-") for name in other)
+        raise UserError(f"{names} given, and {folder} was started with another value; drop it, or start a new run")
+    if "nepochs" in flags:
+        _check_longer(config, saved)
+    return {name: value for name, value in flags.items() if name in _MAY_CHANGE}
 
 
-def _check_longer(config: TrainConfig, own: TrainConfig) -> None:
-    if own.optimizer_schedule in ("cosine", "onecycle") and config.nepochs != own.nepochs:
+def _check_longer(config: TrainConfig, saved: TrainConfig) -> None:
+    if saved.optimizer_schedule in ("cosine", "onecycle") and config.nepochs != saved.nepochs:
         raise UserError(
-            f"--nepochs cannot change: the {own.optimizer_schedule} schedule of this run depends on it; start a new run"
+            f"--nepochs cannot change: the {saved.optimizer_schedule} schedule of this run depends on it; start a new "
+            "run"
         )
 
 

@@ -55,7 +55,7 @@ def load_results(folder: Path) -> list[Result]:
     Raises:
         UserError: the folder is missing, or a file is broken (none is left out in silence).
     """
-    return [_result(path, record) for path, record in store.found(folder) if not record.fault]
+    return [_result(path, record) for path, record in store.load_with_paths(folder) if not record.fault]
 
 
 def load_void(folder: Path) -> list[str]:
@@ -70,7 +70,7 @@ def load_void(folder: Path) -> list[str]:
     Raises:
         UserError: as for `load_results`.
     """
-    found = [record for _, record in store.found(folder)] if numerics.FAULTS else []
+    found = [record for _, record in store.load_with_paths(folder)] if numerics.FAULTS else []
     return [
         f"{_name(record)}, seed {record.seed} is void ({fault}); run it again"
         for record in found

@@ -54,10 +54,10 @@ def load_all(folder: Path) -> list[Record]:
     Raises:
         UserError: the folder is missing, or a file is not JSON or a broken record (none is left out in silence).
     """
-    return [record for _, record in found(folder)]
+    return [record for _, record in load_with_paths(folder)]
 
 
-def found(folder: Path) -> list[tuple[Path, Record]]:
+def load_with_paths(folder: Path) -> list[tuple[Path, Record]]:
     """Read every record below a folder, with the file that it is in.
 
     Args:

@@ -30,7 +30,7 @@ NetOptions = dict[str, Any]  # name -> value, as the nets take them
 
 @dataclass(frozen=True)
 class Built:
-    """What a configuration means for some images: made once, trained, and read by the record.
+    """A configuration made concrete for some images: built once, trained, and read by the record.
 
     Attributes:
         task: classes, channels and size of the images.
@@ -73,7 +73,7 @@ def assemble(config: TrainConfig, options: NetOptions, images: ImageData, device
     if mixings:
         batchout_at(model, mixings, generator=stream(config.manual_seed, "batchout"))
     adversary = make_adversary(config, images.name)
-    return Built(task, options, model, mixings, adversary, recipe, chosen_preparation(config, data.preparation(images)))
+    return Built(task, options, model, mixings, adversary, recipe, choose_preparation(config, data.preparation(images)))
 
 
 def net_options(config: NetConfig, warn: Callable[[str], None]) -> NetOptions:
@@ -181,13 +181,14 @@ def make_recipe(config: TrainConfig, dataset: str) -> Recipe:
     )
 
 
-def chosen_preparation(config: TrainConfig, own: Preparation) -> Preparation:
+def choose_preparation(config: TrainConfig, preparation: Preparation) -> Preparation:
     """Drop from the data set's preparation what ``--no-normalise`` and ``--no-augment`` turn off."""
     if config.normalise is False:
-        own = replace(own, mean=(0.0,) * len(own.mean), std=(1.0,) * len(own.std))
+        channels = len(preparation.mean)
+        preparation = replace(preparation, mean=(0.0,) * channels, std=(1.0,) * channels)
     if config.augment is False:
-        own = replace(own, crop_padding=0, flip=False)
-    return own
+        preparation = replace(preparation, crop_padding=0, flip=False)
+    return preparation
 
 
 def decide_compile(config: TrainConfig, device: torch.device, steps: int) -> str:

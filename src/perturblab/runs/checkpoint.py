@@ -112,9 +112,9 @@ def digest(value: Any) -> str:
     Returns:
         sha256, in hexadecimal digits.
     """
-    found = hashlib.sha256()
-    _feed(value, found.update)
-    return found.hexdigest()
+    digest = hashlib.sha256()
+    _feed(value, digest.update)
+    return digest.hexdigest()
 
 
 def _feed(value: Any, update: Callable[[Any], None]) -> None:
@@ -254,11 +254,11 @@ def load_net(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     Raises:
         UserError: they are those of another net.
     """
-    own = model.state_dict()
+    current = model.state_dict()
     kinds = {name: getattr(value, "dtype", type(value).__name__) for name, value in tensors.items()}
-    other = [name for name, kind in kinds.items() if name in own and kind != own[name].dtype]
+    other = [name for name, kind in kinds.items() if name in current and kind != current[name].dtype]
     if other:
-        reason = f"{other[0]} is {kinds[other[0]]}, expected {own[other[0]].dtype}"
+        reason = f"{other[0]} is {kinds[other[0]]}, expected {current[other[0]].dtype}"
         raise UserError(f"{path} holds the weights of another net ({reason}); restore the file")
     try:
         model.load_state_dict(tensors)

@@ -100,7 +100,7 @@ def default_eps(dataset: str) -> str:
     return {known.name: known.attack_radius for known in KNOWN}.get(dataset, Known.attack_radius)
 
 
-def resolved_defence(
+def resolve_defence(
     config: TrainConfig, dataset: str, mixings: Mapping[str, Mixing], adversary: Adversary | None
 ) -> dict[str, JsonValue]:
     """Give the flags that repeat the defence, every default filled in; none without a defence.
@@ -111,22 +111,22 @@ def resolved_defence(
         mixings: from `make_mixings`.
         adversary: from `make_adversary`.
     """
-    said: dict[str, JsonValue] = {} if config.defence == "none" else {"defence": config.defence}
+    flags: dict[str, JsonValue] = {} if config.defence == "none" else {"defence": config.defence}
     if mixings:
         first = next(iter(mixings.values()))  # the places differ in their magnitude only
-        said |= {f"batchout_{name}": getattr(first, name) for name in _MIXING}
-        said |= {
+        flags |= {f"batchout_{name}": getattr(first, name) for name in _MIXING}
+        flags |= {
             "batchout_at": ",".join(mixings),
             "batchout_eta": ";".join(str(mixing.magnitude) for mixing in mixings.values()),
         }
     if adversary is not None:
-        said |= {
+        flags |= {
             "defence_eps": config.defence_eps or default_eps(dataset),
             "defence_mode": "train" if adversary.training else "eval",
         }
         if config.defence == "pgd":
-            said["defence_steps"] = adversary.steps
-    return said
+            flags["defence_steps"] = adversary.steps
+    return flags
 
 
 _MIXING = ("k", "partners", "rows", "eta_per", "shared", "detach")

@@ -8,7 +8,7 @@ from perturblab import stats
 from perturblab.records import store
 from perturblab.records.metrics import Row
 from perturblab.records.paths import RunFolder
-from perturblab.runs.open import check_ranks, trained_run
+from perturblab.runs.open import check_ranks, open_trained
 from perturblab.runs.run import Run
 from perturblab.system.terminal import Show
 from perturblab.training import evaluate
@@ -77,16 +77,16 @@ def evaluate_run(
         UserError: no such run, other test images than the run's, weights of another net.
     """
     with ranks.agreed():
-        run = trained_run(folder, show, {} if dataroot is None else {"dataroot": dataroot}, ranks)
+        run = open_trained(folder, show, {} if dataroot is None else {"dataroot": dataroot}, ranks)
         # The weights are those of the last finished epoch count, which a longer run that was stopped has gone beyond.
         finished = store.load_record(RunFolder(folder).record).counts.last.epoch
     check_ranks(run)
-    found = run.answers(run.images.test)
-    counts = found.counts
+    answers = run.answers(run.images.test)
+    counts = answers.counts
     result: Evaluation = {"exact": asdict(counts), "wilson": list(stats.wilson(counts.correct, counts.total))}
     if audited:
         metrics = evaluate.audit(
-            found.correct, batch_size or run.config.batch_size, start=_carried(run.history.rows[:finished])
+            answers.correct, batch_size or run.config.batch_size, start=_carried(run.history.rows[:finished])
         )
         result |= {
             "batch_mean": metrics["batch_mean"],

@@ -44,7 +44,7 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 
 @contextmanager
-def opened(folder: Path, kinds: Collection[str], rows: Sequence[Row]) -> Iterator[Callable[[Row], None]]:
+def open_logs(folder: Path, kinds: Collection[str], rows: Sequence[Row]) -> Iterator[Callable[[Row], None]]:
     """Keep the logs of a run.
 
     Args:

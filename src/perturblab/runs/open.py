@@ -191,7 +191,7 @@ def _checked_rows(run: Run, saved: Checkpoint, splits: tuple[str, ...]) -> list[
         raise UserError(f"{path} holds the metrics of another run ({error}); restore the file") from error
 
 
-def trained_run(folder: Path, show: Show, changes: Mapping[str, object], ranks: Ranks = ALONE) -> Run:
+def open_trained(folder: Path, show: Show, changes: Mapping[str, object], ranks: Ranks = ALONE) -> Run:
     """Open a finished run with its final weights, in eval mode.
 
     Args:

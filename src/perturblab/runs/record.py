@@ -17,7 +17,7 @@ from perturblab.models.describe import describe
 from perturblab.records import environment, numerics, record
 from perturblab.records.config import DEFENCE_OPTIONS, NET_OPTIONS
 from perturblab.records.metrics import Row
-from perturblab.runs.defence import resolved_defence
+from perturblab.runs.defence import resolve_defence
 from perturblab.training import evaluate
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def make_record(run: "Run") -> record.Record:
     splits = {"train": run.training, "val": run.validation or (), "test": run.images.test}
     return record.Record(
         version=record.VERSION,
-        config=resolved_config(run),
+        config=resolve_config(run),
         seed=run.config.manual_seed,
         numerics=numerics.NUMERICS,
         counts=_counts(run.history.rows, audited=run.config.audit),
@@ -86,7 +86,7 @@ def circumstances(run: "Run") -> record.Part:
     )
 
 
-def resolved_config(run: "Run") -> dict[str, JsonValue]:
+def resolve_config(run: "Run") -> dict[str, JsonValue]:
     """Give the flags that repeat the run, every default filled in: data by name, and no folder."""
     config = run.config
     left_out = {*_PLACES, "normalise", "augment", *NET_OPTIONS, *DEFENCE_OPTIONS, "manual_seed", "net_type", "defence"}
@@ -109,7 +109,7 @@ def resolved_config(run: "Run") -> dict[str, JsonValue]:
 def _preparation_and_defence(run: "Run") -> dict[str, JsonValue]:
     """Give the flags of preparation and defence that are not the usual ones."""
     preparation = {"normalise": run.config.normalise is not False, "augment": run.config.augment is not False}
-    defence = resolved_defence(run.config, run.images.name, run.built.mixings, run.built.adversary)
+    defence = resolve_defence(run.config, run.images.name, run.built.mixings, run.built.adversary)
     return {name: value for name, value in preparation.items() if not value} | defence
 
 

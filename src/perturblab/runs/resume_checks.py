@@ -71,9 +71,9 @@ def _is_sum(reached: Mapping[str, Any], seen: int) -> bool:
 
 def _check_optimizer(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
     """Refuse other settings than the run's (but the learning rate, which every step sets) and other shapes."""
-    for own, other in zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True):
-        wrong = [key for key in own if key != "lr" and own[key] != other.get(key, "missing")]
-        if wrong or not isinstance(other.get("lr"), float):
+    for group, saved_group in zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True):
+        wrong = [key for key in group if key != "lr" and group[key] != saved_group.get(key, "missing")]
+        if wrong or not isinstance(saved_group.get("lr"), float):
             raise ValueError(f"an optimiser of other settings ({', '.join(wrong) or 'lr'})")
     expected = _moments(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

@@ -16,7 +16,7 @@ from perturblab.records.pictures import progress
 from perturblab.records.record import Part, Record
 from perturblab.runs import checkpoint, logs
 from perturblab.runs.evaluate import count_test
-from perturblab.runs.record import circumstances, make_record, resolved_config
+from perturblab.runs.record import circumstances, make_record, resolve_config
 from perturblab.runs.run import Run
 from perturblab.system import files
 from perturblab.system.files import locked, write_atomically
@@ -77,7 +77,7 @@ def _owned(run: Run) -> Iterator[None]:
 
 def _refuse_void(run: Run) -> None:
     numbers = {part.numerics for part in run.history.parts}
-    if fault := numerics.find_fault(resolved_config(run), numbers):
+    if fault := numerics.find_fault(resolve_config(run), numbers):
         raise UserError(f"{run.folder} is void ({fault}); start the run anew with another --out")
 
 
@@ -123,7 +123,7 @@ def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> Record | None:
     with (
         _deterministic(run.config),
         show.bar(run.steps * run.built.recipe.nepochs, run.state.epoch * run.steps + run.state.step),
-        logs.opened(run.folder, (run.config.log or ()) if run.ranks.first else (), run.history.rows) as log,
+        logs.open_logs(run.folder, (run.config.log or ()) if run.ranks.first else (), run.history.rows) as log,
     ):
         for reached in loop.train(
             run.trained,

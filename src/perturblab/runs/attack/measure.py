@@ -52,7 +52,7 @@ def attack_run(folder: Path, config: AttackConfig, show: Show) -> list[Point]:
             the checks, a broken file.
     """
     names = _checked_names(config)
-    run = open.trained_run(folder, show, changes(config))
+    run = open.open_trained(folder, show, changes(config))
     target = make_target(run, config, show)
     kept = RunPoints(folder)
     kept.marked()  # a broken file is reported before hours are spent

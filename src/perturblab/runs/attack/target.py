@@ -120,7 +120,7 @@ def changes(config: AttackConfig) -> dict[str, str]:
         config: settings asked for.
 
     Returns:
-        Name -> value, for `perturblab.runs.open.trained_run`.
+        Name -> value, for `perturblab.runs.open.open_trained`.
     """
     folder = {} if config.dataroot is None else {"dataroot": str(Path(config.dataroot).absolute())}
     return {"device": config.device, **folder}
@@ -152,7 +152,7 @@ def _in_mode(run: Run, config: AttackConfig, x: Tensor) -> tuple[nn.Module, nn.M
 
 
 def _source(run: Run, config: AttackConfig, x: Tensor, show: Show) -> nn.Module:
-    other = open.trained_run(Path(str(config.source)), show, changes(config))
+    other = open.open_trained(Path(str(config.source)), show, changes(config))
     if other.images.hashes["test"] != run.images.hashes["test"]:
         raise UserError(f"--source {config.source} was trained on other images than {run.folder}; choose another")
     if RunFolder(other.folder).weights_hash() == RunFolder(run.folder).weights_hash():

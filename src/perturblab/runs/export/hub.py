@@ -24,7 +24,7 @@ from perturblab.records.worst_case import with_worst
 from perturblab.runs import checkpoint
 from perturblab.runs.build import NetOptions
 from perturblab.runs.export.card import model_card
-from perturblab.runs.open import trained_run
+from perturblab.runs.open import open_trained
 from perturblab.system.files import write_atomically
 from perturblab.system.memory import check_available
 from perturblab.system.terminal import Show
@@ -107,7 +107,7 @@ def save_pretrained(
     if is_taken and not exist_ok:
         raise UserError(f"{folder} exists and is never overwritten; choose another folder")
     card = model_card(store.load_record(RunFolder(run).record), with_worst(RunPoints(run).marked()))
-    trained = trained_run(run, show or Show(quiet=True), {} if dataroot is None else {"dataroot": dataroot})
+    trained = open_trained(run, show or Show(quiet=True), {} if dataroot is None else {"dataroot": dataroot})
     config = PretrainedConfig(
         net=trained.config.net,
         options=trained.built.options,
@@ -200,8 +200,8 @@ def _complaint(error: Exception) -> str:
         return one_line(str(error).split("\n")[0])
     first = error.errors(include_url=False)[0]
     field = ".".join(map(str, first["loc"]))
-    said = first["msg"].removeprefix("Value error, ")
-    return one_line(f"{field}: {said[:1].lower()}{said[1:]}" if field else said)
+    message = first["msg"].removeprefix("Value error, ")
+    return one_line(f"{field}: {message[:1].lower()}{message[1:]}" if field else message)
 
 
 def _config(path: Path) -> PretrainedConfig:
@@ -222,7 +222,7 @@ def _downloaded(repo: str, name: str, revision: str | None) -> Path:
     try:
         return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
     except Exception as error:  # a dozen kinds, of huggingface_hub and of its transport
-        raise UserError(f"{what}: {_said(error)}") from error
+        raise UserError(f"{what}: {_first_line(error)}") from error
 
 
 def push_to_hub(folder: Path, repo: str, *, private: bool = False, token: str | None = None) -> str:
@@ -255,11 +255,11 @@ def push_to_hub(folder: Path, repo: str, *, private: bool = False, token: str | 
             commit_message="Net and model card",
         )
     except Exception as error:  # a dozen kinds, of huggingface_hub and of its transport
-        raise UserError(f"{repo} cannot be pushed: {_said(error)}") from error
+        raise UserError(f"{repo} cannot be pushed: {_first_line(error)}") from error
     return str(done.commit_url)
 
 
-def _said(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """Give the first line of an error of huggingface_hub, without the advice that follows it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{lines[0].rstrip('.')} ({type(error).__name__})" if lines else type(error).__name__

@@ -17,7 +17,7 @@ from perturblab.attacks.pixels import to_pixels
 from perturblab.errors import UserError
 from perturblab.layers.kernels import published
 from perturblab.layers.masks import Masks, store_masks
-from perturblab.runs.open import trained_run
+from perturblab.runs.open import open_trained
 from perturblab.system.extras import require
 from perturblab.system.files import write_atomically
 from perturblab.system.terminal import Show
@@ -75,20 +75,20 @@ def export_onnx(folder: Path, path: Path, show: Show, *, dataroot: str | None = 
     """
     require("onnx", "onnx", "onnxscript", "onnxruntime", feature="export --onnx")
     _check_name(path)
-    run = trained_run(folder, show, {"device": "cpu"} | ({} if dataroot is None else {"dataroot": dataroot}))
+    run = open_trained(folder, show, {"device": "cpu"} | ({} if dataroot is None else {"dataroot": dataroot}))
     _refuse_random(run.model)
     show.say(f"exporting {run.config.net}")
     content = onnx_bytes(run.in_pixels, run.images.image_size)
     pixels = to_pixels(run.images.test.images[:_IMAGES])
     show.say(f"comparing the answers on {len(pixels)} test images")
-    found = compare_answers(run.in_pixels, content, pixels)
-    if not found.holds:
+    comparison = compare_answers(run.in_pixels, content, pixels)
+    if not comparison.holds:
         raise MismatchError(
-            f"the exported net differs from the run on {found.images} test images: by {found.largest:.3g} in a logit "
-            f"(largest logit {found.scale:.3g}), {found.agreeing} same answers; nothing was written"
+            f"the exported net differs from the run on {comparison.images} test images: by {comparison.largest:.3g} in "
+            f"a logit (largest logit {comparison.scale:.3g}), {comparison.agreeing} same answers; nothing was written"
         )
     write_atomically(path, content)
-    return found
+    return comparison
 
 
 def _check_name(path: Path) -> None:
@@ -124,8 +124,8 @@ def onnx_bytes(model: nn.Module, image_size: tuple[int, int, int]) -> bytes:
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
-    found: bytes = program.model_proto.SerializeToString()
-    return found
+    content: bytes = program.model_proto.SerializeToString()
+    return content
 
 
 @contextmanager
