@@ -12,33 +12,36 @@ from perturblab.records.radius import check_linf, parse_eps
 
 
 class AttackConfig(BaseModel):
-    """An attack on a run, as given."""
+    """Settings of `perturblab attack`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     attacks: tuple[str, ...] = Field(
-        ("fgsm", "pgd"), description=f"names a,b among {', '.join(ATTACK_KINDS)}; transfer-NAME is made on --source"
+        ("fgsm", "pgd"),
+        description=f"names a,b among {', '.join(ATTACK_KINDS)}; transfer-NAME makes the images on --source",
     )
     eps: tuple[float, ...] | None = Field(
         None, description="radii a,b in pixels, such as 0,1/255,8/255; by default 0 to 0.5 in grey, to 8/255 in colour"
     )
     norm: Norm = Field("linf", description="norm of the radii")
-    iterations: tuple[int, ...] = Field((1, 2, 3, 4, 5), description="caps of DeepFool a,b, which has no radius")
-    subset: Positive | None = Field(None, description="attack so many test images, the same ones for every run")
+    iterations: tuple[int, ...] = Field(
+        (1, 2, 3, 4, 5), description="caps a,b on the iterations of DeepFool, which has no radius"
+    )
+    subset: Positive | None = Field(None, description="attack this many test images, the same ones for every run")
     steps: Positive = Field(50, description="steps of PGD")
     step_size: Annotated[float, Field(gt=0)] | None = Field(None, description="of PGD; 2.5 eps / steps by default")
     restarts: Positive = Field(5, description="restarts of PGD, per-image worst")
     queries: Positive = Field(5000, description="queries of Square")
-    draws: Positive = Field(20, description="forward passes a gradient, for a net whose forward is random")
-    verdicts: Positive = Field(10, description="fresh draws that judge such a net")
-    source: Text | None = Field(None, description="another run, whose adversarial images are transferred")
+    draws: Positive = Field(20, description="forward passes per gradient, for a net whose forward is random")
+    verdicts: Positive = Field(10, description="fresh draws by which such a net is judged")
+    source: Text | None = Field(None, description="another run; transfers are made on its net")
     checks: bool = Field(True, description="look for signs of a masked gradient")
-    check_subset: Positive = Field(200, description="images of these checks")
+    check_subset: Positive = Field(200, description="images that the checks look at")
     batchout_in_eval: bool = Field(False, description="a published mistake: BatchOut active in evaluation")
     inference_batchout: Positive | None = Field(
-        None, description="BatchOut at inference: every pass averages over so many training images, drawn anew"
+        None, description="BatchOut at inference: every pass averages over this many training images, drawn anew"
     )
-    manual_seed: Seed = Field(1, description="decides starts and draws")
+    manual_seed: Seed = Field(1, description="seed of random starts and draws")
     batch_size: Positive = Field(100, description="images attacked at once; a GPU is faster with more")
     dataroot: str | None = Field(None, description="where the data set is looked for first; the run's by default")
     nthreads: Threads | None = Field(None, description="compute threads; all cores by default")
