@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attack_runs import LITTLE, TEST, attack, by_key, counted, kept, measured, opened_in_pixels
 from builders import Tell, point
-from perturblab.attacks import ATTACKS, Threat, autoattack, masking
+from perturblab.attacks import ATTACKS, Threat, attack_in_turn, masking
 from perturblab.records.attack_names import WORST
 from perturblab.records.run_points import RunPoints
 from perturblab.runs.attack import images, partial
@@ -110,7 +110,7 @@ def test_a_point_that_was_interrupted_goes_on_behind_its_last_batch(
     straight = by_key(attack(tell, "plain", flags))
     shutil.rmtree(here / "plain" / "attacks")
     plain = name.removeprefix("transfer-")
-    known = ATTACKS[plain] if plain != "autoattack" else autoattack
+    known = ATTACKS[plain] if plain != "autoattack" else attack_in_turn
     sizes: list[int] = []
 
     def spied(model: nn.Module, x: Tensor, *rest: Any, **given: Any) -> Tensor:
@@ -120,7 +120,7 @@ def test_a_point_that_was_interrupted_goes_on_behind_its_last_batch(
         return known(model, x, *rest, **given)
 
     monkeypatch.setitem(ATTACKS, plain, spied)
-    monkeypatch.setattr(images, "autoattack", spied)
+    monkeypatch.setattr(images, "attack_in_turn", spied)
     monkeypatch.setattr(files, "SAVE_EVERY", -1.0)  # written after every batch
     assert tell(f"attack plain {LITTLE} {flags}").code == 130
     file = here / "plain" / "attacks" / f"{name}.unfinished"
