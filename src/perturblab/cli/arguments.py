@@ -54,8 +54,8 @@ def _choices(field: FieldInfo) -> str:
     kinds: list[Any] = [field.annotation]
     for kind in kinds:  # grows: the choices may stand inside an optional and an annotated type
         kinds += get_args(kind) if get_origin(kind) is not Literal else ()
-    found = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
-    return f" ({', '.join(map(str, found))})" if found else ""
+    choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+    return f" ({', '.join(map(str, choices))})" if choices else ""
 
 
 def spellings(name: str) -> list[str]:

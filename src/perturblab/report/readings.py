@@ -76,8 +76,8 @@ def _best(key: str, first: int = 0) -> Callable[[Result], Value | None]:
 
 
 def _volatility(run: Result) -> Value | None:
-    found = spreads(run.metrics)
-    return Value(found["training loss"]) if "training loss" in found else None
+    spread = spreads(run.metrics).get("training loss")
+    return None if spread is None else Value(spread)
 
 
 def _nothing(run: Result) -> None:
@@ -107,8 +107,8 @@ def images_of_all(*sides: tuple[Iterable[Result], Measure]) -> int:
     totals, named = list[set[int]](), set[int]()
     for runs, measure in sides:
         if _is_of_points(measure):
-            found = ({point.total for point in run.points if _fits(point, measure)} for run in runs)
-            totals += [counts for counts in found if counts]
+            by_run = ({point.total for point in run.points if _fits(point, measure)} for run in runs)
+            totals += [counts for counts in by_run if counts]
             named.add(measure.subset)
     common = set.intersection(*totals) if totals else set()
     return max(common & named or common, default=0)

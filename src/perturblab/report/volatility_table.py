@@ -64,16 +64,12 @@ def volatility_markdown(runs: Sequence[Result], control: str | None = None) -> s
     names = list(dict.fromkeys(name for of in by_record.values() for name in of))
     rows = []
     reference = next((g for g in groups if g.label == control), None)
-    for found in groups:
-        seeds = {seed: by_record[id(record)] for seed, record in found.finished.items()}
+    for one in groups:
+        seeds = {seed: by_record[id(record)] for seed, record in one.finished.items()}
         against: dict[int, Spreads] = {}
-        if (
-            reference is not None
-            and found is not reference
-            and _images(found.records[0]) == _images(reference.records[0])
-        ):
+        if reference is not None and one is not reference and _images(one.records[0]) == _images(reference.records[0]):
             against = {seed: by_record[id(record)] for seed, record in reference.finished.items()}
-        rows.append([found.label, *(Raw(_cell(seeds, name, against)) for name in names)])
+        rows.append([one.label, *(Raw(_cell(seeds, name, against)) for name in names)])
     return markdown_table(["spread of the change of the", *names], rows) + "\n"
 
 

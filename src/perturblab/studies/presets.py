@@ -209,21 +209,21 @@ def _published_attacks() -> dict[str, tuple[Flags, ...]]:
     for claim in CLAIMS.values():
         read.append((claim.left, claim.measure))
         read += [(side, claim.right_measure or claim.measure) for side in claim.rivals or (claim.right,)]
-    found: dict[str, dict[tuple[str, str], tuple[set[str], set[float]]]] = {}
+    attacks: dict[str, dict[tuple[str, str], tuple[set[str], set[float]]]] = {}
     for setup, measure in read:
         settings = _settings_of(measure)
         if setup and settings is not None:
             name = measure.attack or "fgsm"
             key = json.dumps(settings), name if name in _COSTLY else ""
-            names, radii = found.setdefault(setup, {}).setdefault(key, (set(), {0.0}))
+            names, radii = attacks.setdefault(setup, {}).setdefault(key, (set(), {0.0}))
             names.add(name)
             radii |= set() if AttackName.parse(name).kind.by_iterations else {measure.eps}  # a cap is not a radius
     return {
         setup: tuple(
             {"attacks": ",".join(sorted(names)), "eps": ",".join(map(_radius, sorted(radii))), **json.loads(settings)}
-            for (settings, _), (names, radii) in sorted(of.items())
+            for (settings, _), (names, radii) in sorted(efforts.items())
         )
-        for setup, of in found.items()
+        for setup, efforts in attacks.items()
     }
 
 

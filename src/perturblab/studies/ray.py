@@ -158,8 +158,8 @@ def _machines(need: Need, show: Show) -> set[str]:
 
     nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
     if not any(has.get("CPU", 0) >= need.cpus and has.get("GPU", 0) >= need.gpus for has in nodes.values()):
-        what = f"{need.cpus} cores and {need.gpus:g} GPUs"
-        show.warn(f"warning: no machine of the cluster has {what}; the runs wait for one")
+        cores = f"{need.cpus} cores and {need.gpus:g} GPUs"
+        show.warn(f"warning: no machine of the cluster has {cores}; the runs wait for one")
     return set(nodes)
 
 

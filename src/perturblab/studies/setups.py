@@ -58,7 +58,7 @@ def is_comparable(setup: Setup, preset: Preset) -> bool:
         preset: the size.
 
     Returns:
-        Whether the preset changes nothing of the set-up but what is counted beside it (the audit).
+        True if the preset changes nothing of the set-up but the audit, which only counts.
     """
     published = {"nepochs": PUBLISHED[str(setup.flags.get("code", "kl"))]["nepochs"], **setup.flags, "audit": True}
     return {**flags_of(setup, preset, 0), "audit": True} == {**published, "manual_seed": 0}
