@@ -73,7 +73,7 @@ def _train(
     with nullcontext() if fast else published():
         state = loop.start(net, recipe)
         images, labels = digits.train.images, digits.train.labels
-        for _ in loop.train(net, images, labels, recipe, state, prepare=prepare, after_step=note):
+        for _ in loop.train(net, images, labels, recipe, state, loop.Hooks(prepare, after_step=note)):
             losses += [b - a for a, b in zip([0.0, *totals], totals, strict=False)]
             totals.clear()
         answers = evaluate.answers(net.eval(), digits.test.images, digits.test.labels, prepare=prepare)

@@ -48,7 +48,7 @@ def _ours(images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
     recipe = loop.Recipe(nepochs=10**6, batch_size=BATCH)
     model = _net()
     state = loop.start(model, recipe)
-    epochs = loop.train(model, images, labels, recipe, state, prepare=_prepare)
+    epochs = loop.train(model, images, labels, recipe, state, loop.Hooks(_prepare))
     return lambda: discard(next(epochs))
 
 

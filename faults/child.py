@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,15 +210,15 @@ def _watch(board: Board, every: float | None) -> None:
     _around(train, "_finish", board, FINISH)
     real = loop.train
 
-    def trained(model: Any, images: Any, labels: Any, recipe: Any, state: Any, **options: Any) -> Iterator[Any]:
-        steps, after_step = loop.steps_per_epoch(len(labels), recipe), options.pop("after_step")
+    def trained(model: Any, images: Any, labels: Any, recipe: Any, state: Any, hooks: loop.Hooks) -> Iterator[Any]:
+        steps = loop.steps_per_epoch(len(labels), recipe)
         board.begin(state.epoch * steps + state.step)
 
         def counted(state: Any) -> bool:
             board.done(state.epoch * steps + state.step)
-            return bool(after_step(state))
+            return hooks.after_step(state)
 
-        yield from real(model, images, labels, recipe, state, after_step=counted, **options)
+        yield from real(model, images, labels, recipe, state, replace(hooks, after_step=counted))
 
     loop.train = trained
 

@@ -148,8 +148,10 @@ def trained(case: str) -> dict[str, Any]:
             labels,
             recipe,
             state,
-            prepare=lambda x, generator: (x.float() / 255 - 0.5).contiguous(memory_format=torch.channels_last),
-            during=labelled,
+            loop.Hooks(
+                prepare=lambda x, generator: (x.float() / 255 - 0.5).contiguous(memory_format=torch.channels_last),
+                during=labelled,
+            ),
         )
         assert [epoch.images for epoch in epochs] == [BATCH * STEPS]
     after = {name: value for name, value in net.state_dict().items() if name in before}

@@ -23,7 +23,7 @@ from perturblab.records.config import TrainConfig
 from perturblab.runs.open import check_ranks, open_run
 from perturblab.system.terminal import Show
 from perturblab.training import evaluate
-from perturblab.training.loop import Epoch, Recipe, start, train
+from perturblab.training.loop import Epoch, Hooks, Recipe, start, train
 from perturblab.training.ranks import ALONE, Ranks
 from told import in_order
 
@@ -84,7 +84,7 @@ def trained(
     if saved is not None:
         state.load_state_dict(saved)
     surround: Callable[..., AbstractContextManager[Tensor]] = partial(during, ranks)
-    epochs = list(train(model, IMAGES, LABELS, RECIPE, state, prepare=prepared, during=surround, **given))
+    epochs = list(train(model, IMAGES, LABELS, RECIPE, state, Hooks(prepare=prepared, during=surround, **given)))
     return values(model), epochs, state.state_dict()
 
 
@@ -148,8 +148,7 @@ def _defended(ranks: Ranks, defence: str, folder: Path) -> tuple[dict[str, Tenso
         run.training.labels,
         run.built.recipe,
         run.state,
-        prepare=run.augmented,
-        during=run.during,
+        Hooks(prepare=run.augmented, during=run.during),
     )
     epochs = list(steps)
     return values(run.model), epochs, run.state.state_dict()

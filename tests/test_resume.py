@@ -55,7 +55,9 @@ def prepare(images: Tensor, generator: torch.Generator) -> Tensor:
 def steps_of(case: Case, model: nn.Module, state: loop.State, recipe: loop.Recipe, stop: bool) -> list[loop.Epoch]:
     """Train to the end, or for one step."""
     images, labels = sample(case)
-    return list(loop.train(model, images, labels, recipe, state, prepare=prepare, after_step=lambda state: not stop))
+    return list(
+        loop.train(model, images, labels, recipe, state, loop.Hooks(prepare, after_step=lambda state: not stop))
+    )
 
 
 def whole(model: nn.Module, state: loop.State) -> str:

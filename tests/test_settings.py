@@ -70,7 +70,7 @@ def test_bf16_trains_in_bf16_and_keeps_float32_weights() -> None:
     recipe = loop.Recipe(nepochs=1, batch_size=4, precision="bf16")
     model = Spy(3, 2)
     images, labels = torch.zeros(8, 3, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)
-    epochs = loop.train(model, images, labels, recipe, loop.start(model, recipe), prepare=lambda x, _: x.float())
+    epochs = loop.train(model, images, labels, recipe, loop.start(model, recipe), loop.Hooks(lambda x, _: x.float()))
     assert [epoch.images for epoch in epochs] == [8]
     assert seen == [torch.bfloat16] * 2
     assert model.weight.dtype == model.weight.grad.dtype == torch.float32

@@ -22,7 +22,7 @@ from perturblab.models import Task, build
 from perturblab.records.choices import OptimMethod
 from perturblab.records.config import TrainConfig
 from perturblab.seeding import stream
-from perturblab.training.loop import Epoch, Recipe, State, make_optimizer, start, steps_per_epoch, train
+from perturblab.training.loop import Epoch, Hooks, Recipe, State, make_optimizer, start, steps_per_epoch, train
 from perturblab.training.schedules import lr_factor
 from told import in_order
 
@@ -70,7 +70,7 @@ def trained(
     model: nn.Module, recipe: Recipe = RECIPE, *, prepare: Prepare = augmented, **given: Any
 ) -> tuple[dict[str, Tensor], list[Epoch]]:
     """State and epochs after a whole run."""
-    epochs = list(train(model, IMAGES, LABELS, recipe, start(model, recipe), prepare=prepare, **given))
+    epochs = list(train(model, IMAGES, LABELS, recipe, start(model, recipe), Hooks(prepare=prepare, **given)))
     return values(model), epochs
 
 
@@ -161,7 +161,7 @@ def test_an_unknown_optimiser_is_refused_with_the_choice() -> None:
 
 def test_evaluating_between_epochs_changes_nothing() -> None:
     model = lenet()
-    for _ in train(model, IMAGES, LABELS, RECIPE, start(model, RECIPE), prepare=augmented):
+    for _ in train(model, IMAGES, LABELS, RECIPE, start(model, RECIPE), Hooks(prepare=augmented)):
         model.eval()
         torch.rand(5)  # somebody else's numbers
     assert same(values(model), trained(lenet())[0])
@@ -181,7 +181,7 @@ def test_steps_of_an_epoch(images: int, batch: int, drop_last: bool, steps: int)
 def test_an_epoch_without_a_full_batch_is_refused_where_short_ones_are_dropped() -> None:
     with pytest.raises(UserError, match=in_order("--batch-size 24 23")) as caught:
         trained(lenet(), replace(RECIPE, batch_size=24, drop_last=True))
-    assert "use a smaller one" in str(caught.value)
+    assert "--batch-size" in str(caught.value)
 
 
 def rates(recipe: Recipe) -> list[float]:
@@ -343,7 +343,7 @@ def straight(optimizer: str, net: str) -> tuple[dict[str, Tensor], list[Epoch], 
     recipe = replace(RECIPE, optimizer=optimizer)
     model = lenet(**NETS[net])
     state = start(model, recipe)
-    epochs = list(train(model, IMAGES, LABELS, recipe, state, prepare=augmented))
+    epochs = list(train(model, IMAGES, LABELS, recipe, state, Hooks(prepare=augmented)))
     return values(model), untimed(epochs), through_file(state.state_dict())
 
 
@@ -381,7 +381,7 @@ def in_pieces(recipe: Recipe, options: dict[str, Any], stops: set[int]) -> tuple
         if saved is not None:
             model.load_state_dict(saved["model"])
             state.load_state_dict(saved["state"])
-        epochs += train(model, IMAGES, LABELS, recipe, state, prepare=augmented, after_step=count)
+        epochs += train(model, IMAGES, LABELS, recipe, state, Hooks(prepare=augmented, after_step=count))
         saved = through_file({"model": model.state_dict(), "state": state.state_dict()})
     return model, state, epochs, done
 
@@ -406,7 +406,9 @@ def test_stopping_anywhere_and_going_on_equals_the_straight_run(optimizer: str, 
 def test_a_stop_is_between_two_steps_and_yields_no_unfinished_epoch() -> None:
     model = lenet()
     state = start(model, RECIPE)
-    stopped = list(train(model, IMAGES, LABELS, RECIPE, state, prepare=augmented, after_step=lambda s: s.step < 3))
+    stopped = list(
+        train(model, IMAGES, LABELS, RECIPE, state, Hooks(prepare=augmented, after_step=lambda s: s.step < 3))
+    )
     assert stopped == []
     assert (state.epoch, state.step, state.reached.images) == (0, 3, 15)
 
@@ -415,11 +417,11 @@ def test_a_longer_run_continues_a_shorter_one() -> None:
     recipe = replace(RECIPE, schedule="constant")
     model = lenet()
     state = start(model, recipe)
-    list(train(model, IMAGES, LABELS, replace(recipe, nepochs=1), state, prepare=augmented))
+    list(train(model, IMAGES, LABELS, replace(recipe, nepochs=1), state, Hooks(prepare=augmented)))
     assert (state.epoch, state.step) == (1, 0)
-    list(train(model, IMAGES, LABELS, recipe, state, prepare=augmented))
+    list(train(model, IMAGES, LABELS, recipe, state, Hooks(prepare=augmented)))
     assert same(values(model), trained(lenet(), recipe)[0])
-    assert list(train(model, IMAGES, LABELS, recipe, state, prepare=augmented)) == [], "nothing is left to do"
+    assert list(train(model, IMAGES, LABELS, recipe, state, Hooks(prepare=augmented))) == [], "nothing is left to do"
 
 
 # --- losses that are not finite -------------------------------------------------------------------------------------
@@ -443,7 +445,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(value: float) -> None:
         return x
 
     with pytest.raises(NonFiniteError) as caught:
-        list(train(model, IMAGES, LABELS, recipe, state, prepare=spoilt))
+        list(train(model, IMAGES, LABELS, recipe, state, Hooks(prepare=spoilt)))
     assert re.search(in_order("nan epoch 2 step 3 0.02 ; --learning-rate 0.002"), str(caught.value))
     assert same({name: p.detach() for name, p in model.named_parameters()}, good[0])
     assert equal(through_file(state.optimizer.state_dict()), moments[0])

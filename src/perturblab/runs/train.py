@@ -131,9 +131,7 @@ def _execute(run: Run, show: Show, stop: Callable[[], bool]) -> Record | None:
             run.training.labels,
             run.built.recipe,
             run.state,
-            prepare=run.augmented,
-            during=run.during,
-            after_step=after_step,
+            loop.Hooks(prepare=run.augmented, during=run.during, after_step=after_step),
         ):
             run.history.rows.append(_row(run, reached))
             log(run.history.rows[-1])

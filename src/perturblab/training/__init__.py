@@ -10,6 +10,7 @@ from perturblab.training.adversarial import Adversary, adversarial_images
 from perturblab.training.evaluate import Answers, Counts, answers, audit, batch_mean, published_best, smoothed
 from perturblab.training.loop import (
     Epoch,
+    Hooks,
     Recipe,
     State,
     make_optimizer,
@@ -24,6 +25,7 @@ __all__ = [
     "Answers",
     "Counts",
     "Epoch",
+    "Hooks",
     "Recipe",
     "State",
     "adversarial_images",

@@ -184,10 +184,27 @@ def steps_per_epoch(images: int, recipe: Recipe) -> int:
     steps = images // recipe.batch_size if recipe.drop_last else -(-images // recipe.batch_size)
     if not steps:
         raise UserError(
-            f"--batch-size {recipe.batch_size} is larger than the {images} training images, and code or skips a short "
-            "batch; use a smaller one"
+            f"--batch-size {recipe.batch_size} exceeds the {images} training images, and --code or drops incomplete "
+            f"batches; use at most {images}"
         )
     return steps
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """The caller's part of a step.
+
+    Args:
+        prepare: from a batch of images and the augmentation's stream to what the model takes.
+        during: from prepared images, labels and the augmentation's stream to what surrounds the forward pass and gives
+            its input: where a defence replaces images, or gives its layers the labels. The stream stands alike on all
+            ranks, and must do so afterwards (`Ranks.own`).
+        after_step: called after every step; False stops between two steps, and must do so on all ranks.
+    """
+
+    prepare: Callable[[Tensor, torch.Generator], Tensor]
+    during: Callable[[Tensor, Tensor, torch.Generator], AbstractContextManager[Tensor]] = lambda x, *_: nullcontext(x)
+    after_step: Callable[[State], bool] = lambda state: True
 
 
 def train(
@@ -196,10 +213,7 @@ def train(
     labels: Tensor,
     recipe: Recipe,
     state: State,
-    *,
-    prepare: Callable[[Tensor, torch.Generator], Tensor],
-    during: Callable[[Tensor, Tensor, torch.Generator], AbstractContextManager[Tensor]] = lambda x, *_: nullcontext(x),
-    after_step: Callable[[State], bool] = lambda state: True,
+    hooks: Hooks,
 ) -> Iterator[Epoch]:
     """Train epoch by epoch; on several ranks, each with its rows of every batch.
 
@@ -209,11 +223,7 @@ def train(
         labels: int64 (N,).
         recipe: how to train.
         state: from `start`, or loaded; moved along in place and consistent after every step.
-        prepare: from a batch of ``images`` and the augmentation's stream to what the model takes.
-        during: from prepared images, labels and the augmentation's stream to what surrounds the forward pass and gives
-            its input: where a defence replaces images, or tells its layers the labels. The stream stands alike on all
-            ranks, and must do so afterwards (`Ranks.own`).
-        after_step: called after every step; False stops between two steps, and must do so on all ranks.
+        hooks: the caller's part of a step.
 
     Yields:
         What each finished epoch reached; ``state`` then stands at the start of the next.
@@ -232,11 +242,11 @@ def train(
         while state.step < steps:
             began = time.perf_counter()
             rows = state.permutation[state.step * recipe.batch_size : (state.step + 1) * recipe.batch_size]
-            x = ranks.share(prepare(images[rows], state.augmentation))
+            x = ranks.share(hooks.prepare(images[rows], state.augmentation))
             y = ranks.share(labels[rows]).to(x.device)
             weight = len(y) / len(rows)
             lr = _set_learning_rate(state, recipe, steps)
-            with during(x, y, state.augmentation) as x:
+            with hooks.during(x, y, state.augmentation) as x:
                 logits = _forward(model, x, state, recipe.precision)
             loss = cross_entropy(logits, y) * weight  # over all ranks, the mean loss of the batch
             right = (logits.argmax(1) == y).sum()
@@ -249,7 +259,7 @@ def train(
             state.optimizer.step()
             state.reached.seconds += time.perf_counter() - began
             state.step += 1
-            if not after_step(state):
+            if not hooks.after_step(state):
                 return
         state.read()
         reached = state.reached
@@ -279,9 +289,7 @@ def _reseed(ranks: Ranks) -> Tensor | None:
     """Seed each rank's own dropout; return the state where all ranks stand afterwards, None with one process."""
     if ranks.alone:
         return None
-    common = torch.default_generator
-    own = ranks.own(common)
-    after = torch.get_rng_state()
+    own, after = ranks.own(torch.default_generator), torch.get_rng_state()
     torch.manual_seed(own.initial_seed())
     return after
 
