@@ -229,12 +229,10 @@ def train(
         What each finished epoch reached; ``state`` then stands at the start of the next.
 
     Raises:
-        NonFiniteError: a loss is not finite. On a CPU the step is not made; elsewhere, where every look at a number
-            waits for the device, it is told up to 32 steps later.
+        NonFiniteError: a loss is not finite; raised before the step on a CPU, up to 32 steps later elsewhere.
         RankLostError: another rank has ended.
     """
-    ranks = state.ranks
-    steps = steps_per_epoch(len(labels), recipe)
+    ranks, steps = state.ranks, steps_per_epoch(len(labels), recipe)
     while state.epoch < recipe.nepochs:
         model.train()
         if state.permutation is None:
