@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from perturblab.cli import main
+from perturblab.cli import config_file, main
 from perturblab.cli import train as command
 from perturblab.runs import checkpoint, train
 from perturblab.system import files
@@ -201,13 +202,13 @@ def _watch(board: Board, every: float | None) -> None:
     """Wrap functions of perturblab, so that the board shows the phase."""
     if every is not None:
         files.SAVE_EVERY = every
-    _around(command, "training", board, START, stay=True)
-    _around(train, "_execute", board, STEP)
-    _around(train, "_row", board, EVALUATION)
-    _around(train, "save_run", board, SAVE)
-    _around(checkpoint, "save_fixed", board, WRITE)
-    _around(checkpoint, "save_checkpoint", board, WRITE, after=board.written)
-    _around(train, "_finish", board, FINISH)
+    _around(command, config_file.training_config, board, START, stay=True)
+    _around(train, train._execute, board, STEP)
+    _around(train, train._row, board, EVALUATION)
+    _around(train, train.save_run, board, SAVE)
+    _around(checkpoint, checkpoint.save_fixed, board, WRITE)
+    _around(checkpoint, checkpoint.save_checkpoint, board, WRITE, after=board.written)
+    _around(train, train._finish, board, FINISH)
     real = loop.train
 
     def trained(model: Any, images: Any, labels: Any, recipe: Any, state: Any, hooks: loop.Hooks) -> Iterator[Any]:
@@ -224,9 +225,17 @@ def _watch(board: Board, every: float | None) -> None:
 
 
 def _around(
-    module: Any, name: str, board: Board, phase: int, *, stay: bool = False, after: Callable[[], None] = lambda: None
+    module: ModuleType,
+    real: Callable[..., Any],
+    board: Board,
+    phase: int,
+    *,
+    stay: bool = False,
+    after: Callable[[], None] = lambda: None,
 ) -> None:
-    real = getattr(module, name)
+    """Wrap the function of this name in the module that calls it."""
+    if getattr(module, real.__name__, None) is not real:
+        raise RuntimeError(f"{module.__name__} does not have {real.__name__}")
 
     def wrapped(*args: Any, **options: Any) -> Any:
         outer, board.phase = board.phase, phase
@@ -235,7 +244,7 @@ def _around(
         board.phase = phase if stay else outer
         return result
 
-    setattr(module, name, wrapped)
+    setattr(module, real.__name__, wrapped)
 
 
 @contextmanager
