@@ -109,7 +109,12 @@ def attack_in_turn(
     """Do the same as `autoattack`, and count how many images stand after each attack.
 
     Args:
-        model, x, y, threat, ensemble, generator: as for `autoattack`; ``x`` is (N, C, H, W), ``y`` is (N,).
+        model: from images in [0, 1] to logits (N, classes); in eval mode.
+        x: (N, C, H, W), within [0, 1].
+        y: int64 (N,).
+        threat: norm and radius.
+        ensemble: the attacks, in turn.
+        generator: decides the attacks' own seeds.
 
     Returns:
         (N, C, H, W), and for each attack in turn: of the images that were still right, how many it left right.
