@@ -35,7 +35,7 @@ from perturblab.records.dataframe import frame
 from perturblab.records.paths import CHECKPOINT
 from perturblab.records.record import Record
 from perturblab.records.results import load_results, load_void
-from perturblab.studies import plan
+from perturblab.studies import done, plan
 from perturblab.studies.catalogue import SETUPS
 from perturblab.studies.job import Job
 from perturblab.studies.jobs import argv
@@ -310,7 +310,7 @@ def study_of_two(folder: Path) -> list[Job]:
 
 def test_a_void_run_is_told_and_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs, results = study_of_two(tmp_path), tmp_path / "results"
-    monkeypatch.setattr(plan, "is_measured", lambda *given, **more: True)
+    monkeypatch.setattr(done, "is_measured", lambda *given, **more: True)
     assert plan.sort_jobs(jobs).done == jobs
     assert len(frame(results)) == 2
     monkeypatch.setattr(numerics, "FAULTS", (fault := numerics.Fault((1,), "added twice", {"filter_size": (1,)}),))
