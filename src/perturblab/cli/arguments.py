@@ -42,6 +42,7 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|-(inf|nan)$", re.IGNORECASE)
 
     def error(self, message: str) -> NoReturn:
+        """Raise a `UserError`, so that every mistake ends in one line, instead of exiting here."""
         raise UserError(f"{message}; see {self.prog} --help")
 
 

@@ -13,6 +13,7 @@ from perturblab.system.exit_codes import DONE
 
 
 def attack(args: argparse.Namespace) -> int:
+    """Attack a run, and print the table of its accuracies."""
     config = validated(AttackConfig, select_fields(args, AttackConfig))
     import torch
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(args: argparse.Namespace) -> int:
+    """Count a run's correct test images, and print the exact accuracy."""
     batch = integers(args.batch_size, "--batch-size")[0] if args.batch_size is not None else None
     from perturblab.runs.evaluate import evaluate_run
     from perturblab.runs.process import join_ranks

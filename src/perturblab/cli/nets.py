@@ -11,6 +11,7 @@ from perturblab.system.exit_codes import DONE
 
 
 def list_nets(args: argparse.Namespace) -> int:
+    """List the nets by name."""
     from perturblab.models.build import NETS, options_read
 
     nets = [{"net": name, "about": net.about, "options": sorted(options_read(name))} for name, net in NETS.items()]
@@ -22,6 +23,7 @@ def list_nets(args: argparse.Namespace) -> int:
 
 
 def describe_net(args: argparse.Namespace) -> int:
+    """Count a net's parameters, masks and operations from its modules."""
     config = training_config(args)
     size = integers(args.image_size, "--image-size", (1, 2))
     channels, nclasses = (integers(args.channels, "--channels")[0], integers(args.nclasses, "--nclasses")[0])

@@ -71,7 +71,7 @@ def save_fixed(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
     Args:
         folder: of the run.
-        tensors: by their names in the net.
+        tensors: by their names in the net, each of any shape (...).
 
     Returns:
         The digest of each, for `save_checkpoint`.
@@ -250,6 +250,11 @@ def _readable(path: Path) -> Iterator[None]:
 
 def load_net(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put saved parameters and buffers into a net.
+
+    Args:
+        path: the file they come from, for the message of an error.
+        model: the net; it gets the values.
+        tensors: by name, each with the shape (...) and type that the net has under this name.
 
     Raises:
         UserError: they are those of another net.

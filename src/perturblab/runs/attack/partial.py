@@ -71,7 +71,7 @@ class Unfinished:
         """Add a batch, and write all of them if the last write is long enough ago.
 
         Args:
-            batch: (n, C, H, W).
+            batch: adversarial images, (N, C, H, W).
             parts: part of AutoAttack -> how many of these images it left right; 0 for a part without images.
             generator: in the state in which the next batch begins.
 
