@@ -179,7 +179,7 @@ def steps_per_epoch(images: int, recipe: Recipe) -> int:
     """Count the optimiser steps of an epoch.
 
     Raises:
-        UserError: none, because the only batch is short and dropped.
+        UserError: there is none, because the only batch is incomplete and dropped.
     """
     steps = images // recipe.batch_size if recipe.drop_last else -(-images // recipe.batch_size)
     if not steps:
