@@ -310,7 +310,7 @@ train -- --nepochs 1 => perturblab train --help
 describe --image-size 2000000000 => --image-size 2000000000 smaller
 describe --channels 2000000000 --nfilters 2000000000 => memory --nfilters
 train TINY --nfilters 2147483647 --out new => --nfilters
-train TINY --batch-size 2147483647 --code or --out new => --batch-size 2147483647 larger
+train TINY --batch-size 2147483647 --code or --out new => --batch-size 2147483647 use at most
 train TINY --out LONG => choose another
 train TINY --out DEEP => x/x/x choose another
 """

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from builders import LENET, ONE_EPOCH, Tell, content
-from perturblab.cli import main, nets
+from perturblab.cli import main
 from perturblab.runs import checkpoint, train
 from perturblab.system import exit_codes
 
@@ -65,8 +65,10 @@ def test_interrupted_run_goes_on_where_it_stopped(number: signal.Signals, tell: 
 
 
 def test_second_interrupt_does_not_wait(
-    tell: Tell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Without a stop of its own, `main` hears the signals of this process."""
+
     def execute(run: Any, show: Any, stop: Callable[[], bool]) -> None:
         signal.raise_signal(signal.SIGINT)
         assert stop()
@@ -75,8 +77,10 @@ def test_second_interrupt_does_not_wait(
 
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(train, "execute", execute)
-    told = tell(f"train {ONE_EPOCH} --quiet --out run")
-    assert (told.code, told.out, told.err) == (130, "", "perturblab: interrupted\n")
+    monkeypatch.chdir(tmp_path)
+    assert main.main(shlex.split(f"train {ONE_EPOCH} --quiet --out run")) == exit_codes.INTERRUPTED
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "perturblab: interrupted\n")
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -106,7 +110,7 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: argparse.Namespace) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(nets, "list_nets", broken)
+    monkeypatch.setattr(main, "list_nets", broken)
     with pytest.raises(ZeroDivisionError):
         main.main(["models"])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from faults.soak import GROWTH, Sample, complaints
-from faults.table import Row, joined, markdown
+from faults.table import Row, join_rows, markdown
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,7 +46,7 @@ def test_a_loss_is_counted_and_told() -> None:
     row.judge([])
     row.judge([], told=True)
     same.judge(["other weights", "another record"])
-    table = markdown(joined([row, same, skipped]))
+    table = markdown(join_rows([row, same, skipped]))
     assert "| a fault | 3 | 1 | 1 | 1 |  |" in table
     assert "| another | NOT TRIED: only root may |" in table
     assert "LOST, a fault: other weights; another record" in table
