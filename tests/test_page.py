@@ -23,6 +23,7 @@ from perturblab.report import claims_table, page, protocol
 from perturblab.studies.catalogue import CLAIMS, FIGURES
 from perturblab.studies.presets import PRESETS
 from perturblab.studies.setups import choose_setups
+from told import in_order
 
 
 def test_the_same_records_give_the_same_bytes_in_any_order() -> None:
@@ -54,7 +55,7 @@ def test_every_figure_and_every_claim_is_on_the_page() -> None:
     assert text.count('<svg class="chart"') == 3
     assert text.count('<circle class="seed"') >= 3, "a dot for every seed"
     assert "perturblab run --preset cpu</code>" in text
-    assert "empirical upper bound, flags: zero gradients" in text
+    assert re.search(r"upper bound\b[^<]*\bzero gradients", text)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +99,9 @@ def test_the_numerics_numbers_of_the_records_are_told() -> None:
 def test_no_records_are_told() -> None:
     text = page.page([])
     assert Reader(text).open == []
-    assert "There are no records yet" in text
+    assert "no records" in text
     assert "perturblab run --preset quick" in text
-    assert claims_table.claims_markdown([]) == "There are no records yet.\n"
+    assert re.fullmatch(rf".*{in_order('no records')}.*\n", claims_table.claims_markdown([]))
 
 
 def test_hostile_strings_are_text() -> None:
@@ -149,10 +150,9 @@ def test_failed_runs_are_counted_and_listed() -> None:
     text = page.page(SOME, [Failed("K4 seed 2", "out of memory"), Failed("K4 seed 3", "killed")])
     assert "K4 seed 2: out of memory" in text
     assert "<h3>2 runs failed</h3>" in text
-    assert '<th scope="row">failed, without a record</th><td class="number">2</td>' in text, (
-        "a line of the table of compute"
-    )
-    assert "failed, without a record" not in some_page()
+    line_of_compute = r'<th scope="row">failed[^<]*</th><td class="number">'
+    assert re.search(f"{line_of_compute}2</td>", text)
+    assert not re.search(line_of_compute, some_page())
 
 
 def test_every_table_says_what_it_is_and_every_header_what_it_is_of() -> None:
@@ -235,12 +235,10 @@ def test_markdown_is_what_was_measured_and_nothing_else() -> None:
     assert "K4: experiment 4" not in text, "figures are not tagged dispute"
     assert "not comparable at this preset" in claims_table.claims_markdown(SOME, "pnn")
     assert "lbcnn" in claims_table.claims_markdown(SOME, "lbcnn")
-    assert claims_table.claims_markdown([], "lbcnn") == "There are no records yet.\n"
+    assert claims_table.claims_markdown([], "lbcnn") == claims_table.claims_markdown([])
     shown = next(line for line in claims_table.claims_markdown(SOME, "pnn").splitlines() if line.startswith("| K4: "))
-    assert (
-        "48.50 [48.50, 48.50], n = 3; selected on the test set, as published; exact, after the last epoch, 50." in shown
-    )
-    assert "], and +4.80 at the best one on test |" in shown, "55 there, 50.2 after the last"
+    assert re.search(in_order("48.50 [48.50, 48.50], n = 3 ; test ; exact last epoch 50."), shown)
+    assert re.search(in_order("], +4.80 best test |"), shown), "55 there, 50.2 after the last"
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -263,7 +261,7 @@ def test_the_command_writes_the_page_and_says_the_answers(
 ) -> None:
     assert main.main(["report", str(folder), "-o", str(tmp_path / "out" / "page.html")]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("Does noise help a perturbative network? ")
+    assert said.startswith("Does noise help")
     assert "6 records; open " in said
     assert (tmp_path / "out" / "page.html").read_text() == page.page(results.load_results(folder))
 

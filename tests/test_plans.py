@@ -1,6 +1,7 @@
 """Plans of a study: which runs there are, which are done, and which were done otherwise than asked for."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from perturblab.studies.catalogue import SETUPS
 from perturblab.studies.jobs import argv
 from perturblab.studies.keep import lacking_setups, share_records
 from studies import ATTACKED, FGSM, SETTINGS, TINY, keep_record, planned, points
+from told import in_order
 
 # --- plans -----------------------------------------------------------------------------------------------------------
 
@@ -187,10 +189,8 @@ def test_a_record_of_other_settings_is_neither_done_nor_run(tmp_path: Path) -> N
     standing = plan.sort_jobs([train, *attacks])
     assert (standing.done, standing.missing) == ([], []), "what attacks such a run is no better"
     assert [job for job, _ in standing.other] == [train, *attacks]
-    assert standing.other[0][1] == (
-        f"its record has other settings (nepochs 3, now 2; learning_rate 0.25, now {train.flags['learning_rate']}); "
-        f"move {path.parent} away to run it again"
-    )
+    told = in_order(f"nepochs 3 2 learning_rate 0.25 {train.flags['learning_rate']} ; move {path.parent}")
+    assert re.search(told, standing.other[0][1])
     path.unlink()
     assert plan.sort_jobs([train]).missing == [train]
 
@@ -233,11 +233,10 @@ def test_records_of_several_versions_are_told_apart(tmp_path: Path) -> None:
         content["data"]["hashes"]["train"] = "feedbeef" if job is jobs[5] else "0123456789"
         path.write_text(json.dumps(content))
     name = FULL["data"]["train"]
-    assert plan.sort_jobs(jobs).notes == [
-        "note: the records come from 2 versions of the numerics: 4 of 0, 2 of 1",
-        "note: the records come from 2 versions of digits: "
-        f"5 of {name} test cd train 012345, 1 of {name} test cd train feedbe",
-    ]
+    of_numerics, of_data = plan.sort_jobs(jobs).notes
+    assert re.search(in_order("2 numerics: 4 of 0, 2 of 1"), of_numerics)
+    told = f"2 digits: 5 of {name} test cd train 012345, 1 of {name} test cd train feedbe"
+    assert re.search(in_order(told), of_data)
     other = replace(jobs[5], flags={**jobs[5].flags, "classes": ("0", "1")})
     path = jobs[5].results[0] / "record.json"
     path.write_text(path.read_text().replace('"config": {', '"config": {"classes": ["0", "1"], ', 1))

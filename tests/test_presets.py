@@ -109,9 +109,9 @@ def test_ids_may_be_set_ups_figures_or_relations() -> None:
     assert [setup.id for setup in choose_setups(["R-noise"], TINY)] == [CLAIMS["R-noise"].left, CLAIMS["R-noise"].right]
     with pytest.raises(UserError, match=in_order("'K44' ; K4")):
         choose_setups(["K44"], TINY)
-    with pytest.raises(UserError, match="cannot be run: "):
+    with pytest.raises(UserError, match=in_order("H1 ; perturblab show H1")):
         choose_setups(["H1"], TINY)
-    with pytest.raises(UserError, match="rests on no run"):
+    with pytest.raises(UserError, match=in_order("R-no-exchange ; perturblab show R-no-exchange")):
         choose_setups(["R-no-exchange"], TINY)
 
 

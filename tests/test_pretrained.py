@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from perturblab.runs.export.card import model_card
 from perturblab.runs.export.hub import from_pretrained, push_to_hub, save_pretrained
 from perturblab.runs.open import open_trained
 from perturblab.system.terminal import Show
+from told import in_order
 
 ROOT = Path(__file__).parents[1]
 RUN = "--dataset-train digits --net-type perturb_resnet18 --nfilters 4 --nmasks 2 --level 0.3 --mix-maps --no-augment"
@@ -93,7 +95,7 @@ def test_it_is_a_model_card_to_the_hub_s_own_library(run: Path, saved: Path) -> 
     assert (result.metric_type, result.metric_value) == ("accuracy", record.counts.last.accuracy)
     assert result.dataset_name == "digits"
     last = record.counts.last
-    assert f"**{last.accuracy:.2f} %** of the test images of digits ({last.correct} of {last.total}, " in card.text
+    assert re.search(in_order(f"{last.accuracy:.2f} % test digits ({last.correct} of {last.total}, "), card.text)
     assert "no interval" in card.text
     assert "Not attacked" in card.text
     assert json.loads(card.text.split("```json\n")[1].split("```")[0]) == record.config
@@ -110,7 +112,7 @@ def test_the_card_of_an_attacked_run_has_every_point_with_interval_and_flags() -
     rows = [line for line in card.splitlines() if line.startswith("| pgd ")]
     assert len(rows) == len(points)
     for row, point in zip(rows, points, strict=True):
-        assert ("empirical upper bound, flags: " in row) == bool(point.flags)
+        assert ("upper bound" in row) == bool(point.flags)
         assert all(escape(flag) in row for flag in point.flags)
     assert "never a guarantee" in card
 
@@ -120,8 +122,8 @@ def test_the_card_of_an_audited_run_tells_the_published_metrics() -> None:
     content = store.load_record(folder / "record.json").model_dump(mode="json")
     content["audit"]["last"] |= {"batch_mean": 94.286, "batch_mean_truncated": 93.865, "smoothed": 90.531}
     card = model_card(Record.model_validate(content))
-    assert "selected on the test set, optimistic" in card
-    assert "94.29 % (mean over batches), 93.86 % (truncated) or 90.53 %" in card
+    assert re.search(in_order("test set optimistic"), card)
+    assert re.search(in_order("94.29 % 93.86 % (truncated) 90.53 %"), card)
 
 
 def test_no_name_breaks_the_card() -> None:
@@ -137,49 +139,37 @@ def test_no_name_breaks_the_card() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("config.json", None, "holds no config.json; give a folder that save_pretrained has made"),
-        ("config.json", "{", "is not the configuration of a perturblab net"),
-        (
-            "config.json",
-            '{"net": "lenet"}',
-            "is not the configuration of a perturblab net \\(options: field required\\)",
-        ),
-        ("config.json", {"net": "nope"}, "does not describe a net of this version \\(no net is called 'nope'"),
-        ("config.json", {"options": {"nope": 1}}, "does not describe a net of this version .*does not read nope"),
-        ("config.json", {"options": {"nfilters": 5}}, "holds the weights of another net"),
-        ("config.json", {"options": {"nfilters": 4}}, "another net \\(.* is .*, expected .*\\)"),
-        (
-            "config.json",
-            {"version": 2},
-            "is not the configuration of a perturblab net \\(version: input should be 1\\)",
-        ),
-        ("config.json", {"mean": [0.5] * 3}, "\\(mean has 3 values for images of 1 channel\\)"),
-        ("config.json", {"mean": []}, "\\(mean has 0 values for images of 1 channel\\)"),
-        ("config.json", {"std": [0.5] * 2}, "\\(std has 2 values for images of 1 channel\\)"),
-        ("config.json", {"std": [0.0]}, "\\(std.0: input should be greater than"),
-        ("config.json", {"std": [-1.0]}, "\\(std.0: input should be greater than"),
-        ("config.json", {"std": [1e-300]}, "\\(std.0: input should be greater than"),
-        ("config.json", {"mean": [1e300]}, "\\(mean.0: input should be less than"),
-        ("config.json", {"image_size": [1, 0, 8]}, "\\(image_size.1: input should be greater than"),
-        ("config.json", {"image_size": [1, 10**6, 10**6]}, "holds the weights of another net"),
-        ("config.json", {"image_size": [1, 10**30, 8]}, "\\(image_size.1: input should be less than"),
-        ("config.json", {"options": {"nfilters": 10**9}}, "does not describe a net|holds the weights of another net"),
-        ("config.json", {"options": {"nfilters": 10**30}}, "does not describe a net of this version"),
-        ("config.json", {"options": {"nfilters": "4"}}, "\\(nfilters: input should be a valid int"),
-        ("config.json", {"options": {"nmasks": 10**9}}, "does not describe a net|holds the weights of another net"),
-        ("config.json", {"options": {"nmasks": 10**18}}, "does not describe a net of this version"),
-        ("config.json", {"options": {"nmasks": 0}}, "\\(nmasks is 0; a perturbation layer needs"),
-        ("config.json", {"options": {"mix_maps": "no"}}, "\\(mix_maps: input should be a valid bool"),
-        ("config.json", {"options": {"seed": 5}}, "does not describe a net of this version .*does not read seed"),
-        ("config.json", {"options": {"task": None}}, "does not describe a net of this version .*does not read task"),
-        ("config.json", {"net": "lbcnet", "options": {"depth": 10**9}}, "\\(depth is 10+, and its"),
-        (
-            "config.json",
-            {"net": "bottleneck_resnet", "options": {"blocks": 10**9}},
-            "\\(blocks is 10+, and its weights are \\d+ tensors\\)",
-        ),
-        ("model.safetensors", None, "holds no model.safetensors"),
-        ("model.safetensors", "torn", "cannot be read as weights"),
+        ("config.json", None, "config.json ; save_pretrained"),
+        ("config.json", "{", "config.json not configuration ; save"),
+        ("config.json", '{"net": "lenet"}', "not configuration (options: required) ; save"),
+        ("config.json", {"net": "nope"}, "config.json version ( 'nope' ; save"),
+        ("config.json", {"options": {"nope": 1}}, "config.json version nope ; save"),
+        ("config.json", {"options": {"nfilters": 5}}, "weights another net"),
+        ("config.json", {"options": {"nfilters": 4}}, "weights another net ( expected )"),
+        ("config.json", {"version": 2}, "not configuration (version: 1) ; save"),
+        ("config.json", {"mean": [0.5] * 3}, "(mean 3 1 channel)"),
+        ("config.json", {"mean": []}, "(mean 0 1 channel)"),
+        ("config.json", {"std": [0.5] * 2}, "(std 2 1 channel)"),
+        ("config.json", {"std": [0.0]}, "(std.0: greater"),
+        ("config.json", {"std": [-1.0]}, "(std.0: greater"),
+        ("config.json", {"std": [1e-300]}, "(std.0: greater"),
+        ("config.json", {"mean": [1e300]}, "(mean.0: less"),
+        ("config.json", {"image_size": [1, 0, 8]}, "(image_size.1: greater"),
+        ("config.json", {"image_size": [1, 10**6, 10**6]}, "weights another net"),
+        ("config.json", {"image_size": [1, 10**30, 8]}, "(image_size.1: less"),
+        ("config.json", {"options": {"nfilters": 10**9}}, "version | another net"),
+        ("config.json", {"options": {"nfilters": 10**30}}, "config.json version ( ) ; save"),
+        ("config.json", {"options": {"nfilters": "4"}}, "(nfilters: integer"),
+        ("config.json", {"options": {"nmasks": 10**9}}, "version | another net"),
+        ("config.json", {"options": {"nmasks": 10**18}}, "config.json version ( ) ; save"),
+        ("config.json", {"options": {"nmasks": 0}}, "(nmasks 0 ;"),
+        ("config.json", {"options": {"mix_maps": "no"}}, "(mix_maps: boolean"),
+        ("config.json", {"options": {"seed": 5}}, "config.json version seed ; save"),
+        ("config.json", {"options": {"task": None}}, "config.json version task ; save"),
+        ("config.json", {"net": "lbcnet", "options": {"depth": 10**9}}, f"(depth {10**9} tensors)"),
+        ("config.json", {"net": "bottleneck_resnet", "options": {"blocks": 10**9}}, f"(blocks {10**9} tensors)"),
+        ("model.safetensors", None, "no model.safetensors ; restore"),
+        ("model.safetensors", "torn", "model.safetensors weights ; restore"),
     ],
 )
 def test_what_is_broken_is_told_in_one_line(name: str, content: Any, text: str, saved: Path, tmp_path: Path) -> None:
@@ -188,7 +178,7 @@ def test_what_is_broken_is_told_in_one_line(name: str, content: Any, text: str, 
     if isinstance(content, dict):
         content = json.dumps(json.loads((tmp_path / name).read_text()) | content)
     (tmp_path / name).unlink() if content is None else (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=text) as caught:
+    with pytest.raises(UserError, match="|".join(map(in_order, text.split(" | ")))) as caught:
         from_pretrained(tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -27,7 +27,7 @@ def test_an_archive_that_unpacks_to_more_is_refused(tmp_path: Path) -> None:
     check_archive(good)
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as made:
         made.writestr("archive/data.pkl", bytes(10**8))
-    with pytest.raises(ValueError, match=r"claims 100000000 bytes in \d+"):
+    with pytest.raises(ValueError, match=in_order("100000000 bytes")):
         check_archive(bomb)
     good.write_bytes(b"text")
     with pytest.raises(ValueError, match="not an archive"):
@@ -50,19 +50,19 @@ def itself() -> Any:
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: torch.zeros(1).expand(10**6, 10**6), "claims a tensor of 4000000000000 bytes"),
-        (lambda: torch.zeros(9999), "claims a tensor of 39996 bytes in 1000"),
+        (lambda: torch.zeros(1).expand(10**6, 10**6), "tensor 4000000000000 bytes"),
+        (lambda: torch.zeros(9999), "tensor 39996 bytes 1000"),
         (lambda: torch.empty(3, device="meta"), "on meta"),
-        (lambda: torch.eye(3).to_sparse(), "sparse"),
-        (lambda: laughs(), "deeper than|more than 1000 values"),
-        (lambda: itself(), "deeper than"),
-        (lambda: [0] * 1000, "more than 1000 values"),
+        (lambda: torch.eye(3).to_sparse(), "torch.sparse_coo"),
+        (lambda: laughs(), "deeper | 1000 values"),
+        (lambda: itself(), "deeper"),
+        (lambda: [0] * 1000, "1000 values"),
         (lambda: {"a": {1, 2}}, "a set"),
         (lambda: {"a": b"bytes"}, "a bytes"),
     ],
 )
 def test_what_is_no_plain_data_is_refused(make: Callable[[], Any], text: str) -> None:
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(ValueError, match="|".join(map(in_order, text.split(" | ")))):
         check_plain({"a": make()}, 1000)
 
 
@@ -73,19 +73,19 @@ def test_plain_data_pass() -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"epoch": 3}, "is of epoch 3"),
-        ({"total": 11}, "11 images, expected 10"),
-        ({"correct": 11}, "correct is 11 of 10"),
+        ({"epoch": 3}, "epoch 3"),
+        ({"total": 11}, "11 images 10"),
+        ({"correct": 11}, "correct 11 10"),
         ({"train_accuracy": "x"}, "train_accuracy"),
         ({"val_accuracy": float("nan")}, "val_accuracy"),
-        ({"val_accuracy": 5.0, "correct": None, "total": None}, "lacks correct, total"),
+        ({"val_accuracy": 5.0, "correct": None, "total": None}, "correct, total"),
     ],
 )
 def test_rows_that_no_run_writes_are_refused(change: dict[str, Any], text: str) -> None:
     check_rows([ROW], 10, audited=False)
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(ValueError, match=in_order(text)):
         check_rows([ROW | change], 10, audited=False)
-    with pytest.raises(ValueError, match="lacks batch_mean"):
+    with pytest.raises(ValueError, match="batch_mean"):
         check_rows([ROW], 10, audited=True)
 
 

@@ -24,7 +24,7 @@ def test_show_says_what_a_figure_is_about_and_not_the_clean_accuracy(tell: Tell)
     assert (first["preset"], first["seed"]) == ("robust", 1)
     assert first["percent"] < 1, "under attack; the clean accuracy is 95 %"
     out = tell(f"show R-batchout-clean --results {folder}")[1]
-    assert re.search(r"^  at robust, seed 1: -\d\.\d\d; over its seeds: lower$", out, re.MULTILINE)
+    assert re.search(r"^  at robust, seed 1: -\d\.\d\d\b.*\blower$", out, re.MULTILINE)
 
 
 def test_show_says_the_verdict_that_the_page_says(tell: Tell) -> None:
@@ -50,40 +50,30 @@ def test_show_refuses_a_folder_that_is_not_there_unless_it_is_the_default(
 @pytest.mark.parametrize(
     ("name", "run", "measured"),
     [
-        ("K7", "run: perturblab run K7 --preset cpu --dataroot DATA", "not yet"),
-        ("K4", "run: perturblab run K4 --preset quick", "not yet"),
-        ("A1-shift", "run: perturblab run A1-shift --preset cpu-all --dataroot DATA", "not yet"),
-        ("R-noise", "run: perturblab run R-noise --preset quick", "not yet"),
-        ("R-smoothed", "run: perturblab run R-smoothed --preset full --dataroot DATA", "not yet"),
-        ("BO5a-k0.5-fgsm-0.4", "run: perturblab run BO5a-k0.5-fgsm-0.4 --preset robust --dataroot DATA", "not yet"),
-        ("R1-middle-0.2", "run: perturblab run R1-middle-0.2 --preset full --dataroot DATA", "not yet"),
-        (
-            "R1-standard-fgsm-1",
-            "run: perturblab run R1-standard-fgsm-1 --preset full --dataroot DATA",
-            "not yet",
-        ),
-        (
-            "R1-mnist-all-0.2",
-            "run: perturblab run R1-mnist-all-0.2 --preset full --dataroot DATA",
-            "cannot be, nothing here measures this figure",
-        ),
-        ("P1", "run: cannot be, no run stands behind it", "cannot be, there is no run of it"),
-        ("H3", f"run: cannot be, {SETUPS['H3'].missing}", "cannot be, there is no run of it"),
-        (
-            "R-other-class",
-            f"run: cannot be, no run stands behind it; it is settled by {CLAIMS['R-other-class'].how}",
-            "cannot be, there is no run of it",
-        ),
+        ("K7", "perturblab run K7 --preset cpu --dataroot DATA", "not yet"),
+        ("K4", "perturblab run K4 --preset quick", "not yet"),
+        ("A1-shift", "perturblab run A1-shift --preset cpu-all --dataroot DATA", "not yet"),
+        ("R-noise", "perturblab run R-noise --preset quick", "not yet"),
+        ("R-smoothed", "perturblab run R-smoothed --preset full --dataroot DATA", "not yet"),
+        ("BO5a-k0.5-fgsm-0.4", "perturblab run BO5a-k0.5-fgsm-0.4 --preset robust --dataroot DATA", "not yet"),
+        ("R1-middle-0.2", "perturblab run R1-middle-0.2 --preset full --dataroot DATA", "not yet"),
+        ("R1-standard-fgsm-1", "perturblab run R1-standard-fgsm-1 --preset full --dataroot DATA", "not yet"),
+        ("R1-mnist-all-0.2", "perturblab run R1-mnist-all-0.2 --preset full --dataroot DATA", "cannot nothing"),
+        ("P1", "cannot no run", "cannot no run"),
+        ("H3", f"cannot {SETUPS['H3'].missing}", "cannot no run"),
+        ("R-other-class", f"cannot no run ; {CLAIMS['R-other-class'].how}", "cannot no run"),
     ],
 )
 def test_show_says_how_it_is_run_and_why_it_is_not(
     name: str, run: str, measured: str, tmp_path: Path, tell: Tell
 ) -> None:
     lines = tell(f"show {name} --results {tmp_path}")[1].splitlines()
-    assert lines[-2:] == [run, f"measured: {measured}"]
+    assert re.match(in_order(f"run: {run}"), lines[-2])
+    assert re.match(in_order(f"measured: {measured}"), lines[-1])
     said = json.loads(tell(f"show {name} --json --results {tmp_path}")[1])
     assert (said["measured"], "unmeasurable" in said) == ([], measured != "not yet")
-    assert said["run"].get("command", said["run"].get("cannot")) in run
+    assert lines[-2].endswith(said["run"].get("command", said["run"].get("cannot")))
+    assert said["run"].get("command", run) == run
 
 
 def test_every_command_that_is_shown_can_be_given() -> None:

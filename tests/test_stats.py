@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from perturblab import stats
+from told import in_order
 
 POINTS = st.floats(-100, 100).map(lambda x: round(x, 3))
 PERCENT = st.floats(0, 100).map(lambda x: round(x, 2))
@@ -46,14 +47,14 @@ def test_wilson_in_closed_form_and_in_range():
 
 @pytest.mark.parametrize(("correct", "total"), [(-1, 10), (11, 10), (0, 0), (1, -1)])
 def test_wilson_refuses_what_is_no_count(correct, total):
-    with pytest.raises(ValueError, match=re.escape(f"counts are {correct} of {total}, expected 0 <= correct <= total")):
+    with pytest.raises(ValueError, match=in_order(f"{correct} {total} 0 <= correct <= total")):
         stats.wilson(correct, total)
 
 
 @pytest.mark.parametrize("confidence", [0, 1, 95, -0.1, math.nan])
 def test_a_confidence_is_a_fraction(confidence):
     for call in (lambda: stats.wilson(1, 2, confidence), lambda: stats.t_interval([1.0, 2.0], confidence)):
-        with pytest.raises(ValueError, match=r"confidence is .*, expected a value in \(0, 1\)"):
+        with pytest.raises(ValueError, match=in_order(f"confidence {confidence} (0, 1)")):
             call()
 
 
@@ -171,7 +172,7 @@ def test_equal_differences_have_no_spread():
 
 
 def test_paired_wants_pairs():
-    with pytest.raises(ValueError, match=r"a has 2 values and b has 1.*; keep the common"):
+    with pytest.raises(ValueError, match=in_order("a 2 b 1 ; keep common")):
         stats.paired([1.0, 2.0], [1.0])
 
 
@@ -184,7 +185,7 @@ def test_sign_flip_of_many_seeds_meets_the_closed_form():
 
 
 def test_sign_flip_beyond_its_reach():
-    with pytest.raises(ValueError, match=r"differences has 41 values.* 40; use"):
+    with pytest.raises(ValueError, match=in_order("differences 41 40 ; use")):
         stats.sign_flip([1.0] * 41)
     assert stats.paired(np.arange(41.0), np.zeros(41)).sign_flip_p is None
 
@@ -212,19 +213,18 @@ def test_one_seed_detects_nothing():
 def test_sentences():
     unclear = stats.paired([85.0, 86.0, 87.0], [85.3, 85.7, 87.1])
     low, high = unclear.interval.low, unclear.interval.high
-    assert stats.sentence(unclear) == (
-        f"not distinguishable (difference -0.03 points, 95 % t-interval [{low:+.2f}, {high:+.2f}] over 3 seeds; "
-        f"{unclear.detectable:.2f} points would have been detected with 80 % power)"
-    )
     better = stats.paired([90.0, 91.0, 92.0], [85.0, 86.1, 86.9])
-    assert re.fullmatch(
-        r"better \(difference \+5\.00 points, .* \[\+4\.75, \+5\.25\] over 3 seeds\)", stats.sentence(better)
-    )
     one, two = stats.paired([90.0], [89.0]), stats.paired([90.0, 91.0], [89.0, 89.5])
-    assert stats.sentence(one) == "too few seeds (difference +1.00 points over 1 seed; at least 3 are needed)"
-    assert stats.sentence(two) == "too few seeds (difference +1.25 points over 2 seeds; at least 3 are needed)"
     same = stats.paired([2.0, 3.0, 4.0], [1.0, 2.0, 3.0])
-    assert stats.sentence(same) == "better (difference +1.00 points in each of 3 seeds)"
+    for pairs, tokens in (
+        (unclear, f"-0.03 95 % [{low:+.2f}, {high:+.2f}] 3 seeds ; {unclear.detectable:.2f} 80 %"),
+        (better, "+5.00 95 % [+4.75, +5.25] 3 seeds"),
+        (one, "+1.00 1 seed ; 3"),
+        (two, "+1.25 2 seeds ; 3"),
+        (same, "+1.00 3 seeds"),
+    ):
+        assert re.match(in_order(f"{pairs.verdict} {tokens}"), stats.sentence(pairs))
+    assert not re.search(r"interval|\[|;", stats.sentence(same))
 
 
 @given(PAIRS)

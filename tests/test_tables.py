@@ -21,6 +21,7 @@ from perturblab import stats
 from perturblab.errors import UserError
 from perturblab.records import groups
 from perturblab.report import groups_table
+from told import in_order
 
 SOURCES = str(Path(perturblab.__file__).parents[1])
 HOSTILE = [
@@ -150,15 +151,15 @@ def test_only_common_seeds_are_compared():
 @pytest.mark.parametrize(
     ("other", "note"),
     [
-        (make(9, label="x"), "not compared: no finished seed in common with the control"),
-        (make(0, label="x", status="interrupted"), "not compared: no finished seed in common with the control"),
-        (make(0, label="x", test="CIFAR-10.1"), "not compared: another test set than the control"),
-        (make(0, 850, label="x", total=1000), "not compared: another test set than the control"),
+        (make(9, label="x"), "not compared seed control"),
+        (make(0, label="x", status="interrupted"), "not compared seed control"),
+        (make(0, label="x", test="CIFAR-10.1"), "not compared test set control"),
+        (make(0, 850, label="x", total=1000), "not compared test set control"),
     ],
 )
 def test_what_cannot_be_compared_says_why(other, note):
     text = groups_table.groups_markdown([*BASE, other], "base")
-    assert columns(text)[1]["Against the control"] == note
+    assert re.search(in_order(note), columns(text)[1]["Against the control"])
 
 
 def test_several_comparisons_are_corrected_by_holm():
@@ -179,7 +180,7 @@ def test_a_verdict_that_does_not_survive_holm_says_so():
     text = groups_table.groups_markdown([*BASE, *weak], "base")
     row = groups_table.group_rows([*BASE, *weak], "base")[1]
     assert row.comparison.t_p < 0.05 < row.holm_p
-    assert columns(text)[1]["Against the control"].endswith("over 3 comparisons, does not hold")
+    assert re.search(in_order("3 comparisons not hold"), columns(text)[1]["Against the control"])
 
 
 def test_audit_columns_are_means_and_need_every_record_of_a_group():
@@ -225,11 +226,10 @@ def test_markdown_in_full():
         "|---|---:|---:|---:|---:|---:|",
         f"| base | 11,173,962 | 3 | 85.06 [{low:.2f}, {high:.2f}] | 0: 85.00, 1: 85.12, 2: 85.07 | control |",
     ]
-    assert text.splitlines()[4:] == [
-        "",
-        "Accuracy: exact count over the whole test set after the last epoch, mean over seeds with its 95 % t-interval "
-        "over seeds in brackets. Data: CIFAR-10 (train), CIFAR-10 (test). Seeds: 0, 1, 2. Epochs: 30.",
-    ]
+    gap, below = text.splitlines()[4:]
+    assert gap == ""
+    told = "exact test last epoch 95 % t-interval CIFAR-10 (train), CIFAR-10 (test). Seeds: 0, 1, 2. Epochs: 30."
+    assert re.fullmatch(f".*{in_order(told)}", below)
 
 
 def test_an_interval_stays_within_0_and_100():
@@ -239,9 +239,10 @@ def test_an_interval_stays_within_0_and_100():
 
 
 def test_no_records_say_so():
-    assert groups_table.groups_markdown([]) == "There are no records yet.\n"
-    assert groups_table.groups_markdown([], "base") == "There are no records yet.\n"
-    assert groups_table.rich_table([]).title == "There are no records yet."
+    told = groups_table.groups_markdown([])
+    assert re.fullmatch(f".*{in_order('no records')}.*\n", told)
+    assert groups_table.groups_markdown([], "base") == told
+    assert f"{groups_table.rich_table([]).title}\n" == told
 
 
 @pytest.mark.parametrize("name", HOSTILE)
