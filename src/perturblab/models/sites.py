@@ -36,8 +36,8 @@ def published_sites(name: str) -> tuple[Site, ...]:
 def published_mixing(net: str) -> dict[str, Any]:
     """Return the published settings of a net's sites.
 
-    The paper moves half of the rows; its reproduction, whose nets the others are, all of them, and in the VGGs with
-    the same partners at every place.
+    In the paper's nets (``batchout_*``) half of the rows move. In the nets of its reproduction all rows move, and in
+    the VGGs every place uses the same partners.
     """
     if net.startswith("batchout_"):
         return {"k": 0.5}

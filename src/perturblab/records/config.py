@@ -48,7 +48,7 @@ def _rows(value: Any) -> Any:
 
 
 def _radius(value: Any) -> str:
-    """Check a radius in linf, and keep its text, such as 8/255, for the record."""
+    """Check the radius of adversarial training (L-infinity); return it as it was typed, such as 8/255."""
     check_linf(parse_eps(str(value), "--defence-eps"), "--defence-eps")
     return str(value)
 

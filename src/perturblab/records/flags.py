@@ -1,4 +1,8 @@
-"""Flags of a masked gradient: which ones there are, and which points carry them."""
+"""Flags of a masked gradient: their names, and which points carry them.
+
+The masking checks raise flags by the numbers that they measure (`perturblab.records.checks`); points raise some by
+comparison with each other, here.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -25,7 +29,7 @@ _SLACK = 0.005  # share of the images by which accuracy may rise with the radius
 
 
 class Raised(NamedTuple):
-    """Flags of a net, as in `Point.net`, in one norm; an empty list where it was checked and nothing was found."""
+    """The flags that were raised for one net (as in `Point.net`) in one norm; empty if a check raised none."""
 
     net: tuple[str, str]
     norm: str

@@ -42,8 +42,8 @@ def against_claim(interval: stats.Interval, low: float | None, high: float | Non
 
     Returns:
         "agrees" if the 95 % t-interval lies inside the range, or holds the claimed number; "lower" or "higher" if it
-        lies outside; "not distinguishable" if it reaches over an end of the range; None if nothing was claimed. "Above
-        0" does not hold 0: the one end of a half-open range is outside.
+        lies outside; "not distinguishable" if it reaches over an end of the range; None if nothing was claimed. The
+        end of a half-open range lies outside it: a difference of 0 is not "above 0".
     """
     if low is None and high is None:
         return None

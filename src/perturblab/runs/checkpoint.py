@@ -26,6 +26,8 @@ _HELD = {"config": dict, "hashes": dict, "model": dict, "fixed": dict, "state": 
 class Checkpoint(TypedDict):
     """The contents of a checkpoint: plain data, as ``weights_only=True`` reads them.
 
+    `perturblab.runs.train.save_run` collects them; ``state`` is `perturblab.training.loop.State.state_dict`.
+
     Attributes:
         config: what was given.
         hashes: of the images.

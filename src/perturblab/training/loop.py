@@ -1,7 +1,7 @@
 """Training: one visible loop.
 
-It sees a model, training images and a recipe, never a test label: `train` is a generator that hands over after every
-epoch, and whoever drives it evaluates, records and saves.
+It sees a model, training images and a recipe, never a test label. `train` yields after every epoch; its caller then
+evaluates, records and saves.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The perturbation: chooses the way to compute it."""
+"""The dispatcher of the perturbation: it chooses one of the ways to compute it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ _published = False
 
 @contextmanager
 def published() -> Iterator[None]:
-    """Compute everything as it was published inside the block, with all the maps: to count, or to compare."""
+    """Inside the block, compute as the published codes do, with all the maps in memory: to count or to compare."""
     global _published
     before, _published = _published, True
     try:
