@@ -4,9 +4,7 @@ from perturblab.studies.catalogue import pnn
 from perturblab.studies.catalogue.types import Flags, variant
 
 _BY_ID = {setup.id: setup for setup in pnn.SETUPS}
-_K1, _K3, _K4, _K5, _H2, _H4, _H5, _A1, _A2 = (
-    _BY_ID[name] for name in ("K1", "K3", "K4", "K5", "H2", "H4", "H5", "A1", "A2")
-)
+_K1, _K3, _K4, _K5, _H2, _H5, _A1, _A2 = (_BY_ID[name] for name in ("K1", "K3", "K4", "K5", "H2", "H5", "A1", "A2"))
 _INERT = "On H5 the scale does nothing, since its first layer is a convolution; this net has noise there too."
 _A1_RECIPE: Flags = {key: _A1.flags[key] for key in ("code", "batch_size", "learning_rate", "optim_method", "nepochs")}
 
