@@ -9,6 +9,8 @@ import pytest
 from attack_runs import LITTLE, WEAK, attack, kept
 from builders import Tell
 from perturblab.records.attack_names import WORST
+from perturblab.records.flags import UPPER_BOUND, flag_note
+from told import in_order
 
 
 def test_only_pictures_that_were_made_are_named_and_all_curves_of_the_images_are_drawn(here: Path, tell: Tell) -> None:
@@ -25,7 +27,7 @@ def test_only_pictures_that_were_made_are_named_and_all_curves_of_the_images_are
     attack(tell, "plain", "--attacks uniform --eps 0.1 --no-checks")
     assert {"fgsm", "pgd", "uniform", "deepfool", WORST} <= shown()
     assert not {"gaussian", "square"} & shown(), "of other images, of another norm"
-    assert "empirical upper bound, flags: PGD weaker than FGSM" in (here / "plain/attacks/curves.svg").read_text()
+    assert flag_note(("PGD weaker than FGSM",)) in (here / "plain/attacks/curves.svg").read_text()
 
 
 def test_pictures_have_the_same_bytes_every_time_and_show_the_images(here: Path, tell: Tell) -> None:
@@ -46,9 +48,9 @@ def test_pictures_have_the_same_bytes_every_time_and_show_the_images(here: Path,
 
 def test_a_flagged_curve_says_so_in_the_table_the_json_the_file_and_the_picture(here: Path, tell: Tell) -> None:
     told = tell(f"attack random {LITTLE} --attacks fgsm --eps 0,0.3")
-    assert re.search(r"(?m)^\* empirical upper bound, flags: .*random forward", told.out)
+    assert re.search(r"(?m)^\* " + in_order(f"{UPPER_BOUND} flags: random forward"), told.out)
     assert re.search(r"(?m)^fgsm +\d+\.\d\d +\d+\.\d\d\*$", told.out)
-    assert "empirical upper bound, flags: " in (here / "random" / "attacks" / "curves.svg").read_text()
+    assert f"{UPPER_BOUND}, flags: " in (here / "random" / "attacks" / "curves.svg").read_text()
     points = attack(tell, "random", "--attacks fgsm --eps 0,0.3")
     assert all(("random forward" in p["flags"]) == (p["eps"] > 0) for p in points)
     assert all(("random forward" in p["flags"]) == (p["eps"] > 0) for p in kept(here / "random", "fgsm"))

@@ -103,10 +103,10 @@ def test_labels_of_any_integer_type_and_in_any_order() -> None:
 
 @pytest.mark.parametrize("kind", ["different-class", "same-class"])
 @pytest.mark.parametrize(
-    ("labels", "got"), [(None, "none"), (torch.zeros(3), r"\(3,\)"), (torch.zeros(4, 2), r"\(4, 2\)")], ids=str
+    ("labels", "got"), [(None, "none"), (torch.zeros(3), "(3,)"), (torch.zeros(4, 2), "(4, 2)")], ids=str
 )
 def test_partners_by_class_need_a_label_for_every_row(kind: str, labels: Tensor | None, got: str) -> None:
-    text = rf"^partners '{kind}' needs the labels of the 4 rows, got {got}; call the model inside `with batch_step\("
+    text = in_order(f"partners '{kind}' labels 4 {got} `with batch_step(")
     with pytest.raises(ValueError, match=text) as caught:
         draw_partners(kind, 4, labels, generator=seeded())
     assert "\n" not in str(caught.value)

@@ -57,7 +57,7 @@ def test_describe_says_the_same_with_and_without_json(tell: Tell) -> None:
     assert [row.split()[0] for row in rows] == [layer["name"] for layer in described["layers"]]
     for key, word in (("trainable", "trainable"), ("masks", "mask values"), ("macs", "MACs")):
         assert f"{described[key]:,} {word}" in text
-    assert text.endswith(f"receptive field {described['receptive_field']} pixels\n")
+    assert re.search(in_order(f"receptive field {described['receptive_field']} pixels"), text)
 
 
 def test_trained_masks_are_counted_in_both(tell: Tell) -> None:

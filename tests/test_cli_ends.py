@@ -18,6 +18,7 @@ from builders import LENET, ONE_EPOCH, Tell, content
 from perturblab.cli import main
 from perturblab.runs import checkpoint, train
 from perturblab.system import exit_codes
+from told import in_order
 
 
 def process(*argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -50,9 +51,7 @@ def test_interrupted_run_goes_on_where_it_stopped(number: signal.Signals, tell: 
             program.wait()
     assert (tmp_path / "out").read_bytes() == b""
     last = (tmp_path / "err").read_text().splitlines()[-1]
-    found = re.fullmatch(
-        r"stopped in epoch (\d+) after step (\d+) of 120; go on with: perturblab train --resume run", last
-    )
+    found = re.search(r"epoch (\d+) .*step (\d+)\D* 120\b.*perturblab train --resume run$", last)
     assert found, last
     epoch, step = map(int, found.groups())
     state = checkpoint.load_checkpoint(tmp_path / "run/checkpoint.pt")["state"]
@@ -153,7 +152,7 @@ def test_terminal_that_knows_ascii_only(tell: Tell, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = process("train", *shlex.split(ONE_EPOCH), "--out", "é", cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("test accuracy after epoch 1")
+    assert re.match(in_order("test accuracy epoch 1"), done.stdout)
     assert process("report", "é", cwd=tmp_path, env=environment).returncode == 0
 
 

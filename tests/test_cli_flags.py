@@ -23,6 +23,7 @@ from perturblab.models import NETS, build, options_read
 from perturblab.records import choices as names_of_choices
 from perturblab.records.config import NET_OPTIONS, PUBLISHED, NetConfig, TrainConfig, validated
 from perturblab.runs.build import net_options
+from told import in_order
 
 COMMANDS = ("models", "describe", "train", "evaluate", "attack", "list", "show", "run", "export", "report")
 # A value other than the default for every field, as it is typed.
@@ -124,7 +125,7 @@ def test_published_flags_that_set_nothing_are_accepted_or_refused(name: str, com
     for text in [*flags, f"--config {tmp_path}/flags.yaml"]:
         args = parse(main._parser(), shlex.split(f"{command} {text}"))
         if IGNORED[name].startswith("refused"):
-            with pytest.raises(UserError, match=f"{dashed(name)} .*; use --optimizer-schedule"):
+            with pytest.raises(UserError, match=in_order(f"{dashed(name)} ; use --optimizer-schedule")):
                 config_file.training_config(args)
         else:
             assert config_file.training_config(args).model_fields_set == set()
@@ -140,7 +141,8 @@ def test_aliases(alias: str, name: str, value: float) -> None:
 def test_no_flag_can_be_shortened() -> None:
     parser = main._parser()
     for line in ("train --nepo 3", "train --nfilter 3", "train --learning 1", "evaluate run --aud", "models --js"):
-        with pytest.raises(UserError, match="unknown option"):
+        (flag,) = (word for word in line.split() if word.startswith("--"))
+        with pytest.raises(UserError, match=in_order(f"option {flag} ;")):
             parse(parser, shlex.split(line))
 
 
@@ -199,7 +201,7 @@ def test_an_option_that_the_net_does_not_read_is_an_error(net: str, tell: Tell) 
         for flag in [dashed(name), f"--no-{name}"] if name in SWITCHES else [f"{dashed(name)} {GIVEN[name]}"]:
             told = tell(f"describe --net-type {net} {flag}")
             assert (told.code, told.out) == (2, "")
-            assert told.err.startswith(f"perturblab: error: {dashed(name)} given, but {net} does not read it;"), flag
+            assert re.match(in_order(f"perturblab: error: {dashed(name)} {net} drop"), told.err), flag
 
 
 # --- help ------------------------------------------------------------------------------------------------------------

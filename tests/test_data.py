@@ -1,6 +1,7 @@
 """`perturblab.data`: the digits, image folders, names, recognition, small parts; all without a network."""
 
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -153,7 +154,7 @@ def test_a_picture_that_would_start_another_program_is_refused(tmp_path):
     message = broken(
         tmp_path, lambda r: put(r / "train/cat/0.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 6\n")
     )
-    assert "cannot identify image file" in message
+    assert re.search(in_order("train/cat/0.png identify image"), message)
 
 
 @pytest.mark.parametrize("count", [10**6, 10**12])
@@ -205,7 +206,7 @@ def test_dataroot_is_searched_by_name(tmp_path, child):
 
 def test_cifar10_is_never_cifar100(tmp_path):
     colour_folder(tmp_path / "cifar100-png", names=known.find_known("CIFAR100").classes)
-    with pytest.raises(DataError, match="CIFAR10 is neither"):
+    with pytest.raises(DataError, match=in_order("CIFAR10 cache --dataroot")):
         data.load("CIFAR10", dataroot=tmp_path)
     assert data.load("CIFAR100", dataroot=tmp_path).name == "CIFAR100"
 
@@ -236,7 +237,7 @@ def test_other_sets_below_the_dataroot_are_not_decoded(tmp_path, monkeypatch):
     colour_folder(tmp_path / "faces")
     image_folder(tmp_path, splits=("train",))
     monkeypatch.setattr(pictures, "decode", never_read)
-    with pytest.raises(DataError, match="CIFAR10 is neither"):
+    with pytest.raises(DataError, match=in_order("CIFAR10 cache --dataroot")):
         data.load("CIFAR10", dataroot=tmp_path)
 
 
@@ -252,9 +253,9 @@ def test_what_cannot_be_listed_is_one_line(tmp_path, monkeypatch):
 def test_dataroot_may_be_the_set_itself(tmp_path):
     colour_folder(tmp_path / "some")
     assert data.load("CIFAR10", dataroot=tmp_path / "some").name == "CIFAR10"
-    with pytest.raises(DataError, match="CIFAR100 is neither"):
+    with pytest.raises(DataError, match=in_order("CIFAR100 cache --dataroot")):
         data.load("CIFAR100", dataroot=tmp_path / "some")
-    with pytest.raises(DataError, match="MNIST is neither"):
+    with pytest.raises(DataError, match=in_order("MNIST cache --dataroot")):
         data.load("MNIST", dataroot=tmp_path / "some")
 
 

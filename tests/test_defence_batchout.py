@@ -22,6 +22,7 @@ from perturblab.runs.defence import make_mixings
 from perturblab.runs.run import Run
 from perturblab.seeding import stream
 from run_folders import QUIET, same, weights
+from told import in_order
 
 # --- BatchOut in training -------------------------------------------------------------------------------------------
 
@@ -139,5 +140,5 @@ def test_active_in_evaluation_the_answers_depend_on_batch_mates_and_chance() -> 
 def test_a_run_whose_batchout_stands_elsewhere_is_not_taken_up(tmp_path: Path) -> None:
     run = opened(tmp_path / "run", defence="batchout", nepochs=2)
     train.execute(run, QUIET, lambda: True)
-    with pytest.raises(UserError, match="of another net"):
+    with pytest.raises(UserError, match=in_order("another net restore")):
         open.resume_run(tmp_path / "run", {"batchout_at": "conv1"}, QUIET)
