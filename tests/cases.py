@@ -120,7 +120,7 @@ class Case:
         return self.make(seed, size or self.shape[1:], *(() if level is None else (level,)))
 
     def inputs(self, count: int = 2, *, size: Size | None = None, seed: int = 0) -> tuple[Tensor, ...]:
-        """What a call needs: images (N, C, H, W), or nothing."""
+        """Return the arguments of a call: images (N, C, H, W), or nothing."""
         if self.covers is Masks:
             return ()
         generator = seeded(seed)

@@ -18,7 +18,7 @@ DEPTHS = {"18": (2, 2, 2, 2), "34": (3, 4, 6, 3), "50": (3, 4, 6, 3), "101": (3,
 
 @dataclass
 class Ledger:
-    """What a net adds up to, booked layer by layer; ``h`` x ``w`` is the size of the current map, ``c`` its width."""
+    """The totals of a net, added layer by layer; ``h`` x ``w`` is the size of the current map, ``c`` its width."""
 
     c: int
     h: int
@@ -57,7 +57,7 @@ class Ledger:
         self.book(inputs * outputs + outputs, 0, 0, inputs * outputs, 0)
 
     def operate(self) -> None:
-        """What stands in the place of the masks in a noise ResNet: nothing to count, or nine values a filter."""
+        """Count the replacement of the masks in a noise ResNet: nothing, or nine values per filter."""
         operator = self.option("operator", "noise")
         if operator == "noise":
             self.mask()

@@ -1,4 +1,4 @@
-"""What every test shares: one thread, no network, a cache of its own, and runs that no test changes."""
+"""Settings and fixtures of all tests: one thread, no network, a cache of its own, runs that no test changes."""
 
 import fcntl
 import os

@@ -42,7 +42,7 @@ def recorded(folder: Path) -> dict[str, Any]:
 
 @dataclass
 class Seen:
-    """What went into each step: prepared images, what the net was trained on, labels, and the weights it had."""
+    """The inputs of each step: prepared images, the images that the net was trained on, labels, and its weights."""
 
     clean: list[Tensor] = field(default_factory=list)
     given: list[Tensor] = field(default_factory=list)

@@ -16,7 +16,7 @@ TOKEN = "hf_of_a_test"
 
 @dataclass
 class Hub:
-    """What the server has been given.
+    """The uploads that the server has received.
 
     Args:
         url: where it listens.

@@ -29,7 +29,7 @@ def layer(seed: int = 0, **mixing: Any) -> BatchOut:
 
 
 def read(out: Tensor) -> list[tuple[int, float] | None]:
-    """What happened to each of the rows of `units`: partner and eta; None where it is as it was."""
+    """Find the partner and eta of each row of `units`; None for a row that did not change."""
     found: list[tuple[int, float] | None] = []
     for i, row in enumerate(out.tolist()):
         others = [(j, value) for j, value in enumerate(row) if j != i and value != 0]

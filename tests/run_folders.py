@@ -53,7 +53,7 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     """The rows, read as strict JSON."""
 
     def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no number of JSON")
+        raise AssertionError(f"{constant} is not a JSON number")
 
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line, parse_constant=refuse) for line in lines]

@@ -19,7 +19,7 @@ def commands(text: str) -> list[str]:
 
 
 def promised(block: str) -> list[str]:
-    """What the prints of a block say in their comments: behind a print, or on the lines after it."""
+    """Collect the expected output of a block from its comments: behind a print, or on the lines after it."""
     found, follows = [], False
     for line in block.splitlines():
         code, _, said = line.partition("  # ")

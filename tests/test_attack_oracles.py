@@ -213,7 +213,7 @@ def test_autoattack_runs_on_nets_of_few_classes_and_is_no_weaker_than_pgd(classe
 
 @contextmanager
 def spied() -> Iterator[list[dict[str, Any]]]:
-    """What is said to pyautoattack, and about which images."""
+    """The arguments that pyautoattack gets, and the images."""
     import pyautoattack
 
     seen: list[dict[str, Any]] = []

@@ -205,7 +205,7 @@ BYTES: dict[str, bytes] = {
 @pytest.mark.parametrize("argv", [EVALUATE, RESUME], ids=["evaluate", "resume"])
 @pytest.mark.parametrize("name", BYTES)
 def test_bytes_that_are_not_a_checkpoint(name: str, argv: list[str], good: Path) -> None:
-    """Also where the checkpoint before is no better."""
+    """Also if the previous checkpoint is damaged too."""
 
     def prepare(folder: Path) -> None:
         for file in (FILE, "run/checkpoint.previous.pt"):

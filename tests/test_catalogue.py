@@ -229,7 +229,7 @@ def facts(shared: Path) -> dict[str, str]:
 
 
 def section(text: str, heading: str) -> str:
-    """What stands below a heading, down to the next of its rank or a higher one."""
+    """Return the text below a heading, down to the next of its rank or a higher one."""
     rank = len(heading.split()[0])
     return re.split(rf"^#{{1,{rank}}} ", text.split(f"\n{heading}", 1)[1], maxsplit=1, flags=re.M)[0]
 

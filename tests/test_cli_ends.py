@@ -117,7 +117,7 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("command", ["list", "list --json", "report", "--help"])
 @pytest.mark.parametrize("buffered", [True, False])
 def test_reader_that_goes_away_is_no_error(command: str, buffered: bool, run: Path, tmp_path: Path) -> None:
-    """What `| head` does: the other end of the pipe is closed before the first line comes."""
+    """As `| head` does, the other end of the pipe is closed before the first line comes."""
     read, write = os.pipe()
     os.close(read)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

@@ -58,12 +58,12 @@ class Published:
 
     @property
     def argv(self) -> list[str]:
-        """What a user types: ``perturblab train`` instead of ``python main.py``, the reply's code where it is meant."""
+        """A user's words: ``perturblab train`` for ``python main.py``, with the code unless it is ``kl``."""
         return ["train", *flags(self.line), *(["--code", self.code] if self.code != "kl" else [])]
 
     @property
     def said(self) -> dict[str, Any]:
-        """What the line gives besides net, data, batch and rate, read without the parser under test."""
+        """Read the flags besides net, data, batch and rate, without the parser under test."""
         found = re.findall(r"--(no-)?([a-z]\S*)(?: (?!--)(\S+))?", self.rest)
         values = {name.replace("-", "_"): yaml.safe_load(value) if value else not no for no, name, value in found}
         return {name: value for name, value in values.items() if name not in ("batch_size", "learning_rate")}
@@ -314,7 +314,7 @@ def test_two_optimiser_steps_follow_the_gradient() -> None:
 
 @dataclass(frozen=True)
 class Document:
-    """What a source document prints: whole command lines, and other lines that name a net."""
+    """Find what a source document prints: whole command lines, and other lines that name a net."""
 
     whole: frozenset[str]
     prose: tuple[str, ...]

@@ -52,7 +52,7 @@ def test_batchout_layers_see_the_labels_of_their_batch(
 
 
 def activations(run: Run, **step: Any) -> dict[str, Tensor]:
-    """What each place hands on in a training pass without dropout."""
+    """Return the output of each place in a training pass without dropout."""
     found: dict[str, Tensor] = {}
     hooks = [
         run.model.get_submodule(name).register_forward_hook(

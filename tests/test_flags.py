@@ -40,7 +40,7 @@ def test_an_accuracy_that_rises_with_the_radius_is_named() -> None:
 
 
 def test_curves_of_other_images_or_another_effort_are_not_taken_for_one() -> None:
-    """A weak PGD at a large radius after a strong one at a small radius is no rise."""
+    """A weak PGD at a large radius after a strong one at a small radius is not a rise."""
     others = ({"subset": "t"}, {"settings": {"steps": 9}}, {"weights": "v"}, {"norm": "l2"})
     for other in others:
         assert rising_curves([point("pgd", 0.1, 3), point("pgd", 0.2, 9, **other)]) == set(), other

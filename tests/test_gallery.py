@@ -50,7 +50,7 @@ def rows(name: str) -> dict[str, list[float]]:
 
 
 def test_masks_for_many_images_are_no_better_than_none() -> None:
-    """What the page says in words is what its table says."""
+    """The words of the page agree with its table."""
     page = rows("one_mask_one_input")
     (floor,) = page["no masks, no activation: the best 1x1 convolution, for 1,000"]
     assert page["solved for one image"][0] < 1e-4 < 20 < page["solved for one image"][1]

@@ -36,7 +36,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard itself reads."""
+    """Read the log with TensorBoard itself."""
     pytest.importorskip("tensorboard", reason=NO_TENSORBOARD)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

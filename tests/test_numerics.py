@@ -185,7 +185,7 @@ def drawn() -> str:
 
 
 def circumstances() -> dict[str, Any]:
-    """What bits depend on beside this package."""
+    """Describe everything outside this package that bits depend on."""
     processor = environment.processor()
     compiler = kernels.compiler()
     said = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False) if compiler else None

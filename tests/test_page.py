@@ -200,7 +200,7 @@ def test_a_small_spread_is_not_rounded_away() -> None:
 
 
 def flags_in(record: Record) -> dict[str, Any]:
-    """What a record says of its run beside where the images were found."""
+    """Return the settings in a record, without the places of the images."""
     return {name: value for name, value in record.config.items() if "data" not in name}
 
 

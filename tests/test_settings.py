@@ -1,4 +1,4 @@
-"""What makes a run faster: precision, compilation, determinism, the allocator; decided once, recorded, resumed."""
+"""Settings for speed: precision, compilation, determinism, the allocator; decided once, recorded, resumed."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""What `perturblab show` says: of committed records, and how something is run."""
+"""`perturblab show`: measurements from the committed records, and the command that runs something."""
 
 import json
 import re

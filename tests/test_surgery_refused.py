@@ -1,4 +1,4 @@
-"""What surgery refuses: the message names it, and the model stays untouched."""
+"""Mistakes that surgery refuses: the message names it, and the model stays untouched."""
 
 import threading
 from collections import OrderedDict

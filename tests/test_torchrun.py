@@ -70,7 +70,7 @@ def begun(ranks: int, folder: Path, heard: str) -> Iterator[subprocess.Popen[str
 
 
 def ended(process: "subprocess.Popen[str]") -> list[str]:
-    """What it said until its end."""
+    """Wait for the end of a process, and return the lines that it printed."""
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1, "what torchrun gives when its processes have not given 0"
     return said(errors)

@@ -241,7 +241,7 @@ def test_same_seed_same_bits_another_seed_others() -> None:
 
 
 def test_each_stream_is_its_own() -> None:
-    """What one stream's consumer takes does not move another: the order depends on the seed alone."""
+    """Draws from one stream do not move another: the order depends on the seed alone."""
     want = asked(lenet())
     assert asked(lenet(), prepare=plainly) == want
     assert asked(lenet(dropout=0.0, act="relu")) == want

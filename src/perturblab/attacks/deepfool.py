@@ -101,5 +101,5 @@ def _linearised(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]
         margins = logits - logits.gather(1, y[:, None])  # (N, classes)
         classes = margins.shape[1]
         rows = [torch.autograd.grad(margins[:, c].sum(), leaf, retain_graph=c + 1 < classes)[0] for c in range(classes)]
-    # A gradient that is no number leads nowhere.
+    # A gradient that is not a number leads nowhere.
     return torch.stack(rows).nan_to_num(0.0, 0.0, 0.0), margins.detach().T.nan_to_num().contiguous()

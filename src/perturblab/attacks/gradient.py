@@ -65,7 +65,7 @@ def direction(gradient: Tensor, norm: str) -> Tensor:
         norm: "linf" or "l2".
 
     Returns:
-        (N, C, H, W); 0 where the gradient is 0 or is no number, so that an attack stays in its ball.
+        (N, C, H, W); 0 where the gradient is 0 or not a number, so that an attack stays in its ball.
     """
     gradient = gradient.nan_to_num(nan=0.0)
     if norm == "linf":
@@ -251,7 +251,7 @@ def pgd(
 def _climber(x: Tensor, threat: Threat, size: float) -> Callable[[Tensor, Tensor], Tensor]:
     """One step and the way back into the ball; in linf both in place, with limits that are computed once.
 
-    The sign of what is no number is 0 there. It is not taken in place: a gradient may be a view of one value.
+    The sign of NaN is 0 there. It is not taken in place: a gradient may be a view of one value.
     """
     if threat.norm == "l2":
         return lambda found, gradient: project(found + size * direction(gradient, "l2"), x, threat)

@@ -16,7 +16,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
-"""What makes an activation, by the name that the published codes give it."""
+"""Constructors of activations, by the names that the published codes give them."""
 
 
 def activation(name: str) -> nn.Module:

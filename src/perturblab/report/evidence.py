@@ -9,7 +9,7 @@ from perturblab.studies.catalogue import SETUPS, Claim
 from perturblab.studies.presets import PRESETS
 from perturblab.studies.setups import differing_flags, flags_of
 
-_BASELINE, EVIDENCE = "K1", 55.0  # the 3x3 net, and the percent on CIFAR-10 below which a study is no evidence
+_BASELINE, EVIDENCE = "K1", 55.0  # the 3x3 net, and percent on CIFAR-10 below which a study is not evidence
 LEARNED = 40.0  # percent of the training images below which a net is not trained; chosen after the first K3 (31 %)
 
 
